@@ -3,3 +3,146 @@
 Prefix `coupon_`. Labels are closed sets or names from the loaded configuration,
 capped, then `other`; never a plate, an order or a message.
 """
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+LATENCY_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30)
+"""Seconds; the platform's published answers lie between 18 ms and 2.9 s."""
+
+AGE_BUCKETS = (1, 5, 15, 60, 300, 900, 3600, 7200, 21600, 86400)
+"""Seconds from the end of charging to the outcome; the deadline is a day."""
+
+
+class Metrics:
+    """All metrics of one service instance.
+
+    Attributes are named like the metrics, without prefix and suffix. `labels()` is
+    called by the rooms, which keep the children of hot paths.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+
+        self.build = Gauge(
+            "coupon_build_info",
+            "Always 1; the labels say what runs.",
+            ["version", "python"],
+            registry=registry,
+        )
+        self.rules = Gauge(
+            "coupon_rules_info", "1 for the rules in force, by hash.", ["hash"], registry=registry
+        )
+
+        self.records = Counter(
+            "coupon_records", "Records taken in from the events topics.", ["topic"], registry=registry
+        )
+        self.requests = Counter(
+            "coupon_requests",
+            "HTTP calls to the platform by response code; unlisted codes are `other`.",
+            ["account", "code"],
+            registry=registry,
+        )
+        self.request_seconds = Histogram(
+            "coupon_request_duration_seconds",
+            "Duration of one HTTP call.",
+            ["account"],
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.in_flight = Gauge("coupon_requests_in_flight", "HTTP calls under way.", registry=registry)
+        self.retries = Counter(
+            "coupon_retries", "Calls made again, by the code of the call before.", ["code"], registry=registry
+        )
+        self.outcomes = Counter(
+            "coupon_outcomes",
+            "Orders by outcome, reason and last response code, counted once committed.",
+            ["outcome", "reason", "code"],
+            registry=registry,
+        )
+        self.dead_letters = Counter(
+            "coupon_dead_letters",
+            "Dead letters by outcome and reason, counted once committed.",
+            ["outcome", "reason"],
+            registry=registry,
+        )
+        self.record_seconds = Histogram(
+            "coupon_record_duration_seconds",
+            "From taking a record in to its committed outcome.",
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )
+        self.event_age_seconds = Histogram(
+            "coupon_event_age_seconds",
+            "From the end of charging to the committed outcome.",
+            buckets=AGE_BUCKETS,
+            registry=registry,
+        )
+        self.config_alarm = Gauge(
+            "coupon_config_alarm",
+            "1 while the platform refuses an account (401, 403, redirect, bad signature).",
+            ["account"],
+            registry=registry,
+        )
+
+        self.lag = Gauge(
+            "coupon_partition_lag",
+            "Records between the committed offset and the log's end, per owned partition.",
+            ["topic", "partition"],
+            registry=registry,
+        )
+        self.frontier = Gauge(
+            "coupon_partition_frontier_offset",
+            "Lowest offset not done: the one committed, per owned partition.",
+            ["topic", "partition"],
+            registry=registry,
+        )
+        self.map_bytes = Gauge(
+            "coupon_partition_offset_map_bytes",
+            "Size of the committed offset map, at most 4096, per owned partition.",
+            ["topic", "partition"],
+            registry=registry,
+        )
+        self.assigned = Gauge("coupon_assigned_partitions", "Partitions owned.", registry=registry)
+        self.assignments = Counter(
+            "coupon_assignments", "Assignments received from the group.", registry=registry
+        )
+        self.maps_ignored = Counter(
+            "coupon_offset_maps_ignored",
+            "Offset maps found and not used, by why.",
+            ["why"],
+            registry=registry,
+        )
+        self.late_completions = Counter(
+            "coupon_late_completions",
+            "Records that ended after their assignment had, and were dropped; their next owner does them.",
+            registry=registry,
+        )
+        self.last_poll = Gauge(
+            "coupon_last_poll_timestamp_seconds",
+            "When Kafka was last polled, seconds since the epoch.",
+            registry=registry,
+        )
+
+        self.waiting = Gauge(
+            "coupon_records_waiting", "Records taken in and not yet committed.", registry=registry
+        )
+        self.waiting_bytes = Gauge("coupon_records_waiting_bytes", "Their bytes.", registry=registry)
+        self.paused = Gauge(
+            "coupon_intake_paused", "1 while intake is paused, by reason.", ["reason"], registry=registry
+        )
+        self.backpressure_seconds = Counter(
+            "coupon_backpressure_seconds",
+            "Seconds for which intake was paused, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+
+        self.transactions = Counter(
+            "coupon_transactions", "Kafka transactions by how they ended.", ["result"], registry=registry
+        )
+        self.transaction_seconds = Histogram(
+            "coupon_transaction_duration_seconds",
+            "Duration of one Kafka transaction.",
+            buckets=LATENCY_BUCKETS,
+            registry=registry,
+        )

@@ -18,6 +18,7 @@ class CouponRequest:
             not among them, none of them empty.
         metadata: the values the rule computed, by metadata key, as 32-bit integers.
         shadow: everything but the request is wanted (account or rule in state `shadow`).
+
     """
 
     account: str

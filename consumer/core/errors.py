@@ -19,6 +19,7 @@ class Problem:
         place: where it stands: `rules.yaml:12:7`, `CHARGING_COUPON__GATEWAY__URL`.
         message: what is wrong.
         remedy: what to do about it.
+
     """
 
     place: str

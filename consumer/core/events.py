@@ -31,6 +31,7 @@ class Record:
         value: the event's bytes; None is a tombstone.
         maybe_sent: an earlier owner of the partition, which did not close cleanly,
             may already have sent this record's requests.
+
     """
 
     coordinates: Coordinates
@@ -60,6 +61,7 @@ class Order:
         values: every field that has a value, by field name, `order_id`, `event_id`
             and `plate` among them; an absent field is not in it.
         suspicions: reasons (`consumer.core.outcomes.Reason`) for doubt that did not set it aside.
+
     """
 
     index: int

@@ -79,6 +79,7 @@ class Finding:
         values: what could be read all the same (order_id, plate, station_id, ...).
         reverses: the order that a reversal takes back.
         rule: the rule that decided, where one did.
+
     """
 
     index: int
@@ -103,6 +104,7 @@ class Attempts:
         seconds: duration of the last call.
         ambiguous: an earlier call may have granted the coupon (timeout, reset, crash);
             said of `already_granted`, whose grant may be ours.
+
     """
 
     count: int = 0
@@ -137,6 +139,7 @@ class Resolution:
         parameters: the request's fields as sent, without `sign`; None if none was built.
         metadata: the values computed by the rule, by metadata key.
         decided_at: when this was decided, aware.
+
     """
 
     record: Record

@@ -1,5 +1,6 @@
 """The end of one HTTP call -> what the platform said and what follows from it. Performs no I/O."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -14,6 +15,7 @@ class Answered:
         status: HTTP status.
         body: the reply's bytes, bounded by the settings.
         retry_after: the header as it came, or None.
+
     """
 
     status: int
@@ -62,6 +64,7 @@ class Reply:
         words: what the platform said.
         ambiguous: the call may have granted the coupon.
         retry_after: seconds the platform asks us to wait, not yet capped; None if it does not.
+
     """
 
     label: str
@@ -71,3 +74,25 @@ class Reply:
     words: GatewayWords
     ambiguous: bool = False
     retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyRow:
+    """One row of the reply table.
+
+    Attributes:
+        outcome: what the order becomes if this reply is the last word.
+        then: whether and when to try again.
+        dead_letter: the original goes to the dead-letter topic if this is the last word.
+        messages: messages under which this code really means another code (1500
+            "no parking record matched" means 1002), by the message's text.
+        deadline_seconds: how long after the end of charging a later try still makes
+            sense; None is the service's own deadline.
+
+    """
+
+    outcome: Outcome
+    then: Then
+    dead_letter: bool = False
+    messages: Mapping[str, str] | None = None
+    deadline_seconds: float | None = None
