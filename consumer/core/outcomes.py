@@ -4,7 +4,7 @@ An outcome's fields are described in `schemas/coupon-outcome.v1.schema.json`.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -160,3 +160,36 @@ class Resolution:
     metadata: Mapping[str, int] | None = None
     attempts: Attempts = Attempts()
     words: GatewayWords = GatewayWords()
+
+
+class PlateMode(StrEnum):
+    """What of a plate the outcome topic holds."""
+
+    CLEAR = "clear"
+    HASH = "hash"
+    BOTH = "both"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Privacy:
+    """How plates appear in outcomes.
+
+    Attributes:
+        plates: the mode; it governs the record key, `subject` and free text too.
+        hash_key: the key of the plates' HMAC-SHA256; needed for `hash` and `both`.
+
+    """
+
+    plates: PlateMode = PlateMode.CLEAR
+    hash_key: bytes = field(default=b"", repr=False)
+
+    @property
+    def clear(self) -> bool:
+        """Plates may be read in the outcome topic."""
+        return self.plates in (PlateMode.CLEAR, PlateMode.BOTH)
+
+    @property
+    def hashed(self) -> bool:
+        """Plates can be compared in the outcome topic, by whoever has the key."""
+        return self.plates in (PlateMode.HASH, PlateMode.BOTH)
