@@ -1,0 +1,241 @@
+"""Which records of a partition are done, and how that is written into a commit. Performs no I/O.
+
+Records end out of order, an offset is committed in order. So the commit carries, in
+its metadata string, which records beyond the committed offset are done already: the
+**offset map**. A restart or a new owner then does not send them again.
+"""
+
+import base64
+import hashlib
+import zlib
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+MAX_MAP_BYTES = 4096
+"""The broker's `offset.metadata.max.bytes`, by default."""
+
+FULL_MAP_BYTES = MAX_MAP_BYTES * 3 // 4
+"""From here on the partition takes no new records: those under way can still make the map grow."""
+
+_PREFIX = "ccc1:"  # charging-coupon consumer, version 1: tells our maps from other people's metadata
+_CLEAN, _RUNS, _BITMAP, _DEFLATED = 1, 2, 4, 8
+_MAX_SPAN = 1 << 32  # offsets that one map may reach over; more is no map of ours
+_MAX_INFLATED = 1 << 20
+
+
+class Tracker:
+    """One partition's records: taken, done, and the frontier between.
+
+    Knows nothing of Kafka. Offsets that do not exist (compaction, transaction
+    markers) count as done as soon as a record beyond them is taken.
+
+    Attributes:
+        position: one beyond the highest offset taken or known to be done.
+    """
+
+    def __init__(self, frontier: int, done: Iterable[tuple[int, int]] = ()) -> None:
+        """`done` holds half-open ranges [start, end) beyond the frontier, as `decode_map` returns them."""
+        self._frontier = frontier
+        self.position = frontier
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        for start, end in done:
+            self._add(start, end)
+        self._absorb()
+
+    @property
+    def frontier(self) -> int:
+        """The lowest offset not done: the one to commit."""
+        return self._frontier
+
+    @property
+    def outstanding(self) -> bool:
+        """True while a record is taken and not done."""
+        return self._frontier < self.position
+
+    def take(self, offset: int) -> bool:
+        """A record has come: True if it is to be done, False if it is done already or under way."""
+        if offset < self.position:
+            return False
+        new = not self._is_done(offset)
+        if offset > self.position:
+            self._add(self.position, offset)
+        self.position = offset + 1
+        self._absorb()
+        return new
+
+    def finish(self, offset: int) -> None:
+        """The record at `offset` is done."""
+        self._add(offset, offset + 1)
+        self._absorb()
+
+    def done(self) -> list[tuple[int, int]]:
+        """Ranges [start, end) of what is done beyond the frontier, ascending."""
+        return list(zip(self._starts, self._ends, strict=True))
+
+    def is_done(self, offset: int) -> bool:
+        """True if the record at `offset` is done."""
+        return offset < self._frontier or self._is_done(offset)
+
+    def _is_done(self, offset: int) -> bool:
+        at = bisect_right(self._starts, offset) - 1
+        return at >= 0 and offset < self._ends[at]
+
+    def _add(self, start: int, end: int) -> None:
+        """Merge [start, end) into the ranges; touching ranges become one."""
+        first = bisect_left(self._ends, start)
+        last = bisect_right(self._starts, end)
+        if first < last:
+            start = min(start, self._starts[first])
+            end = max(end, self._ends[last - 1])
+        self._starts[first:last] = [start]
+        self._ends[first:last] = [end]
+
+    def _absorb(self) -> None:
+        while self._starts and self._starts[0] <= self._frontier:
+            self._frontier = max(self._frontier, self._ends.pop(0))
+            self._starts.pop(0)
+        self.position = max(self.position, self._frontier)
+
+
+@dataclass(frozen=True, slots=True)
+class OffsetMap:
+    """A decoded map.
+
+    Attributes:
+        done: ranges [start, end) beyond the frontier, ascending.
+        clean: its writer closed with nothing under way.
+    """
+
+    done: tuple[tuple[int, int], ...]
+    clean: bool
+
+
+@dataclass(frozen=True, slots=True)
+class UnusableMap:
+    """A map that must not be used: a wrong map would lose records, no map only repeats some.
+
+    Attributes:
+        why: `foreign`, `unreadable`, `other_cluster` or `other_offset`; also a metric label.
+    """
+
+    why: str
+
+
+def encode_map(cluster: str, frontier: int, done: list[tuple[int, int]], *, clean: bool) -> str:
+    """The commit's metadata: in the smallest of the encodings, which may still exceed MAX_MAP_BYTES."""
+    bodies = [(0, b"")]
+    if done:
+        runs = b"".join(_runs(frontier, done))
+        bodies = [(_RUNS, runs)]
+        span = done[-1][1] - frontier
+        if span < 8 * len(runs):  # a bitmap can only win where it is shorter than the runs
+            bodies.append((_BITMAP, _bitmap(frontier, done)))
+        bodies += [(kind | _DEFLATED, zlib.compress(body, 9)) for kind, body in bodies if len(body) > 32]
+    flags, body = min(bodies, key=lambda candidate: len(candidate[1]))
+    head = bytes([flags | (_CLEAN if clean else 0)]) + _cluster_tag(cluster) + _uvarint(frontier)
+    return _PREFIX + base64.b64encode(head + body).rstrip(b"=").decode()
+
+
+def decode_map(text: str, cluster: str, offset: int) -> OffsetMap | UnusableMap:
+    """Read the metadata that was committed with `offset`. Never raises, whatever the text."""
+    if not text.startswith(_PREFIX):
+        return UnusableMap("foreign")
+    try:
+        return _read_map(text[len(_PREFIX) :], cluster, offset)
+    except (ValueError, IndexError, zlib.error):  # binascii.Error is a ValueError
+        return UnusableMap("unreadable")
+
+
+def _read_map(packed: str, cluster: str, offset: int) -> OffsetMap | UnusableMap:
+    data = base64.b64decode(packed + "=" * (-len(packed) % 4), validate=True)
+    flags, tag = data[0], data[1:9]
+    frontier, at = _read_uvarint(data, 9)
+    if tag != _cluster_tag(cluster):
+        return UnusableMap("other_cluster")
+    if frontier != offset:
+        return UnusableMap("other_offset")
+    body = _inflate(data[at:]) if flags & _DEFLATED else data[at:]
+    kind = flags & ~(_CLEAN | _DEFLATED)
+    if kind == _BITMAP:
+        done = tuple(_read_bitmap(frontier, body))
+    elif kind == _RUNS or (not kind and not body):
+        done = tuple(_read_runs(frontier, body))
+    else:
+        return UnusableMap("unreadable")
+    return OffsetMap(done, bool(flags & _CLEAN))
+
+
+def _inflate(body: bytes) -> bytes:
+    inflater = zlib.decompressobj()
+    inflated = inflater.decompress(body, _MAX_INFLATED)
+    if not inflater.eof:
+        raise ValueError("cut off, or larger than any map of ours")
+    return inflated
+
+
+def _cluster_tag(cluster: str) -> bytes:
+    return hashlib.blake2b(cluster.encode(), digest_size=8).digest()
+
+
+def _runs(frontier: int, done: list[tuple[int, int]]) -> Iterator[bytes]:
+    """Alternating lengths: not done, done, not done, done ..., from the frontier on."""
+    at = frontier
+    for start, end in done:
+        yield _uvarint(start - at) + _uvarint(end - start)
+        at = end
+
+
+def _read_runs(frontier: int, body: bytes) -> Iterator[tuple[int, int]]:
+    offset, at = frontier, 0
+    while at < len(body):
+        gap, at = _read_uvarint(body, at)
+        length, at = _read_uvarint(body, at)
+        start, offset = offset + gap, offset + gap + length
+        if not gap or not length or offset - frontier > _MAX_SPAN:
+            raise ValueError("runs are not empty")
+        yield start, offset
+
+
+def _bitmap(frontier: int, done: list[tuple[int, int]]) -> bytes:
+    """Bit n of the little-endian number says whether offset frontier + n is done."""
+    bits = 0
+    for start, end in done:
+        bits |= ((1 << (end - start)) - 1) << (start - frontier)
+    return bits.to_bytes((bits.bit_length() + 7) // 8, "little")
+
+
+def _read_bitmap(frontier: int, body: bytes) -> Iterator[tuple[int, int]]:
+    bits, at = int.from_bytes(body, "little"), frontier
+    if bits & 1 or not bits:
+        raise ValueError("the frontier itself is not done")
+    while bits:
+        gap = (bits & -bits).bit_length() - 1
+        bits >>= gap
+        length = (~bits & (bits + 1)).bit_length() - 1
+        bits >>= length
+        yield at + gap, at + gap + length
+        at += gap + length
+
+
+def _uvarint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def _read_uvarint(data: bytes, at: int) -> tuple[int, int]:
+    number = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return number, at
+        shift += 7
+        if shift > 63:
+            raise ValueError("a number longer than 64 bits")

@@ -1,0 +1,134 @@
+"""The tracker commits nothing that is not done, and its map survives a restart or is refused."""
+
+import base64
+import itertools
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.core.offsets import FULL_MAP_BYTES, OffsetMap, Tracker, UnusableMap, decode_map, encode_map
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations([10, 11, 13, 14])))
+def test_the_frontier_is_the_lowest_offset_not_done_whatever_the_order_of_completion(
+    order: tuple[int, ...],
+) -> None:
+    tracker = Tracker(10)
+    taken = [10, 11, 13, 14]  # 12 was compacted away
+    assert all(tracker.take(offset) for offset in taken)
+    done: set[int] = set()
+    for offset in order:
+        tracker.finish(offset)
+        done.add(offset)
+        undone = [o for o in taken if o not in done]
+        assert tracker.frontier == (undone[0] if undone else 15)
+        assert tracker.outstanding == bool(undone)
+        assert all(tracker.is_done(o) == (o in done) for o in taken)
+
+
+def test_a_record_under_way_or_done_is_not_taken_twice() -> None:
+    tracker = Tracker(0)
+    assert tracker.take(0)
+    assert tracker.take(1)
+    assert not tracker.take(0)
+    tracker.finish(1)
+    assert not tracker.take(1)
+    tracker.finish(0)
+    assert not tracker.take(0)
+    assert tracker.frontier == 2
+
+
+def test_a_restored_map_skips_what_it_names_and_nothing_else() -> None:
+    tracker = Tracker(100, [(102, 105), (110, 111)])
+    taken = [offset for offset in range(100, 115) if tracker.take(offset)]
+    assert taken == [100, 101, 105, 106, 107, 108, 109, 111, 112, 113, 114]
+    for offset in taken:
+        tracker.finish(offset)
+    assert tracker.frontier == 115
+    assert not tracker.outstanding
+
+
+def test_done_offsets_at_the_end_move_the_frontier_though_gaps_lie_between_them() -> None:
+    tracker = Tracker(5, [(6, 7), (8, 9)])
+    assert tracker.take(5)
+    tracker.finish(5)
+    assert tracker.frontier == 7
+    assert not tracker.take(8)  # 7 is a transaction marker
+    assert tracker.frontier == 9
+
+
+done_sets = st.sets(st.integers(min_value=1, max_value=5000), max_size=400)
+
+
+def ranges(frontier: int, done: set[int]) -> list[tuple[int, int]]:
+    tracker = Tracker(frontier)
+    for offset in sorted(done):
+        tracker._add(frontier + offset, frontier + offset + 1)
+    return tracker.done()
+
+
+@given(frontier=st.integers(min_value=0, max_value=2**53), done=done_sets, clean=st.booleans())
+def test_a_map_comes_back_as_it_went(frontier: int, done: set[int], clean: bool) -> None:
+    expected = ranges(frontier, done)
+    text = encode_map("cluster", frontier, expected, clean=clean)
+    assert decode_map(text, "cluster", frontier) == OffsetMap(tuple(expected), clean)
+
+
+@given(
+    frontier=st.integers(min_value=0, max_value=10**6),
+    steps=st.lists(st.tuples(st.integers(1, 3), st.booleans()), max_size=60),
+)
+def test_what_a_tracker_says_is_done_is_what_its_map_says_after_a_restart(
+    frontier: int, steps: list[tuple[int, bool]]
+) -> None:
+    tracker, offset, expected = Tracker(frontier), frontier, {}
+    for step, done in steps:
+        offset += step
+        tracker.take(offset)
+        expected[offset] = done
+        if done:
+            tracker.finish(offset)
+    text = encode_map("c", tracker.frontier, tracker.done(), clean=False)
+    restored = decode_map(text, "c", tracker.frontier)
+    assert isinstance(restored, OffsetMap)
+    successor = Tracker(tracker.frontier, restored.done)
+    for number, done in expected.items():
+        assert successor.is_done(number) == done
+
+
+def test_a_map_of_another_offset_or_cluster_is_not_used() -> None:
+    text = encode_map("cluster", 7, [(9, 10)], clean=True)
+    assert decode_map(text, "cluster", 8) == UnusableMap("other_offset")
+    assert decode_map(text, "mirror", 7) == UnusableMap("other_cluster")
+
+
+@pytest.mark.parametrize("text", ["", "offset metadata of another client", "{}", "ccc0:AAAA"])
+def test_metadata_of_others_is_foreign(text: str) -> None:
+    assert decode_map(text, "cluster", 0) == UnusableMap("foreign")
+
+
+@given(st.text(max_size=200), st.binary(max_size=200))
+def test_no_text_makes_the_reader_raise(text: str, data: bytes) -> None:
+    for candidate in (text, "ccc1:" + text, "ccc1:" + base64.b64encode(data).decode()):
+        assert isinstance(decode_map(candidate, "cluster", 0), OffsetMap | UnusableMap)
+
+
+@given(done=done_sets, at=st.integers(min_value=5, max_value=60), to=st.characters(max_codepoint=127))
+def test_a_damaged_map_is_read_as_a_map_or_refused_but_never_crashes(
+    done: set[int], at: int, to: str
+) -> None:
+    text = encode_map("cluster", 3, ranges(3, done), clean=True)
+    damaged = text[:at] + to + text[at + 1 :]
+    assert isinstance(decode_map(damaged, "cluster", 3), OffsetMap | UnusableMap)
+
+
+def test_the_worst_pattern_of_some_18_000_offsets_fits_a_commit() -> None:
+    chance = random.Random(1)
+    done = [(o, o + 1) for o in range(2, 18_000, 2) if chance.random() < 0.9]
+    assert len(encode_map("cluster", 0, done, clean=False)) <= FULL_MAP_BYTES + 100
+
+
+def test_a_stuck_head_with_a_million_done_behind_it_is_a_tiny_map() -> None:
+    assert len(encode_map("cluster", 0, [(1, 1_000_000)], clean=False)) < 40
