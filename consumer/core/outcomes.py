@@ -3,12 +3,38 @@
 An outcome's fields are described in `schemas/coupon-outcome.v1.schema.json`.
 """
 
+import hashlib
+import hmac
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
+from typing import Any
+from urllib.parse import quote
 
-from consumer.core.events import Record, Value
+import orjson
+
+from consumer.core.events import Coordinates, Headers, Record, Value
+
+CE_TYPE = "charging-coupon.outcome.v1"
+TRACE_HEADERS = ("traceparent", "tracestate")
+DEAD_LETTER_PREFIX = "coupon_"
+
+LONGEST_TEXT = 2000
+"""Characters of the platform's `message` and `hint` that an outcome keeps."""
+
+LONGEST_WORD = 200
+"""Characters of the platform's other words, of a dead letter's header, of any text in a reduced outcome."""
+
+_HIDDEN = "***"
+_LIKE_A_PLATE = re.compile(
+    r"[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼使领学警港澳挂无]"
+    r"(?:[\s\-·•・.]*[A-Za-z0-9挂学警港澳使领]){5,7}"
+)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_INT64 = 1 << 63
 
 
 class Outcome(StrEnum):
@@ -184,6 +210,10 @@ class Privacy:
     plates: PlateMode = PlateMode.CLEAR
     hash_key: bytes = field(default=b"", repr=False)
 
+    def __post_init__(self) -> None:
+        if self.hashed and not self.hash_key:
+            raise ValueError("plates cannot be hashed without a key: anyone could list all plates")
+
     @property
     def clear(self) -> bool:
         """Plates may be read in the outcome topic."""
@@ -193,3 +223,317 @@ class Privacy:
     def hashed(self) -> bool:
         """Plates can be compared in the outcome topic, by whoever has the key."""
         return self.plates in (PlateMode.HASH, PlateMode.BOTH)
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeContext:
+    """What all outcomes of a service share.
+
+    Attributes:
+        cluster_id: the Kafka cluster of the events, as it names itself.
+
+    """
+
+    cluster_id: str
+    privacy: Privacy = Privacy()
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A Kafka record to be written. Only a tombstone's dead letter has no value."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes | None]]
+
+    @property
+    def size(self) -> int:
+        """Bytes in Kafka, at most: each length takes up to 5 bytes, a batch's head 61, a record's 20."""
+        size = 81 + 10 + len(self.key or b"") + len(self.value or b"")
+        return size + sum(10 + len(_utf8(name)) + len(value or b"") for name, value in self.headers)
+
+
+def outcome_id(cluster_id: str, coordinates: Coordinates, index: int) -> str:
+    """The same for every repetition of the same order of the same record, and for no other."""
+    return f"{cluster_id}/{coordinates.topic}/{coordinates.partition}/{coordinates.offset}/{index}"
+
+
+# -- An outcome -------------------------------------------------------------------------------------
+
+
+def encode_outcome(resolution: Resolution, context: OutcomeContext) -> Message:
+    """The outcome as it is written, whatever the resolution holds: this never raises.
+
+    Fields without a value are null, never absent, so that every reader sees one shape.
+    """
+    record, privacy, words = resolution.record, context.privacy, resolution.words
+    values, parameters = resolution.values or {}, resolution.parameters or {}
+    plate = _text(values.get("plate")) or parameters.get("plate")
+    order_id = _text(values.get("order_id"))
+    identity = outcome_id(context.cluster_id, record.coordinates, resolution.index)
+    body: dict[str, Any] = {
+        "outcome_id": identity,
+        "outcome": resolution.outcome,
+        "reason": resolution.reason,
+        "detail": _cut(_hide(resolution.detail, plate, privacy), LONGEST_TEXT),
+        "code": _cut(words.code, LONGEST_WORD),
+        "http_status": _integer(words.http_status),
+        "message": _cut(_hide(words.message, plate, privacy), LONGEST_TEXT),
+        "hint": _cut(_hide(words.hint, plate, privacy), LONGEST_TEXT),
+        "order_id": order_id,
+        "event_id": _text(values.get("event_id")) or parameters.get("event_id"),
+        "order_index": resolution.index,
+        "plate": plate if privacy.clear else None,
+        "plate_hash": _plate_hash(plate, privacy),
+        "station_id": _text(values.get("station_id")),
+        "api_store_code": parameters.get("api_store_code"),
+        "account": resolution.account,
+        "source": resolution.source,
+        "rule": resolution.rule,
+        "rules_hash": resolution.rules_hash,
+        "seqno": _cut(words.seqno, LONGEST_WORD),
+        "grant_serial": _cut(words.grant_serial, LONGEST_WORD),
+        "enter_time": _cut(words.enter_time, LONGEST_WORD),
+        "data_node": _cut(words.data_node, LONGEST_WORD),
+        "time_cost_ms": _integer(words.time_cost_ms),
+        "started_at": _instant(values.get("started_at")),
+        "ended_at": _instant(values.get("ended_at")),
+        "energy_wh": _integer(values.get("energy_wh")),
+        "seconds": _integer(values.get("seconds")),
+        "fee_fen": _integer(values.get("fee_fen")),
+        "metadata": None if resolution.metadata is None else dict(resolution.metadata),
+        "request": _shadow_request(resolution, plate, privacy),
+        "attempts": _attempts(resolution.attempts),
+        "suspicions": list(resolution.suspicions),
+        "reverses": resolution.reverses,
+        "payload_hash": None if record.value is None else payload_hash(record.value),
+        "record": _place(record),
+        "decided_at": _instant(resolution.decided_at),
+        "reduced": False,
+    }
+    headers: list[tuple[str, bytes | None]] = [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", _utf8(identity)),
+        ("ce_type", CE_TYPE.encode()),
+        ("ce_source", _utf8(f"/{context.cluster_id}/{record.coordinates.topic}")),
+        ("ce_time", _utf8(body["decided_at"] or "")),
+        ("content-type", b"application/json"),
+    ]
+    headers += [
+        (name, value) for name, value in record.headers if name in TRACE_HEADERS and value is not None
+    ]
+    return Message(_outcome_key(record, order_id, privacy), _json(body), headers)
+
+
+def reduced(message: Message) -> Message:
+    """The outcome again, for a broker that finds it too large: long texts cut, the platform's `hint` left out.
+
+    It keeps every field that says what became of the order. A key that is long itself is
+    replaced by its hash, so that repetitions still meet in one partition.
+    """
+    body: dict[str, Any] = orjson.loads(message.value or b"{}")
+    body |= {"hint": None, "request": None, "reduced": True}
+    if len(_json(body.get("metadata"))) > LONGEST_TEXT:
+        body["metadata"] = None
+    body = {
+        name: _cut(value, LONGEST_WORD) if isinstance(value, str) else value for name, value in body.items()
+    }
+    headers = [header for header in message.headers if header[0] not in TRACE_HEADERS]
+    return Message(_short_key(message.key), _json(body), headers)
+
+
+def payload_hash(value: bytes) -> str:
+    """Tells two pushes of one order apart, and finds a payload again that was not kept."""
+    return _sha256(value)
+
+
+@lru_cache(maxsize=4)
+def _sha256(value: bytes) -> str:
+    """A record's many orders ask for the same hash, one after the other."""
+    return f"sha256:{hashlib.sha256(value).hexdigest()}"
+
+
+def _outcome_key(record: Record, order_id: str | None, privacy: Privacy) -> bytes | None:
+    """The source's key, and so its order; an order's own number where that key may hold a plate."""
+    if privacy.clear and record.key is not None:
+        return record.key
+    return None if order_id is None else _utf8(order_id)
+
+
+def _shadow_request(resolution: Resolution, plate: str | None, privacy: Privacy) -> dict[str, str] | None:
+    """A shadow outcome shows what would have been asked for; the others need not repeat it."""
+    if resolution.outcome is not Outcome.SHADOW or resolution.parameters is None:
+        return None
+    if privacy.clear:
+        return dict(resolution.parameters)
+    return {
+        name: _hide(text, plate, privacy) or ""
+        for name, text in resolution.parameters.items()
+        if name != "plate"
+    }
+
+
+def _attempts(attempts: Attempts) -> dict[str, Any]:
+    return {
+        "count": attempts.count,
+        "first_at": _instant(attempts.first_at),
+        "last_at": _instant(attempts.last_at),
+        "seconds": None if attempts.seconds is None else round(attempts.seconds, 6),
+        "ambiguous": attempts.ambiguous,
+    }
+
+
+def _place(record: Record) -> dict[str, Any]:
+    topic, partition, offset = record.coordinates
+    return {
+        "topic": topic,
+        "partition": partition,
+        "offset": offset,
+        "timestamp": _instant_of_ms(record.timestamp_ms),
+    }
+
+
+# -- A dead letter ----------------------------------------------------------------------------------
+
+
+def encode_dead_letter(resolution: Resolution, context: OutcomeContext, max_bytes: int) -> Message:
+    """The original key, value and headers, and beside them why it is here. Never raises.
+
+    What does not fit into `max_bytes` is replaced by its hash and coordinates.
+    """
+    record = resolution.record
+    ours = _dead_letter_headers(resolution, context)
+    theirs = _headers_of_others(record.headers)
+    whole = Message(record.key, record.value, [*theirs, *ours, (f"{DEAD_LETTER_PREFIX}payload", b"original")])
+    if whole.size <= max_bytes:
+        return whole
+    stand_in = {
+        "payload_hash": None if record.value is None else payload_hash(record.value),
+        "payload_bytes": len(record.value or b""),
+        "headers_left_out": len(theirs),
+        "record": _place(record),
+    }
+    headers = [*ours, (f"{DEAD_LETTER_PREFIX}payload", b"replaced"), ("content-type", b"application/json")]
+    return Message(_short_key(record.key), _json(stand_in), headers)
+
+
+def _dead_letter_headers(resolution: Resolution, context: OutcomeContext) -> list[tuple[str, bytes | None]]:
+    record, values, parameters = resolution.record, resolution.values or {}, resolution.parameters or {}
+    plate = _text(values.get("plate")) or parameters.get("plate")
+    topic, partition, offset = record.coordinates
+    texts = {
+        "outcome_id": outcome_id(context.cluster_id, record.coordinates, resolution.index),
+        "outcome": resolution.outcome.value,
+        "reason": None if resolution.reason is None else resolution.reason.value,
+        "detail": _hide(resolution.detail, plate, context.privacy) or None,
+        "code": resolution.words.code,
+        "order_id": _text(values.get("order_id")),
+        "event_id": _text(values.get("event_id")) or parameters.get("event_id"),
+        "order_index": str(resolution.index),
+        "topic": topic,
+        "partition": str(partition),
+        "offset": str(offset),
+        "timestamp": str(record.timestamp_ms),
+        "account": resolution.account,
+        "rule": resolution.rule,
+        "rules_hash": resolution.rules_hash or None,
+        "attempts": str(resolution.attempts.count),
+        "decided_at": _instant(resolution.decided_at),
+    }
+    return [
+        (f"{DEAD_LETTER_PREFIX}{name}", _utf8(text if name == "outcome_id" else _cut(text, LONGEST_WORD)))
+        for name, text in texts.items()
+        if text is not None
+    ]
+
+
+def _headers_of_others(headers: Headers) -> list[tuple[str, bytes | None]]:
+    """All but ours: a dead letter that comes back a second time has one set of them, the newest."""
+    return [header for header in headers if not header[0].startswith(DEAD_LETTER_PREFIX)]
+
+
+# -- Both -------------------------------------------------------------------------------------------
+
+
+def _short_key(key: bytes | None) -> bytes | None:
+    return key if key is None or len(key) <= LONGEST_WORD else _sha256(key).encode()
+
+
+def _plate_hash(plate: str | None, privacy: Privacy) -> str | None:
+    if plate is None or not privacy.hashed:
+        return None
+    return hmac.digest(privacy.hash_key, _utf8(plate), "sha256").hex()
+
+
+def _hide(text: str | None, plate: str | None, privacy: Privacy) -> str | None:
+    """Free text without plates: the platform's hint may echo the whole string that was signed."""
+    if not text or privacy.clear:
+        return text
+    if plate:
+        spellings = [plate, quote(plate, errors="replace"), *([plate[1:]] if len(plate) > 5 else [])]
+        text = re.sub(
+            "|".join(re.escape(spelling) for spelling in spellings), _HIDDEN, text, flags=re.IGNORECASE
+        )
+    return _LIKE_A_PLATE.sub(_HIDDEN, text)
+
+
+def _cut(text: str | None, length: int) -> str | None:
+    return text if text is None or len(text) <= length else f"{text[: length - 1]}…"
+
+
+def _text(value: Value | None) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _integer(value: Value | None) -> int | None:
+    """JSON readers, and orjson, know integers of 64 bits; a longer one cannot be a charge's."""
+    if isinstance(value, int) and not isinstance(value, bool) and -_INT64 <= value < _INT64:
+        return value
+    return None
+
+
+def _instant(value: Value | None) -> str | None:
+    """UTC, RFC 3339, milliseconds. The calendar's two ends have no UTC."""
+    if not isinstance(value, datetime) or value.tzinfo is None:
+        return None
+    try:
+        return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    except OverflowError:
+        return None
+
+
+def _instant_of_ms(milliseconds: int) -> str | None:
+    """Kafka writes -1 where a record has no timestamp."""
+    if milliseconds < 0:
+        return None
+    try:
+        return _instant(_EPOCH + timedelta(milliseconds=milliseconds))
+    except OverflowError:
+        return None
+
+
+def _json(body: object) -> bytes:
+    try:
+        return orjson.dumps(body)
+    except TypeError:  # a lone surrogate, or an integer beyond 64 bits: rare, so it is looked for only now
+        return orjson.dumps(_plain(body))
+
+
+def _plain(value: object) -> object:
+    match value:
+        case str():
+            return _utf8(value).decode()
+        case dict():
+            return {_utf8(str(name)).decode(): _plain(inner) for name, inner in value.items()}
+        case list():
+            return [_plain(inner) for inner in value]
+        case bool() | float() | None:
+            return value
+        case int():
+            return _integer(value)
+        case _:
+            return None
+
+
+def _utf8(text: str | None) -> bytes:
+    return (text or "").encode("utf-8", "replace")
