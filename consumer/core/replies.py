@@ -1,7 +1,11 @@
 """The end of one HTTP call -> what the platform said and what follows from it. Performs no I/O."""
 
+import json
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from enum import StrEnum
 
 from consumer.core.outcomes import GatewayWords, Outcome
@@ -15,12 +19,15 @@ class Answered:
         status: HTTP status.
         body: the reply's bytes, bounded by the settings.
         retry_after: the header as it came, or None.
+        resent: it answers a second sending; the first went out on a kept connection
+            that closed without a reply, so that nobody knows whether it was carried out.
 
     """
 
     status: int
     body: bytes
     retry_after: str | None = None
+    resent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +39,12 @@ class NotSent:
 
 @dataclass(frozen=True, slots=True)
 class NoAnswer:
-    """The request may have been carried out: timeout, reset, or a truncated reply after sending began."""
+    """The request may have been carried out: timeout, reset, or a truncated reply after sending began.
+
+    Attributes:
+        error: `timeout` or `reset`, and after a colon what is known of it.
+
+    """
 
     error: str
 
@@ -42,7 +54,7 @@ AttemptEnd = Answered | NotSent | NoAnswer
 
 
 class Then(StrEnum):
-    """What follows a reply (`../README.md`, replies)."""
+    """What follows a reply (domain: replies)."""
 
     FINAL = "final"
     NOW = "now"
@@ -85,7 +97,8 @@ class ReplyRow:
         then: whether and when to try again.
         dead_letter: the original goes to the dead-letter topic if this is the last word.
         messages: messages under which this code really means another code (1500
-            "no parking record matched" means 1002), by the message's text.
+            "no parking record matched" means 1002), by a text that the message contains.
+        hints: the same by a text that the hint contains (200 "signature refused" means 401).
         deadline_seconds: how long after the end of charging a later try still makes
             sense; None is the service's own deadline.
 
@@ -96,3 +109,208 @@ class ReplyRow:
     dead_letter: bool = False
     messages: Mapping[str, str] | None = None
     deadline_seconds: float | None = None
+    hints: Mapping[str, str] | None = None
+
+
+SIGNATURE_REFUSED = "签名验证不通过"
+NO_PARKING_RECORD = "没有匹配到停车记录"
+
+_TROUBLE = ReplyRow(Outcome.PLATFORM_FAILED, Then.NOW_THEN_LATER, dead_letter=True)
+# A stop is never an order's last word (it waits); should it be forced to end, it can be replayed.
+_REFUSED = ReplyRow(Outcome.PLATFORM_FAILED, Then.STOP, dead_letter=True)
+
+_DEFAULTS: Mapping[str, ReplyRow] = {  # domain: replies
+    "1001": ReplyRow(Outcome.GRANTED, Then.FINAL),
+    "1002": ReplyRow(Outcome.NOT_ENTERED, Then.LATER, deadline_seconds=7200),
+    "1003": ReplyRow(Outcome.LIMITED, Then.FINAL),
+    "1401": ReplyRow(Outcome.NOT_CONFIGURED, Then.FINAL),
+    "1402": _TROUBLE,
+    "1403": ReplyRow(Outcome.ALREADY_GRANTED, Then.FINAL),
+    "1405": ReplyRow(Outcome.LOT_FAILED, Then.NOW_THEN_LATER, dead_letter=True),
+    "1500": replace(_TROUBLE, messages={NO_PARKING_RECORD: "1002"}),
+    "200": ReplyRow(Outcome.UNKNOWN, Then.FINAL, dead_letter=True, hints={SIGNATURE_REFUSED: "401"}),
+    "400": ReplyRow(Outcome.REJECTED, Then.FINAL, dead_letter=True),
+    "401": _REFUSED,
+    "403": _REFUSED,
+    "429": _TROUBLE,
+    "500": _TROUBLE,
+    "503": _TROUBLE,
+    "3xx": _REFUSED,
+    "5xx": _TROUBLE,
+    "no_json": _TROUBLE,
+    "connect": _TROUBLE,
+    "timeout": _TROUBLE,
+    "reset": _TROUBLE,
+    "other": ReplyRow(Outcome.UNKNOWN, Then.FINAL, dead_letter=True),
+}
+
+_ROW_NAME = re.compile(r"[0-9A-Za-z_-]{1,16}", re.ASCII)
+
+
+def is_row_name(name: str) -> bool:
+    """True for what can name a row: a code, a class of HTTP statuses (`5xx`) or one of our own words."""
+    return _ROW_NAME.fullmatch(name) is not None
+
+
+class ReplyTable:
+    """The table of replies: what each code, status and missing answer means.
+
+    Rows are named by the code; `3xx` stands for all three-digit codes and HTTP
+    statuses from 300 that have no row of their own; `no_json`, `connect`, `timeout`
+    and `reset` stand for the ends without a code, `other` for every other code.
+    """
+
+    def __init__(self, rows: Mapping[str, ReplyRow]) -> None:
+        self.rows = dict(rows)
+        for name, row in self.rows.items():
+            if not is_row_name(name):
+                raise ValueError(
+                    f"replies.{name!r}: not a code; name the row by the reply's code or like `5xx`"
+                )
+            for target in [*(row.messages or {}).values(), *(row.hints or {}).values()]:
+                if target not in self.rows:
+                    raise ValueError(
+                        f"replies.{name}: means {target!r}, which has no row; add replies.{target}"
+                    )
+
+    @classmethod
+    def defaults(cls) -> "ReplyTable":
+        """The table as documented."""
+        return cls(_DEFAULTS)
+
+    def with_rows(self, rows: Mapping[str, ReplyRow]) -> "ReplyTable":
+        """A table in which these rows replace or join the present ones."""
+        return ReplyTable({**self.rows, **rows})
+
+    def classify(self, end: AttemptEnd, now: datetime) -> Reply:
+        """What the end of a call means. `now` resolves a Retry-After that is a date."""
+        if isinstance(end, NotSent):
+            return self._reply("connect", GatewayWords())
+        if isinstance(end, NoAnswer):
+            kind = end.error.partition(":")[0]
+            return self._reply(kind if kind == "timeout" else "reset", GatewayWords(), ambiguous=True)
+        envelope = _envelope(end.body)
+        words = _words(envelope, end.status)
+        retry_after = _retry_after(end.retry_after, now)
+        if words.code is not None:
+            label = self._by_code(words.code, _text(envelope, "message"), _text(envelope, "hint"))
+            return self._reply(label, words, retry_after=retry_after)
+        label = self._by_status(end.status) or "no_json"
+        # A success that cannot be read, or a proxy that lost the platform after passing the request on
+        # (502, 504), is a reset or a timeout that someone else met.
+        ambiguous = 200 <= end.status < 300 or end.status in {502, 504}
+        return self._reply(label, words, ambiguous=ambiguous, retry_after=retry_after)
+
+    def _by_code(self, code: str, message: str, hint: str) -> str:
+        """The name of the row that the body's code leads to; it decides, whatever the HTTP status."""
+        row = self.rows.get(code)
+        if row is None:
+            # Three-digit codes come from the gateway and mean what they mean in HTTP.
+            return (len(code) == 3 and code.isdecimal() and self._by_status(int(code))) or "other"
+        for text, meant in (row.messages or {}).items():
+            if text in message:
+                return meant
+        for text, meant in (row.hints or {}).items():
+            if text in hint:
+                return meant
+        return code
+
+    def _by_status(self, status: int) -> str | None:
+        if status < 300:  # HTTP success is no success: only a code can say so
+            return None
+        return next((name for name in (str(status), f"{status // 100}xx") if name in self.rows), None)
+
+    def _reply(
+        self, label: str, words: GatewayWords, *, ambiguous: bool = False, retry_after: float | None = None
+    ) -> Reply:
+        row = self.rows[label]
+        return Reply(label, row.outcome, row.then, row.dead_letter, words, ambiguous, retry_after)
+
+
+def _envelope(body: bytes) -> Mapping[str, object]:
+    """The reply's JSON object; empty where there is none. The code counts, so bad bytes in a message do not."""
+    try:
+        value = json.loads(body.decode("utf-8-sig", "replace"), parse_float=_number)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _number(text: str) -> str | int:
+    """A number with a fraction or exponent, as it was written: serials are never rounded."""
+    whole, _, fraction = text.partition(".")
+    return int(whole) if fraction and not fraction.strip("0") and len(whole) < 20 else text
+
+
+def _words(envelope: Mapping[str, object], status: int) -> GatewayWords:
+    return GatewayWords(
+        code=_text(envelope, "code")[:32] or None,
+        http_status=status,
+        message=redact(_text(envelope, "message")) or None,
+        hint=redact(_text(envelope, "hint")) or None,
+        seqno=_either(envelope, "seqno"),
+        data_node=_either(envelope, "data_node"),
+        time_cost_ms=_milliseconds(_text(envelope, "time_cost")),
+        grant_serial=_either(envelope, "grant_serial"),
+        enter_time=_either(envelope, "enter_time"),
+    )
+
+
+def _either(envelope: Mapping[str, object], name: str) -> str | None:
+    """A field from the top level or from `payload`: the documents' table and examples disagree."""
+    payload = envelope.get("payload")
+    return (_text(envelope, name) or (_text(payload, name) if isinstance(payload, dict) else ""))[
+        :128
+    ] or None
+
+
+def _text(fields: Mapping[str, object], name: str) -> str:
+    value = fields.get(name)
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return ""
+    # A lone surrogate cannot be written to a topic.
+    return str(value).strip().encode("utf-8", "replace").decode()
+
+
+def _milliseconds(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
+
+
+def _retry_after(header: str | None, now: datetime) -> float | None:
+    """Seconds to wait by the header: a number or an HTTP date; None where it says nothing usable."""
+    text = (header or "").strip()
+    if not text:
+        return None
+    if text.isascii() and text.replace(".", "", 1).isdigit():
+        return float(text)
+    try:
+        when = parsedate_to_datetime(text)
+        when = when if when.tzinfo else when.replace(tzinfo=UTC)
+        return max(0.0, (when - now).total_seconds())
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return None
+
+
+_MAX_WORDS = 300
+_SEPARATOR = r"[\s·•・.\-]?"
+_PLATE = re.compile(
+    r"((?:[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼使领无]|(?:%[0-9A-F]{2}){3})"
+    rf"{_SEPARATOR}[A-ZＡ-Ｚ])(?:{_SEPARATOR}[A-Z0-9Ａ-Ｚ０-９]){{3,7}}[挂学警港澳使领]?",
+    re.IGNORECASE,
+)
+_NAMED = re.compile(
+    r"((?:plate|app_secret|secret|sign)\w*[\"']?\s*[=:]\s*[\"']?)[^&\s\"'\],，】]+", re.IGNORECASE
+)
+_HEX = re.compile(r"[0-9a-f]{16,}", re.IGNORECASE)
+
+
+def redact(text: str) -> str:
+    """What the platform says, safe to write down: bounded, without plates, secrets and signatures.
+
+    A refused signature's hint echoes the whole string that was signed (domain: replies).
+    """
+    text = text[: 4 * _MAX_WORDS]
+    text = _PLATE.sub(r"\1***", text)
+    text = _NAMED.sub(r"\1***", text)
+    text = _HEX.sub("***", text)
+    return text if len(text) <= _MAX_WORDS else f"{text[: _MAX_WORDS - 1]}…"

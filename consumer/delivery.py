@@ -1,0 +1,348 @@
+"""One record -> its resolutions: read, plan, call the platform until there is a last word. I/O only through Protocols.
+
+Orders of one ordering key (the plate) are delivered in the order of their records, and
+there is at most one request at a time for a key and for an event_id.
+"""
+
+import asyncio
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Hashable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Protocol
+
+from consumer.core.coupons import CouponRequest
+from consumer.core.errors import ConfigurationError, Problem
+from consumer.core.events import Order, Record
+from consumer.core.outcomes import Attempts, Finding, GatewayWords, Outcome, Resolution
+from consumer.core.replies import Answered, AttemptEnd, NotSent, Reply, ReplyTable
+from consumer.core.retries import Again, Done, RetryPolicy, next_step
+from consumer.core.signing import encode_form
+from consumer.flow import Flow
+from consumer.gateway import Gateway
+from consumer.metrics import Metrics
+
+
+class AccountLike(Protocol):
+    """An account of the rules file."""
+
+    @property
+    def secret(self) -> str:
+        """NAME of its secret, never the secret."""
+        ...
+
+
+class Rules(Protocol):
+    """What delivery needs of the rules in force (`consumer.core.rules.RuleBook`)."""
+
+    @property
+    def hash(self) -> str:
+        """Says which rules these are."""
+        ...
+
+    @property
+    def accounts(self) -> Mapping[str, AccountLike]:
+        """By name."""
+        ...
+
+    @property
+    def replies(self) -> ReplyTable:
+        """How replies are understood."""
+        ...
+
+    def read(self, record: Record, now: datetime) -> tuple[Order | Finding, ...]:
+        """The record's orders, or what was found instead."""
+        ...
+
+    def plan(self, order: Order) -> CouponRequest | Finding:
+        """What is to be done for one order."""
+        ...
+
+
+class KeyedOrder:
+    """Queues, one a key: whoever holds a place goes when it is first in all the queues that it stands in.
+
+    This cannot deadlock. A place enters all its queues in one step, with no await
+    between, so every queue is sorted by the moment of entering. Of all places not yet
+    left, the oldest is therefore first in each of its queues: one can always go, and
+    each that leaves makes another one the oldest.
+    """
+
+    def __init__(self) -> None:
+        self._queues: dict[Hashable, deque[Place]] = {}
+
+    def __len__(self) -> int:
+        """Keys with a queue; the memory of a key ends with its queue."""
+        return len(self._queues)
+
+    def enter(self, *keys: Hashable) -> "Place":
+        """Take a place at the end of each key's queue, at once."""
+        place = Place(self, frozenset(keys))
+        for key in place.keys:
+            queue = self._queues.setdefault(key, deque())
+            place.behind += bool(queue)
+            queue.append(place)
+        return place
+
+    def leave(self, place: "Place") -> None:
+        """Let the next ones move up; the place may be first, waiting, or gone already."""
+        for key in place.keys:
+            queue = self._queues[key]
+            if queue[0] is not place:
+                queue.remove(place)
+                continue
+            queue.popleft()
+            if queue:
+                queue[0].move_up()
+            else:
+                del self._queues[key]
+        place.keys = frozenset()
+
+
+class Place:
+    """One order's place in the queues of its keys.
+
+    Attributes:
+        keys: the queues that it stands in; none once it was left.
+        behind: in how many of them somebody is before it.
+
+    """
+
+    __slots__ = ("_owner", "_turn", "behind", "keys")
+
+    def __init__(self, owner: KeyedOrder, keys: frozenset[Hashable]) -> None:
+        self._owner = owner
+        self._turn: asyncio.Future[None] | None = None
+        self.keys = keys
+        self.behind = 0
+
+    async def turn(self) -> None:
+        """Wait until it is first everywhere. Cancelled or not, `leave` has to follow."""
+        if self.behind:
+            self._turn = asyncio.get_running_loop().create_future()
+            await self._turn
+
+    def move_up(self) -> None:
+        """One of its queues has it first now."""
+        self.behind -= 1
+        if not self.behind and self._turn is not None and not self._turn.done():
+            self._turn.set_result(None)
+
+    def leave(self) -> None:
+        """Give the place up. A second time does nothing."""
+        self._owner.leave(self)
+
+
+class Delivery:
+    """Delivers records. One task a record calls `deliver`; the tasks are made in each partition's order.
+
+    A task runs up to its first await before the next one starts. In that stretch
+    `deliver` reads, plans and enters the queues of its keys, so the queues have the
+    order of the partitions.
+    """
+
+    def __init__(
+        self,
+        *,
+        rules: Callable[[], Rules],
+        flow: Flow,
+        gateway: Gateway,
+        secrets: Mapping[str, str],
+        policy: RetryPolicy,
+        url: str,
+        metrics: Metrics,
+        clock: Callable[[], datetime],
+        monotonic: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        random: Callable[[], float] = random.random,  # jitter, not cryptography
+    ) -> None:
+        self._rules = rules
+        self._flow = flow
+        self._gateway = gateway
+        self._secrets = secrets
+        self._policy = policy
+        self._url = url
+        self._metrics = metrics
+        self._clock = clock
+        self._monotonic = monotonic
+        self._sleep = sleep
+        self._random = random
+        self._keys = KeyedOrder()
+
+    async def deliver(self, record: Record) -> tuple[Resolution, ...]:
+        """What became of each of the record's orders, by index.
+
+        An exception is a bug or a broken configuration: the record is not done then.
+        It leaves when all the record's orders have ended, and none keeps its place.
+        """
+        rules = self._rules()  # one rule book for the whole record, whatever is loaded meanwhile
+        resolutions: list[Resolution] = []
+        deliveries: list[_OrderDelivery] = []
+        try:
+            for item in rules.read(record, self._clock()):
+                planned = self._plan(rules, record, item)
+                if isinstance(planned, Resolution):
+                    resolutions.append(planned)
+                else:
+                    deliveries.append(planned)
+            # Up to here nothing was awaited: see the class.
+            if len(deliveries) == 1:
+                resolutions.append(await self._deliver_order(deliveries[0]))
+            elif deliveries:
+                # All of them end before an exception of one goes on: none is left calling unwatched.
+                ends = await asyncio.gather(*map(self._deliver_order, deliveries), return_exceptions=True)
+                for end in ends:
+                    if isinstance(end, BaseException):
+                        raise end
+                    resolutions.append(end)
+        finally:
+            for delivery in deliveries:
+                delivery.place.leave()
+        return tuple(sorted(resolutions, key=lambda resolution: resolution.index))
+
+    def _plan(self, rules: Rules, record: Record, item: Order | Finding) -> "Resolution | _OrderDelivery":
+        if isinstance(item, Finding):
+            return self._found(rules, record, item)
+        plan = rules.plan(item)
+        if isinstance(plan, Finding):
+            return self._found(rules, record, plan, item)
+        base = Resolution(
+            record=record,
+            index=item.index,
+            outcome=Outcome.SHADOW,
+            decided_at=self._clock(),
+            source=item.source,
+            rule=plan.rule,
+            account=plan.account,
+            rules_hash=rules.hash,
+            values=item.values,
+            suspicions=item.suspicions,
+            parameters=plan.parameters,
+            metadata=plan.metadata,
+        )
+        if plan.shadow:
+            return base
+        secret = self._secret(rules, plan.account)
+        place = self._keys.enter(("plate", item.plate), ("event_id", item.event_id))
+        return _OrderDelivery(base, item, plan, secret, rules.replies, place)
+
+    def _found(
+        self, rules: Rules, record: Record, finding: Finding, order: Order | None = None
+    ) -> Resolution:
+        """A finding is an end of its own; what the finding does not say of a read order, the order does."""
+        values, source = finding.values, finding.source
+        if order is not None:
+            values = values if values is not None else order.values
+            source = source or order.source
+        return Resolution(
+            record=record,
+            index=finding.index if order is None else order.index,
+            outcome=finding.outcome,
+            decided_at=self._clock(),
+            reason=finding.reason,
+            detail=finding.detail,
+            dead_letter=finding.dead_letter,
+            source=source,
+            rule=finding.rule,
+            account=finding.account,
+            rules_hash=rules.hash,
+            values=values,
+            suspicions=() if order is None else order.suspicions,
+            reverses=finding.reverses,
+        )
+
+    def _secret(self, rules: Rules, account: str) -> str:
+        name = rules.accounts[account].secret
+        try:
+            return self._secrets[name]
+        except KeyError:
+            problem = Problem(
+                f"accounts.{account}.secret",
+                f"there is no secret {name!r}",
+                "add it to the settings' secrets",
+            )
+            raise ConfigurationError([problem]) from None
+
+    async def _deliver_order(self, delivery: "_OrderDelivery") -> Resolution:
+        try:
+            await delivery.place.turn()
+            return await self._call_until_last_word(delivery)
+        finally:
+            delivery.place.leave()
+
+    async def _call_until_last_word(self, delivery: "_OrderDelivery") -> Resolution:
+        """Attempts, with the place held throughout and a permit only while a call is under way."""
+        account = delivery.request.account
+        url = delivery.request.url or self._url
+        attempts = Attempts()
+        may_be_granted = delivery.base.record.maybe_sent
+        while True:
+            async with self._flow.permit(account) as permit:
+                # Encoded here, so that waiting orders keep no bodies.
+                body = encode_form(delivery.request.parameters, delivery.secret)
+                called_at, started = self._clock(), self._monotonic()
+                end = await self._gateway.post(url, body)
+                seconds = self._monotonic() - started
+                now = self._clock()
+                reply = delivery.replies.classify(end, now)
+                permit.report(reply)
+            self._metrics.requests.labels(account, reply.label).inc()
+            self._metrics.request_seconds.labels(account).observe(seconds)
+            may_be_granted = may_be_granted or reply.ambiguous or (isinstance(end, Answered) and end.resent)
+            step = next_step(reply, attempts.count + 1, self._policy, self._random())
+            if isinstance(step, Again | Done):
+                attempts = Attempts(attempts.count + 1, attempts.first_at or called_at, now, seconds)
+            if isinstance(step, Done):
+                attempts = replace(
+                    attempts, ambiguous=may_be_granted and reply.outcome is not Outcome.GRANTED
+                )
+                return self._ended(delivery, end, reply, attempts)
+            self._metrics.retries.labels(reply.label).inc()
+            if isinstance(step, Again):
+                await self._sleep(step.after)
+
+    def _ended(
+        self, delivery: "_OrderDelivery", end: AttemptEnd, reply: Reply, attempts: Attempts
+    ) -> Resolution:
+        return replace(
+            delivery.base,
+            outcome=reply.outcome,
+            decided_at=self._clock(),
+            detail=""
+            if isinstance(end, Answered)
+            else _no_answer(end.error, sent=not isinstance(end, NotSent)),
+            dead_letter=reply.dead_letter,
+            attempts=attempts,
+            words=_without(reply.words, delivery.secret, delivery.order.plate),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _OrderDelivery:
+    """What one order carries through its delivery."""
+
+    base: Resolution
+    order: Order
+    request: CouponRequest
+    secret: str = field(repr=False)
+    replies: ReplyTable
+    place: Place
+
+
+def _no_answer(error: str, *, sent: bool) -> str:
+    return f"no answer: {error}" if sent else f"not sent: {error}"
+
+
+def _without(words: GatewayWords, *hidden: str) -> GatewayWords:
+    """The platform may echo what we sent in forms that `redact` cannot know: these exact texts go as well."""
+    message, hint = words.message, words.hint
+    for text in filter(None, hidden):
+        message = message and message.replace(text, "***")
+        hint = hint and hint.replace(text, "***")
+    return (
+        words
+        if (message, hint) == (words.message, words.hint)
+        else replace(words, message=message, hint=hint)
+    )
