@@ -1,0 +1,382 @@
+"""What is written for an order: the outcome, its smaller form, the dead letter."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.core.events import Coordinates, Headers, Record, Value
+from consumer.core.outcomes import (
+    Attempts,
+    GatewayWords,
+    Message,
+    Outcome,
+    OutcomeContext,
+    PlateMode,
+    Privacy,
+    Reason,
+    Resolution,
+    encode_dead_letter,
+    encode_outcome,
+    outcome_id,
+    reduced,
+)
+
+PLATE = "粤B12345"
+AT = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+CLEAR = OutcomeContext("c1", Privacy(PlateMode.CLEAR))
+HASH = OutcomeContext("c1", Privacy(PlateMode.HASH, b"k"))
+BOTH = OutcomeContext("c1", Privacy(PlateMode.BOTH, b"k"))
+NONE = OutcomeContext("c1", Privacy(PlateMode.NONE))
+
+
+def a_record(
+    *, key: bytes | None = PLATE.encode(), value: bytes | None = b'{"a":1}', headers: Headers = ()
+) -> Record:
+    return Record(Coordinates("charging", 3, 42), 1_772_366_400_000, key, value, headers)
+
+
+def a_resolution(**changes: Any) -> Resolution:
+    values: Mapping[str, Value] = {
+        "order_id": "1" * 27,
+        "event_id": "ev-1",
+        "plate": PLATE,
+        "energy_wh": 12_345,
+        "ended_at": datetime(2026, 3, 1, 19, 30, tzinfo=timezone(timedelta(hours=8))),
+    }
+    parameters = {"api_store_code": "s1", "plate": PLATE, "subject": f"充电 {PLATE}", "event_id": "ev-1"}
+    granted = Resolution(
+        record=a_record(),
+        index=0,
+        outcome=Outcome.GRANTED,
+        decided_at=AT,
+        values=values,
+        parameters=parameters,
+        metadata={"value": 3600},
+        attempts=Attempts(1, AT, AT, 0.2),
+        words=GatewayWords(code="1001", http_status=200, grant_serial="g1"),
+    )
+    return replace(granted, **changes)
+
+
+def body(message: Message) -> dict[str, Any]:
+    parsed: dict[str, Any] = orjson.loads(message.value or b"")
+    return parsed
+
+
+def whole(message: Message) -> str:
+    """Everything that leaves, as text."""
+    parts = [message.key or b"", message.value or b"", *(value or b"" for _, value in message.headers)]
+    return b"\n".join(parts).decode("utf-8", "replace")
+
+
+def test_an_outcome_id_names_the_order_and_nothing_else() -> None:
+    assert outcome_id("c1", Coordinates("charging", 3, 42), 1) == "c1/charging/3/42/1"
+
+
+def test_repetitions_of_an_outcome_have_the_same_id_whatever_changed_in_between() -> None:
+    first = encode_outcome(a_resolution(), CLEAR)
+    again = encode_outcome(
+        a_resolution(outcome=Outcome.ALREADY_GRANTED, decided_at=AT + timedelta(hours=1)), CLEAR
+    )
+
+    assert body(first)["outcome_id"] == body(again)["outcome_id"] == "c1/charging/3/42/0"
+
+
+def test_an_outcome_holds_what_reconciliation_needs() -> None:
+    found = body(encode_outcome(a_resolution(), CLEAR))
+
+    assert found["outcome"] == "granted"
+    assert found["reason"] is None
+    assert found["code"] == "1001"
+    assert found["order_id"] == "1" * 27
+    assert found["event_id"] == "ev-1"
+    assert found["api_store_code"] == "s1"
+    assert found["energy_wh"] == 12_345
+    assert found["metadata"] == {"value": 3600}
+    assert found["payload_hash"] == "sha256:015abd7f5cc57a2dd94b7590f04ad8084273905ee33ec5cebeae62276a97f862"
+    assert found["record"] == {
+        "topic": "charging",
+        "partition": 3,
+        "offset": 42,
+        "timestamp": "2026-03-01T12:00:00.000Z",
+    }
+    assert found["attempts"] == {
+        "count": 1,
+        "first_at": "2026-03-01T12:00:00.000Z",
+        "last_at": "2026-03-01T12:00:00.000Z",
+        "seconds": 0.2,
+        "ambiguous": False,
+    }
+
+
+def test_times_are_written_in_utc() -> None:
+    assert body(encode_outcome(a_resolution(), CLEAR))["ended_at"] == "2026-03-01T11:30:00.000Z"
+
+
+def test_headers_are_those_of_a_cloud_event_and_trace_headers_pass_through() -> None:
+    record = a_record(headers=(("traceparent", b"00-ab-cd-01"), ("ce_id", b"theirs"), ("tracestate", None)))
+
+    headers = encode_outcome(a_resolution(record=record), CLEAR).headers
+
+    assert headers == [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", b"c1/charging/3/42/0"),
+        ("ce_type", b"charging-coupon.outcome.v1"),
+        ("ce_source", b"/c1/charging"),
+        ("ce_time", b"2026-03-01T12:00:00.000Z"),
+        ("content-type", b"application/json"),
+        ("traceparent", b"00-ab-cd-01"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("context", "plate", "plate_hash"),
+    [
+        (CLEAR, PLATE, None),
+        (HASH, None, "7618d51329f5998650478e65b3e7ed871114c0c45c27abdb227ac72bf6769f00"),
+        (BOTH, PLATE, "7618d51329f5998650478e65b3e7ed871114c0c45c27abdb227ac72bf6769f00"),
+        (NONE, None, None),
+    ],
+)
+def test_plates_appear_as_the_setting_says(
+    context: OutcomeContext, plate: str | None, plate_hash: str | None
+) -> None:
+    found = body(encode_outcome(a_resolution(), context))
+
+    assert (found["plate"], found["plate_hash"]) == (plate, plate_hash)
+
+
+@pytest.mark.parametrize("context", [HASH, NONE])
+@pytest.mark.parametrize(
+    "spelling", [PLATE, "粤B·12345", "粤b12345", "%E7%B2%A4B12345", "%e7%b2%a4b12345", "\\u7ca4B12345"]
+)
+def test_a_hidden_plate_is_in_no_text_of_the_outcome(context: OutcomeContext, spelling: str) -> None:
+    resolution = a_resolution(
+        outcome=Outcome.SHADOW,
+        detail=f"about {spelling}",
+        words=GatewayWords(code="401", message=f"no {spelling}", hint=f"app_id=1&plate={spelling}&subject=x"),
+    )
+
+    message = encode_outcome(resolution, context)
+
+    assert (
+        body(message)["hint"]
+        == "app_id=1&plate=" + body(message)["detail"].removeprefix("about ") + "&subject=x"
+    )
+    assert "12345" not in whole(message).replace('"energy_wh":12345', "")
+    assert PLATE not in whole(message)
+
+
+def test_a_hidden_plate_of_no_known_shape_is_hidden_too() -> None:
+    resolution = a_resolution(values={"plate": "TESTCAR"}, words=GatewayWords(message="no TESTCAR here"))
+
+    assert body(encode_outcome(resolution, NONE))["message"] == "no *** here"
+
+
+@pytest.mark.parametrize(
+    ("context", "key"), [(CLEAR, PLATE), (BOTH, PLATE), (HASH, "1" * 27), (NONE, "1" * 27)]
+)
+def test_the_key_is_the_source_records_where_plates_may_be_seen(context: OutcomeContext, key: str) -> None:
+    assert encode_outcome(a_resolution(), context).key == key.encode()
+
+
+def test_a_record_without_a_key_gives_an_outcome_keyed_by_its_order() -> None:
+    assert encode_outcome(a_resolution(record=a_record(key=None)), CLEAR).key == b"1" * 27
+
+
+def test_plates_cannot_be_hashed_without_a_key() -> None:
+    with pytest.raises(ValueError, match="without a key"):
+        Privacy(PlateMode.HASH)
+
+
+def test_the_hash_key_is_in_no_repr() -> None:
+    assert "topsecret" not in repr(OutcomeContext("c1", Privacy(PlateMode.HASH, b"topsecret")))
+
+
+def test_only_a_shadow_outcome_shows_the_request() -> None:
+    assert body(encode_outcome(a_resolution(), CLEAR))["request"] is None
+    assert body(encode_outcome(a_resolution(outcome=Outcome.SHADOW), CLEAR))["request"] == {
+        "api_store_code": "s1",
+        "plate": PLATE,
+        "subject": f"充电 {PLATE}",
+        "event_id": "ev-1",
+    }
+    assert body(encode_outcome(a_resolution(outcome=Outcome.SHADOW), HASH))["request"] == {
+        "api_store_code": "s1",
+        "subject": "充电 ***",
+        "event_id": "ev-1",
+    }
+
+
+def test_long_words_of_the_platform_are_cut() -> None:
+    words = GatewayWords(message="m" * 60_000, hint="h" * 60_000, code="c" * 60_000)
+
+    found = body(encode_outcome(a_resolution(words=words), CLEAR))
+
+    assert (len(found["message"]), len(found["hint"]), len(found["code"])) == (2000, 2000, 200)
+
+
+def test_a_reduced_outcome_is_small_and_still_says_what_became_of_the_order() -> None:
+    huge = a_resolution(
+        record=a_record(key=b"k" * 500_000, headers=(("tracestate", b"t" * 100_000),)),
+        values={"order_id": "1" * 500_000},
+        outcome=Outcome.SHADOW,
+        parameters={"extra": "x" * 500_000},
+        metadata={f"key{n}": n for n in range(10_000)},
+    )
+
+    small = reduced(encode_outcome(huge, CLEAR))
+
+    assert small.size < 10_000
+    assert body(small)["outcome"] == "shadow"
+    assert body(small)["reduced"] is True
+    assert body(small)["outcome_id"] == "c1/charging/3/42/0"
+    assert body(small)["record"]["offset"] == 42
+    assert small.key is not None
+    assert small.key.startswith(b"sha256:")
+
+
+def test_reducing_changes_nothing_that_is_short() -> None:
+    message = encode_outcome(a_resolution(), CLEAR)
+
+    assert body(reduced(message)) == body(message) | {"reduced": True}
+    assert reduced(message).key == message.key
+
+
+def test_a_dead_letter_is_the_original_with_the_reason_beside_it() -> None:
+    record = a_record(value=b"\xff{", headers=(("a", b"\xfe"), ("a", None), ("traceparent", b"t")))
+    resolution = a_resolution(
+        record=record, outcome=Outcome.INVALID, reason=Reason.NOT_JSON, detail="no JSON", words=GatewayWords()
+    )
+
+    letter = encode_dead_letter(resolution, CLEAR, 1_000_000)
+
+    assert (letter.key, letter.value) == (record.key, b"\xff{")
+    assert letter.headers[:3] == [("a", b"\xfe"), ("a", None), ("traceparent", b"t")]
+    assert dict(letter.headers[3:]) == {
+        "coupon_outcome_id": b"c1/charging/3/42/0",
+        "coupon_outcome": b"invalid",
+        "coupon_reason": b"not_json",
+        "coupon_detail": b"no JSON",
+        "coupon_order_id": b"1" * 27,
+        "coupon_event_id": b"ev-1",
+        "coupon_order_index": b"0",
+        "coupon_topic": b"charging",
+        "coupon_partition": b"3",
+        "coupon_offset": b"42",
+        "coupon_timestamp": b"1772366400000",
+        "coupon_attempts": b"1",
+        "coupon_decided_at": b"2026-03-01T12:00:00.000Z",
+        "coupon_payload": b"original",
+    }
+
+
+def test_headers_of_an_earlier_dead_letter_are_replaced() -> None:
+    record = a_record(headers=(("coupon_outcome", b"suspect"), ("coupon_gone", b"1"), ("theirs", b"2")))
+
+    headers = encode_dead_letter(a_resolution(record=record), CLEAR, 1_000_000).headers
+
+    assert [value for name, value in headers if name == "coupon_outcome"] == [b"granted"]
+    assert "coupon_gone" not in dict(headers)
+    assert dict(headers)["theirs"] == b"2"
+
+
+def test_a_tombstones_dead_letter_has_no_value() -> None:
+    assert encode_dead_letter(a_resolution(record=a_record(value=None)), CLEAR, 1_000_000).value is None
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        a_record(value=b"v" * 1_000_000),
+        a_record(key=b"k" * 1_000_000),
+        a_record(headers=(("h", b"h" * 1_000_000),)),
+        a_record(headers=(("h" * 1_000_000, None),)),
+    ],
+    ids=["value", "key", "header", "header name"],
+)
+def test_a_dead_letter_too_large_for_its_topic_is_replaced_by_hash_and_coordinates(record: Record) -> None:
+    letter = encode_dead_letter(a_resolution(record=record), CLEAR, 1_000_000)
+
+    assert letter.size < 10_000
+    assert dict(letter.headers)["coupon_payload"] == b"replaced"
+    assert body(letter)["record"]["offset"] == 42
+    assert body(letter)["payload_bytes"] == len(record.value or b"")
+    assert body(letter)["payload_hash"].startswith("sha256:")
+
+
+text = st.text(st.characters(), max_size=30)  # surrogates included
+words = st.builds(
+    GatewayWords,
+    code=st.none() | text,
+    http_status=st.none() | st.integers(),
+    message=st.none() | text,
+    hint=st.none() | text,
+    time_cost_ms=st.none() | st.integers(),
+)
+anything = st.one_of(
+    text,
+    st.integers(),
+    st.just(10**5000),
+    st.booleans(),
+    st.decimals(),
+    st.datetimes(timezones=st.none() | st.timezones()),
+)
+fields = (
+    "order_id",
+    "event_id",
+    "plate",
+    "station_id",
+    "started_at",
+    "ended_at",
+    "energy_wh",
+    "seconds",
+    "fee_fen",
+)
+any_resolution = st.builds(
+    Resolution,
+    record=st.builds(
+        Record,
+        coordinates=st.builds(Coordinates, text, st.integers(), st.integers()),
+        timestamp_ms=st.integers(),
+        key=st.none() | st.binary(max_size=50),
+        value=st.none() | st.binary(max_size=50),
+        headers=st.lists(st.tuples(text, st.none() | st.binary(max_size=5)), max_size=3).map(tuple),
+    ),
+    index=st.integers(min_value=0),
+    outcome=st.sampled_from(Outcome),
+    decided_at=st.datetimes(timezones=st.timezones()),
+    reason=st.none() | st.sampled_from(Reason),
+    detail=text,
+    values=st.none() | st.dictionaries(st.sampled_from(fields), anything),
+    parameters=st.none() | st.dictionaries(st.sampled_from(["plate", "subject", "event_id"]), text),
+    metadata=st.none() | st.dictionaries(text, st.integers(), max_size=3),
+    suspicions=st.lists(text, max_size=2).map(tuple),
+    reverses=st.none() | text,
+    attempts=st.builds(
+        Attempts,
+        count=st.integers(min_value=0),
+        seconds=st.none() | st.floats(),
+        last_at=st.none() | st.datetimes(),
+    ),
+    words=words,
+)
+
+
+@given(any_resolution, st.sampled_from([CLEAR, HASH, BOTH, NONE]))
+def test_whatever_a_resolution_holds_it_can_be_written(
+    resolution: Resolution, context: OutcomeContext
+) -> None:
+    message = encode_outcome(resolution, context)
+    letter = encode_dead_letter(resolution, context, 1_000_000)
+
+    assert body(message)["outcome"] == resolution.outcome.value
+    assert body(reduced(message))["outcome"] == resolution.outcome.value
+    assert letter.value == resolution.record.value
+    assert letter.key == resolution.record.key

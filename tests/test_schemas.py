@@ -1,0 +1,331 @@
+"""Everything on a topic or in a file has a schema; examples and code keep to it."""
+
+import copy
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from consumer.core.events import Coordinates, Record
+from consumer.core.outcomes import (
+    Attempts,
+    GatewayWords,
+    Outcome,
+    OutcomeContext,
+    PlateMode,
+    Privacy,
+    Reason,
+    Resolution,
+    encode_outcome,
+    reduced,
+)
+
+SCHEMAS = Path(__file__).parents[1] / "schemas"
+EXAMPLES = sorted(SCHEMAS.glob("examples/*/*/*.json"))
+
+
+def schema_of(name: str, version: str) -> Draft202012Validator:
+    return Draft202012Validator(json.loads((SCHEMAS / f"{name}.v{version}.schema.json").read_text("utf-8")))
+
+
+OUTCOME = schema_of("coupon-outcome", "1")
+
+
+@pytest.mark.parametrize("path", sorted(SCHEMAS.glob("*.schema.json")), ids=lambda path: path.name)
+def test_every_schema_is_one(path: Path) -> None:
+    Draft202012Validator.check_schema(json.loads(path.read_text("utf-8")))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: str(path.relative_to(SCHEMAS / "examples")))
+def test_every_example_keeps_to_its_schema(path: Path) -> None:
+    validator = schema_of(path.parent.parent.name, path.parent.name)
+
+    assert [error.message for error in validator.iter_errors(json.loads(path.read_text("utf-8")))] == []
+
+
+def described(schema: dict[str, Any], where: str = "") -> Iterable[tuple[str, bool]]:
+    for name, field in schema.get("properties", {}).items():
+        yield f"{where}{name}", bool(field.get("description"))
+        yield from described(field, f"{where}{name}.")
+
+
+def test_every_field_of_an_outcome_is_described() -> None:
+    assert [name for name, has_one in described(OUTCOME.schema) if not has_one] == []
+
+
+def test_every_field_of_an_outcome_is_always_there_and_in_the_schemas_order() -> None:
+    encoded = orjson.loads(encode_outcome(next(iter(examples().values())), CONTEXT).value or b"")
+
+    assert list(encoded) == list(OUTCOME.schema["properties"]) == OUTCOME.schema["required"]
+
+
+def test_the_schema_has_all_outcomes_and_reasons() -> None:
+    properties = OUTCOME.schema["properties"]
+
+    assert properties["outcome"]["enum"] == list(Outcome)
+    assert properties["reason"]["enum"] == [*Reason, None]
+
+
+def test_every_outcome_has_an_example() -> None:
+    shown = {
+        json.loads(path.read_text("utf-8"))["outcome"]
+        for path in (SCHEMAS / "examples/coupon-outcome/1").iterdir()
+    }
+
+    assert shown == set(Outcome)
+
+
+instants = st.datetimes(timezones=st.timezones()).filter(lambda moment: 1 < moment.year < 9999)
+text = st.text(st.characters(), max_size=20)
+numbers = st.integers(min_value=0, max_value=2**53)
+
+
+@given(
+    st.builds(
+        Resolution,
+        record=st.builds(
+            Record,
+            coordinates=st.builds(Coordinates, text, numbers, numbers),
+            timestamp_ms=st.integers(),
+            key=st.none() | st.binary(),
+            value=st.none() | st.binary(),
+        ),
+        index=numbers,
+        outcome=st.sampled_from(Outcome),
+        decided_at=instants,
+        reason=st.none() | st.sampled_from(Reason),
+        detail=text,
+        source=st.none() | text,
+        rule=st.none() | text,
+        account=st.none() | text,
+        rules_hash=text,
+        values=st.none()
+        | st.fixed_dictionaries(
+            {},
+            optional={
+                "order_id": text,
+                "plate": text,
+                "station_id": text,
+                "started_at": instants,
+                "energy_wh": st.integers(),
+                "fee_fen": st.decimals(),
+            },
+        ),
+        suspicions=st.lists(st.sampled_from(Reason)).map(tuple),
+        reverses=st.none() | text,
+        parameters=st.none() | st.dictionaries(st.sampled_from(["plate", "subject", "api_store_code"]), text),
+        metadata=st.none() | st.dictionaries(text, st.integers(-(2**31), 2**31 - 1)),
+        attempts=st.builds(
+            Attempts,
+            count=numbers,
+            first_at=st.none() | instants,
+            last_at=st.none() | instants,
+            seconds=st.none() | st.floats(),
+            ambiguous=st.booleans(),
+        ),
+        words=st.builds(
+            GatewayWords,
+            code=st.none() | text,
+            http_status=st.none() | st.integers(100, 599),
+            message=st.none() | text,
+            hint=st.none() | text,
+            time_cost_ms=st.none() | st.integers(),
+        ),
+    ),
+    st.sampled_from(PlateMode),
+)
+def test_every_outcome_that_is_written_keeps_to_the_schema(resolution: Resolution, mode: PlateMode) -> None:
+    message = encode_outcome(resolution, OutcomeContext("cluster", Privacy(mode, b"key")))
+
+    for written in (message, reduced(message)):
+        OUTCOME.validate(orjson.loads(written.value or b""))
+
+
+# -- The folding rule of schemas/README.md ----------------------------------------------------------
+
+
+def fold(outcomes: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Outcomes as they were read -> one line for each order."""
+    lines: dict[str, dict[str, Any]] = {}
+    for outcome in {outcome["outcome_id"]: outcome for outcome in outcomes}.values():
+        order = outcome["reverses"] or outcome["order_id"]
+        if order is None:
+            continue
+        line = lines.setdefault(order, {"outcome": None, "reversed_by": []})
+        if outcome["reverses"] is not None:
+            line["reversed_by"].append(outcome["outcome_id"])
+        elif line["outcome"] is None or line["outcome"]["outcome"] != "granted":
+            line["outcome"] = outcome
+    return lines
+
+
+AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
+CONTEXT = OutcomeContext("MkU3OEVBNTcwNTJENDM2Qk", Privacy(PlateMode.BOTH, b"an example's key"))
+
+
+def written(outcome: Outcome, offset: int, order: str | None, reverses: str | None = None) -> dict[str, Any]:
+    record = Record(Coordinates("charging-completed", 0, offset), 0, None, b"{}")
+    values = None if order is None else {"order_id": order}
+    resolution = Resolution(record, 0, outcome, AT, values=values, reverses=reverses)
+    body: dict[str, Any] = orjson.loads(encode_outcome(resolution, CONTEXT).value or b"")
+    return body
+
+
+def test_a_grant_beats_a_later_already_granted_whatever_is_repeated() -> None:
+    granted, again = written(Outcome.GRANTED, 1, "A"), written(Outcome.ALREADY_GRANTED, 2, "A")
+
+    lines = fold([granted, again, copy.deepcopy(granted), again])
+
+    assert {order: line["outcome"]["outcome"] for order, line in lines.items()} == {"A": "granted"}
+
+
+def test_the_last_word_counts_where_nothing_was_granted() -> None:
+    lines = fold([written(Outcome.NOT_ENTERED, 1, "A"), written(Outcome.GRANTED, 2, "A")])
+
+    assert lines["A"]["outcome"]["outcome"] == "granted"
+
+
+def test_a_reversal_is_listed_beside_its_order() -> None:
+    reversal = written(Outcome.SKIPPED, 2, "A-credit", reverses="A")
+
+    lines = fold([written(Outcome.GRANTED, 1, "A"), reversal])
+
+    assert list(lines) == ["A"]
+    assert lines["A"]["outcome"]["outcome"] == "granted"
+    assert lines["A"]["reversed_by"] == [reversal["outcome_id"]]
+
+
+# -- The examples, as the code writes them ----------------------------------------------------------
+
+
+def example(outcome: Outcome, offset: int, **changes: Any) -> Resolution:
+    """An order of a charge from 19:10 to 20:40 in Shenzhen, answered by the platform unless changed."""
+    ended = datetime(2026, 3, 1, 12, 40, tzinfo=UTC)
+    order = f"MA5DA00120260301191000{offset:05}"
+    values = {
+        "order_id": order,
+        "event_id": order,
+        "plate": "粤BD12345",
+        "station_id": "SZ-0017",
+        "started_at": ended - timedelta(minutes=90),
+        "ended_at": ended,
+        "energy_wh": 31_250,
+        "seconds": 5400,
+        "fee_fen": 3875,
+    }
+    answered: dict[str, Any] = {
+        "record": Record(
+            Coordinates("charging-completed", 4, offset),
+            1_772_368_803_000,
+            b"\xe7\xb2\xa4BD12345",
+            order.encode(),
+        ),
+        "index": 0,
+        "outcome": outcome,
+        "decided_at": ended + timedelta(seconds=4),
+        "source": "charging",
+        "rule": "two-hours-free",
+        "account": "main",
+        "rules_hash": "sha256:5f0c9b",
+        "values": values,
+        "parameters": {
+            "app_id": "app-1",
+            "api_store_code": "store-17",
+            "api_type": "5",
+            "event_id": order,
+            "plate": "粤BD12345",
+            "subject": "充电减免",
+            "metadata": '{"value":5400}',
+        },
+        "metadata": {"value": 5400},
+        "attempts": Attempts(
+            1, ended + timedelta(seconds=3.7), ended + timedelta(seconds=3.982), seconds=0.281_904
+        ),
+    }
+    return Resolution(**(answered | changes))
+
+
+def unasked(outcome: Outcome, offset: int, reason: Reason, **changes: Any) -> Resolution:
+    """An order that ended without a request."""
+    nothing = {"parameters": None, "metadata": None, "attempts": Attempts(), "account": None, "rule": None}
+    return example(outcome, offset, reason=reason, **(nothing | changes))
+
+
+def said(code: str, message: str, status: int = 200, **more: Any) -> GatewayWords:
+    return GatewayWords(
+        code, status, message, seqno=f"2026030120400{code}", data_node="node-2", time_cost_ms=214, **more
+    )
+
+
+def examples() -> dict[str, Resolution]:
+    twice = Attempts(2, AT, AT + timedelta(seconds=11), seconds=0.19, ambiguous=True)
+    return {
+        "granted": example(
+            Outcome.GRANTED,
+            1,
+            words=said("1001", "success", grant_serial="G20260301000017", enter_time="2026-03-01 19:02:11"),
+        ),
+        "already-granted-after-a-timeout": example(
+            Outcome.ALREADY_GRANTED, 2, attempts=twice, words=said("1403", "重复发放")
+        ),
+        "not-entered": example(Outcome.NOT_ENTERED, 3, words=said("1002", "车辆未入场")),
+        "limited": example(Outcome.LIMITED, 4, words=said("1003", "已达上限")),
+        "not-configured": example(Outcome.NOT_CONFIGURED, 5, words=said("1401", "未配置第三方优惠")),
+        "lot-failed": example(Outcome.LOT_FAILED, 6, words=said("1405", "车场发放失败")),
+        "platform-failed-without-an-answer": example(Outcome.PLATFORM_FAILED, 7, attempts=twice),
+        "rejected": example(Outcome.REJECTED, 8, dead_letter=True, words=said("400", "参数错误", 400)),
+        "unknown": example(Outcome.UNKNOWN, 9, dead_letter=True, words=said("1999", "?")),
+        "unmatched": unasked(Outcome.UNMATCHED, 10, Reason.NO_RULE, detail="no rule wants this order"),
+        "skipped-reversal": unasked(
+            Outcome.SKIPPED, 11, Reason.REVERSAL, reverses="MA5DA0012026030119100000001", detail="a credit"
+        ),
+        "invalid": unasked(
+            Outcome.INVALID,
+            12,
+            Reason.NOT_JSON,
+            values=None,
+            rules_hash="",
+            source="charging",
+            detail="the value is not JSON: invalid character at byte 17",
+            dead_letter=True,
+        ),
+        "suspect": unasked(
+            Outcome.SUSPECT,
+            13,
+            Reason.END_BEFORE_START,
+            detail="it ended before it started",
+            dead_letter=True,
+        ),
+        "expired": unasked(
+            Outcome.EXPIRED, 14, Reason.DEADLINE, detail="the charge ended more than 24 hours before"
+        ),
+        "shadow": example(Outcome.SHADOW, 15, attempts=Attempts(), detail="the rule's state is shadow"),
+    }
+
+
+@pytest.mark.parametrize("name", examples())
+def test_the_examples_are_what_the_code_writes(name: str) -> None:
+    path = SCHEMAS / "examples" / "coupon-outcome" / "1" / f"{name}.json"
+
+    assert json.loads(path.read_text("utf-8")) == orjson.loads(
+        encode_outcome(examples()[name], CONTEXT).value or b""
+    )
+
+
+def write_examples() -> None:
+    """Run `python tests/test_schemas.py` after a wanted change."""
+    for name, resolution in examples().items():
+        path = SCHEMAS / "examples" / "coupon-outcome" / "1" / f"{name}.json"
+        body = orjson.loads(encode_outcome(resolution, CONTEXT).value or b"")
+        path.write_bytes(orjson.dumps(body, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
+
+
+if __name__ == "__main__":
+    write_examples()
