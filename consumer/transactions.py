@@ -25,9 +25,10 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import AIOKafkaConsumer
+from aiokafka import TopicPartition as TopicPartition  # noqa: PLC0414 - the rooms above take it from here
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
 from aiokafka.errors import KafkaError, NodeNotReadyError
 from aiokafka.partitioner import murmur2
@@ -205,25 +206,22 @@ FlushResult = Committed | Fenced | Ambiguous | Retriable
 """How a flush ended: a closed set."""
 
 
-def membership(consumer: AIOKafkaConsumer, group: str) -> Membership:
-    """The consumer's membership now. Call it in `on_partitions_assigned` only."""
-    coordinator = cast("_Coordinator", consumer._coordinator)  # noqa: SLF001 - aiokafka offers no accessor
-    return Membership(group, coordinator.generation, coordinator.member_id, coordinator._group_instance_id)  # noqa: SLF001 - as above
+class GroupConsumer(AIOKafkaConsumer):
+    """aiokafka's consumer, which also tells its membership."""
 
+    def membership(self) -> Membership:
+        """As of now. Call it in `on_partitions_assigned` only: later it is the next assignment's."""
+        coordinator = self._coordinator
+        return Membership(
+            coordinator.group_id,
+            coordinator.generation,
+            coordinator.member_id,
+            coordinator._group_instance_id,  # noqa: SLF001 - aiokafka offers no accessor
+        )
 
-def rejoin(consumer: AIOKafkaConsumer) -> None:
-    """Make the consumer join its group again, with a new generation."""
-    cast("_Coordinator", consumer._coordinator).request_rejoin()  # noqa: SLF001 - aiokafka offers no accessor
-
-
-class _Coordinator(Protocol):
-    """The part of aiokafka's group coordinator that is used here."""
-
-    generation: int
-    member_id: str
-    _group_instance_id: str | None
-
-    def request_rejoin(self) -> None: ...
+    def rejoin(self) -> None:
+        """Join the group again, with a new generation."""
+        self._coordinator.request_rejoin()
 
 
 class KafkaLink:
@@ -520,13 +518,9 @@ class TransactionWriter:
         refused = int(Code.NONE)
         wait = 0.005
         while queues:
-            leaders: dict[int, list[_Batch]] = defaultdict(list)
-            for tp, queue in queues.items():
-                leader = self._link.client.cluster.leader_for_partition(tp)
-                leaders[-1 if leader is None else leader].append(queue[0])
-            moved = bool(leaders.pop(-1, None))
-            answers = await _all(self._send_batches(node, batches) for node, batches in leaders.items())
-            for batch, code in [answer for of_node in answers for answer in of_node]:
+            answers = await self._send_heads(queues)
+            moved = len(answers) < len(queues)
+            for batch, code in answers:
                 queue = queues[batch.tp]
                 if code in {Code.NONE, Code.DUPLICATE_SEQUENCE}:  # 46: it has it, and has forgotten where
                     self._sequence[batch.tp] = (self._sequence.get(batch.tp, 0) + len(batch.indexes)) % 2**31
@@ -549,6 +543,16 @@ class TransactionWriter:
                 await self._link.client.force_metadata_update()
         if culprits:
             raise _Ended(Retriable("produce", refused, tuple(culprits)))
+
+    async def _send_heads(self, queues: "dict[TopicPartition, deque[_Batch]]") -> "list[tuple[_Batch, int]]":
+        """Each partition's first batch to its leader: (batch, error code); none where no leader is known."""
+        leaders: dict[int, list[_Batch]] = defaultdict(list)
+        for tp, queue in queues.items():
+            leader = self._link.client.cluster.leader_for_partition(tp)
+            if leader is not None and leader >= 0:
+                leaders[leader].append(queue[0])
+        answers = await _all(self._send_batches(node, batches) for node, batches in leaders.items())
+        return [answer for of_node in answers for answer in of_node]
 
     def _halve(self, queue: "deque[_Batch]", records: Sequence[Outgoing]) -> list[int]:
         """Two smaller batches in the place of the first; or, if that is one record, its index: the culprit."""

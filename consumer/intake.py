@@ -1,0 +1,516 @@
+"""Polls Kafka, tracks what was taken, pauses and resumes, and lives through rebalances. Does I/O.
+
+At every assignment: **fence, then read, then seek**. The transactional ids of all
+assigned partitions are initialised before anything is read, which ends whatever
+transaction a dead or cut-off owner left open; then offsets and maps are read, waiting for
+what is still being written; then the consumer is sought there. Nothing is delivered before
+the first transaction of this owner is committed.
+
+Everything that belongs to an assignment ends with it: what completes later is dropped,
+and the next owner does it again.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import structlog
+from aiokafka.abc import ConsumerRebalanceListener
+from aiokafka.errors import KafkaError
+
+from consumer.core.errors import BrokerUnavailableError, RefusedError
+from consumer.core.events import Coordinates, Record
+from consumer.core.offsets import Tracker, UnusableMap, decode_map
+from consumer.core.outcomes import Resolution
+from consumer.ledger import Done, Ledger
+from consumer.metrics import Metrics
+from consumer.transactions import CommittedOffset, Membership, TopicPartition, transactional_ids
+
+log = structlog.get_logger(__name__)
+
+POLL_SECONDS = 0.2
+"""Longest wait for records in one poll; a pause or a stop is noticed within it."""
+
+POLL_RECORDS = 200
+"""Records taken in one poll, so that one turn of the event loop stays short."""
+
+OPEN_SECONDS = 30.0
+"""How long one try to open an assignment may take before it is said aloud and tried again."""
+
+FULL, OFFSET_MAP = "full", "offset_map"
+"""Reasons of ours to pause; the flow has its own."""
+
+
+class Consumer(Protocol):
+    """What intake needs of `transactions.GroupConsumer`."""
+
+    def membership(self) -> Membership:
+        """The group's membership now."""
+
+    def rejoin(self) -> None:
+        """Join the group again."""
+
+    def pause(self, *partitions: TopicPartition) -> None:
+        """Stop fetching."""
+
+    def resume(self, *partitions: TopicPartition) -> None:
+        """Fetch again."""
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        """Go on at `offset`."""
+
+    def assignment(self) -> Iterable[TopicPartition]:
+        """Partitions assigned now."""
+
+    def highwater(self, partition: TopicPartition) -> int | None:
+        """The log's end as of the last fetch."""
+
+    async def getmany(self, *, timeout_ms: int, max_records: int) -> Mapping[TopicPartition, Sequence[Any]]:
+        """Records of partitions that are not paused."""
+
+    async def beginning_offsets(self, partitions: list[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """The logs' starts."""
+
+    async def end_offsets(self, partitions: list[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """The logs' ends: last stable offsets."""
+
+
+class Link(Protocol):
+    """What intake needs of `transactions.KafkaLink`."""
+
+    async def fence(self, ids: Iterable[str], deadline: float) -> Mapping[str, tuple[int, int]]:
+        """End the open transactions of these ids."""
+
+    async def read_offsets(
+        self, partitions: Iterable[TopicPartition], deadline: float
+    ) -> Mapping[TopicPartition, CommittedOffset]:
+        """What the group has committed, once it is stable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What may be held in memory, and how long a drain may take (seconds)."""
+
+    records: int = 2000
+    bytes: int = 64 << 20
+    drain: float = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a partition goes on.
+
+    Attributes:
+        maybe_sent_below: records below it may have been sent by an owner that did not close cleanly.
+    """
+
+    tracker: Tracker
+    maybe_sent_below: int
+
+
+MakeLedger = Callable[
+    [
+        Membership,
+        Mapping[str, tuple[int, int]],
+        Mapping[TopicPartition, Tracker],
+        Callable[[Sequence[Done]], None],
+    ],
+    Ledger,
+]
+"""(membership, the writer's two producers, trackers, on_committed) -> the assignment's ledger."""
+
+
+@dataclass(eq=False, slots=True)
+class Assignment:
+    """What one assignment of the group holds; it is closed, and never used again."""
+
+    member: Membership
+    starts: Mapping[TopicPartition, Start]
+    ledger: Ledger
+    own_ids: tuple[str, str]
+    writing: "asyncio.Task[str | None] | None" = None
+    deliveries: "set[asyncio.Task[None]]" = field(default_factory=set)
+    admitting: bool = True
+    closed: bool = False
+    records: int = 0
+    bytes: int = 0
+
+
+class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
+    """Takes records in, and hands each to `deliver`.
+
+    Attributes:
+        joined: true once the group has given an assignment, empty or not.
+        last_turn: `time.monotonic()` of the poll loop's last turn.
+        rebalancing: true between a revocation and the next assignment.
+    """
+
+    def __init__(
+        self,
+        *,
+        consumer: Consumer,
+        link: Link,
+        group: str,
+        cluster_id: str,
+        start_from: str,
+        deliver: Callable[[Record], Awaitable[Sequence[Resolution]]],
+        make_ledger: MakeLedger,
+        pause_reason: Callable[[], str | None],
+        bounds: Bounds,
+        metrics: Metrics,
+    ) -> None:
+        self.joined = False
+        self.rebalancing = False
+        self.last_turn = time.monotonic()
+        self._consumer = consumer
+        self._link = link
+        self._group = group
+        self._cluster_id = cluster_id
+        self._start_from = start_from
+        self._deliver = deliver
+        self._make_ledger = make_ledger
+        self._pause_reason = pause_reason
+        self._bounds = bounds
+        self._metrics = metrics
+        self._assignment: Assignment | None = None
+        self._opening: asyncio.Task[None] | None = None
+        self._paused: dict[TopicPartition, str] = {}
+        self._room = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._problems = 0
+        self._seen_reasons = {FULL, OFFSET_MAP}
+
+    # -- The poll loop --------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Poll until `stop`, then drain and flush. The consumer is stopped by its owner afterwards."""
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        polling = asyncio.ensure_future(self._poll_on())
+        try:
+            await asyncio.wait([stopping, polling], return_when=asyncio.FIRST_COMPLETED)
+            if polling.done():
+                polling.result()  # a bug: it never ends by itself
+        finally:
+            for task in (stopping, polling):
+                task.cancel()
+            await asyncio.gather(stopping, polling, return_exceptions=True)
+            await self._release("stopping")
+
+    def stop(self) -> None:
+        """Stop admitting; `run` drains and returns."""
+        if self._assignment is not None:
+            self._assignment.admitting = False
+        self._stopping.set()
+
+    @property
+    def partitions(self) -> list[TopicPartition]:
+        """Partitions that records are taken from now."""
+        return sorted(self._assignment.starts) if self._assignment is not None else []
+
+    @property
+    def paused(self) -> dict[str, int]:
+        """How many partitions are paused, by reason."""
+        reasons = list(self._paused.values())
+        return {reason: reasons.count(reason) for reason in set(reasons)}
+
+    async def _poll_on(self) -> None:
+        before = time.monotonic()
+        while True:
+            await self._wait_for_room()
+            self._steer()
+            batches = await self._poll()
+            now = time.monotonic()
+            self._account(now - before)
+            self.last_turn = before = now
+            for partition, records in batches.items():
+                for record in records:
+                    self._admit(partition, record)
+
+    async def _wait_for_room(self) -> None:
+        """A short fullness is waited for: pausing would throw away what was fetched ahead."""
+        if self._full():
+            self._room.clear()
+            try:
+                async with asyncio.timeout(1.0):
+                    await self._room.wait()
+            except TimeoutError:
+                pass
+
+    def _full(self) -> bool:
+        held = self._assignment
+        return held is not None and (held.records >= self._bounds.records or held.bytes >= self._bounds.bytes)
+
+    def _steer(self) -> None:
+        """Pause and resume partitions, so that polling can go on whatever holds us up."""
+        held = self._assignment
+        if held is None:
+            self._paused = {}
+            return
+        everything = self._pause_reason() or (FULL if self._full() else None)
+        wanted = {
+            partition: everything or OFFSET_MAP
+            for partition in held.starts
+            if everything or held.ledger.full(partition)
+        }
+        assigned = set(self._consumer.assignment())
+        pause = [partition for partition in wanted if partition not in self._paused and partition in assigned]
+        resume = [
+            partition for partition in self._paused if partition not in wanted and partition in assigned
+        ]
+        if pause:
+            self._consumer.pause(*pause)
+        if resume:
+            self._consumer.resume(*resume)
+        self._paused = wanted
+
+    async def _poll(self) -> Mapping[TopicPartition, Sequence[Any]]:
+        held = self._assignment
+        room = self._bounds.records - held.records if held is not None else POLL_RECORDS
+        try:
+            batches = await self._consumer.getmany(
+                timeout_ms=int(POLL_SECONDS * 1000), max_records=max(1, min(POLL_RECORDS, room))
+            )
+        except KafkaError as error:
+            self._problems += 1
+            if self._problems & (self._problems - 1) == 0:  # at the 1st, 2nd, 4th, 8th ... time in a row
+                log.warning(
+                    "intake.cannot_poll", problem=f"{type(error).__name__}: {error}", times=self._problems
+                )
+            await asyncio.sleep(min(5.0, 0.1 * self._problems))
+            return {}
+        self._problems = 0
+        return batches
+
+    def _account(self, seconds: float) -> None:
+        reasons = set(self._paused.values())
+        for reason in reasons:
+            self._metrics.backpressure_seconds.labels(reason).inc(seconds)
+        self._seen_reasons |= reasons
+        for reason in self._seen_reasons:
+            self._metrics.paused.labels(reason).set(reason in reasons)
+        self._metrics.last_poll.set_to_current_time()
+        held = self._assignment
+        self._metrics.waiting.set(held.records if held else 0)
+        self._metrics.waiting_bytes.set(held.bytes if held else 0)
+        if held is not None:
+            for partition, start in held.starts.items():
+                end = self._consumer.highwater(partition)
+                if end is not None:
+                    lag = max(0, end - start.tracker.frontier)
+                    self._metrics.lag.labels(partition.topic, str(partition.partition)).set(lag)
+
+    # -- One record -----------------------------------------------------------------------------------
+
+    def _admit(self, partition: TopicPartition, polled: Any) -> None:
+        held = self._assignment
+        if held is None or not held.admitting or partition not in held.starts:
+            return  # of an assignment that is over, or not yet open: it will be read again
+        start = held.starts[partition]
+        if not start.tracker.take(polled.offset):
+            held.ledger.touch(partition)
+            return
+        record = Record(
+            coordinates=Coordinates(partition.topic, partition.partition, polled.offset),
+            timestamp_ms=polled.timestamp,
+            key=polled.key,
+            value=polled.value,
+            headers=tuple(polled.headers),
+            maybe_sent=polled.offset < start.maybe_sent_below,
+        )
+        held.records += 1
+        held.bytes += record.size
+        self._metrics.records.labels(partition.topic).inc()
+        task = asyncio.create_task(self._deliver_one(held, record, asyncio.get_running_loop().time()))
+        held.deliveries.add(task)
+        task.add_done_callback(held.deliveries.discard)
+
+    async def _deliver_one(self, held: Assignment, record: Record, taken_at: float) -> None:
+        pause = 1.0
+        while True:
+            try:
+                resolutions = await self._deliver(record)
+                break
+            except Exception:
+                # A bug of ours. The record is not lost: it holds its frontier until it ends.
+                log.exception("intake.delivery_failed", **record.coordinates._asdict())
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 60.0)
+        if held.closed:
+            self._metrics.late_completions.inc()
+        else:
+            held.ledger.add(record, resolutions, taken_at)
+
+    def _committed(self, held: Assignment, done: Sequence[Done]) -> None:
+        held.records -= len(done)
+        held.bytes -= sum(item.record.size for item in done)
+        self._room.set()
+
+    # -- Assignment -----------------------------------------------------------------------------------
+
+    async def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        """Called by the group's coordinator: opens the assignment outside of the callback."""
+        partitions = sorted(assigned)
+        self.joined, self.rebalancing = True, False
+        self._metrics.assignments.inc()
+        self._metrics.assigned.set(len(partitions))
+        log.info("intake.assigned", partitions=[f"{tp.topic}-{tp.partition}" for tp in partitions])
+        if partitions:
+            self._consumer.pause(*partitions)
+            member = self._consumer.membership()  # captured once, see Membership
+            self._opening = asyncio.create_task(self._open(member, partitions))
+
+    async def _open(self, member: Membership, partitions: list[TopicPartition]) -> None:
+        pause = 0.2
+        while True:
+            try:
+                held = await self._open_once(member, partitions)
+            except (BrokerUnavailableError, RefusedError, KafkaError) as error:
+                log.warning("intake.cannot_open", problem=str(error) or type(error).__name__)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 5.0)
+                continue
+            if held is None:
+                self._consumer.rejoin()
+            else:
+                self._assignment = held
+                self._paused = {}
+                self._consumer.resume(*partitions)
+                log.info("intake.open", generation=member.generation, partitions=len(partitions))
+            return
+
+    async def _open_once(self, member: Membership, partitions: list[TopicPartition]) -> Assignment | None:
+        """Fence, read, seek, commit. None if the membership is over already."""
+        deadline = asyncio.get_running_loop().time() + OPEN_SECONDS
+        ids = [transactional_ids(self._group, tp.topic, tp.partition) for tp in partitions]
+        producers = await self._link.fence([one for pair in ids for one in pair], deadline)
+        committed = await self._link.read_offsets(partitions, deadline)
+        beginnings = await self._consumer.beginning_offsets(partitions)
+        ends = await self._consumer.end_offsets(partitions)
+        starts = {tp: self._start(tp, committed[tp], beginnings[tp], ends[tp]) for tp in partitions}
+        for tp, start in starts.items():
+            self._consumer.seek(tp, start.tracker.frontier)
+        ledger = self._make_ledger(
+            member,
+            {one: producers[one] for one in ids[0]},
+            {tp: start.tracker for tp, start in starts.items()},
+            lambda done: self._committed(held, done),
+        )
+        held = Assignment(member, starts, ledger, ids[0])
+        held.writing = asyncio.create_task(ledger.run())
+        held.writing.add_done_callback(lambda _: self._ledger_ended(held))
+        opened = asyncio.ensure_future(ledger.opened.wait())
+        try:
+            await asyncio.wait([opened, held.writing], return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            await self._end_writing(held)
+            raise
+        finally:
+            opened.cancel()
+        return None if held.writing.done() else held
+
+    def _start(self, tp: TopicPartition, committed: CommittedOffset, beginning: int, end: int) -> Start:
+        where = {"topic": tp.topic, "partition": tp.partition}
+        if committed.offset < 0:
+            offset = end if self._start_from == "latest" else beginning
+            log.info("intake.no_offset", start_from=self._start_from, offset=offset, **where)
+            return Start(Tracker(offset), offset)
+        if not beginning <= committed.offset <= end:
+            # The log was cut or made anew: what stands there now has never been read.
+            log.warning(
+                "intake.offset_out_of_range",
+                committed=committed.offset,
+                beginning=beginning,
+                end=end,
+                **where,
+            )
+            self._metrics.maps_ignored.labels("out_of_range").inc()
+            return Start(Tracker(beginning), beginning)
+        if not committed.metadata:
+            return Start(Tracker(committed.offset), committed.offset)
+        found = decode_map(committed.metadata, self._cluster_id, committed.offset)
+        if isinstance(found, UnusableMap):
+            log.warning("intake.offset_map_ignored", why=found.why, offset=committed.offset, **where)
+            self._metrics.maps_ignored.labels(found.why).inc()
+            return Start(Tracker(committed.offset), end)
+        return Start(Tracker(committed.offset, found.done), committed.offset if found.clean else end)
+
+    # -- Revocation -----------------------------------------------------------------------------------
+
+    async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        """Called by the group's coordinator before it joins again: drain, flush, close."""
+        self.rebalancing = True
+        if revoked:
+            log.info("intake.revoked", partitions=len(list(revoked)))
+        await self._release("revoked")
+
+    async def _release(self, why: str) -> None:
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.gather(self._opening, return_exceptions=True)
+            self._opening = None
+        held = self._assignment
+        if held is not None:
+            held.admitting = False
+            await self._drain(held, why)
+            self._discard(held)
+
+    async def _drain(self, held: Assignment, why: str) -> None:
+        """Let what is under way end, within the bound; what does not, the next owner sends again."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._bounds.drain
+        flush_reserve = min(2.0, self._bounds.drain / 4)
+        if held.deliveries and not held.closed:
+            log.info("intake.draining", why=why, records=len(held.deliveries))
+            await asyncio.wait(held.deliveries, timeout=self._bounds.drain - flush_reserve)
+        abandoned = list(held.deliveries)
+        for task in abandoned:
+            task.cancel()
+        await asyncio.gather(*abandoned, return_exceptions=True)
+        held.ledger.close()
+        if held.writing is not None:
+            await asyncio.wait([held.writing], timeout=max(0.1, deadline - loop.time()))
+        await self._end_writing(held)
+        log.info("intake.drained", why=why, abandoned=len(abandoned))
+
+    async def _end_writing(self, held: Assignment) -> None:
+        """Cut a transaction off that is still under way, and end it at the broker before anybody joins again."""
+        if held.writing is None or held.writing.done():
+            return
+        held.closed = True
+        held.writing.cancel()
+        await asyncio.gather(held.writing, return_exceptions=True)
+        try:
+            await self._link.fence(held.own_ids, asyncio.get_running_loop().time() + 2.0)
+        except (BrokerUnavailableError, RefusedError) as error:
+            log.warning("intake.transaction_left_open", problem=str(error))  # the next owner's fence ends it
+
+    def _ledger_ended(self, held: Assignment) -> None:
+        """The ledger lost the assignment, or has a bug: nothing that ends from now on may be written."""
+        assert held.writing is not None
+        if held.writing.cancelled() or held.closed:
+            return
+        problem = held.writing.exception()
+        lost = None if problem else held.writing.result()
+        if problem is not None:
+            log.error("intake.ledger_failed", exc_info=problem)
+        elif lost is not None:
+            log.warning("intake.assignment_lost", why=lost, generation=held.member.generation)
+        else:
+            return  # closed in order
+        self._discard(held)
+        self._consumer.rejoin()
+
+    def _discard(self, held: Assignment) -> None:
+        held.closed = True
+        held.admitting = False
+        for task in list(held.deliveries):
+            task.cancel()
+        for tp in held.starts:
+            for gauge in (self._metrics.lag, self._metrics.frontier, self._metrics.map_bytes):
+                gauge.remove(tp.topic, str(tp.partition))
+        if self._assignment is held:
+            self._assignment = None
+            self._metrics.assigned.set(0)
+        self._room.set()

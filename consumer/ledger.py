@@ -1,0 +1,384 @@
+"""Resolutions and offsets -> one Kafka transaction a flush. Does I/O through its writer.
+
+One ledger lives as long as one assignment of the group. A record's resolutions and its
+done mark enter the same transaction; a record is marked done when it enters a batch, never
+before, so that the map that is committed says exactly what the committed outcomes say.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Protocol
+
+import structlog
+
+from consumer.core.errors import BrokerUnavailableError
+from consumer.core.events import Record
+from consumer.core.offsets import FULL_MAP_BYTES, MAX_MAP_BYTES, OffsetMap, Tracker, decode_map, encode_map
+from consumer.core.outcomes import (
+    Message,
+    OutcomeContext,
+    Resolution,
+    encode_dead_letter,
+    encode_outcome,
+    reduced,
+)
+from consumer.metrics import Metrics
+from consumer.transactions import (
+    Ambiguous,
+    Committed,
+    CommittedOffset,
+    Fenced,
+    FlushResult,
+    Outgoing,
+    Retriable,
+    TopicPartition,
+)
+
+log = structlog.get_logger(__name__)
+
+RECOVERY_SECONDS = 60.0
+"""How long one try to settle an ambiguous commit may take before it is said aloud and tried again."""
+
+LONGEST_PAUSE = 5.0
+"""Seconds between tries while Kafka refuses a transaction or is away."""
+
+
+class Writer(Protocol):
+    """What the ledger needs of `transactions.TransactionWriter`."""
+
+    async def flush(
+        self, offsets: Mapping[TopicPartition, CommittedOffset], records: Sequence[Outgoing]
+    ) -> FlushResult:
+        """One transaction."""
+
+    async def recover(self, deadline: float) -> bool:
+        """After an ambiguous one: True if the caller may read back and go on."""
+
+
+ReadOffsets = Callable[[Iterable[TopicPartition], float], Awaitable[Mapping[TopicPartition, CommittedOffset]]]
+"""`transactions.KafkaLink.read_offsets`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """When a flush is due, and what it may hold.
+
+    Attributes:
+        interval: seconds from the first resolution to its flush.
+        records: done records that make a flush due at once.
+        message_bytes: the largest record that the topics take.
+    """
+
+    interval: float = 0.1
+    records: int = 300
+    message_bytes: int = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """A resolution -> the records that are written for it."""
+
+    outcomes: str
+    dead_letters: str
+    context: OutcomeContext
+    message_bytes: int = 1_000_000
+
+    def encode(self, resolution: Resolution) -> list["Entry"]:
+        """The outcome, and beside it the dead letter where there is one."""
+        at = int(resolution.decided_at.timestamp() * 1000)
+        outcome = encode_outcome(resolution, self.context)
+        if outcome.size > self.message_bytes:
+            outcome = reduced(outcome)
+        entries = [Entry(self.outcomes, at, outcome, lambda: reduced(outcome))]
+        if resolution.dead_letter:
+            letter = encode_dead_letter(resolution, self.context, self.message_bytes)
+            entries.append(
+                Entry(self.dead_letters, at, letter, lambda: encode_dead_letter(resolution, self.context, 0))
+            )
+        return entries
+
+
+@dataclass(slots=True)
+class Entry:
+    """A record to be written, and how to make it smaller if the broker finds it too large."""
+
+    topic: str
+    timestamp_ms: int
+    message: Message
+    shrink: Callable[[], Message]
+
+    def outgoing(self) -> Outgoing:
+        """As the writer takes it."""
+        message = self.message
+        return Outgoing(self.topic, message.key, message.value, message.headers, self.timestamp_ms)
+
+
+@dataclass(slots=True)
+class Done:
+    """A record that ended, with all its resolutions."""
+
+    record: Record
+    resolutions: Sequence[Resolution]
+    taken_at: float
+    entries: list[Entry]
+
+
+@dataclass(slots=True)
+class _Batch:
+    done: list[Done]
+    offsets: dict[TopicPartition, CommittedOffset]
+    refused: int = 0
+    entries: list[Entry] = field(default_factory=list)
+
+    def outgoing(self) -> list[Outgoing]:
+        self.entries = [entry for done in self.done for entry in done.entries]
+        return [entry.outgoing() for entry in self.entries]
+
+
+class Ledger:
+    """One assignment's transactions.
+
+    Attributes:
+        opened: set once the first transaction is committed: nothing may be delivered before.
+    """
+
+    def __init__(
+        self,
+        *,
+        writer: Writer,
+        read_offsets: ReadOffsets,
+        trackers: Mapping[TopicPartition, Tracker],
+        encoder: Encoder,
+        bounds: Bounds,
+        metrics: Metrics,
+        on_committed: Callable[[Sequence[Done]], None],
+    ) -> None:
+        self.opened = asyncio.Event()
+        self._writer = writer
+        self._read_offsets = read_offsets
+        self._trackers = trackers
+        self._encoder = encoder
+        self._bounds = bounds
+        self._metrics = metrics
+        self._on_committed = on_committed
+        self._pending: list[Done] = []
+        self._moved: set[TopicPartition] = set()
+        self._map_bytes: dict[TopicPartition, int] = {}
+        self._work = asyncio.Event()
+        self._enough = asyncio.Event()
+        self._closing = False
+
+    def add(self, record: Record, resolutions: Sequence[Resolution], taken_at: float) -> None:
+        """The record ended. Its resolutions and its offset go out with the next flush."""
+        entries = [entry for resolution in resolutions for entry in self._encoder.encode(resolution)]
+        self._pending.append(Done(record, resolutions, taken_at, entries))
+        self._work.set()
+        if len(self._pending) >= self._bounds.records:
+            self._enough.set()
+
+    def touch(self, partition: TopicPartition) -> None:
+        """The partition's frontier moved without a record of its own to write (it was done already)."""
+        self._moved.add(partition)
+        self._work.set()
+
+    def full(self, partition: TopicPartition) -> bool:
+        """The partition's offset map is nearly full: it must take no new records."""
+        return self._map_bytes.get(partition, 0) >= FULL_MAP_BYTES
+
+    async def run(self) -> str | None:
+        """Write until closed (None), or until the assignment is lost: why.
+
+        The first transaction commits every partition's start, and says that this owner is
+        at work: from here on a map without `clean` tells the next owner what may have been sent.
+        """
+        self._moved.update(self._trackers)
+        while True:
+            closing = self._closing
+            batch = self._collect(clean=False)
+            lost = await self._flush(batch)
+            if lost:
+                return lost
+            self.opened.set()
+            if closing and not batch.done:
+                return await self._flush(self._collect(clean=True))
+            await self._due()
+
+    def close(self) -> None:
+        """Let `run` write what is pending, mark what ended cleanly, and return."""
+        self._closing = True
+        self._work.set()
+        self._enough.set()
+
+    async def _due(self) -> None:
+        await self._work.wait()
+        if not self._closing and len(self._pending) < self._bounds.records:
+            try:
+                async with asyncio.timeout(self._bounds.interval):
+                    await self._enough.wait()
+            except TimeoutError:
+                pass
+        if not self._closing:
+            self._work.clear()
+            self._enough.clear()
+
+    async def _flush(self, batch: _Batch) -> str | None:
+        if not batch.offsets:
+            return None
+        lost = await self._write(batch)
+        if lost is None:
+            self._committed(batch)
+        return lost
+
+    def _collect(self, *, clean: bool) -> _Batch:
+        pending, self._pending = self._pending, []
+        moved, self._moved = self._moved, set()
+        done: list[Done] = []
+        for item in pending:
+            partition = _partition(item.record)
+            if self._fits(partition, item.record.coordinates.offset):
+                self._trackers[partition].finish(item.record.coordinates.offset)
+                moved.add(partition)
+                done.append(item)
+            else:
+                self._pending.append(item)
+        if clean:
+            moved = {partition for partition, tracker in self._trackers.items() if not tracker.outstanding}
+        return _Batch(done, {partition: self._commit(partition, clean=clean) for partition in sorted(moved)})
+
+    def _fits(self, partition: TopicPartition, offset: int) -> bool:
+        """Close to the map's limit, only what moves the frontier, and so shortens the map, may go out."""
+        return self._map_bytes.get(partition, 0) < FULL_MAP_BYTES or self._shortens(partition, offset)
+
+    def _shortens(self, partition: TopicPartition, offset: int) -> bool:
+        tracker = self._trackers[partition]
+        if offset == tracker.frontier:
+            return True
+        grown = Tracker(tracker.frontier, [*tracker.done(), (offset, offset + 1)])
+        text = encode_map(self._encoder.context.cluster_id, grown.frontier, grown.done(), clean=False)
+        return len(text) <= MAX_MAP_BYTES
+
+    def _commit(self, partition: TopicPartition, *, clean: bool) -> CommittedOffset:
+        tracker = self._trackers[partition]
+        cluster = self._encoder.context.cluster_id
+        text = encode_map(cluster, tracker.frontier, tracker.done(), clean=clean)
+        self._map_bytes[partition] = len(text)
+        return CommittedOffset(tracker.frontier, text)
+
+    async def _write(self, batch: _Batch) -> str | None:
+        """Until the batch is committed (None), or the assignment is lost: why."""
+        pause = 0.05
+        while True:
+            started = asyncio.get_running_loop().time()
+            result = await self._writer.flush(batch.offsets, batch.outgoing())
+            self._metrics.transactions.labels(type(result).__name__.lower()).inc()
+            self._metrics.transaction_seconds.observe(asyncio.get_running_loop().time() - started)
+            match result:
+                case Committed():
+                    return None
+                case Fenced(by=by, stage=stage, code=code):
+                    return f"fenced by {by} at {stage} (error {code})"
+                case Retriable():
+                    self._say(result, batch)
+                    if not self._shrink(batch, result):
+                        await asyncio.sleep(pause)
+                        pause = min(pause * 2, LONGEST_PAUSE)
+                case Ambiguous():
+                    self._say(result, batch)
+                    if not await self._recover():
+                        return (
+                            f"{result.stage} without an answer ({result.error}), and the membership is over"
+                        )
+                    if await self._settled(batch):
+                        return None
+
+    def _shrink(self, batch: _Batch, result: Retriable) -> bool:
+        """Make what the broker refused smaller; the rest of the batch is not touched."""
+        shrunk = False
+        for index in result.culprits:
+            entry = batch.entries[index]
+            smaller = entry.shrink()
+            if smaller.size < entry.message.size:
+                entry.message = smaller
+                shrunk = True
+        return shrunk
+
+    async def _recover(self) -> bool:
+        pause = 0.1
+        while True:
+            try:
+                return await self._writer.recover(asyncio.get_running_loop().time() + RECOVERY_SECONDS)
+            except BrokerUnavailableError as error:
+                log.warning("ledger.recovering", problem=str(error))
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, LONGEST_PAUSE)
+
+    async def _settled(self, batch: _Batch) -> bool:
+        """Read back: drop from the batch what is committed; True if nothing remains."""
+        committed = await self._read_back(batch.offsets)
+        if not batch.done:
+            return all(committed.get(partition) == offset for partition, offset in batch.offsets.items())
+        settled = [done for done in batch.done if self._is_committed(done, committed)]
+        remaining = [done for done in batch.done if not self._is_committed(done, committed)]
+        if settled:
+            self._committed(_Batch(settled, {}))
+        batch.done = remaining
+        return not remaining
+
+    async def _read_back(
+        self, partitions: Iterable[TopicPartition]
+    ) -> Mapping[TopicPartition, CommittedOffset]:
+        partitions = list(partitions)
+        while True:
+            try:
+                return await self._read_offsets(
+                    partitions, asyncio.get_running_loop().time() + RECOVERY_SECONDS
+                )
+            except BrokerUnavailableError as error:
+                log.warning("ledger.recovering", problem=str(error))
+                await asyncio.sleep(1)
+
+    def _is_committed(self, done: Done, committed: Mapping[TopicPartition, CommittedOffset]) -> bool:
+        found = committed.get(_partition(done.record))
+        offset = done.record.coordinates.offset
+        if found is None or found.offset < 0:
+            return False
+        if offset < found.offset:
+            return True
+        known = decode_map(found.metadata, self._encoder.context.cluster_id, found.offset)
+        return isinstance(known, OffsetMap) and Tracker(found.offset, known.done).is_done(offset)
+
+    def _committed(self, batch: _Batch) -> None:
+        now, wall = asyncio.get_running_loop().time(), datetime.now(UTC)
+        for partition, offset in batch.offsets.items():
+            labels = (partition.topic, str(partition.partition))
+            self._metrics.frontier.labels(*labels).set(offset.offset)
+            self._metrics.map_bytes.labels(*labels).set(len(offset.metadata))
+        for done in batch.done:
+            self._metrics.record_seconds.observe(now - done.taken_at)
+            for resolution in done.resolutions:
+                self._count(resolution, wall)
+        if batch.done:
+            self._on_committed(batch.done)
+
+    def _count(self, resolution: Resolution, wall: datetime) -> None:
+        reason = resolution.reason or ""
+        code = resolution.label
+        self._metrics.outcomes.labels(resolution.outcome, reason, code).inc()
+        if resolution.dead_letter:
+            self._metrics.dead_letters.labels(resolution.outcome, reason).inc()
+        ended_at = (resolution.values or {}).get("ended_at")
+        if isinstance(ended_at, datetime):
+            self._metrics.event_age_seconds.observe(max(0.0, (wall - ended_at).total_seconds()))
+
+    def _say(self, result: Retriable | Ambiguous, batch: _Batch) -> None:
+        batch.refused += 1
+        if batch.refused & (batch.refused - 1) == 0:  # at the 1st, 2nd, 4th, 8th ... time
+            log.warning(
+                "ledger.transaction_failed", result=str(result), times=batch.refused, records=len(batch.done)
+            )
+
+
+def _partition(record: Record) -> TopicPartition:
+    return TopicPartition(record.coordinates.topic, record.coordinates.partition)

@@ -1,0 +1,307 @@
+"""Composition root: builds the rooms, starts them, drains and stops them. Does I/O through them."""
+
+import asyncio
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaError
+from prometheus_client import CollectorRegistry
+
+from consumer import __version__, intake, ledger
+from consumer.core.errors import BrokerUnavailableError, ConfigurationError, Problem, RefusedError
+from consumer.core.offsets import Tracker
+from consumer.core.outcomes import OutcomeContext
+from consumer.core.retries import RetryPolicy
+from consumer.core.rules import RuleBook
+from consumer.delivery import Delivery
+from consumer.flow import Flow
+from consumer.gateway import HttpGateway
+from consumer.intake import Intake
+from consumer.ledger import Done, Encoder, Ledger
+from consumer.metrics import Metrics
+from consumer.settings import Settings
+from consumer.transactions import GroupConsumer, KafkaLink, Membership, TopicPartition, TransactionWriter
+from consumer.web import WebServer
+
+log = structlog.get_logger(__name__)
+
+STUCK_SECONDS = 120.0
+"""Without a turn of the poll loop for this long, outside of a rebalance, the process no longer moves."""
+
+SUMMARY_SECONDS = 10.0
+
+
+class Service:
+    """One member of the group. `run` it once; `stop` makes it drain and return.
+
+    Attributes:
+        metrics: on the registry that was given, or on one of its own.
+        port: of the web server, once it listens.
+    """
+
+    def __init__(
+        self, settings: Settings, *, rules: RuleBook, registry: CollectorRegistry | None = None
+    ) -> None:
+        """Raises ConfigurationError where settings and rules do not fit together."""
+        self.settings = settings
+        self.rules = rules
+        self.metrics = Metrics(registry if registry is not None else CollectorRegistry())
+        self.port: int | None = None
+        self._check_topics()
+        self._secrets = {
+            account.secret: settings.secret(account.secret) for account in rules.accounts.values()
+        }
+        self._privacy = settings.plate_privacy()
+        self._intake: Intake | None = None
+        self._flow = Flow(
+            max_in_flight=settings.gateway.max_in_flight, accounts=rules.accounts, metrics=self.metrics
+        )
+        self._stopping = asyncio.Event()
+        self._waiting_for: str | None = "starting"
+        self.metrics.build.labels(__version__, platform.python_version()).set(1)
+        self.metrics.rules.labels(rules.hash).set(1)
+
+    def stop(self) -> None:
+        """Stop admitting; `run` drains within the bound, flushes, leaves the group and returns."""
+        log.info("service.stopping")
+        self._stopping.set()
+        if self._intake is not None:
+            self._intake.stop()
+
+    async def run(self) -> None:
+        """Serve until `stop`. Waits for a Kafka that is not there yet, and says so."""
+        settings = self.settings
+        async with AsyncExitStack() as stack:
+            web = WebServer(settings.web.host, settings.web.port, registry=self.metrics.registry, health=self)
+            self.port = (await stack.enter_async_context(web)).port
+            gateway = await stack.enter_async_context(
+                HttpGateway(
+                    connect_seconds=settings.gateway.connect_timeout,
+                    total_seconds=settings.gateway.total_timeout,
+                    max_reply_bytes=settings.gateway.max_response_size,
+                )
+            )
+            log.info(
+                "service.started",
+                version=__version__,
+                guarantee=settings.guarantee,
+                rules=self.rules.hash,
+                accounts=sorted(self.rules.accounts),
+                port=self.port,
+            )
+            kafka = await self._reach_kafka(stack)
+            if kafka is not None:
+                await self._consume(kafka, gateway)
+        log.info("service.stopped")
+
+    # -- Kafka ----------------------------------------------------------------------------------------
+
+    async def _reach_kafka(self, stack: AsyncExitStack) -> "_Kafka | None":
+        """Until Kafka answers and has the topics that are written to. None if stopped before."""
+        pause = 0.5
+        while not self._stopping.is_set():
+            try:
+                kafka = await _Kafka.connect(self.settings)
+            except (BrokerUnavailableError, RefusedError, KafkaError, OSError) as error:
+                self._waiting_for = f"{type(error).__name__}: {error}"
+                log.warning("service.waiting_for_kafka", problem=self._waiting_for, next_try_in=pause)
+                try:
+                    async with asyncio.timeout(pause):
+                        await self._stopping.wait()
+                except TimeoutError:
+                    pause = min(pause * 2, 30.0)
+            else:
+                stack.push_async_callback(kafka.close)
+                self._waiting_for = None
+                return kafka
+        return None
+
+    async def _consume(self, kafka: "_Kafka", gateway: HttpGateway) -> None:
+        settings = self.settings
+        encoder = Encoder(
+            settings.kafka.topics.outcomes,
+            settings.kafka.topics.dead_letters,
+            OutcomeContext(kafka.cluster_id, self._privacy),
+            settings.kafka.max_message_size,
+        )
+
+        def make_ledger(
+            member: Membership,
+            producers: Mapping[str, tuple[int, int]],
+            trackers: Mapping[TopicPartition, Tracker],
+            on_committed: Callable[[Sequence[Done]], None],
+        ) -> Ledger:
+            writer = TransactionWriter(
+                kafka.link,
+                member,
+                producers,
+                kafka.partitions,
+                compression=settings.kafka.compression,
+                batch_bytes=settings.kafka.max_message_size,
+            )
+            return Ledger(
+                writer=writer,
+                read_offsets=kafka.link.read_offsets,
+                trackers=trackers,
+                encoder=encoder,
+                bounds=ledger.Bounds(settings.ledger.flush_interval, settings.ledger.flush_records),
+                metrics=self.metrics,
+                on_committed=on_committed,
+            )
+
+        delivery = Delivery(
+            rules=lambda: self.rules,
+            flow=self._flow,
+            gateway=gateway,
+            secrets=self._secrets,
+            policy=RetryPolicy(
+                max_attempts_now=settings.retries.max_attempts_now,
+                base_seconds=settings.retries.base,
+                cap_seconds=settings.retries.cap,
+                retry_after_cap_seconds=settings.retries.retry_after_cap,
+            ),
+            url=settings.gateway.url,
+            metrics=self.metrics,
+            clock=lambda: datetime.now(UTC),
+        )
+        self._intake = Intake(
+            consumer=kafka.consumer,
+            link=kafka.link,
+            group=settings.kafka.group_id,
+            cluster_id=kafka.cluster_id,
+            start_from=settings.kafka.start_from,
+            deliver=delivery.deliver,
+            make_ledger=make_ledger,
+            pause_reason=lambda: self._flow.pause_reason,
+            bounds=intake.Bounds(
+                settings.intake.max_records, settings.intake.max_bytes, settings.drain_timeout
+            ),
+            metrics=self.metrics,
+        )
+        kafka.consumer.subscribe(list(settings.kafka.topics.events), listener=self._intake)
+        if self._stopping.is_set():
+            return
+        summary = asyncio.create_task(self._summarise())
+        try:
+            await self._intake.run()
+        finally:
+            summary.cancel()
+
+    def _check_topics(self) -> None:
+        problems = [
+            Problem(
+                f"kafka.topics.events: {topic}",
+                "no source of the rules reads this topic",
+                "add it to a source's topics, or leave topics out of the source that is for all",
+            )
+            for topic in self.settings.kafka.topics.events
+            if self.rules.source_for(topic) is None
+        ]
+        if problems:
+            raise ConfigurationError(problems)
+
+    async def _summarise(self) -> None:
+        """One line for what was done, while anything is."""
+        before: Counter[str] = Counter()
+        while True:
+            await asyncio.sleep(SUMMARY_SECONDS)
+            now = self.outcomes()
+            done = now - before
+            before = now
+            if done:
+                log.info("service.summary", seconds=SUMMARY_SECONDS, **dict(done))
+
+    def outcomes(self) -> Counter[str]:
+        """Orders committed so far, by outcome."""
+        counts: Counter[str] = Counter()
+        for family in self.metrics.outcomes.collect():
+            for sample in family.samples:
+                if sample.name.endswith("_total"):
+                    counts[sample.labels["outcome"]] += int(sample.value)
+        return counts
+
+    # -- Health ---------------------------------------------------------------------------------------
+
+    def healthy(self) -> tuple[bool, dict[str, Any]]:
+        """False only when the poll loop no longer turns; waiting for a broker counts as moving."""
+        if self._intake is None:
+            return True, {"waiting_for": self._waiting_for}
+        idle = time.monotonic() - self._intake.last_turn
+        moves = self._intake.rebalancing or idle < STUCK_SECONDS
+        return moves, {"seconds_since_poll": round(idle, 1), "rebalancing": self._intake.rebalancing}
+
+    def ready(self) -> tuple[bool, dict[str, Any]]:
+        """True once joined, with or without partitions. The platform's state is a detail, never a reason."""
+        room = self._intake
+        details = {
+            "guarantee": self.settings.guarantee,
+            "rules": self.rules.hash,
+            "joined": room is not None and room.joined,
+            "partitions": [f"{tp.topic}-{tp.partition}" for tp in room.partitions] if room else [],
+            "paused": room.paused if room else {},
+            "halted_accounts": dict(self._flow.halted),
+            "waiting_for": self._waiting_for,
+        }
+        return bool(details["joined"]) and not self._stopping.is_set(), details
+
+
+class _Kafka:
+    """Both connections to Kafka, and what was asked of it at the start."""
+
+    def __init__(
+        self, consumer: GroupConsumer, link: KafkaLink, cluster_id: str, partitions: Mapping[str, int]
+    ) -> None:
+        self.consumer = consumer
+        self.link = link
+        self.cluster_id = cluster_id
+        self.partitions = partitions
+
+    @classmethod
+    async def connect(cls, settings: Settings) -> "_Kafka":
+        """Raises BrokerUnavailableError, KafkaError; leaves nothing open then."""
+        kafka = settings.kafka
+        shared: dict[str, Any] = {
+            "bootstrap_servers": list(kafka.bootstrap_servers),
+            "client_id": kafka.client_id,
+            "request_timeout_ms": _ms(kafka.request_timeout),
+            "metadata_max_age_ms": 30_000,  # a new partition is found within this time
+        }
+        async with AsyncExitStack() as stack:
+            client = AIOKafkaClient(**shared)
+            stack.push_async_callback(client.close)
+            await client.bootstrap()
+            link = KafkaLink(client, kafka.group_id, transaction_timeout=kafka.transaction_timeout)
+            cluster_id = await link.cluster_id()
+            written = (kafka.topics.outcomes, kafka.topics.dead_letters)
+            partitions = {topic: await link.partitions(topic) for topic in written}
+            consumer = GroupConsumer(
+                group_id=kafka.group_id,
+                enable_auto_commit=False,
+                isolation_level="read_committed",
+                auto_offset_reset=kafka.start_from,
+                session_timeout_ms=_ms(kafka.session_timeout),
+                rebalance_timeout_ms=_ms(kafka.rebalance_timeout),
+                heartbeat_interval_ms=_ms(kafka.heartbeat_interval),
+                max_poll_interval_ms=_ms(max(300.0, 2 * kafka.rebalance_timeout)),
+                **shared,
+            )
+            stack.push_async_callback(consumer.stop)
+            await consumer.start()
+            stack.pop_all()
+        return cls(consumer, link, cluster_id, partitions)
+
+    async def close(self) -> None:
+        """Leave the group, close both connections."""
+        await self.consumer.stop()
+        await self.link.client.close()
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)
