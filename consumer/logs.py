@@ -1,0 +1,111 @@
+"""Sets up logging: JSON lines, or a readable form on a terminal. Writes to the stream that it is given.
+
+Every line, whoever logs it, passes one last gate: plates are masked and secrets taken out of the
+finished text, so that no field, message or traceback can carry them past it.
+"""
+
+import logging
+import sys
+from collections.abc import Callable, Iterable
+from typing import Literal, TextIO
+
+import orjson
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from consumer.core.plates import mask
+
+Format = Literal["auto", "json", "console"]
+
+_HIDDEN = "***"
+_SECRET_FIELDS = frozenset({"app_secret", "secret", "password", "token", "authorization", "sign"})
+SHORTEST_SECRET = 4
+"""Shorter texts stand in every line by chance."""
+
+_TALKATIVE = ("aiokafka", "aiohttp.access", "asyncio")
+"""Loggers whose info lines are for their own developers."""
+
+
+def configure(
+    level: str = "info",
+    format: Format = "auto",  # noqa: A002  # as the setting is called
+    stream: TextIO | None = None,
+    *,
+    hide: Iterable[str] = (),
+) -> None:
+    """Sends structlog's and the standard library's lines to the stream, standard error by default.
+
+    No line will hold a text of `hide`: the secrets in use.
+    """
+    stream = sys.stderr if stream is None else stream
+    as_json = format == "json" or (format == "auto" and not stream.isatty())
+    threshold = logging.getLevelNamesMapping()[level.upper()]
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        structlog.processors.StackInfoRenderer(),
+        _without_secret_fields,
+    ]
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *shared],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                _gate(_as_json if as_json else _for_a_terminal(stream), _spellings(hide)),
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(threshold)
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        cache_logger_on_first_use=True,
+    )
+
+
+Renderer = Callable[[WrappedLogger, str, EventDict], str]
+
+
+def _without_secret_fields(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    return {name: _HIDDEN if name.lower() in _SECRET_FIELDS else value for name, value in event.items()}
+
+
+def _as_json(logger: WrappedLogger, method: str, event: EventDict) -> str:
+    event = structlog.processors.format_exc_info(logger, method, event)
+    try:
+        return orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:  # a lone surrogate, or an integer beyond 64 bits
+        return str(orjson.dumps({name: ascii(value) for name, value in event.items()}), "ascii")
+
+
+def _for_a_terminal(stream: TextIO) -> Renderer:
+    """Without the local variables that its default shows in tracebacks: they would hold requests."""
+    renderer = structlog.dev.ConsoleRenderer(
+        timestamp_key="time", colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
+    )
+    return lambda logger, method, event: str(renderer(logger, method, event))
+
+
+def _gate(render: Renderer, hidden: list[str]) -> Renderer:
+    def rendered(logger: WrappedLogger, method: str, event: EventDict) -> str:
+        line = render(logger, method, event)
+        for text in hidden:
+            line = line.replace(text, _HIDDEN)
+        return mask(line)
+
+    return rendered
+
+
+def _spellings(hide: Iterable[str]) -> list[str]:
+    """Each text as it is, and as it stands within JSON; the longest first, since one may hold another."""
+    texts = {text for text in hide if len(text) >= SHORTEST_SECRET}
+    texts |= {orjson.dumps(text.encode("utf-8", "replace").decode()).decode()[1:-1] for text in texts}
+    return sorted(texts, key=len, reverse=True)
