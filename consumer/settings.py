@@ -344,13 +344,13 @@ class Settings(Group):
 
     def plate_privacy(self) -> Privacy:
         """How outcomes show plates, with the key for their hashes."""
-        bare = Privacy(self.privacy.plates)
-        if not bare.hashed:
-            return bare
+        plates = self.privacy.plates
+        if not plates.hashed:
+            return Privacy(plates)
         try:
-            return Privacy(bare.plates, self.secret(PLATE_HASH_SECRET).encode())
+            return Privacy(plates, self.secret(PLATE_HASH_SECRET).encode())
         except ConfigurationError as error:
-            raise ConfigurationError([_hash_key_missing(bare.plates, error.problems[0])]) from error
+            raise ConfigurationError([_hash_key_missing(plates, error.problems[0])]) from error
 
     def _secret_from_file(self, name: str) -> str:
         variable = f"{PREFIX}SECRETS__{_canonical(name).upper()}"
@@ -440,10 +440,13 @@ class _Sources:
         self.places: dict[Location, str] = {}
 
     def place(self, location: Location) -> str:
-        """Where the value stands, else its group, else the file, else its variable."""
+        """Where the value stands, else its group, else what is within it, else the file, else its variable."""
         for length in range(len(location), 0, -1):
             if location[:length] in self.places:
                 return self.places[location[:length]]
+        for inner, place in self.places.items():
+            if inner[: len(location)] == location:
+                return place
         return str(self.file) if self.file is not None else _variable(location)
 
 

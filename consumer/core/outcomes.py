@@ -165,6 +165,7 @@ class Resolution:
         parameters: the request's fields as sent, without `sign`; None if none was built.
         metadata: the values computed by the rule, by metadata key.
         decided_at: when this was decided, aware.
+        label: the last reply's metric label (`Reply.label`); empty where no call was made.
 
     """
 
@@ -186,6 +187,7 @@ class Resolution:
     metadata: Mapping[str, int] | None = None
     attempts: Attempts = Attempts()
     words: GatewayWords = GatewayWords()
+    label: str = ""
 
 
 class PlateMode(StrEnum):
@@ -195,6 +197,16 @@ class PlateMode(StrEnum):
     HASH = "hash"
     BOTH = "both"
     NONE = "none"
+
+    @property
+    def clear(self) -> bool:
+        """Plates may be read in the outcome topic."""
+        return self in (PlateMode.CLEAR, PlateMode.BOTH)
+
+    @property
+    def hashed(self) -> bool:
+        """Plates can be compared in the outcome topic, by whoever has the key."""
+        return self in (PlateMode.HASH, PlateMode.BOTH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,18 +223,8 @@ class Privacy:
     hash_key: bytes = field(default=b"", repr=False)
 
     def __post_init__(self) -> None:
-        if self.hashed and not self.hash_key:
+        if self.plates.hashed and not self.hash_key:
             raise ValueError("plates cannot be hashed without a key: anyone could list all plates")
-
-    @property
-    def clear(self) -> bool:
-        """Plates may be read in the outcome topic."""
-        return self.plates in (PlateMode.CLEAR, PlateMode.BOTH)
-
-    @property
-    def hashed(self) -> bool:
-        """Plates can be compared in the outcome topic, by whoever has the key."""
-        return self.plates in (PlateMode.HASH, PlateMode.BOTH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +285,7 @@ def encode_outcome(resolution: Resolution, context: OutcomeContext) -> Message:
         "order_id": order_id,
         "event_id": _text(values.get("event_id")) or parameters.get("event_id"),
         "order_index": resolution.index,
-        "plate": plate if privacy.clear else None,
+        "plate": plate if privacy.plates.clear else None,
         "plate_hash": _plate_hash(plate, privacy),
         "station_id": _text(values.get("station_id")),
         "api_store_code": parameters.get("api_store_code"),
@@ -355,7 +357,7 @@ def _sha256(value: bytes) -> str:
 
 def _outcome_key(record: Record, order_id: str | None, privacy: Privacy) -> bytes | None:
     """The source's key, and so its order; an order's own number where that key may hold a plate."""
-    if privacy.clear and record.key is not None:
+    if privacy.plates.clear and record.key is not None:
         return record.key
     return None if order_id is None else _utf8(order_id)
 
@@ -364,7 +366,7 @@ def _shadow_request(resolution: Resolution, plate: str | None, privacy: Privacy)
     """A shadow outcome shows what would have been asked for; the others need not repeat it."""
     if resolution.outcome is not Outcome.SHADOW or resolution.parameters is None:
         return None
-    if privacy.clear:
+    if privacy.plates.clear:
         return dict(resolution.parameters)
     return {
         name: _hide(text, plate, privacy) or ""
@@ -460,14 +462,14 @@ def _short_key(key: bytes | None) -> bytes | None:
 
 
 def _plate_hash(plate: str | None, privacy: Privacy) -> str | None:
-    if plate is None or not privacy.hashed:
+    if plate is None or not privacy.plates.hashed:
         return None
     return hmac.digest(privacy.hash_key, _utf8(plate), "sha256").hex()
 
 
 def _hide(text: str | None, plate: str | None, privacy: Privacy) -> str | None:
     """Free text without plates: the platform's hint may echo the whole string that was signed."""
-    if not text or privacy.clear:
+    if not text or privacy.plates.clear:
         return text
     if plate:
         spellings = [plate, quote(plate, errors="replace"), *([plate[1:]] if len(plate) > 5 else [])]

@@ -1,0 +1,296 @@
+"""Settings from a file, the environment and secret files; every mistake with its place and remedy."""
+
+from pathlib import Path
+
+import pytest
+
+from consumer.core.errors import ConfigurationError
+from consumer.core.outcomes import PlateMode
+from consumer.settings import Settings, load_settings
+
+ENOUGH = {
+    "CHARGING_COUPON__KAFKA__BOOTSTRAP_SERVERS": "kafka-1:9092, kafka-2:9092",
+    "CHARGING_COUPON__KAFKA__TOPICS__EVENTS": "charging-completed",
+    "CHARGING_COUPON__RULES": "/etc/rules.yaml",
+    "CHARGING_COUPON__SECRETS__PLATE_HASH": "a long random text",
+}
+
+FILE = """\
+kafka:
+  bootstrap_servers: [kafka-1:9092]
+  topics:
+    events: charging-completed
+rules: rules.yaml
+privacy: {plates: clear}
+"""
+
+
+def settings(**variables: str) -> Settings:
+    return load_settings(
+        None, ENOUGH | {f"CHARGING_COUPON__{name}": text for name, text in variables.items()}
+    )
+
+
+def problems(file: Path | None, environ: dict[str, str]) -> list[str]:
+    with pytest.raises(ConfigurationError) as refused:
+        load_settings(file, environ)
+    return [str(problem) for problem in refused.value.problems]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "settings.yaml"
+    path.write_text(FILE, "utf-8")
+    return path
+
+
+def test_the_environment_alone_is_enough() -> None:
+    found = load_settings(None, ENOUGH)
+
+    assert found.kafka.bootstrap_servers == ("kafka-1:9092", "kafka-2:9092")
+    assert found.kafka.topics.events == ("charging-completed",)
+    assert found.kafka.group_id == "charging-coupon"
+    assert found.gateway.url == "https://api.4pyun.com/gate/1.0/parking/mcoupon/event"
+    assert found.guarantee == "exactly_once"
+
+
+def test_the_environment_wins_over_the_file(file: Path) -> None:
+    found = load_settings(file, {"CHARGING_COUPON__KAFKA__BOOTSTRAP_SERVERS": "other:9092"})
+
+    assert found.kafka.bootstrap_servers == ("other:9092",)
+    assert found.kafka.topics.events == ("charging-completed",)
+
+
+def test_variables_have_no_case_after_the_prefix() -> None:
+    assert settings(kafka__Group_Id="mine").kafka.group_id == "mine"
+
+
+def test_variables_of_other_programs_are_left_alone() -> None:
+    kubernetes = {"CHARGING_COUPON_PORT": "tcp://10.0.0.1:80", "CHARGING_COUPON_SERVICE_HOST": "10.0.0.1"}
+
+    assert load_settings(None, ENOUGH | kubernetes) == load_settings(None, ENOUGH)
+
+
+def test_a_path_in_the_file_is_relative_to_the_file(file: Path) -> None:
+    assert load_settings(file, {}).rules == file.parent / "rules.yaml"
+
+
+def test_a_path_in_a_variable_is_taken_as_it_is(file: Path) -> None:
+    assert load_settings(file, {"CHARGING_COUPON__RULES": "mine.yaml"}).rules == Path("mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("30s", 30), ("100ms", 0.1), ("1.5m", 90), ("2h", 7200), ("7", 7), ("0.5", 0.5), ("3 s", 3)],
+)
+def test_durations_have_units_and_numbers_are_seconds(text: str, seconds: float) -> None:
+    assert settings(RETRIES__RETRY_AFTER_CAP=text).retries.retry_after_cap == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("64KiB", 65_536), ("256MiB", 268_435_456), ("1GB", 1_000_000_000), ("4096", 4096), ("2 kB", 2000)],
+)
+def test_sizes_have_units_and_numbers_are_bytes(text: str, size: int) -> None:
+    assert settings(GATEWAY__MAX_RESPONSE_SIZE=text).gateway.max_response_size == size
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("KAFKA__SESSION_TIMEOUT", "30x", "kafka.session_timeout: '30x' is not a duration; write 30s, 100ms, 5m, 2h, or seconds as a number"),
+        ("INTAKE__MAX_BYTES", "64 gigs", "intake.max_bytes: '64 gigs' is not a size; write 64KiB, 256MiB, 1GiB, or bytes as a number"),
+        ("GATEWAY__URL", "api.4pyun.com", "gateway.url: is not a web address; write https://host/path"),
+        ("GATEWAY__URL", "https://u:p@host/", "gateway.url: holds a user, a password or a fragment; write https://host/path"),
+        ("GATEWAY__URL", "https://host:port/", "gateway.url: is not a web address; write https://host/path"),
+        ("KAFKA__BOOTSTRAP_SERVER", "x", "there is no setting kafka.bootstrap_server; did you mean kafka.bootstrap_servers?"),
+        ("GATE__URL", "x", "there is no setting gate; did you mean gateway?"),
+        ("ZZZ", "x", "there is no setting zzz; known here: kafka, rules, gateway, retries, intake, ledger, drain_timeout, secrets, secrets_dir, privacy, web, log, guarantee"),
+        ("SECRETS__MAIN", "\n", "secrets.main: is empty; give the secret's text"),
+    ],
+)  # fmt: skip  # a row a mistake
+def test_a_mistake_is_named_with_its_variable_and_remedy(name: str, value: str, problem: str) -> None:
+    variable = f"CHARGING_COUPON__{name}"
+
+    assert problems(None, ENOUGH | {variable: value}) == [f"{variable}: {problem}"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LOG__LEVEL", "loud"),
+        ("KAFKA__START_FROM", "middle"),
+        ("GUARANTEE", "at_least_once"),
+        ("GATEWAY__MAX_IN_FLIGHT", "0"),
+        ("GATEWAY__TOTAL_TIMEOUT", "-1"),
+        ("WEB__PORT", "70000"),
+        ("KAFKA__BOOTSTRAP_SERVERS", " , "),
+        ("KAFKA__GROUP_ID", ""),
+        ("PRIVACY__PLATES", "some"),
+        ("KAFKA", "localhost:9092"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_at_its_variable(name: str, value: str) -> None:
+    found = problems(None, ENOUGH | {f"CHARGING_COUPON__{name}": value})
+
+    assert any(problem.startswith(f"CHARGING_COUPON__{name}: ") for problem in found)
+
+
+def test_all_mistakes_of_a_file_are_named_at_once_with_their_lines(file: Path) -> None:
+    file.write_text(FILE + "gateway:\n  max_in_fligt: 3\n  connect_timeout: true\nweb: 5\n", "utf-8")
+
+    assert problems(file, {}) == [
+        f"{file}:9: gateway.connect_timeout: is not a duration; write 30s, 100ms, 5m, 2h, or seconds as a number",
+        f"{file}:8: there is no setting gateway.max_in_fligt; did you mean gateway.max_in_flight?",
+        f"{file}:10: web is a group of settings; set its fields",
+    ]
+
+
+def test_what_is_missing_is_named_with_the_variable_that_can_set_it() -> None:
+    assert [problem.split("; ")[0] for problem in problems(None, {})] == [
+        "CHARGING_COUPON__KAFKA__BOOTSTRAP_SERVERS: kafka.bootstrap_servers is missing",
+        "CHARGING_COUPON__KAFKA__TOPICS__EVENTS: kafka.topics.events is missing",
+        "CHARGING_COUPON__RULES: rules is missing",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("kafka:\n  topics: [\n", ":3: is not YAML: "),
+        ("- 1\n", ":1: is not a mapping; "),
+        ("word", ":1: is not a mapping; "),
+    ],
+)
+def test_a_file_that_holds_no_settings_is_refused(file: Path, text: str, problem: str) -> None:
+    file.write_text(text, "utf-8")
+
+    [found] = problems(file, {})
+    assert found.startswith(f"{file}{problem}")
+
+
+def test_a_file_in_another_charset_is_refused(file: Path) -> None:
+    file.write_bytes("充电".encode("gb18030"))
+
+    assert problems(file, {}) == [
+        f"{file}: cannot be read: not UTF-8; name a readable settings file in UTF-8"
+    ]
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    found = problems(tmp_path / "none.yaml", {})
+
+    assert found == [
+        f"{tmp_path / 'none.yaml'}: cannot be read: No such file or directory; name a readable settings file in UTF-8"
+    ]
+
+
+def test_a_variable_written_twice_in_two_cases_is_refused() -> None:
+    twice = {"CHARGING_COUPON__LOG__LEVEL": "info", "CHARGING_COUPON__log__level": "debug"}
+
+    assert problems(None, ENOUGH | twice) == [
+        "CHARGING_COUPON__log__level: says the same as CHARGING_COUPON__LOG__LEVEL; remove one of the two"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("variables", "problem"),
+    [
+        ({"DRAIN_TIMEOUT": "60s"}, "drain_timeout (60s) is not below kafka.rebalance_timeout (60s)"),
+        ({"KAFKA__HEARTBEAT_INTERVAL": "11s"}, "kafka.heartbeat_interval (11s) is more than a third"),
+        ({"GATEWAY__CONNECT_TIMEOUT": "11s"}, "gateway.connect_timeout is longer than gateway.total_timeout"),
+        ({"RETRIES__BASE": "11s"}, "retries.base is longer than retries.cap"),
+        ({"INTAKE__MAX_BYTES": "100KiB"}, "intake.max_bytes is less than kafka.max_message_size"),
+        ({"KAFKA__TOPICS__OUTCOMES": "charging-completed"}, "kafka.topics names one topic for two purposes"),
+    ],
+)
+def test_values_that_do_not_agree_are_refused(variables: dict[str, str], problem: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        settings(**variables)
+
+    assert [problem in found.message for found in refused.value.problems] == [True]
+
+
+def test_hashing_plates_without_a_key_is_refused_with_what_to_do() -> None:
+    without = {name: text for name, text in ENOUGH.items() if not name.endswith("PLATE_HASH")}
+
+    [problem] = problems(None, without)
+    assert problem == (
+        "CHARGING_COUPON__SECRETS__PLATE_HASH: privacy.plates is `both`, whose hashes need the secret `plate_hash`: "
+        "the secret 'plate_hash' is nowhere; set CHARGING_COUPON__SECRETS__PLATE_HASH to a long random text and "
+        "keep it, or set privacy.plates to `clear` or `none`"
+    )
+
+
+def test_plates_are_hashed_under_the_secret() -> None:
+    privacy = settings().plate_privacy()
+
+    assert (privacy.plates, privacy.hash_key) == (PlateMode.BOTH, b"a long random text")
+    assert settings(PRIVACY__PLATES="none").plate_privacy().hash_key == b""
+
+
+# -- Secrets ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["main", "MAIN", "Main"])
+def test_a_secret_is_found_in_the_environment_whatever_its_case(name: str) -> None:
+    assert settings(SECRETS__MAIN="s3cret").secret(name) == "s3cret"
+
+
+def test_a_hyphen_in_a_secrets_name_is_an_underscore_in_its_variable() -> None:
+    assert settings(SECRETS__LOT_A="s3cret").secret("lot-a") == "s3cret"
+
+
+@pytest.mark.parametrize("written", [b"s3cret", b"s3cret\n", b"s3cret\r\n", b"\xef\xbb\xbfs3cret\n"])
+def test_a_secret_is_read_from_its_file_without_the_editors_newline(tmp_path: Path, written: bytes) -> None:
+    (tmp_path / "main").write_bytes(written)
+
+    assert settings(SECRETS_DIR=str(tmp_path)).secret("main") == "s3cret"
+
+
+def test_the_environments_secret_wins_over_the_files(tmp_path: Path) -> None:
+    (tmp_path / "main").write_text("of the file", "utf-8")
+
+    assert (
+        settings(SECRETS_DIR=str(tmp_path), SECRETS__MAIN="of the environment").secret("main")
+        == "of the environment"
+    )
+
+
+def test_all_missing_secrets_are_named_at_once_each_once(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text("\n", "utf-8")
+    (tmp_path / "binary").write_bytes(b"\xff")
+    found = settings(SECRETS_DIR=str(tmp_path))
+
+    with pytest.raises(ConfigurationError) as refused:
+        found.check_secrets(["main", "empty", "main", "binary", "../passwd", "plate_hash"])
+
+    assert [str(problem) for problem in refused.value.problems] == [
+        f"{tmp_path / 'main'}: no file holds the secret 'main'; write it, or set CHARGING_COUPON__SECRETS__MAIN",
+        f"{tmp_path / 'empty'}: the secret 'empty' is empty; write its text into the file",
+        f"{tmp_path / 'binary'}: cannot be read: not UTF-8; make it a readable UTF-8 file",
+        f"{tmp_path}: '../passwd' cannot be a secret's name; use letters, digits and _",
+    ]
+
+
+def test_no_secret_is_in_a_repr_or_an_error() -> None:
+    found = settings(SECRETS__MAIN="s3cret")
+
+    assert "s3cret" not in f"{found!r} {found} {found.secrets!r} {found.model_dump()}"
+    assert "s3cret" not in " ".join(
+        problems(None, {"CHARGING_COUPON__SECRETS": "s3cret", "CHARGING_COUPON__RULES": "r"})
+    )
+
+
+def test_every_setting_says_what_it_is() -> None:
+    def undescribed(group: type, where: str) -> list[str]:
+        fields = getattr(group, "model_fields", {})
+        missing = [f"{where}{name}" for name, field in fields.items() if not field.description]
+        return missing + [
+            found
+            for name, field in fields.items()
+            if isinstance(field.annotation, type)
+            for found in undescribed(field.annotation, f"{where}{name}.")
+        ]
+
+    assert undescribed(Settings, "") == []
