@@ -1,0 +1,155 @@
+"""Small helpers around a real broker, shared by the suites in this folder."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaConnectionError
+
+from consumer.transactions import GroupConsumer, KafkaLink, Membership
+
+
+@dataclass(frozen=True)
+class Topics:
+    """One test's own topics and group."""
+
+    events: str
+    outcomes: str
+    dead_letters: str
+    group: str
+    partitions: int
+
+
+async def produce(
+    broker: str, topic: str, values: Sequence[bytes | None], keys: Sequence[bytes] | None = None
+) -> None:
+    """Write events as a charging platform does: plainly, without transactions."""
+    producer = AIOKafkaProducer(bootstrap_servers=broker, linger_ms=5)
+    await producer.start()
+    try:
+        for number, value in enumerate(values):
+            key = keys[number] if keys else str(number).encode()
+            await producer.send(topic, value=value, key=key)
+        await producer.flush()
+    finally:
+        await producer.stop()
+
+
+async def read_all(broker: str, topic: str, *, isolation: str = "read_committed") -> list[Any]:
+    """Every record of a topic up to its end as it is now, as a reader of that isolation sees it."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=broker,
+        isolation_level=isolation,
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+    )
+    await consumer.start()
+    try:
+        partitions = [
+            TopicPartition(topic, number)
+            for number in consumer.partitions_for_topic(topic) or await _partitions(consumer, topic)
+        ]
+        consumer.assign(partitions)
+        ends = await consumer.end_offsets(partitions)
+        records: list[Any] = []
+        idle = 0
+        while idle < 3 and any([await consumer.position(tp) < ends[tp] for tp in partitions]):
+            batches = await consumer.getmany(timeout_ms=300)
+            idle = 0 if batches else idle + 1
+            records += [record for batch in batches.values() for record in batch]
+        return records
+    finally:
+        await consumer.stop()
+
+
+async def _partitions(consumer: AIOKafkaConsumer, topic: str) -> set[int]:
+    return set(await consumer._client._wait_on_metadata(topic))
+
+
+async def read_outcomes(broker: str, topic: str) -> list[dict[str, Any]]:
+    """The outcome topic's outcomes, decoded."""
+    return [orjson.loads(record.value) for record in await read_all(broker, topic)]
+
+
+async def committed_offsets(broker: str, group: str, topic: str, partitions: int) -> dict[int, int]:
+    """What the group has committed, by partition."""
+    async with kafka_link(broker, group) as link:
+        found = await link.read_offsets(
+            [TopicPartition(topic, number) for number in range(partitions)], in_seconds(20)
+        )
+    return {tp.partition: committed.offset for tp, committed in found.items()}
+
+
+async def end_offsets(broker: str, topic: str, partitions: int) -> dict[int, int]:
+    """The log's end, by partition."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=broker)
+    await consumer.start()
+    try:
+        ends = await consumer.end_offsets([TopicPartition(topic, number) for number in range(partitions)])
+    finally:
+        await consumer.stop()
+    return {tp.partition: end for tp, end in ends.items()}
+
+
+def in_seconds(seconds: float) -> float:
+    """A deadline on the event loop's clock."""
+    return asyncio.get_running_loop().time() + seconds
+
+
+@asynccontextmanager
+async def kafka_link(
+    broker: str, group: str, client: AIOKafkaClient | None = None
+) -> AsyncIterator[KafkaLink]:
+    """The service's own link, on a client of its own."""
+    client = client or AIOKafkaClient(bootstrap_servers=broker, request_timeout_ms=10_000)
+    await client.bootstrap()
+    try:
+        yield KafkaLink(client, group, transaction_timeout=15)
+    finally:
+        await client.close()
+
+
+@asynccontextmanager
+async def member(broker: str, group: str, topic: str) -> AsyncIterator[Membership]:
+    """Somebody who has joined the group, and stays in it."""
+    consumer = GroupConsumer(
+        topic,
+        bootstrap_servers=broker,
+        group_id=group,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+    )
+    await consumer.start()
+    try:
+        give_up = time.monotonic() + 30
+        while not consumer.assignment():
+            assert time.monotonic() < give_up, "the group gave no assignment"
+            await consumer.getmany(timeout_ms=50)
+        yield consumer.membership()
+    finally:
+        await consumer.stop()
+
+
+class FaultyClient(AIOKafkaClient):  # type: ignore[misc]  # aiokafka has no types
+    """Loses, once, the request of a kind, or its reply."""
+
+    def __init__(self, *, kind: str, lose: str, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.kind, self.lose = kind, lose
+        self.armed = False
+        self.lost = 0
+
+    async def send(self, node_id: int, request: Any, **options: Any) -> Any:
+        if self.armed and type(request).__name__.lstrip("_").startswith(self.kind):
+            self.armed = False
+            self.lost += 1
+            if self.lose == "reply":
+                await super().send(node_id, request, **options)
+            raise KafkaConnectionError("lost on purpose")
+        return await super().send(node_id, request, **options)
