@@ -105,7 +105,8 @@ def _gate(render: Renderer, hidden: list[str]) -> Renderer:
 
 
 def _spellings(hide: Iterable[str]) -> list[str]:
-    """Each text as it is, and as it stands within JSON; the longest first, since one may hold another."""
+    """Each text as it is, within JSON and within a repr; the longest first, since one may hold another."""
     texts = {text for text in hide if len(text) >= SHORTEST_SECRET}
     texts |= {orjson.dumps(text.encode("utf-8", "replace").decode()).decode()[1:-1] for text in texts}
+    texts |= {repr(text)[1:-1] for text in texts}
     return sorted(texts, key=len, reverse=True)

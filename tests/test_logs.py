@@ -1,0 +1,153 @@
+"""Log lines: their form, and what they never hold."""
+
+import io
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from consumer import logs
+
+PLATE = "粤B12345"
+SECRET = 'top"secret'
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    yield
+    root.handlers = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+    for name in ("aiokafka", "aiohttp.access", "asyncio"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def configured(level: str = "info", format: logs.Format = "json") -> io.StringIO:  # noqa: A002  # as the setting
+    stream = io.StringIO()
+    logs.configure(level, format, stream, hide=[SECRET])
+    return stream
+
+
+def lines(stream: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_a_line_is_json_with_time_level_and_logger() -> None:
+    stream = configured()
+
+    structlog.get_logger("consumer.intake").info("joined", partitions=3)
+
+    [line] = lines(stream)
+    assert line.pop("time").endswith("Z")
+    assert line == {"event": "joined", "level": "info", "logger": "consumer.intake", "partitions": 3}
+
+
+def test_lines_of_the_standard_library_take_the_same_form() -> None:
+    stream = configured()
+
+    logging.getLogger("somewhere").warning("lost %s", "it", extra={"node": 1})
+
+    [line] = lines(stream)
+    assert (line["event"], line["level"], line["logger"], line["node"]) == (
+        "lost it",
+        "warning",
+        "somewhere",
+        1,
+    )
+
+
+def test_lines_below_the_level_are_not_written() -> None:
+    stream = configured("warning")
+
+    structlog.get_logger("a").info("quiet")
+    logging.getLogger("b").info("quiet")
+    structlog.get_logger("a").warning("loud")
+
+    assert [line["event"] for line in lines(stream)] == ["loud"]
+
+
+def test_the_kafka_clients_chatter_is_not_written_but_its_warnings_are() -> None:
+    stream = configured("debug")
+
+    logging.getLogger("aiokafka.conn").info("chatter")
+    logging.getLogger("aiokafka.conn").warning("lost a broker")
+
+    assert [line["event"] for line in lines(stream)] == ["lost a broker"]
+
+
+def raised_with(text: str) -> None:
+    local = text
+    raise ValueError(local)
+
+
+@pytest.mark.parametrize("format", ["json", "console"])
+@pytest.mark.parametrize("text", [PLATE, SECRET])
+def test_a_plate_or_a_secret_is_in_no_line_wherever_it_stood(format: logs.Format, text: str) -> None:  # noqa: A002
+    stream = configured(format=format)
+    log = structlog.get_logger("a")
+
+    message = f"message {text}"
+    log.info(message, field=text, nested={"a": [text]}, plate=text, object=ValueError(text))
+    logging.getLogger("b").warning("standard %s", text)
+    try:
+        raised_with(text)
+    except ValueError:
+        log.exception("failed")
+
+    assert "message" in stream.getvalue()
+    assert "raised_with" in stream.getvalue()
+    assert text not in stream.getvalue()
+    assert json.dumps(text, ensure_ascii=False)[1:-1] not in stream.getvalue()
+
+
+def test_fields_that_are_called_secret_are_never_written() -> None:
+    stream = configured()
+
+    structlog.get_logger("a").info("x", app_secret="of no one", Password="p4ss", sign="ABCD")
+
+    [line] = lines(stream)
+    assert (line["app_secret"], line["Password"], line["sign"]) == ("***", "***", "***")
+
+
+@pytest.mark.parametrize("value", ["\ud800", 10**30, b"\xff", object(), {1: 2}])
+def test_whatever_is_logged_becomes_a_line(value: object) -> None:
+    stream = configured()
+
+    structlog.get_logger("a").info("x", value=value)
+
+    assert len(lines(stream)) == 1
+
+
+def test_a_terminal_gets_the_readable_form_and_a_file_json() -> None:
+    terminal, file = Terminal(), io.StringIO()
+
+    logs.configure("info", "auto", terminal)
+    structlog.get_logger("a").info("hello")
+    logs.configure("info", "auto", file)
+    structlog.get_logger("b").info("hello")
+
+    assert "\x1b[" in terminal.getvalue()
+    assert lines(file)[0]["event"] == "hello"
+
+
+def test_standard_output_stays_free_for_results() -> None:
+    code = (
+        "from consumer import logs; import structlog; logs.configure(); structlog.get_logger('a').info('x')"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout == ""
+    assert '"event":"x"' in done.stderr
