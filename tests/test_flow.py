@@ -1,0 +1,249 @@
+"""The gate: permits in order of asking, stopped accounts that wait and probe, and the alarm."""
+
+import asyncio
+
+import pytest
+from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
+
+from consumer.core.outcomes import GatewayWords, Outcome
+from consumer.core.replies import Reply, Then
+from consumer.flow import Flow
+from consumer.metrics import Metrics
+
+STOP = Reply("401", Outcome.PLATFORM_FAILED, Then.STOP, True, GatewayWords(code="401", http_status=401))
+FINE = Reply("1001", Outcome.GRANTED, Then.FINAL, False, GatewayWords(code="1001", http_status=200))
+SILENCE = Reply("timeout", Outcome.PLATFORM_FAILED, Then.NOW_THEN_LATER, True, GatewayWords(), ambiguous=True)
+PROBE_SECONDS = 0.03
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics(CollectorRegistry())
+
+
+def flow_of(
+    metrics: Metrics, *accounts: str, max_in_flight: int = 10, probe_seconds: float = PROBE_SECONDS
+) -> Flow:
+    return Flow(max_in_flight=max_in_flight, accounts=accounts, metrics=metrics, probe_seconds=probe_seconds)
+
+
+async def call(flow: Flow, account: str, reply: Reply) -> None:
+    async with flow.permit(account) as permit:
+        permit.report(reply)
+
+
+async def soon(task: "asyncio.Task[None]", seconds: float = 0.0) -> bool:
+    """Whether it is done after a few turns of the loop, and these seconds."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+    await asyncio.sleep(seconds)
+    return task.done()
+
+
+async def cancel(*tasks: "asyncio.Task[None]") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(name, labels)
+
+
+async def test_permits_are_bounded_and_given_in_order_of_asking(metrics: Metrics) -> None:
+    flow = flow_of(metrics, "a", max_in_flight=2)
+    order: list[int] = []
+    highest = 0
+
+    async def work(number: int) -> None:
+        nonlocal highest
+        async with flow.permit("a") as permit:
+            order.append(number)
+            highest = max(highest, int(value(metrics, "coupon_requests_in_flight") or 0))
+            await asyncio.sleep(0.001)
+            permit.report(FINE)
+
+    await asyncio.gather(*map(work, range(20)))
+
+    assert order == list(range(20))
+    assert highest == 2
+    assert value(metrics, "coupon_requests_in_flight") == 0
+
+
+async def test_a_permit_is_given_back_when_its_holder_or_its_waiter_is_cancelled(metrics: Metrics) -> None:
+    flow = flow_of(metrics, "a", max_in_flight=1)
+
+    async def hold() -> None:
+        async with flow.permit("a"):
+            await asyncio.sleep(60)
+
+    tasks = [asyncio.create_task(hold()) for _ in range(3)]
+    await asyncio.sleep(0)
+    await cancel(*reversed(tasks))
+
+    await asyncio.wait_for(call(flow, "a", FINE), 1)
+    assert value(metrics, "coupon_requests_in_flight") == 0
+
+
+async def test_a_stop_halts_its_account_with_one_alarm_and_a_remedy(metrics: Metrics) -> None:
+    flow = flow_of(metrics, "a")
+    assert value(metrics, "coupon_config_alarm", account="a") == 0
+
+    with capture_logs() as logs:
+        async with flow.permit("a") as one, flow.permit("a") as two:
+            one.report(STOP)
+            two.report(STOP)
+
+    assert flow.halted == {"a": "401"}
+    assert value(metrics, "coupon_config_alarm", account="a") == 1
+    assert [(line["log_level"], line["account"], line["code"]) for line in logs] == [("error", "a", "401")]
+    assert "app_id and the secret of account 'a'" in logs[0]["remedy"]
+
+
+async def test_a_redirect_names_the_url_as_the_remedy(metrics: Metrics) -> None:
+    flow = flow_of(metrics, "a")
+    redirect = Reply("3xx", Outcome.PLATFORM_FAILED, Then.STOP, True, GatewayWords(http_status=302))
+
+    with capture_logs() as logs:
+        await call(flow, "a", redirect)
+
+    assert "URL" in logs[0]["remedy"]
+
+
+async def test_orders_of_a_stopped_account_wait_and_one_probes(metrics: Metrics) -> None:
+    flow = flow_of(metrics, "a")
+    await call(flow, "a", STOP)
+    inside: list[int] = []
+    release = asyncio.Event()
+
+    async def work(number: int) -> None:
+        async with flow.permit("a") as permit:
+            inside.append(number)
+            await release.wait()
+            permit.report(FINE)
+
+    tasks = [asyncio.create_task(work(number)) for number in range(5)]
+    await asyncio.sleep(0)
+    assert inside == []
+
+    await asyncio.sleep(PROBE_SECONDS * 3)
+    assert inside == [0]
+
+    release.set()
+    await asyncio.wait_for(asyncio.gather(*tasks), 1)
+    assert inside == [0, 1, 2, 3, 4]
+    assert flow.halted == {}
+    assert value(metrics, "coupon_config_alarm", account="a") == 0
+
+
+async def test_a_refused_probe_leaves_the_others_waiting(metrics: Metrics) -> None:
+    flow = flow_of(metrics, "a")
+    await call(flow, "a", STOP)
+    probe = asyncio.create_task(call(flow, "a", STOP))
+    other = asyncio.create_task(call(flow, "a", FINE))
+
+    await asyncio.wait_for(probe, 1)
+
+    assert not await soon(other)
+    assert flow.halted == {"a": "401"}
+    await asyncio.wait_for(other, 1)
+    assert flow.halted == {}
+
+
+async def test_an_unanswered_probe_tells_nothing_and_the_next_order_probes(metrics: Metrics) -> None:
+    flow = flow_of(metrics, "a")
+    await call(flow, "a", STOP)
+    await asyncio.wait_for(call(flow, "a", SILENCE), 1)
+
+    assert flow.halted == {"a": "401"}
+    await asyncio.wait_for(call(flow, "a", FINE), 1)
+    assert flow.halted == {}
+
+
+async def test_a_cancelled_probe_lets_the_next_order_probe(metrics: Metrics) -> None:
+    flow = flow_of(metrics, "a")
+    await call(flow, "a", STOP)
+
+    async def hang() -> None:
+        async with flow.permit("a"):
+            await asyncio.sleep(60)
+
+    probe = asyncio.create_task(hang())
+    other = asyncio.create_task(call(flow, "a", FINE))
+    await asyncio.sleep(PROBE_SECONDS * 2)
+    await cancel(probe)
+
+    await asyncio.wait_for(other, 1)
+
+
+async def test_waiting_orders_can_be_cancelled(metrics: Metrics) -> None:
+    flow = flow_of(metrics, "a", probe_seconds=0.02)
+    await call(flow, "a", STOP)
+    tasks = [asyncio.create_task(call(flow, "a", FINE)) for _ in range(3)]
+    await asyncio.sleep(0)
+
+    await cancel(*tasks[:2])
+
+    await asyncio.wait_for(tasks[2], 1)
+
+
+async def test_an_order_queued_for_a_slot_goes_back_when_its_account_is_stopped(metrics: Metrics) -> None:
+    flow = flow_of(metrics, "a", max_in_flight=1, probe_seconds=60)
+    async with flow.permit("a") as permit:
+        queued = asyncio.create_task(call(flow, "a", FINE))
+        assert not await soon(queued)
+        permit.report(STOP)
+
+    assert not await soon(queued, 0.01)
+    await cancel(queued)
+
+
+async def test_other_accounts_go_on_beside_a_stopped_one(metrics: Metrics) -> None:
+    flow = flow_of(metrics, "a", "b", max_in_flight=1, probe_seconds=60)
+    await call(flow, "a", STOP)
+    waiting = asyncio.create_task(call(flow, "a", FINE))
+    await asyncio.sleep(0)
+
+    await asyncio.wait_for(call(flow, "b", FINE), 1)
+
+    assert flow.pause_reason is None
+    await cancel(waiting)
+
+
+async def test_intake_pauses_when_every_account_is_stopped_and_an_order_is_there_to_probe(
+    metrics: Metrics,
+) -> None:
+    flow = flow_of(metrics, "a", "b", probe_seconds=60)
+    await call(flow, "a", STOP)
+    await call(flow, "b", STOP)
+    assert flow.pause_reason is None, "with no order to probe the line would stay closed for ever"
+
+    waiting = asyncio.create_task(call(flow, "a", FINE))
+    await asyncio.sleep(0)
+    assert flow.pause_reason == "config_alarm"
+
+    await cancel(waiting)
+    assert flow.pause_reason is None
+
+
+async def test_accounts_that_new_rules_bring_count_too(metrics: Metrics) -> None:
+    flow = flow_of(metrics, "a", probe_seconds=60)
+    await call(flow, "a", STOP)
+    waiting = asyncio.create_task(call(flow, "a", FINE))
+    await asyncio.sleep(0)
+    assert flow.pause_reason == "config_alarm"
+
+    flow.use_accounts(["a", "b"])
+
+    assert flow.pause_reason is None
+    assert value(metrics, "coupon_config_alarm", account="b") == 0
+    await cancel(waiting)
+
+
+async def test_a_permit_is_good_for_one_report(metrics: Metrics) -> None:
+    flow = flow_of(metrics, "a")
+    async with flow.permit("a") as permit:
+        permit.report(FINE)
+        with pytest.raises(RuntimeError, match="one permit, one report"):
+            permit.report(FINE)
