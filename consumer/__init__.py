@@ -1,3 +1,33 @@
-"""Charging-completed events from Kafka become parking coupons, with exactly one outcome an order."""
+"""Charging-completed events from Kafka become parking coupons, with exactly one outcome an order.
+
+The path of one record::
+
+    events topic -> intake -> delivery -> flow -> gateway -> (reply) -> delivery -> ledger -> outcome topic
+                    poll      read        stop    POST                  classify    one       dead-letter topic
+                    track     match       line                          again, or   Kafka     source offsets
+                    pause     build       permit                        the end     trans-    with their map
+                    rebalance sign                                                  action
+
+1. `intake` polls, notes the offset in the partition's tracker (`core.offsets`) and starts one task
+   for the record. It pauses partitions instead of falling behind or out of the group, and lives
+   through rebalances: fence, then read, then seek.
+2. `delivery` reads the record's bytes into orders (`core.formats`), finds each order's rule and
+   builds its request (`core.rules`, `core.coupons`). Orders with the same plate or event_id wait
+   for each other.
+3. `flow` says when the order may call the platform; `gateway` posts the form that `core.signing`
+   signed, and brings back what was said, without an opinion on it.
+4. `delivery` classifies the reply (`core.replies`): final, or again (`core.retries`).
+5. `ledger` writes what became of each order (`core.outcomes`) together with the offset that marks
+   the record done, in one transaction of `transactions`, fenced by the group's generation. If that
+   is cut off anywhere, none of it is visible, and the next owner goes on from where this one was.
+
+Imports point down: `cli -> service -> intake -> delivery -> core`; `gateway`, `ledger`, `flow`,
+`metrics`, `web` and `rulebook` are siblings that `service` builds and passes in. Everything in
+`core` is pure: values in, values out. Expected results are values; an exception means "cannot
+continue" (`core.errors`).
+
+What a deployment sets is in `settings`; what a coupon is granted for is in the rules file
+(`rulebook` loads it). `sandbox` has a platform and a Kafka to try all this with.
+"""
 
 __version__ = "0.1.0"
