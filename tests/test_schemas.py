@@ -2,7 +2,9 @@
 
 import copy
 import json
+import re
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from consumer.core.outcomes import (
     Privacy,
     Reason,
     Resolution,
+    encode_dead_letter,
     encode_outcome,
     reduced,
 )
@@ -146,6 +149,20 @@ def test_every_outcome_that_is_written_keeps_to_the_schema(resolution: Resolutio
 
     for written in (message, reduced(message)):
         OUTCOME.validate(orjson.loads(written.value or b""))
+
+
+def test_the_dead_letters_headers_are_all_described() -> None:
+    rejected = replace(examples()["rejected"], reason=Reason.POLICY, detail="why")
+    letter = encode_dead_letter(rejected, CONTEXT, 1_000_000)
+    rows = [
+        line
+        for line in (SCHEMAS / "README.md").read_text("utf-8").splitlines()
+        if line.startswith("| `coupon_")
+    ]
+
+    assert set(re.findall(r"`(coupon_\w+)`", "\n".join(rows))) == {
+        name for name, _ in letter.headers if name.startswith("coupon_")
+    }
 
 
 # -- The folding rule of schemas/README.md ----------------------------------------------------------
