@@ -3,9 +3,11 @@
 import asyncio
 
 import pytest
+import structlog
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
+import consumer.flow
 from consumer.core.outcomes import GatewayWords, Outcome
 from consumer.core.replies import Reply, Then
 from consumer.flow import Flow
@@ -15,6 +17,12 @@ STOP = Reply("401", Outcome.PLATFORM_FAILED, Then.STOP, True, GatewayWords(code=
 FINE = Reply("1001", Outcome.GRANTED, Then.FINAL, False, GatewayWords(code="1001", http_status=200))
 SILENCE = Reply("timeout", Outcome.PLATFORM_FAILED, Then.NOW_THEN_LATER, True, GatewayWords(), ambiguous=True)
 PROBE_SECONDS = 0.03
+
+
+@pytest.fixture(autouse=True)
+def _fresh_logger(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A logger keeps the configuration of its first use, which may be another test's.
+    monkeypatch.setattr(consumer.flow, "log", structlog.get_logger())
 
 
 @pytest.fixture

@@ -1,0 +1,583 @@
+"""One record to its resolutions, over real HTTP: every reply, order by key, bounds, cancellation."""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+from prometheus_client import CollectorRegistry
+
+from consumer.core.coupons import CouponRequest
+from consumer.core.errors import ConfigurationError
+from consumer.core.events import Coordinates, Order, Record
+from consumer.core.outcomes import Attempts, Finding, GatewayWords, Outcome, Reason, Resolution
+from consumer.core.replies import Answered, AttemptEnd, NoAnswer, NotSent, ReplyTable
+from consumer.core.retries import RetryPolicy
+from consumer.core.signing import sign
+from consumer.delivery import Delivery, KeyedOrder, Rules
+from consumer.flow import Flow
+from consumer.gateway import Gateway, HttpGateway
+from consumer.metrics import Metrics
+
+NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
+SECRETS = {"main-secret": "e9ae5402dbabc68c1c4xxxx"}
+GRANTED = Answered(200, b'{"code":"1001","payload":{"grant_serial":"G1"}}')
+FAILED = Answered(200, b'{"code":"1500"}')
+DUPLICATE = Answered(200, b'{"code":"1403"}')
+REFUSED = Answered(401, b'{"code":"401"}')
+
+
+@dataclass(frozen=True)
+class Account:
+    secret: str
+
+
+@dataclass
+class FakeRules:
+    """Reads a record's value as JSON: a list of orders, each an object with plate and event_id."""
+
+    hash: str = "hash-1"
+    accounts: Mapping[str, Account] = field(default_factory=lambda: {"main": Account("main-secret")})
+    replies: ReplyTable = field(default_factory=ReplyTable.defaults)
+
+    def read(self, record: Record, now: datetime) -> tuple[Order | Finding, ...]:
+        assert now == NOW
+        return tuple(self._item(index, raw) for index, raw in enumerate(json.loads(record.value or b"[]")))
+
+    def _item(self, index: int, raw: dict[str, Any]) -> Order | Finding:
+        if "finding" in raw:
+            return Finding(
+                index, Outcome.SKIPPED, Reason(raw["finding"]), "said why", reverses="O-1", source="s"
+            )
+        values = {"order_id": raw["event_id"], **raw}
+        return Order(index, "s", raw["event_id"], raw["event_id"], raw["plate"], values, ("plate_doubtful",))
+
+    def plan(self, order: Order) -> CouponRequest | Finding:
+        if order.values.get("unmatched"):
+            return Finding(order.index, Outcome.UNMATCHED, Reason.NO_RULE)
+        if order.values.get("bug"):
+            raise ZeroDivisionError("a bug in the rules' code")
+        parameters = {"event_id": order.event_id, "plate": order.plate, "subject": "充电 减免+1% &=~*"}
+        return CouponRequest(
+            account="main",
+            rule="r1",
+            url=None,
+            parameters=parameters,
+            metadata={"minutes": 29},
+            shadow=bool(order.values.get("shadow")),
+        )
+
+
+class ScriptedGateway:
+    """Gives the ends in order; the last one again and again."""
+
+    def __init__(self, *ends: AttemptEnd) -> None:
+        self.ends = list(ends)
+        self.calls: list[tuple[str, bytes]] = []
+
+    async def post(self, url: str, body: bytes) -> AttemptEnd:
+        self.calls.append((url, body))
+        await asyncio.sleep(0)
+        return self.ends.pop(0) if len(self.ends) > 1 else self.ends[0]
+
+
+@dataclass
+class Setup:
+    delivery: Delivery
+    flow: Flow
+    metrics: Metrics
+    slept: list[float]
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(name, labels)
+
+
+def setup(
+    gateway: Gateway,
+    *,
+    rules: Callable[[], Rules] | None = None,
+    url: str = "http://gateway/event",
+    max_in_flight: int = 100,
+    secrets: Mapping[str, str] = SECRETS,
+) -> Setup:
+    metrics = Metrics(CollectorRegistry())
+    flow = Flow(max_in_flight=max_in_flight, accounts=["main"], metrics=metrics, probe_seconds=0.01)
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        await asyncio.sleep(0)
+
+    book = FakeRules()
+    delivery = Delivery(
+        rules=rules or (lambda: book),
+        flow=flow,
+        gateway=gateway,
+        secrets=secrets,
+        policy=RetryPolicy(),
+        url=url,
+        metrics=metrics,
+        clock=lambda: NOW,
+        sleep=sleep,
+        random=lambda: 0.5,
+    )
+    return Setup(delivery, flow, metrics, slept)
+
+
+def record(*orders: dict[str, Any], offset: int = 0, maybe_sent: bool = False) -> Record:
+    value = json.dumps(orders, ensure_ascii=False).encode()
+    return Record(Coordinates("events", 0, offset), 0, None, value, maybe_sent=maybe_sent)
+
+
+def order(event_id: str = "E1", plate: str = "粤BA1471", **more: Any) -> dict[str, Any]:
+    return {"event_id": event_id, "plate": plate, **more}
+
+
+async def deliver_one(gateway: Gateway, one: Record | None = None) -> tuple[Resolution, Setup]:
+    parts = setup(gateway)
+    (resolution,) = await parts.delivery.deliver(one or record(order()))
+    return resolution, parts
+
+
+# The words that are given on, and what is remembered of an order.
+
+
+async def test_a_granted_order_carries_everything_that_an_outcome_tells() -> None:
+    gateway = ScriptedGateway(GRANTED)
+    source = record(order())
+
+    resolution, parts = await deliver_one(gateway, source)
+
+    assert resolution.attempts.seconds is not None
+    assert resolution == Resolution(
+        record=source,
+        index=0,
+        outcome=Outcome.GRANTED,
+        decided_at=NOW,
+        source="s",
+        rule="r1",
+        account="main",
+        rules_hash="hash-1",
+        values={"order_id": "E1", "event_id": "E1", "plate": "粤BA1471"},
+        suspicions=("plate_doubtful",),
+        parameters={"event_id": "E1", "plate": "粤BA1471", "subject": "充电 减免+1% &=~*"},
+        metadata={"minutes": 29},
+        attempts=Attempts(1, NOW, NOW, resolution.attempts.seconds),
+        words=GatewayWords(code="1001", http_status=200, grant_serial="G1"),
+    )
+    assert parts.value("coupon_requests_total", account="main", code="1001") == 1
+    assert parts.value("coupon_request_duration_seconds_count", account="main") == 1
+
+
+async def test_findings_end_without_a_request() -> None:
+    gateway = ScriptedGateway(GRANTED)
+    parts = setup(gateway)
+
+    found, unmatched, shadow = await parts.delivery.deliver(
+        record({"finding": "reversal"}, order("E2", unmatched=True), order("E3", shadow=True))
+    )
+
+    assert gateway.calls == []
+    assert (found.outcome, found.reason, found.detail) == (Outcome.SKIPPED, Reason.REVERSAL, "said why")
+    assert (found.reverses, found.source, found.rules_hash) == ("O-1", "s", "hash-1")
+    assert (unmatched.outcome, unmatched.reason, unmatched.index) == (Outcome.UNMATCHED, Reason.NO_RULE, 1)
+    assert unmatched.values is not None
+    assert unmatched.values["event_id"] == "E2"
+    assert (shadow.outcome, shadow.reason, shadow.attempts.count) == (Outcome.SHADOW, None, 0)
+    assert shadow.parameters is not None
+    assert shadow.parameters["event_id"] == "E3"
+
+
+async def test_a_record_keeps_the_rules_that_it_began_with() -> None:
+    book = FakeRules()
+    gateway = ScriptedGateway(FAILED, GRANTED)
+    current = [book]
+    parts = setup(gateway, rules=lambda: current[0])
+
+    delivering = asyncio.create_task(parts.delivery.deliver(record(order())))
+    await asyncio.sleep(0)
+    current[0] = FakeRules(hash="hash-2")
+
+    (resolution,) = await delivering
+    assert resolution.rules_hash == "hash-1"
+
+
+async def test_a_missing_secret_is_named_without_a_call() -> None:
+    gateway = ScriptedGateway(GRANTED)
+    parts = setup(gateway, secrets={})
+
+    with pytest.raises(ConfigurationError, match=r"accounts\.main\.secret: there is no secret 'main-secret'"):
+        await parts.delivery.deliver(record(order()))
+
+    assert gateway.calls == []
+
+
+async def test_what_the_platform_echoes_of_plate_and_secret_is_hidden() -> None:
+    body = json.dumps({"code": "400", "message": "车牌 测试甲乙 错误", "hint": "x[e9ae5402dbabc68c1c4xxxx]"})
+    gateway = ScriptedGateway(Answered(400, body.encode()))
+
+    resolution, _ = await deliver_one(gateway, record(order(plate="测试甲乙")))
+
+    assert (resolution.words.message, resolution.words.hint) == ("车牌 *** 错误", "x[***xxxx]")
+
+
+# Attempts.
+
+
+async def test_a_failure_is_retried_with_backoff_outside_the_permit() -> None:
+    gateway = ScriptedGateway(FAILED, Answered(503, b"", "7"), GRANTED)
+
+    resolution, parts = await deliver_one(gateway)
+
+    assert (resolution.outcome, resolution.attempts.count) == (Outcome.GRANTED, 3)
+    assert parts.slept == [0.25, 7.0]
+    assert parts.value("coupon_retries_total", code="1500") == 1
+    assert parts.value("coupon_retries_total", code="503") == 1
+    assert len(set(gateway.calls)) == 1, "every attempt sends the same form"
+
+
+async def test_a_sleeping_order_holds_no_permit() -> None:
+    asleep = asyncio.Event()
+    parts = setup(ScriptedGateway(FAILED, GRANTED), max_in_flight=1)
+
+    async def sleep(seconds: float) -> None:
+        asleep.set()
+        await asyncio.sleep(60)
+
+    parts.delivery._sleep = sleep
+    sleeper = asyncio.create_task(parts.delivery.deliver(record(order("E1", "粤B00001"))))
+    await asyncio.wait_for(asleep.wait(), 1)
+
+    (resolution,) = await asyncio.wait_for(parts.delivery.deliver(record(order("E2", "粤B00002"))), 1)
+
+    assert resolution.outcome is Outcome.GRANTED
+    sleeper.cancel()
+
+
+@pytest.mark.parametrize(
+    ("ends", "outcome", "ambiguous"),
+    [
+        ([DUPLICATE], Outcome.ALREADY_GRANTED, False),
+        ([NoAnswer("timeout"), DUPLICATE], Outcome.ALREADY_GRANTED, True),
+        ([NoAnswer("reset"), FAILED, DUPLICATE], Outcome.ALREADY_GRANTED, True),
+        ([NotSent("refused"), DUPLICATE], Outcome.ALREADY_GRANTED, False),
+        ([FAILED, DUPLICATE], Outcome.ALREADY_GRANTED, False),
+        ([replace(DUPLICATE, resent=True)], Outcome.ALREADY_GRANTED, True),
+        ([NoAnswer("timeout"), GRANTED], Outcome.GRANTED, False),
+        ([NoAnswer("timeout")], Outcome.PLATFORM_FAILED, True),
+        ([NotSent("refused")], Outcome.PLATFORM_FAILED, False),
+    ],
+)
+async def test_a_grant_that_may_be_ours_is_marked(
+    ends: list[AttemptEnd], outcome: Outcome, ambiguous: bool
+) -> None:
+    resolution, _ = await deliver_one(ScriptedGateway(*ends))
+
+    assert (resolution.outcome, resolution.attempts.ambiguous) == (outcome, ambiguous)
+
+
+async def test_a_duplicate_after_an_owner_that_did_not_close_cleanly_may_be_its_grant() -> None:
+    resolution, _ = await deliver_one(ScriptedGateway(DUPLICATE), record(order(), maybe_sent=True))
+
+    assert resolution.attempts.ambiguous
+
+
+@pytest.mark.parametrize(
+    ("end", "label", "detail"),
+    [
+        (NoAnswer("timeout"), "timeout", "no answer: timeout"),
+        (NoAnswer("reset: by peer"), "reset", "no answer: reset: by peer"),
+        (NotSent("refused"), "connect", "not sent: refused"),
+    ],
+)
+async def test_a_call_without_an_answer_fails_in_the_end_and_says_how(
+    end: AttemptEnd, label: str, detail: str
+) -> None:
+    resolution, parts = await deliver_one(ScriptedGateway(end))
+
+    assert (resolution.outcome, resolution.attempts.count) == (Outcome.PLATFORM_FAILED, 3)
+    assert (resolution.detail, resolution.dead_letter) == (detail, True)
+    assert parts.value("coupon_requests_total", account="main", code=label) == 3
+
+
+async def test_a_stop_is_no_attempt_and_the_order_waits_for_a_probe_to_pass() -> None:
+    gateway = ScriptedGateway(REFUSED, REFUSED, GRANTED)
+
+    resolution, parts = await deliver_one(gateway)
+
+    assert (resolution.outcome, resolution.attempts.count) == (Outcome.GRANTED, 1)
+    assert parts.value("coupon_requests_total", account="main", code="401") == 2
+    assert parts.slept == []
+
+
+# Keys.
+
+
+async def test_a_place_waits_for_all_its_keys_and_frees_them() -> None:
+    keys = KeyedOrder()
+    first, second, third = keys.enter("a", "x"), keys.enter("b", "y"), keys.enter("a", "y")
+    await first.turn()
+    await second.turn()
+    waiting = asyncio.create_task(third.turn())
+    await asyncio.sleep(0)
+
+    first.leave()
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    second.leave()
+    await asyncio.wait_for(waiting, 1)
+
+    third.leave()
+    third.leave()
+    assert len(keys) == 0
+
+
+async def test_a_place_left_in_the_middle_of_a_queue_lets_nobody_overtake() -> None:
+    keys = KeyedOrder()
+    first, second, third = (keys.enter("a") for _ in range(3))
+    second.leave()
+    waiting = asyncio.create_task(third.turn())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+
+    first.leave()
+
+    await asyncio.wait_for(waiting, 1)
+
+
+class CountingGateway:
+    """Notes which forms are under way together."""
+
+    def __init__(self) -> None:
+        self.under_way: Counter[str] = Counter()
+        self.order: list[str] = []
+        self.together = 0
+
+    async def post(self, url: str, body: bytes) -> AttemptEnd:
+        form = dict(pair.split("=") for pair in body.decode().split("&"))
+        keys = [form["plate"], form["event_id"]]
+        self.order.append(form["event_id"])
+        self.under_way.update(keys)
+        assert max(self.under_way.values()) == 1, "two requests of one key at once"
+        self.together = max(self.together, self.under_way.total() // 2)
+        await asyncio.sleep(0.001 * (len(self.order) % 3))
+        self.under_way.subtract(keys)
+        return FAILED if len(self.order) % 5 == 0 else GRANTED
+
+
+async def test_orders_of_a_plate_go_in_order_and_no_key_is_under_way_twice() -> None:
+    gateway = CountingGateway()
+    parts = setup(gateway)
+    records = [
+        record(order(f"E{number}", f"P{number % 7}"), order(f"E{number + 1000}", f"P{number % 5}"))
+        for number in range(100)
+    ]
+
+    ends = await asyncio.gather(*map(parts.delivery.deliver, records))
+
+    first_calls = list(dict.fromkeys(gateway.order))
+    for plate in range(7):
+        of_plate = [
+            end.values["event_id"]
+            for pair in ends
+            for end in pair
+            if end.values and end.values["plate"] == f"P{plate}"
+        ]
+        assert [event for event in first_calls if event in of_plate] == of_plate
+    assert gateway.together > 1
+    assert len(parts.delivery._keys) == 0
+
+
+async def test_one_event_pushed_twice_with_two_plates_is_not_under_way_twice() -> None:
+    gateway = CountingGateway()
+    parts = setup(gateway)
+
+    await asyncio.gather(*(parts.delivery.deliver(record(order("E1", f"P{n}"))) for n in range(20)))
+
+    assert gateway.together == 1
+
+
+async def test_orders_of_one_record_run_together_and_come_back_by_index() -> None:
+    gateway = CountingGateway()
+    parts = setup(gateway)
+
+    ends = await parts.delivery.deliver(
+        record(order("E0", "P0"), {"finding": "delete"}, *(order(f"E{n}", f"P{n}") for n in range(2, 9)))
+    )
+
+    assert [end.index for end in ends] == list(range(9))
+    assert gateway.together > 1
+
+
+async def test_cancelling_gives_back_places_and_permits() -> None:
+    class Hanging:
+        async def post(self, url: str, body: bytes) -> AttemptEnd:
+            await asyncio.sleep(60)
+            return GRANTED
+
+    parts = setup(Hanging(), max_in_flight=2)
+    tasks = [
+        asyncio.create_task(parts.delivery.deliver(record(order(f"E{n}", f"P{n % 3}"), order(f"F{n}", "P0"))))
+        for n in range(10)
+    ]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    for task in tasks[::2] + tasks[1::2]:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert len(parts.delivery._keys) == 0
+    assert parts.value("coupon_requests_in_flight") == 0
+    parts.delivery._gateway = ScriptedGateway(GRANTED)
+    (resolution,) = await asyncio.wait_for(parts.delivery.deliver(record(order("E1", "P0"))), 1)
+    assert resolution.outcome is Outcome.GRANTED
+
+
+async def test_a_bug_in_planning_gives_back_the_places_taken_before() -> None:
+    parts = setup(ScriptedGateway(GRANTED))
+
+    with pytest.raises(ZeroDivisionError):
+        await parts.delivery.deliver(record(order("E1"), order("E2", bug=True)))
+
+    assert len(parts.delivery._keys) == 0
+
+
+async def test_a_bug_in_one_order_comes_out_after_its_siblings_have_ended() -> None:
+    class Buggy(ScriptedGateway):
+        async def post(self, url: str, body: bytes) -> AttemptEnd:
+            end = await super().post(url, body)
+            if b"E1" in body:
+                raise ZeroDivisionError("a bug")
+            await asyncio.sleep(0.005)
+            ended.append(body)
+            return end
+
+    ended: list[bytes] = []
+    parts = setup(Buggy(GRANTED))
+
+    with pytest.raises(ZeroDivisionError):
+        await parts.delivery.deliver(record(order("E1", "P1"), order("E2", "P2")))
+
+    assert len(ended) == 1
+    assert len(parts.delivery._keys) == 0
+
+
+# Over real HTTP.
+
+
+@asynccontextmanager
+async def platform(
+    handler: Callable[[web.Request], Awaitable[web.StreamResponse]], max_in_flight: int = 100
+) -> AsyncIterator[Setup]:
+    app = web.Application()
+    app.router.add_post("/event", handler)
+    async with TestServer(app) as server, HttpGateway(total_seconds=5) as gateway:
+        yield setup(gateway, url=str(server.make_url("/event")), max_in_flight=max_in_flight)
+
+
+SAMPLES = {
+    path.stem: json.loads(path.read_text("utf-8"))
+    for path in sorted((Path(__file__).parent / "samples" / "replies").glob("*.json"))
+}
+
+
+@pytest.mark.parametrize("sample", SAMPLES.values(), ids=SAMPLES)
+async def test_every_reply_over_http_ends_as_its_sample_says(sample: dict[str, Any]) -> None:
+    expected = sample["reply"]
+    text = sample["text"] if "text" in sample else json.dumps(sample["json"], ensure_ascii=False)
+    calls = 0
+
+    async def handler(request: web.Request) -> web.Response:
+        nonlocal calls
+        calls += 1
+        form = {name: str(value) for name, value in (await request.post()).items()}
+        assert form["sign"] == sign(form, SECRETS["main-secret"])
+        return web.Response(status=sample["status"], body=text.encode(), headers=sample.get("headers"))
+
+    async with platform(handler) as parts:
+        delivering = asyncio.create_task(parts.delivery.deliver(record(order())))
+        if expected["then"] == "stop":
+            async with asyncio.timeout(5):
+                while not parts.flow.pause_reason:  # noqa: ASYNC110  # intake polls it as well; it has no event
+                    await asyncio.sleep(0.001)
+            assert parts.flow.halted == {"main": expected["label"]}
+            assert parts.value("coupon_config_alarm", account="main") == 1
+            assert not delivering.done()
+            delivering.cancel()
+            return
+        (resolution,) = await delivering
+
+    assert (resolution.outcome, resolution.dead_letter) == (expected["outcome"], expected["dead_letter"])
+    assert calls == resolution.attempts.count == (1 if expected["then"] == "final" else 3)
+    assert parts.value("coupon_requests_total", account="main", code=expected["label"]) == calls
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_refused_account_halts_and_goes_on_with_every_order_once_it_is_let_in(status: int) -> None:
+    refusing = True
+    granted: Counter[str] = Counter()
+
+    async def handler(request: web.Request) -> web.Response:
+        if refusing:
+            return web.json_response({"code": str(status), "message": "refused"}, status=status)
+        granted[str((await request.post())["event_id"])] += 1
+        return web.json_response({"code": "1001"})
+
+    async with platform(handler) as parts:
+        tasks = [
+            asyncio.create_task(parts.delivery.deliver(record(order(f"E{n}", f"P{n}")))) for n in range(30)
+        ]
+        await asyncio.sleep(0.05)
+        assert parts.flow.halted == {"main": str(status)}
+        assert not any(task.done() for task in tasks)
+
+        refusing = False
+        ends = await asyncio.wait_for(asyncio.gather(*tasks), 5)
+
+    assert {end.outcome for (end,) in ends} == {Outcome.GRANTED}
+    assert granted == Counter(f"E{n}" for n in range(30))
+    assert parts.flow.halted == {}
+
+
+async def test_the_server_never_counts_more_than_max_in_flight() -> None:
+    now = highest = 0
+
+    async def handler(request: web.Request) -> web.Response:
+        nonlocal now, highest
+        now += 1
+        highest = max(highest, now)
+        await asyncio.sleep(0.002)
+        now -= 1
+        return web.json_response({"code": "1001"})
+
+    async with platform(handler, max_in_flight=8) as parts:
+        await asyncio.gather(*(parts.delivery.deliver(record(order(f"E{n}", f"P{n}"))) for n in range(100)))
+
+    assert highest == 8
+
+
+async def test_times_of_first_and_last_call_are_told() -> None:
+    parts = setup(ScriptedGateway(FAILED, GRANTED))
+    times = iter(NOW + timedelta(seconds=second) for second in range(100))
+    parts.delivery._rules = AnyTime
+    parts.delivery._clock = lambda: next(times)
+
+    (resolution,) = await parts.delivery.deliver(record(order()))
+
+    first, last = resolution.attempts.first_at, resolution.attempts.last_at
+    assert first is not None
+    assert last is not None
+    assert first < last <= resolution.decided_at
+
+
+class AnyTime(FakeRules):
+    def read(self, record: Record, now: datetime) -> tuple[Order | Finding, ...]:
+        return super().read(record, NOW)
