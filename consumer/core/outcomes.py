@@ -499,9 +499,10 @@ def _instant(value: Value | None) -> str | None:
     if not isinstance(value, datetime) or value.tzinfo is None:
         return None
     try:
-        return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        instant = value if value.tzinfo is UTC else value.astimezone(UTC)
     except OverflowError:
         return None
+    return f"{instant.isoformat(timespec='milliseconds')[:-6]}Z"
 
 
 def _instant_of_ms(milliseconds: int) -> str | None:
