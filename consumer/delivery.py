@@ -9,14 +9,14 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
 
 from consumer.core.coupons import CouponRequest
 from consumer.core.errors import ConfigurationError, Problem
 from consumer.core.events import Order, Record
-from consumer.core.outcomes import Attempts, Finding, GatewayWords, Outcome, Resolution
+from consumer.core.outcomes import Attempts, Finding, Outcome, Resolution
 from consumer.core.replies import Answered, AttemptEnd, NotSent, Reply, ReplyTable
 from consumer.core.retries import Again, Done, RetryPolicy, next_step
 from consumer.core.signing import encode_form
@@ -224,9 +224,10 @@ class Delivery:
         )
         if plan.shadow:
             return base
-        secret = self._secret(rules, plan.account)
+        secret_name = rules.accounts[plan.account].secret
+        self._secret(plan.account, secret_name)  # a missing one is found before a place is taken
         place = self._keys.enter(("plate", item.plate), ("event_id", item.event_id))
-        return _OrderDelivery(base, item, plan, secret, rules.replies, place)
+        return _OrderDelivery(base, item, plan, secret_name, rules.replies, place)
 
     def _found(
         self, rules: Rules, record: Record, finding: Finding, order: Order | None = None
@@ -253,8 +254,8 @@ class Delivery:
             reverses=finding.reverses,
         )
 
-    def _secret(self, rules: Rules, account: str) -> str:
-        name = rules.accounts[account].secret
+    def _secret(self, account: str, name: str) -> str:
+        """Looked up for every call, so that an order which waits at the stop line meets a corrected one."""
         try:
             return self._secrets[name]
         except KeyError:
@@ -281,12 +282,13 @@ class Delivery:
         while True:
             async with self._flow.permit(account) as permit:
                 # Encoded here, so that waiting orders keep no bodies.
-                body = encode_form(delivery.request.parameters, delivery.secret)
+                secret = self._secret(account, delivery.secret_name)
+                body = encode_form(delivery.request.parameters, secret)
                 called_at, started = self._clock(), self._monotonic()
                 end = await self._gateway.post(url, body)
                 seconds = self._monotonic() - started
                 now = self._clock()
-                reply = delivery.replies.classify(end, now)
+                reply = _without(delivery.replies.classify(end, now), secret, delivery.order.plate)
                 permit.report(reply)
             self._metrics.requests.labels(account, reply.label).inc()
             self._metrics.request_seconds.labels(account).observe(seconds)
@@ -315,7 +317,7 @@ class Delivery:
             else _no_answer(end.error, sent=not isinstance(end, NotSent)),
             dead_letter=reply.dead_letter,
             attempts=attempts,
-            words=_without(reply.words, delivery.secret, delivery.order.plate),
+            words=reply.words,
         )
 
 
@@ -326,7 +328,7 @@ class _OrderDelivery:
     base: Resolution
     order: Order
     request: CouponRequest
-    secret: str = field(repr=False)
+    secret_name: str
     replies: ReplyTable
     place: Place
 
@@ -335,14 +337,13 @@ def _no_answer(error: str, *, sent: bool) -> str:
     return f"no answer: {error}" if sent else f"not sent: {error}"
 
 
-def _without(words: GatewayWords, *hidden: str) -> GatewayWords:
+def _without(reply: Reply, *hidden: str) -> Reply:
     """The platform may echo what we sent in forms that `redact` cannot know: these exact texts go as well."""
+    words = reply.words
     message, hint = words.message, words.hint
     for text in filter(None, hidden):
         message = message and message.replace(text, "***")
         hint = hint and hint.replace(text, "***")
-    return (
-        words
-        if (message, hint) == (words.message, words.hint)
-        else replace(words, message=message, hint=hint)
-    )
+    if (message, hint) == (words.message, words.hint):
+        return reply
+    return replace(reply, words=replace(words, message=message, hint=hint))

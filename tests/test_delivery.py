@@ -318,6 +318,24 @@ async def test_a_stop_is_no_attempt_and_the_order_waits_for_a_probe_to_pass() ->
     assert parts.slept == []
 
 
+async def test_an_order_at_the_stop_line_meets_a_corrected_secret() -> None:
+    secrets = {"main-secret": "wrong"}
+    parameters = {"event_id": "E1", "plate": "粤BA1471", "subject": "充电 减免+1% &=~*"}
+
+    class Strict:
+        async def post(self, url: str, body: bytes) -> AttemptEnd:
+            await asyncio.sleep(0)
+            accepted = sign(parameters, "right").encode() in body
+            secrets["main-secret"] = "right"
+            return GRANTED if accepted else REFUSED
+
+    parts = setup(Strict(), secrets=secrets)
+
+    (resolution,) = await asyncio.wait_for(parts.delivery.deliver(record(order())), 1)
+
+    assert resolution.outcome is Outcome.GRANTED
+
+
 # Keys.
 
 

@@ -255,3 +255,32 @@ async def test_a_permit_is_good_for_one_report(metrics: Metrics) -> None:
         permit.report(FINE)
         with pytest.raises(RuntimeError, match="one permit, one report"):
             permit.report(FINE)
+
+
+async def test_a_probe_cancelled_in_the_turn_in_which_it_got_leave_is_given_back(metrics: Metrics) -> None:
+    flow = flow_of(metrics, "a", max_in_flight=1)
+    await call(flow, "a", STOP)
+    first = asyncio.create_task(call(flow, "a", FINE))
+    second = asyncio.create_task(call(flow, "a", FINE))
+    await asyncio.sleep(0)
+    gate = flow._gates["a"]
+    while not gate.line.probing:
+        gate._let_through()
+    first.cancel()
+
+    await asyncio.wait_for(second, 1)
+    assert first.cancelled()
+
+
+async def test_leave_passes_over_orders_cancelled_in_the_same_turn(metrics: Metrics) -> None:
+    flow = flow_of(metrics, "a", probe_seconds=60)
+    async with flow.permit("a") as late, flow.permit("a") as early:
+        early.report(STOP)
+        first = asyncio.create_task(call(flow, "a", FINE))
+        second = asyncio.create_task(call(flow, "a", FINE))
+        await asyncio.sleep(0)
+        first.cancel()
+        late.report(FINE)
+
+    await asyncio.wait_for(second, 1)
+    assert flow._gates["a"].orders == 0

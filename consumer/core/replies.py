@@ -309,6 +309,8 @@ def redact(text: str) -> str:
 
     A refused signature's hint echoes the whole string that was signed (domain: replies).
     """
+    if not text:
+        return ""
     text = text[: 4 * _MAX_WORDS]
     text = _PLATE.sub(r"\1***", text)
     text = _NAMED.sub(r"\1***", text)
