@@ -1,0 +1,93 @@
+"""`charging-coupon sandbox`: a gateway to try requests on, until Ctrl-C. Serves HTTP."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def sandbox(
+    *,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")
+    ] = 8088,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    latency: Annotated[float, typer.Option(min=0, help="Mean seconds until a reply.")] = 0.1,
+    jitter: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the latency by which it varies.")
+    ] = 0.5,
+    failure: Annotated[
+        list[str] | None,
+        typer.Option(help="An answer by chance, as NAME=RATE: 503=0.02, reset=0.01, 1405=0.05. Repeatable."),
+    ] = None,
+    script: Annotated[
+        Path | None, typer.Option(help="YAML or JSON list of {plate, event_id, nth, answer, latency}.")
+    ] = None,
+    app: Annotated[
+        list[str] | None,
+        typer.Option(help="An app it knows, as APP_ID=SECRET. Repeatable. Default: the demo's."),
+    ] = None,
+    journal: Annotated[Path | None, typer.Option(help="File to keep the grants in, over restarts.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of chance.")] = 1,
+) -> None:
+    """Runs a parking platform that behaves as documented, until Ctrl-C.
+
+    It checks signatures and fields, grants each event_id once, and answers by the last
+    four characters of the plate: 1002, 1003, 1405 ... 0400, 0503 that code; 8503 first a 503,
+    then the grant.
+    """
+    import asyncio
+    import contextlib
+
+    from consumer.sandbox.answers import load_script
+    from consumer.sandbox.gateway import DEMO_APPS, SandboxGateway
+
+    async def serve() -> None:
+        gateway = SandboxGateway(
+            apps=_pairs("app", app) if app else DEMO_APPS,
+            script=load_script(script) if script is not None else None,
+            latency=latency,
+            jitter=jitter,
+            failures={name: _rate(rate) for name, rate in _pairs("failure", failure or []).items()},
+            seed=seed,
+            journal_file=journal,
+        )
+        await gateway.start(host, port)
+        print(f"Endpoint  {gateway.url}")
+        print(f"Journal   {gateway.base_url}/  (JSON: {gateway.base_url}/journal)")
+        if not app:
+            for app_id, secret in DEMO_APPS.items():
+                print(f"App       {app_id}, secret {secret}")
+        print("Ctrl-C ends it.", flush=True)
+        try:
+            await _until_told_to_stop()
+        finally:
+            await gateway.stop()
+
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(serve())
+
+
+async def _until_told_to_stop() -> None:
+    import asyncio
+    import signal
+
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await stop.wait()
+
+
+def _pairs(option: str, texts: list[str]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in texts]
+    for (name, equals, value), text in zip(pairs, texts, strict=True):
+        if not (name and equals and value):
+            raise typer.BadParameter(f"--{option} {text!r} is not NAME=VALUE")
+    return {name: value for name, _, value in pairs}
+
+
+def _rate(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"--failure: {text!r} is not a rate; write it like 0.05") from None

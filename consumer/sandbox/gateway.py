@@ -1,0 +1,279 @@
+"""A parking platform that behaves as documented, for trying out and for tests. Serves HTTP, never calls anyone.
+
+Checks every request (`verify`), decides on an answer (`answers`), remembers it
+(`journal`), and answers after the latency that it was given.
+"""
+
+import asyncio
+import contextlib
+import random
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import orjson
+from aiohttp import web
+
+from consumer.sandbox.answers import ANSWERS, Answer, Call, Delivery, Script, by_chance, by_plate, check_rates
+from consumer.sandbox.journal import Entry, Journal, page
+from consumer.sandbox.verify import Form, read_form
+
+ENDPOINT = "/gate/1.0/parking/mcoupon/event"
+DEMO_APP_ID = "op0000000000000demo"
+DEMO_APP_SECRET = "demo-secret-of-the-sandbox"  # noqa: S105  # it guards nothing
+DEMO_APPS: Mapping[str, str] = {DEMO_APP_ID: DEMO_APP_SECRET}
+
+_DATA_NODE = "SANDBOX-1"
+_MAX_BODY = 256 * 1024
+_HANG_SECONDS = 600.0
+_CHINA = timezone(timedelta(hours=8))
+
+
+class SandboxGateway:
+    """One platform. Enter it, or `start` and `stop` it.
+
+    Attributes:
+        journal: what it received; grants are made before the answer is on its way.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        apps: Mapping[str, str] = DEMO_APPS,
+        script: Script | None = None,
+        latency: float = 0.0,
+        jitter: float = 0.0,
+        failures: Mapping[str, float] | None = None,
+        seed: int = 1,
+        journal_file: Path | None = None,
+    ) -> None:
+        """Raises ConfigurationError for failures that it does not know.
+
+        `apps` are the secrets by app id, `latency` is the mean in seconds, `jitter` the share of it by
+        which it varies (0.5: from half to one and a half), `failures` the rates of answers drawn by chance.
+        """
+        self.journal = Journal()
+        self._apps = apps
+        self._script = script
+        self._latency = latency
+        self._jitter = jitter
+        self._failures = failures or {}
+        self._seed = seed
+        self._journal_file = journal_file
+        self._random = random.Random(seed)  # noqa: S311  # not for security
+        self._under_way: Counter[tuple[str, str]] = Counter()
+        self._in_flight = 0
+        self._stopped = asyncio.Event()
+        self._runner: web.AppRunner | None = None
+        self._address = ("", 0)
+        check_rates(self._failures)
+
+    @property
+    def url(self) -> str:
+        """The endpoint."""
+        return self.base_url + ENDPOINT
+
+    @property
+    def base_url(self) -> str:
+        """The page."""
+        host, port = self._address
+        return f"http://{host}:{port}"
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        """Listens; port 0 takes any free one. Raises OSError if it cannot."""
+        if self._journal_file is not None:
+            self.journal.open(self._journal_file)
+        app = web.Application(client_max_size=_MAX_BODY, middlewares=[_in_envelopes])
+        app.router.add_post(ENDPOINT, self._event)
+        app.router.add_get("/", self._page)
+        app.router.add_get("/journal", self._json)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, handle_signals=False)
+        await self._runner.setup()
+        try:
+            site = web.TCPSite(self._runner, host, port, backlog=1024)
+            await site.start()
+        except OSError:
+            await self.stop()
+            raise
+        self._address = (host, self._runner.addresses[0][1])
+
+    async def stop(self) -> None:
+        """No longer listens; calls under way are cut off after a second."""
+        self._stopped.set()
+        if self._runner is not None:
+            await self._runner.cleanup()
+            self._runner = None
+        self.journal.close()
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    # -- One call -----------------------------------------------------------------------------------
+
+    async def _event(self, request: web.Request) -> web.StreamResponse:
+        received_at, begun = datetime.now(UTC), asyncio.get_running_loop().time()
+        form = read_form(request.headers.get("Content-Type", ""), await request.read(), self._apps)
+        event_id = form.parameters.get("event_id", "")
+        plate = form.parameters.get("plate", "")
+        with self._arrival(event_id, plate) as (number, overlaps):
+            in_flight = self._in_flight
+            answer, granted = self._decide(form, event_id, plate)
+            serial = self.journal.grants.get(event_id, "") if answer.code == "1001" else ""
+            await asyncio.sleep(self._delay(answer))
+            seconds = asyncio.get_running_loop().time() - begun
+            self.journal.add(
+                Entry(
+                    number=number,
+                    received_at=received_at,
+                    event_id=event_id,
+                    plate=plate,
+                    parameters=form.parameters,
+                    verified=form.refused is None or form.refused.code != "401",
+                    answer=answer.name,
+                    granted=granted,
+                    grant_serial=serial,
+                    seconds=seconds,
+                    in_flight=in_flight,
+                    event_overlap=overlaps[0],
+                    plate_overlap=overlaps[1],
+                )
+            )
+            body = self._body(answer, plate, serial, seconds, received_at)
+            return await self._send(request, answer, body)
+
+    @contextlib.contextmanager
+    def _arrival(self, event_id: str, plate: str) -> Iterator[tuple[int, tuple[bool, bool]]]:
+        """Counts the call among those under way -> its number, and whom it overlaps."""
+        keys = [key for key in (("event", event_id), ("plate", plate)) if key[1]]
+        overlaps = (self._under_way["event", event_id] > 0, self._under_way["plate", plate] > 0)
+        journal = self.journal
+        self._under_way.update(keys)
+        self._in_flight += 1
+        journal.calls += 1
+        journal.max_in_flight = max(journal.max_in_flight, self._in_flight)
+        journal.event_overlaps += overlaps[0]
+        journal.plate_overlaps += overlaps[1]
+        try:
+            yield journal.calls, overlaps
+        finally:
+            self._in_flight -= 1
+            self._under_way.subtract(keys)
+            for key in keys:
+                if not self._under_way[key]:
+                    del self._under_way[key]
+
+    def _decide(self, form: Form, event_id: str, plate: str) -> tuple[Answer, bool]:
+        """The answer, and whether this call grants the coupon: once for each event_id."""
+        if form.refused is not None:
+            refused = form.refused
+            answer = Answer(refused.code, refused.code, int(refused.code), refused.message, refused.hint)
+            self.journal.write_call(event_id, answer.name)
+            return answer, False
+        journal = self.journal
+        journal.calls_by_event[event_id] += 1
+        call = Call(event_id, plate, journal.calls_by_event[event_id], form.parameters)
+        if event_id in journal.grants:
+            answer = ANSWERS["1403"]
+        else:
+            answer = (
+                (self._script(call) if self._script else None)
+                or by_plate(call)
+                or by_chance(call, self._failures, str(self._seed))
+                or ANSWERS["1001"]
+            )
+        if answer.grants:
+            journal.write_grant(event_id, uuid.UUID(int=self._random.getrandbits(128)).hex, call.nth)
+        else:
+            journal.write_call(event_id, answer.name)
+        return answer, answer.grants
+
+    def _delay(self, answer: Answer) -> float:
+        if answer.latency is not None:
+            return answer.latency
+        return self._latency * (1 + self._jitter * self._random.uniform(-1, 1))
+
+    def _body(self, answer: Answer, plate: str, serial: str, seconds: float, received_at: datetime) -> bytes:
+        if answer.body is not None:
+            return answer.body
+        envelope = _envelope(answer.code or "", answer.message, answer.hint)
+        if answer.status == 200:
+            envelope |= {"payload": {"grant_serial": serial}, "time_cost": round(seconds * 1000)}
+        else:
+            envelope["path"] = f"POST {ENDPOINT}"
+        if answer.code == "1001":
+            entered = received_at.astimezone(_CHINA) - timedelta(hours=1)
+            envelope |= {"plate": plate, "enter_time": entered.strftime("%Y-%m-%d %H:%M:%S")}
+        return orjson.dumps(envelope)
+
+    async def _send(self, request: web.Request, answer: Answer, body: bytes) -> web.StreamResponse:
+        headers = self._headers(answer)
+        if answer.delivery is Delivery.REPLY:
+            return web.Response(status=answer.status, body=body, headers=headers)
+        if answer.delivery is Delivery.TRUNCATE:
+            response = web.StreamResponse(status=answer.status, headers=headers)
+            response.content_length = len(body)
+            await response.prepare(request)
+            await response.write(body[: len(body) // 2])
+            if request.transport is not None:
+                request.transport.close()  # what was written still goes out
+            return response
+        if answer.delivery is Delivery.HANG:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_HANG_SECONDS):
+                    await self._stopped.wait()
+        if request.transport is not None:  # else the caller has given up
+            request.transport.abort()
+        return web.StreamResponse()
+
+    def _headers(self, answer: Answer) -> dict[str, str]:
+        kind = "application/json" if answer.code is not None else "text/html"
+        headers = {"Content-Type": f"{kind}; charset=utf-8"}
+        if answer.retry_after is not None:
+            headers["Retry-After"] = answer.retry_after
+        if 300 <= answer.status < 400:
+            headers["Location"] = f"{self.base_url}/elsewhere"
+        return headers
+
+    # -- Looking at it ------------------------------------------------------------------------------
+
+    async def _page(self, _request: web.Request) -> web.Response:
+        return web.Response(text=page(self.journal), content_type="text/html")
+
+    async def _json(self, _request: web.Request) -> web.Response:
+        return web.Response(body=orjson.dumps(self.journal.as_json()), content_type="application/json")
+
+
+def _envelope(code: str, message: str, hint: str) -> dict[str, Any]:
+    """What every reply has (domain: replies)."""
+    envelope = {
+        "code": code,
+        "message": message,
+        "seqno": uuid.uuid4().hex[:16],
+        "data_node": _DATA_NODE,
+    }
+    return envelope | {"hint": hint} if hint else envelope
+
+
+@web.middleware
+async def _in_envelopes(request: web.Request, handler: Any) -> web.StreamResponse:
+    """A wrong path, method or size is answered as the platform's gateway would: in an envelope."""
+    try:
+        response: web.StreamResponse = await handler(request)
+        return response
+    except web.HTTPException as error:
+        if error.status < 400:
+            raise
+        envelope = _envelope(str(error.status), error.reason, "")
+        envelope["path"] = f"{request.method} {request.path}"
+        return web.Response(status=error.status, body=orjson.dumps(envelope), content_type="application/json")
