@@ -13,6 +13,7 @@ import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from consumer.core.outcomes import without_plates
 from consumer.core.plates import mask
 
 Format = Literal["auto", "json", "console"]
@@ -46,7 +47,7 @@ def configure(
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
         structlog.processors.StackInfoRenderer(),
-        _without_secret_fields,
+        _safe_fields,
     ]
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
@@ -74,8 +75,11 @@ def configure(
 Renderer = Callable[[WrappedLogger, str, EventDict], str]
 
 
-def _without_secret_fields(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    return {name: _HIDDEN if name.lower() in _SECRET_FIELDS else value for name, value in event.items()}
+def _safe_fields(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    event = {name: _HIDDEN if name.lower() in _SECRET_FIELDS else value for name, value in event.items()}
+    if isinstance(plate := event.get("plate"), str):
+        event["plate"] = mask(plate)  # also one that does not look like a plate
+    return event
 
 
 def _as_json(logger: WrappedLogger, method: str, event: EventDict) -> str:
@@ -99,7 +103,7 @@ def _gate(render: Renderer, hidden: list[str]) -> Renderer:
         line = render(logger, method, event)
         for text in hidden:
             line = line.replace(text, _HIDDEN)
-        return mask(line)
+        return without_plates(line)
 
     return rendered
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 from urllib.parse import urlsplit
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -26,6 +25,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from consumer.core.documents import Document, DocumentError
 from consumer.core.errors import ConfigurationError, Problem
 from consumer.core.outcomes import PlateMode, Privacy
 
@@ -480,37 +480,36 @@ def load_settings(file: Path | None, environ: Mapping[str, str] = os.environ) ->
 
 def _read_file(file: Path, sources: _Sources) -> None:
     try:
-        text = file.read_text("utf-8-sig")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        tree = yaml.safe_load(text)
+        document = Document(file.read_text("utf-8-sig"), str(file))
+    except DocumentError as error:
+        raise ConfigurationError(error.problems) from None
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8"
-        raise _one_problem(
-            str(file), f"cannot be read: {why}", "name a readable settings file in UTF-8"
-        ) from None
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise _one_problem(f"{file}:{line}", f"is not YAML: {error.problem}", "correct the line") from None
-    if tree is None:
-        return
-    if not isinstance(tree, dict):
-        raise _one_problem(
-            f"{file}:1", "is not a mapping", "write `kafka:`, `gateway:` ... at the top"
-        ) from None
-    sources.tree = tree
-    for location, line in _lines(root, ()):
-        sources.places[location] = f"{file}:{line}"
+        remedy = "name a readable settings file in UTF-8"
+        raise _one_problem(str(file), f"cannot be read: {why}", remedy) from None
+    match document.data:
+        case None:
+            return
+        case dict() as tree:
+            sources.tree = tree
+        case _:
+            raise _one_problem(f"{file}:1:1", "is not a mapping", "write `kafka:`, `gateway:` ... at the top")
+    for location in _locations(document.data, ()):
+        line, column = document.key_spot(location)
+        sources.places[location] = f"{file}:{line}:{column}"
 
 
-def _lines(node: yaml.Node | None, location: Location) -> Iterator[tuple[Location, int]]:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            yield (*location, key.value), key.start_mark.line + 1
-            yield from _lines(value, (*location, key.value))
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            yield (*location, index), value.start_mark.line + 1
-            yield from _lines(value, (*location, index))
+def _locations(value: object, here: Location) -> Iterator[Location]:
+    match value:
+        case dict():
+            steps = list(value.items())
+        case list():
+            steps = list(enumerate(value))
+        case _:
+            return
+    for step, inner in steps:
+        yield (*here, step)
+        yield from _locations(inner, (*here, step))
 
 
 def _anchor_paths(file: Path, sources: _Sources) -> None:

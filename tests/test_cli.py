@@ -93,7 +93,7 @@ def test_all_mistakes_in_the_settings_are_shown(
 
     assert exit_code("run", "--settings", str(file)) == 2
     assert (
-        f"error: {file}:2: there is no setting kafka.bootstrap_server; did you mean kafka.bootstrap_servers?"
+        f"error: {file}:2:3: there is no setting kafka.bootstrap_server; did you mean kafka.bootstrap_servers?"
         in capsys.readouterr().err.splitlines()
     )
 

@@ -121,6 +121,14 @@ def test_fields_that_are_called_secret_are_never_written() -> None:
     assert (line["app_secret"], line["Password"], line["sign"]) == ("***", "***", "***")
 
 
+def test_a_field_that_is_called_plate_is_masked_whatever_it_looks_like() -> None:
+    stream = configured()
+
+    structlog.get_logger("a").info("x", plate="TESTCAR")
+
+    assert lines(stream)[0]["plate"] == "TE****R"
+
+
 @pytest.mark.parametrize("value", ["\ud800", 10**30, b"\xff", object(), {1: 2}])
 def test_whatever_is_logged_becomes_a_line(value: object) -> None:
     stream = configured()

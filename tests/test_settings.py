@@ -140,9 +140,9 @@ def test_all_mistakes_of_a_file_are_named_at_once_with_their_lines(file: Path) -
     file.write_text(FILE + "gateway:\n  max_in_fligt: 3\n  connect_timeout: true\nweb: 5\n", "utf-8")
 
     assert problems(file, {}) == [
-        f"{file}:9: gateway.connect_timeout: is not a duration; write 30s, 100ms, 5m, 2h, or seconds as a number",
-        f"{file}:8: there is no setting gateway.max_in_fligt; did you mean gateway.max_in_flight?",
-        f"{file}:10: web is a group of settings; set its fields",
+        f"{file}:9:3: gateway.connect_timeout: is not a duration; write 30s, 100ms, 5m, 2h, or seconds as a number",
+        f"{file}:8:3: there is no setting gateway.max_in_fligt; did you mean gateway.max_in_flight?",
+        f"{file}:10:1: web is a group of settings; set its fields",
     ]
 
 
@@ -157,9 +157,9 @@ def test_what_is_missing_is_named_with_the_variable_that_can_set_it() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("kafka:\n  topics: [\n", ":3: is not YAML: "),
-        ("- 1\n", ":1: is not a mapping; "),
-        ("word", ":1: is not a mapping; "),
+        ("kafka:\n  topics: [\n", ":3:1: not YAML: "),
+        ("- 1\n", ":1:1: is not a mapping; "),
+        ("word", ":1:1: is not a mapping; "),
     ],
 )
 def test_a_file_that_holds_no_settings_is_refused(file: Path, text: str, problem: str) -> None:
@@ -167,6 +167,25 @@ def test_a_file_that_holds_no_settings_is_refused(file: Path, text: str, problem
 
     [found] = problems(file, {})
     assert found.startswith(f"{file}{problem}")
+
+
+def test_a_setting_written_twice_in_a_file_is_refused(file: Path) -> None:
+    file.write_text(FILE + "rules: other.yaml\n", "utf-8")
+
+    assert problems(file, {}) == [f"{file}:7:1: the key `rules` stands here a second time; keep one of them"]
+
+
+def test_an_empty_file_sets_nothing(file: Path) -> None:
+    file.write_text("# nothing yet\n", "utf-8")
+
+    assert load_settings(file, ENOUGH) == load_settings(None, ENOUGH)
+
+
+def test_numbers_in_a_file_are_seconds_and_bytes(file: Path) -> None:
+    file.write_text(FILE + "gateway: {total_timeout: 7.5, max_response_size: 4096}\n", "utf-8")
+
+    gateway = load_settings(file, {}).gateway
+    assert (gateway.total_timeout, gateway.max_response_size) == (7.5, 4096)
 
 
 def test_a_file_in_another_charset_is_refused(file: Path) -> None:

@@ -476,6 +476,11 @@ def _hide(text: str | None, plate: str | None, privacy: Privacy) -> str | None:
         text = re.sub(
             "|".join(re.escape(spelling) for spelling in spellings), _HIDDEN, text, flags=re.IGNORECASE
         )
+    return without_plates(text)
+
+
+def without_plates(text: str) -> str:
+    """The text with all that looks like a plate taken out, rather too much than too little."""
     return _LIKE_A_PLATE.sub(_HIDDEN, text)
 
 
