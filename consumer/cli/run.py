@@ -30,7 +30,8 @@ def run(
     rules = rulebook.load(chosen.rules)
     secrets = [account.secret for account in rules.accounts.values()]
     chosen.check_secrets(secrets)
-    logs.configure(chosen.log.level, chosen.log.format, hide=[chosen.secret(name) for name in secrets])
+    hide = [*map(chosen.secret, secrets), chosen.plate_privacy().hash_key.decode()]
+    logs.configure(chosen.log.level, chosen.log.format, hide=hide)
     serve(Service(chosen, rules=rules, registry=None))
 
 
