@@ -73,6 +73,10 @@ async def answer_then_close_on_the_next_request(
 
 async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await read_request(reader)
+    abort_connection(writer)
+
+
+def abort_connection(writer: asyncio.StreamWriter) -> None:
     connection: socket.socket = writer.get_extra_info("socket")
     # SO_LINGER with zero seconds makes close() send RST.
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
@@ -263,14 +267,29 @@ async def test_a_new_connection_that_closes_is_not_replaced(gateway: HttpGateway
         assert isinstance(await gateway.post(url, b"a=1"), NoAnswer)
 
 
-async def test_a_kept_connection_whose_reply_broke_off_is_not_replaced(gateway: HttpGateway) -> None:
+@pytest.mark.parametrize("abort", [False, True], ids=["closed", "reset"])
+async def test_a_kept_connection_whose_reply_broke_off_is_not_replaced(
+    gateway: HttpGateway, abort: bool
+) -> None:
+    connections = 0
+
     async def break_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
         await say(OK)(reader, writer)
         await say(OK[:-5])(reader, writer)
+        await asyncio.sleep(0.02)  # the head of the reply is read by now
+        if abort:
+            abort_connection(writer)
+        writer.close()
 
-    async with raw_server(break_off) as url:
+    async with await asyncio.start_server(break_off, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/event"
         await gateway.post(url, b"a=1")
-        assert isinstance(await gateway.post(url, b"a=2"), NoAnswer)
+        end = await gateway.post(url, b"a=2")
+
+    assert isinstance(end, NoAnswer)
+    assert connections == 1
 
 
 async def test_when_the_replacement_finds_nobody_the_first_sending_is_still_in_doubt(
