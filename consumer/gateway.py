@@ -87,7 +87,6 @@ class HttpGateway:
             async with self._session.post(
                 url, data=body, allow_redirects=False, trace_request_ctx=connection
             ) as response:
-                connection.replied = True
                 reply = await self._read(response)
                 return Answered(response.status, reply, response.headers.get("Retry-After"), resent)
         except _NOT_SENT as error:
@@ -96,7 +95,8 @@ class HttpGateway:
         except TimeoutError:
             return NoAnswer("timeout")
         except _CLOSED as error:
-            if connection.reused and not connection.replied and not resent:
+            # Before the reply's head: once that has come, aiohttp raises ClientPayloadError.
+            if connection.reused and not resent:
                 return None
             return NoAnswer(f"reset: {_name(error)}")
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -117,12 +117,11 @@ class HttpGateway:
 class _Connection:
     """What is known of the connection that one sending went out on."""
 
-    __slots__ = ("replaces_stale", "replied", "reused")
+    __slots__ = ("replaces_stale", "reused")
 
     def __init__(self, *, replaces_stale: bool = False) -> None:
         self.replaces_stale = replaces_stale
         self.reused = False
-        self.replied = False
 
 
 async def _on_reuse(
