@@ -170,6 +170,23 @@ class Delivery:
         self._sleep = sleep
         self._random = random
         self._keys = KeyedOrder()
+        self._open = asyncio.Event()
+        self._open.set()
+        self._begun = 0
+        self._quiet = asyncio.Event()
+        self._quiet.set()
+
+    def hold(self) -> None:
+        """Begin no further record: those without a call so far wait, and are left to the next owner untouched."""
+        self._open.clear()
+
+    def release(self) -> None:
+        """Begin records again."""
+        self._open.set()
+
+    async def quiet(self) -> None:
+        """Until each record for which a call was made has ended."""
+        await self._quiet.wait()
 
     async def deliver(self, record: Record) -> tuple[Resolution, ...]:
         """What became of each of the record's orders, by index.
@@ -178,11 +195,12 @@ class Delivery:
         It leaves when all the record's orders have ended, and none keeps its place.
         """
         rules = self._rules()  # one rule book for the whole record, whatever is loaded meanwhile
+        progress = _Progress()
         resolutions: list[Resolution] = []
         deliveries: list[_OrderDelivery] = []
         try:
             for item in rules.read(record, self._clock()):
-                planned = self._plan(rules, record, item)
+                planned = self._plan(rules, record, item, progress)
                 if isinstance(planned, Resolution):
                     resolutions.append(planned)
                 else:
@@ -200,9 +218,15 @@ class Delivery:
         finally:
             for delivery in deliveries:
                 delivery.place.leave()
+            if progress.begun:
+                self._begun -= 1
+                if not self._begun:
+                    self._quiet.set()
         return tuple(sorted(resolutions, key=lambda resolution: resolution.index))
 
-    def _plan(self, rules: Rules, record: Record, item: Order | Finding) -> "Resolution | _OrderDelivery":
+    def _plan(
+        self, rules: Rules, record: Record, item: Order | Finding, progress: "_Progress"
+    ) -> "Resolution | _OrderDelivery":
         if isinstance(item, Finding):
             return self._found(rules, record, item)
         plan = rules.plan(item)
@@ -227,7 +251,7 @@ class Delivery:
         secret_name = rules.accounts[plan.account].secret
         self._secret(plan.account, secret_name)  # a missing one is found before a place is taken
         place = self._keys.enter(("plate", item.plate), ("event_id", item.event_id))
-        return _OrderDelivery(base, item, plan, secret_name, rules.replies, place)
+        return _OrderDelivery(base, item, plan, secret_name, rules.replies, place, progress)
 
     def _found(
         self, rules: Rules, record: Record, finding: Finding, order: Order | None = None
@@ -280,7 +304,11 @@ class Delivery:
         attempts = Attempts()
         may_be_granted = delivery.base.record.maybe_sent
         while True:
+            if not delivery.progress.begun:
+                await self._open.wait()
             async with self._flow.permit(account) as permit:
+                if not self._may_call(delivery.progress):
+                    continue  # held while it waited for its permit
                 # Encoded here, so that waiting orders keep no bodies.
                 secret = self._secret(account, delivery.secret_name)
                 body = encode_form(delivery.request.parameters, secret)
@@ -305,6 +333,13 @@ class Delivery:
             if isinstance(step, Again):
                 await self._sleep(step.after)
 
+    def _may_call(self, progress: "_Progress") -> bool:
+        if not progress.begun and self._open.is_set():
+            progress.begun = True
+            self._begun += 1
+            self._quiet.clear()
+        return progress.begun
+
     def _ended(
         self, delivery: "_OrderDelivery", end: AttemptEnd, reply: Reply, attempts: Attempts
     ) -> Resolution:
@@ -318,7 +353,15 @@ class Delivery:
             dead_letter=reply.dead_letter,
             attempts=attempts,
             words=reply.words,
+            label=reply.label,
         )
+
+
+@dataclass(slots=True)
+class _Progress:
+    """A record's: begun as soon as a call was made for any of its orders."""
+
+    begun: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,6 +374,7 @@ class _OrderDelivery:
     secret_name: str
     replies: ReplyTable
     place: Place
+    progress: _Progress
 
 
 def _no_answer(error: str, *, sent: bool) -> str:

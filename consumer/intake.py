@@ -12,7 +12,7 @@ and the next owner does it again.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -110,6 +110,22 @@ class Start:
     maybe_sent_below: int
 
 
+class Deliverer(Protocol):
+    """What intake needs of `delivery.Delivery`."""
+
+    async def deliver(self, record: Record) -> Sequence[Resolution]:
+        """What became of each of the record's orders."""
+
+    def hold(self) -> None:
+        """Begin no further record."""
+
+    def release(self) -> None:
+        """Begin records again."""
+
+    async def quiet(self) -> None:
+        """Until each record that was begun has ended."""
+
+
 MakeLedger = Callable[
     [
         Membership,
@@ -155,7 +171,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         group: str,
         cluster_id: str,
         start_from: str,
-        deliver: Callable[[Record], Awaitable[Sequence[Resolution]]],
+        delivery: Deliverer,
         make_ledger: MakeLedger,
         pause_reason: Callable[[], str | None],
         bounds: Bounds,
@@ -169,7 +185,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._group = group
         self._cluster_id = cluster_id
         self._start_from = start_from
-        self._deliver = deliver
+        self._delivery = delivery
         self._make_ledger = make_ledger
         self._pause_reason = pause_reason
         self._bounds = bounds
@@ -330,7 +346,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         pause = 1.0
         while True:
             try:
-                resolutions = await self._deliver(record)
+                resolutions = await self._delivery.deliver(record)
                 break
             except Exception:
                 # A bug of ours. The record is not lost: it holds its frontier until it ends.
@@ -376,6 +392,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             else:
                 self._assignment = held
                 self._paused = {}
+                self._delivery.release()
                 self._consumer.resume(*partitions)
                 log.info("intake.open", generation=member.generation, partitions=len(partitions))
             return
@@ -457,13 +474,17 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             self._discard(held)
 
     async def _drain(self, held: Assignment, why: str) -> None:
-        """Let what is under way end, within the bound; what does not, the next owner sends again."""
+        """Let what was begun end, within the bound. The next owner sends what ran out of time again, and the rest first."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._bounds.drain
         flush_reserve = min(2.0, self._bounds.drain / 4)
-        if held.deliveries and not held.closed:
-            log.info("intake.draining", why=why, records=len(held.deliveries))
-            await asyncio.wait(held.deliveries, timeout=self._bounds.drain - flush_reserve)
+        self._delivery.hold()
+        log.info("intake.draining", why=why, records=len(held.deliveries))
+        try:
+            async with asyncio.timeout(self._bounds.drain - flush_reserve):
+                await self._delivery.quiet()
+        except TimeoutError:
+            log.warning("intake.drain_ran_out_of_time", seconds=self._bounds.drain)
         abandoned = list(held.deliveries)
         for task in abandoned:
             task.cancel()

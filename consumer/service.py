@@ -177,7 +177,7 @@ class Service:
             group=settings.kafka.group_id,
             cluster_id=kafka.cluster_id,
             start_from=settings.kafka.start_from,
-            deliver=delivery.deliver,
+            delivery=delivery,
             make_ledger=make_ledger,
             pause_reason=lambda: self._flow.pause_reason,
             bounds=intake.Bounds(

@@ -172,6 +172,7 @@ async def test_a_granted_order_carries_everything_that_an_outcome_tells() -> Non
         metadata={"minutes": 29},
         attempts=Attempts(1, NOW, NOW, resolution.attempts.seconds),
         words=GatewayWords(code="1001", http_status=200, grant_serial="G1"),
+        label="1001",
     )
     assert parts.value("coupon_requests_total", account="main", code="1001") == 1
     assert parts.value("coupon_request_duration_seconds_count", account="main") == 1
@@ -599,3 +600,45 @@ async def test_times_of_first_and_last_call_are_told() -> None:
 class AnyTime(FakeRules):
     def read(self, record: Record, now: datetime) -> tuple[Order | Finding, ...]:
         return super().read(record, NOW)
+
+
+# A drain: what was begun ends, the rest is left untouched.
+
+
+async def test_while_held_a_begun_record_ends_and_no_other_is_begun() -> None:
+    gateway = ScriptedGateway(NoAnswer("timeout"), GRANTED)
+    parts = setup(gateway, max_in_flight=1)
+    begun = asyncio.create_task(parts.delivery.deliver(record(order("E1"))))
+    waiting = asyncio.create_task(parts.delivery.deliver(record(order("E2", "粤BA1472"), offset=1)))
+    while not gateway.calls:
+        await asyncio.sleep(0)
+
+    parts.delivery.hold()
+    async with asyncio.timeout(1):
+        await parts.delivery.quiet()
+
+    (resolution,) = await begun
+    assert resolution.outcome is Outcome.GRANTED
+    assert resolution.attempts.count == 2  # its second attempt was still made
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    assert len(gateway.calls) == 2
+    parts.delivery.release()
+    (later,) = await waiting
+    assert later.outcome is Outcome.GRANTED
+
+
+async def test_a_record_that_is_cancelled_is_no_longer_waited_for() -> None:
+    parts = setup(HangingGateway())
+    task = asyncio.create_task(parts.delivery.deliver(record(order())))
+    await asyncio.sleep(0.01)
+    parts.delivery.hold()
+    task.cancel()
+    async with asyncio.timeout(1):
+        await parts.delivery.quiet()
+
+
+class HangingGateway:
+    async def post(self, url: str, body: bytes) -> AttemptEnd:
+        await asyncio.sleep(3600)
+        raise AssertionError("never")
