@@ -1,0 +1,182 @@
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from consumer.core.events import Coordinates
+from consumer.sandbox.journal import Entry, Journal
+from consumer.sandbox.reconcile import Produced, Report, reconcile
+from consumer.sandbox.samples import Expected, SampleEvent
+
+Outcomes = list[dict[str, Any]]
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+
+
+def _produced() -> list[Produced]:
+    samples = [
+        SampleEvent("good", b"k", b"{}", (), (Expected(0, "A1", "granted"),)),
+        SampleEvent("repeated", b"k", b"{}", (), (Expected(0, "A1", "already_granted"),)),
+        SampleEvent(
+            "two_orders",
+            b"k",
+            b"{}",
+            (),
+            (Expected(0, "B1", "granted"), Expected(1, "B2", "skipped", "plate_missing")),
+        ),
+        SampleEvent("limited", b"k", b"{}", (), (Expected(0, "C1", "limited"),)),
+        SampleEvent("tombstone", b"k", None, (), (Expected(0, None, "skipped", "tombstone"),)),
+    ]
+    return [Produced(Coordinates("events", 0, offset), sample) for offset, sample in enumerate(samples)]
+
+
+def _outcome(
+    offset: int,
+    order_id: str | None,
+    outcome: str,
+    *,
+    index: int = 0,
+    reason: str | None = None,
+    serial: str | None = None,
+    calls: int = 0,
+) -> dict[str, Any]:
+    return {
+        "record": {"topic": "events", "partition": 0, "offset": offset},
+        "order_index": index,
+        "order_id": order_id,
+        "event_id": order_id,
+        "outcome": outcome,
+        "reason": reason,
+        "grant_serial": serial,
+        "attempts": {"count": calls},
+    }
+
+
+def _outcomes() -> Outcomes:
+    return [
+        _outcome(0, "A1", "granted", serial="S1", calls=1),
+        _outcome(1, "A1", "already_granted", calls=1),
+        _outcome(2, "B1", "granted", serial="S2", calls=2),
+        _outcome(2, "B2", "skipped", index=1, reason="plate_missing"),
+        _outcome(3, "C1", "limited", calls=1),
+        _outcome(4, None, "skipped", reason="tombstone"),
+    ]
+
+
+def _journal() -> Journal:
+    journal = Journal(grants={"A1": "S1", "B1": "S2"})
+    journal.calls_by_event.update({"A1": 2, "B1": 2, "C1": 1})
+    return journal
+
+
+def test_everything_that_fits_together_agrees() -> None:
+    report = reconcile(_produced(), _outcomes(), _journal())
+
+    assert report.problems == ()
+    assert report.agrees
+    assert (report.records, report.orders, report.outcomes, report.grants) == (5, 6, 6, 2)
+    assert [(row.kind, row.records, row.orders, row.outcomes) for row in report.rows] == [
+        ("good", 1, 1, {"granted": 1}),
+        ("repeated", 1, 1, {"already_granted": 1}),
+        ("two_orders", 1, 2, {"granted": 1, "skipped": 1}),
+        ("tombstone", 1, 1, {"skipped": 1}),
+        ("limited", 1, 1, {"limited": 1}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("removed", "name"),
+    [
+        (0, "order A1 (record events-0@0): no outcome, expected granted"),
+        (3, "order B2 (record events-0@2): no outcome, expected skipped"),
+        (4, "order C1 (record events-0@3): no outcome, expected limited"),
+        (5, "no order (record events-0@4): no outcome, expected skipped"),
+    ],
+)
+def test_an_outcome_that_is_missing_names_its_order(removed: int, name: str) -> None:
+    outcomes = _outcomes()
+    del outcomes[removed]
+
+    assert name in reconcile(_produced(), outcomes, _journal()).problems
+
+
+@pytest.mark.parametrize("doubled", range(6))
+def test_an_outcome_that_is_doubled_names_its_order(doubled: int) -> None:
+    outcomes = _outcomes()
+    outcomes.append(outcomes[doubled])
+
+    report = reconcile(_produced(), outcomes, _journal())
+
+    order_id = outcomes[doubled]["order_id"]
+    assert report.problems[0].startswith(f"order {order_id} " if order_id else "no order ")
+    assert "2 outcomes" in report.problems[0]
+
+
+def _change(offset: int, index: int = 0, **changed: object) -> Callable[[Outcomes, Journal], None]:
+    def change(outcomes: Outcomes, _journal: Journal) -> None:
+        outcome = next(
+            each for each in outcomes if each["record"]["offset"] == offset and each["order_index"] == index
+        )
+        outcome.update(changed)
+
+    return change
+
+
+def _grant(event_id: str, serial: str) -> Callable[[Outcomes, Journal], None]:
+    return lambda _outcomes, journal: journal.grants.update({event_id: serial})
+
+
+def _forget(event_id: str) -> Callable[[Outcomes, Journal], None]:
+    def forget(_outcomes: Outcomes, journal: Journal) -> None:
+        del journal.grants[event_id]
+
+    return forget
+
+
+def _another(outcomes: Outcomes, _journal: Journal) -> None:
+    outcomes.append(_outcome(9, "X1", "granted"))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (_change(3, outcome="unknown"), "order C1 (record events-0@3): unknown, expected limited"),
+        (
+            _change(2, 1, reason="no_rule"),
+            "order B2 (record events-0@2): skipped (no_rule), expected skipped (plate_missing)",
+        ),
+        (_change(3, order_id="C2"), "order C1 (record events-0@3): its outcome names order C2"),
+        (_another, "order X1 (record events-0@9): an outcome of no order that was produced"),
+        (
+            _change(0, grant_serial="S9"),
+            "order A1 (record events-0@0): granted S9, and the platform granted S1",
+        ),
+        (_forget("B1"), "order B1 (record events-0@2): granted S2, and the platform granted nothing"),
+        (_forget("A1"), "order A1 (record events-0@1): already granted, and the platform granted nothing"),
+        (_grant("C1", "S3"), "order C1: the platform granted a coupon, and no outcome says so"),
+        (_grant("Z9", "S3"), "order Z9: the platform granted a coupon, and no outcome says so"),
+        (_change(3, attempts={"count": 3}), "order C1: 3 calls by its outcomes, the platform saw 1"),
+    ],
+)
+def test_what_disagrees_names_its_order(change: Callable[[Outcomes, Journal], None], problem: str) -> None:
+    outcomes, journal = _outcomes(), _journal()
+    change(outcomes, journal)
+
+    report: Report = reconcile(_produced(), outcomes, journal)
+
+    assert problem in report.problems
+    assert not report.agrees
+
+
+def test_a_connection_that_broke_may_have_carried_one_call_more() -> None:
+    journal = _journal()
+    journal.calls_by_event["B1"] = 3
+    assert not reconcile(_produced(), _outcomes(), journal).agrees
+
+    journal.entries.append(
+        Entry(
+            1, NOW, "B1", "p", {}, True, "lost", True, "S2", 0.1, 1, event_overlap=False, plate_overlap=False
+        )
+    )
+
+    assert reconcile(_produced(), _outcomes(), journal).agrees
