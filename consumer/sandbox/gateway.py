@@ -38,6 +38,7 @@ class SandboxGateway:
 
     Attributes:
         journal: what it received; grants are made before the answer is on its way.
+        latency, script: as given; they may be changed while it serves.
 
     """
 
@@ -59,8 +60,8 @@ class SandboxGateway:
         """
         self.journal = Journal()
         self._apps = apps
-        self._script = script
-        self._latency = latency
+        self.script = script
+        self.latency = latency
         self._jitter = jitter
         self._failures = failures or {}
         self._seed = seed
@@ -187,7 +188,7 @@ class SandboxGateway:
             answer = ANSWERS["1403"]
         else:
             answer = (
-                (self._script(call) if self._script else None)
+                (self.script(call) if self.script else None)
                 or by_plate(call)
                 or by_chance(call, self._failures, str(self._seed))
                 or ANSWERS["1001"]
@@ -201,7 +202,7 @@ class SandboxGateway:
     def _delay(self, answer: Answer) -> float:
         if answer.latency is not None:
             return answer.latency
-        return self._latency * (1 + self._jitter * self._random.uniform(-1, 1))
+        return self.latency * (1 + self._jitter * self._random.uniform(-1, 1))
 
     def _body(self, answer: Answer, plate: str, serial: str, seconds: float, received_at: datetime) -> bytes:
         if answer.body is not None:
