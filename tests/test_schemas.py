@@ -250,7 +250,7 @@ def example(outcome: Outcome, offset: int, **changes: Any) -> Resolution:
         "source": "charging",
         "rule": "two-hours-free",
         "account": "main",
-        "rules_hash": "sha256:5f0c9b",
+        "rules_hash": "5f0c9b1a2c3d",
         "values": values,
         "parameters": {
             "app_id": "app-1",
@@ -258,10 +258,10 @@ def example(outcome: Outcome, offset: int, **changes: Any) -> Resolution:
             "api_type": "5",
             "event_id": order,
             "plate": "粤BD12345",
-            "subject": "充电减免",
-            "metadata": '{"value":5400}',
+            "subject": "【粤BD12345】充电 31.25 kWh",
+            "metadata": '{"minutes":{"name":"充电时长","value":90}}',
         },
-        "metadata": {"value": 5400},
+        "metadata": {"minutes": 90},
         "attempts": Attempts(
             1, ended + timedelta(seconds=3.7), ended + timedelta(seconds=3.982), seconds=0.281_904
         ),
