@@ -1,9 +1,19 @@
 """An order and the rule that matched it -> the request to the parking platform. Performs no I/O."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 
 from consumer.core.outcomes import Finding
+
+OWN_PARAMETERS = frozenset(
+    {"app_id", "api_store_code", "api_type", "event_id", "plate", "subject", "metadata", "sign", "app_secret"}
+)
+"""Fields of the request that are ours to fill, or never sent: no static parameter can have their names."""
+
+LARGEST_VALUE = 2**31 - 1
+"""A metadata value is a 32-bit integer on the wire, and none of ours is negative."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +41,95 @@ class CouponRequest:
 
 Plan = CouponRequest | Finding
 """What is to be done for an order: ask for a coupon, or end it without a request."""
+
+
+class State(StrEnum):
+    """Whether an account or a rule is in force."""
+
+    ON = "on"
+    SHADOW = "shadow"
+    HOLD = "hold"
+
+
+class MetadataFormat(StrEnum):
+    """How `metadata` travels in a form; the documents leave it open (domain: signature)."""
+
+    JSON = "json"
+    DOTTED = "dotted"
+    BRACKETED = "bracketed"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """An identity at the parking platform.
+
+    Attributes:
+        app_id: as the platform allotted it.
+        secret: NAME of the secret that signs; the settings know the secret.
+        api_type: the kind of coupon, as the platform allotted it.
+        url: where its requests go; None means the settings' gateway URL.
+        parameters: further fields of each of its requests, the same in all.
+
+    """
+
+    name: str
+    app_id: str
+    secret: str
+    api_type: str
+    url: str | None = None
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    metadata_format: MetadataFormat = MetadataFormat.JSON
+    state: State = State.ON
+
+
+@dataclass(frozen=True, slots=True)
+class Datum:
+    """One metadata entry: its key, the name shown beside the value, the value."""
+
+    key: str
+    name: str
+    value: int
+
+
+def parameters(
+    account: Account,
+    *,
+    api_type: str,
+    api_store_code: str,
+    event_id: str,
+    plate: str,
+    subject: str,
+    metadata: tuple[Datum, ...],
+    static: Mapping[str, str],
+) -> dict[str, str]:
+    """The form's fields, in the order of the endpoint's document; what is empty stays out (domain: signature)."""
+    form = {
+        "app_id": account.app_id,
+        "api_store_code": api_store_code,
+        "api_type": api_type,
+        "event_id": event_id,
+        "plate": plate,
+        "subject": subject,
+        **metadata_fields(metadata, account.metadata_format),
+        **static,
+    }
+    return {name: value for name, value in form.items() if value}
+
+
+def metadata_fields(metadata: tuple[Datum, ...], written: MetadataFormat) -> dict[str, str]:
+    """The metadata as form fields. As JSON it is one text, the same for signature and body."""
+    if not metadata:
+        return {}
+    match written:
+        case MetadataFormat.JSON:
+            entries = {datum.key: {"name": datum.name, "value": datum.value} for datum in metadata}
+            return {"metadata": json.dumps(entries, ensure_ascii=False, separators=(",", ":"))}
+        case MetadataFormat.DOTTED:
+            shape = "metadata.{}.{}"
+        case MetadataFormat.BRACKETED:
+            shape = "metadata[{}].{}"
+    fields: dict[str, str] = {}
+    for datum in metadata:
+        fields[shape.format(datum.key, "name")] = datum.name
+        fields[shape.format(datum.key, "value")] = str(datum.value)
+    return fields

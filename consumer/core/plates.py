@@ -1,0 +1,29 @@
+"""Number plates: one spelling for each, doubt about odd ones, a form for logs. Performs no I/O. (domain: plates)"""
+
+import re
+import unicodedata
+
+PROVINCES = "京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼"
+
+_LEFT_OUT = re.compile(r"[\s\-‐‑‒–—―−·•・.]+")
+_SERIAL = "A-HJ-NP-Z0-9"
+_ORDINARY = f"[{PROVINCES}][A-Z][{_SERIAL}]{{4}}[{_SERIAL}挂学警港澳使领]"
+# Class letters: A-E battery-electric, F-K other; patterns that know only D and F are a recurring mistake.
+_NEW_ENERGY_SMALL = f"[{PROVINCES}][A-Z][A-HJK][{_SERIAL}][0-9]{{4}}"
+_NEW_ENERGY_LARGE = f"[{PROVINCES}][A-Z][0-9]{{5}}[A-HJK]"
+_PLAUSIBLE = re.compile(f"{_ORDINARY}|{_NEW_ENERGY_SMALL}|{_NEW_ENERGY_LARGE}")
+
+
+def normalise(text: str) -> str:
+    """The plate in its one spelling; empty where nothing is left. O stays O, and I stays I."""
+    return _LEFT_OUT.sub("", unicodedata.normalize("NFKC", text).upper())
+
+
+def is_doubtful(plate: str) -> bool:
+    """True for what is no mainland plate by its pattern. The vendor's own samples are: warn, never reject."""
+    return _PLAUSIBLE.fullmatch(plate) is None
+
+
+def mask(plate: str) -> str:
+    """For logs: where it comes from and its last character."""
+    return f"{plate[:2]}{'*' * (len(plate) - 3)}{plate[-1:]}" if len(plate) > 4 else "*" * len(plate)

@@ -1,0 +1,287 @@
+"""The rules in force: a record -> its orders, an order -> the coupon to ask for. Performs no I/O.
+
+A rule book is compiled once (`consumer.rulebook`) and never changes; new rules are a
+new book.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from heapq import merge
+
+from consumer.core.coupons import (
+    LARGEST_VALUE,
+    Account,
+    CouponRequest,
+    Datum,
+    State,
+    parameters,
+)
+from consumer.core.events import Order, Record, Value
+from consumer.core.expressions import Binding, Compiler, Expression, Failure
+from consumer.core.formats import Refusal, Source, Station, decode, scalar_text
+from consumer.core.outcomes import Finding, Outcome, Reason
+from consumer.core.replies import ReplyTable
+from consumer.core.templates import Template, text_of
+
+__all__ = ["Account", "Metadatum", "Rule", "RuleBook"]
+
+MAX_DETAIL = 300
+NO_TEXT = Template.parse("")
+
+
+@dataclass(frozen=True, slots=True)
+class Metadatum:
+    """One metadata entry of a rule: the name shown beside the value, and how the value is computed."""
+
+    key: str
+    name: str
+    value: Expression | int
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Which orders get which coupon.
+
+    Attributes:
+        sources, stations: only orders of these; empty means all.
+        equals: only orders whose fields have one of these texts.
+        when: only orders for which this holds; None means all that got here.
+        account: None where the rule skips.
+        skip: end the order without a request, for this reason.
+        subject: what the coupon is for, over field names; empty where the rule skips.
+        api_type: instead of the account's.
+        api_store_code: for orders whose station has none.
+        parameters: further fields of the request, the same in all.
+
+    """
+
+    name: str
+    sources: frozenset[str] = frozenset()
+    stations: frozenset[str] = frozenset()
+    equals: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    when: Expression | None = None
+    account: Account | None = None
+    skip: Reason | None = None
+    subject: Template = NO_TEXT
+    metadata: tuple[Metadatum, ...] = ()
+    api_type: str | None = None
+    api_store_code: str | None = None
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    state: State = State.ON
+
+
+class RuleBook:
+    """Everything a rules file says, compiled.
+
+    Attributes:
+        hash: 12 hex digits of SHA-256 over what was read.
+        accounts: by name.
+        replies: how the platform's answers are understood.
+        sources: in the file's order.
+        rules: in the file's order.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        hash: str,  # noqa: A002  # the word of the outcome's field; nothing here hashes
+        accounts: Mapping[str, Account],
+        sources: Sequence[Source],
+        stations: Sequence[Station],
+        connectors: Mapping[str, str],
+        rules: Sequence[Rule],
+        replies: ReplyTable,
+        compiler: Compiler,
+    ) -> None:
+        self.hash = hash
+        self.accounts = accounts
+        self.replies = replies
+        self.sources = tuple(sources)
+        self.rules = tuple(rules)
+        self._stations = {station.id: station for station in stations}
+        self._connectors = connectors
+        self._compiler = compiler
+        self._by_topic = {topic: source for source in self.sources for topic in source.topics}
+        self._any_topic = next((source for source in self.sources if not source.topics), None)
+        self._field_names = {place.name for source in self.sources for place in source.fields}
+        self._index = {source.name: _Index(self.rules, source.name) for source in self.sources}
+
+    def topics(self) -> tuple[str, ...]:
+        """The topics that sources name."""
+        return tuple(self._by_topic)
+
+    def source_for(self, topic: str) -> Source | None:
+        """The source that reads this topic; None if none does."""
+        return self._by_topic.get(topic, self._any_topic)
+
+    # -- A record ------------------------------------------------------------------------------------
+
+    def read(self, record: Record, now: datetime) -> tuple[Order | Finding, ...]:
+        """The record's orders, and what was found instead of one. At least one item; never raises."""
+        source = self.source_for(record.coordinates.topic)
+        if source is None:
+            return (_invalid(Reason.SCHEMA, f"no source reads the topic {record.coordinates.topic}"),)
+        return self.read_as(source, record, now)
+
+    def read_as(self, source: Source, record: Record, now: datetime) -> tuple[Order | Finding, ...]:  # noqa: ARG002  # plausibility will ask for it
+        """As `read`, by a source of one's own choice."""
+        if record.value is None:
+            return (Finding(0, Outcome.SKIPPED, Reason.TOMBSTONE, "no value", source=source.name),)
+        try:
+            event = decode(record.value)
+            if isinstance(event, Refusal):
+                return (_invalid(event.reason, event.detail, source=source.name),)
+            return source.read(event, self.find_station)
+        except Exception as error:  # noqa: BLE001  # whatever the bytes: a record has an outcome, and is not read again
+            return (_invalid(Reason.SCHEMA, f"cannot be read: {type(error).__name__}", source=source.name),)
+
+    def find_station(self, station_id: str | None, connector_id: str | None) -> Station | None:
+        """By its own number, else by that of one of its connectors."""
+        if station_id is None and connector_id is not None:
+            station_id = self._connectors.get(connector_id)
+        return None if station_id is None else self._stations.get(station_id)
+
+    # -- An order ------------------------------------------------------------------------------------
+
+    def plan(self, order: Order) -> CouponRequest | Finding:
+        """What the first rule that matches says. Never raises."""
+        try:
+            return self._plan(order)
+        except Exception as error:  # noqa: BLE001  # as for reading: no order may stop its partition
+            return _ended(order, Reason.RULE_ERROR, f"a rule failed: {type(error).__name__}")
+
+    def _plan(self, order: Order) -> CouponRequest | Finding:
+        values = order.values
+        present = dict.fromkeys(self._field_names, False)
+        present.update(dict.fromkeys(values, True))
+        binding = self._compiler.bind(values, present)
+        for rule in self._candidates(order):
+            if rule.when is None:
+                return self._apply(rule, order, binding)
+            matched = rule.when.evaluate(binding)
+            if isinstance(matched, Failure):
+                # Never on to the next rule: who would know that this one does not work?
+                return _ended(order, Reason.RULE_ERROR, f"when: {matched.message}", rule)
+            if matched:
+                return self._apply(rule, order, binding)
+        return Finding(
+            order.index,
+            Outcome.UNMATCHED,
+            Reason.NO_RULE,
+            "no rule matches",
+            values=values,
+            source=order.source,
+        )
+
+    def _candidates(self, order: Order) -> Iterator[Rule]:
+        """The rules whose indexed keys fit, in order, without a look at the others."""
+        for rule in self._index[order.source].candidates(order.values.get("station_id")):
+            if all(scalar_text(order.values.get(name)) in texts for name, texts in rule.equals.items()):
+                yield rule
+
+    def _apply(self, rule: Rule, order: Order, binding: Binding) -> CouponRequest | Finding:
+        if rule.skip is not None:
+            return _ended(order, rule.skip, f"rule {rule.name}", rule, outcome=Outcome.SKIPPED)
+        account = rule.account
+        assert account is not None
+        if State.HOLD in (account.state, rule.state):
+            held = f"account {account.name}" if account.state is State.HOLD else f"rule {rule.name}"
+            return _ended(
+                order, Reason.HOLD, f"{held} is on hold", rule, outcome=Outcome.SKIPPED, dead_letter=True
+            )
+        store = text_of(order.values, "api_store_code") or rule.api_store_code
+        if store is None:
+            return _ended(
+                order, Reason.FIELD_MISSING, "api_store_code: neither station nor rule has one", rule
+            )
+        subject, missing = rule.subject.fill(lambda name: text_of(order.values, name))
+        if missing is not None:
+            return _ended(order, Reason.FIELD_MISSING, f"subject: {missing} is absent", rule)
+        metadata = _evaluate(rule, order, binding)
+        if isinstance(metadata, Finding):
+            return metadata
+        station = self.find_station(text_of(order.values, "station_id"), None)
+        return CouponRequest(
+            account=account.name,
+            rule=rule.name,
+            url=account.url,
+            parameters=parameters(
+                account,
+                api_type=rule.api_type or account.api_type,
+                api_store_code=store,
+                event_id=order.event_id,
+                plate=order.plate,
+                subject=subject,
+                metadata=metadata,
+                static={
+                    **account.parameters,
+                    **(station.parameters if station is not None else {}),
+                    **rule.parameters,
+                },
+            ),
+            metadata={datum.key: datum.value for datum in metadata},
+            shadow=State.SHADOW in (account.state, rule.state),
+        )
+
+
+class _Index:
+    """One source's rules by station, so that a thousand stations' rules cost an order no more than one's."""
+
+    def __init__(self, rules: Sequence[Rule], source: str) -> None:
+        self._rules = rules
+        self._everywhere: list[int] = []
+        self._by_station: dict[str, list[int]] = {}
+        for number, rule in enumerate(rules):
+            if rule.sources and source not in rule.sources:
+                continue
+            for station in rule.stations:
+                self._by_station.setdefault(station, []).append(number)
+            if not rule.stations:
+                self._everywhere.append(number)
+
+    def candidates(self, station: Value | None) -> Iterator[Rule]:
+        here = self._by_station.get(station, []) if isinstance(station, str) else []
+        return (self._rules[number] for number in merge(here, self._everywhere))
+
+
+def _evaluate(rule: Rule, order: Order, binding: Binding) -> tuple[Datum, ...] | Finding:
+    """The rule's metadata for this order, each value a 32-bit integer that is not negative."""
+    found: list[Datum] = []
+    for datum in rule.metadata:
+        value = datum.value if isinstance(datum.value, int) else datum.value.evaluate(binding)
+        if isinstance(value, Failure):
+            return _ended(order, Reason.RULE_ERROR, f"metadata.{datum.key}: {value.message}", rule)
+        if not 0 <= value <= LARGEST_VALUE:
+            detail = f"metadata.{datum.key}: {value} is outside 0..{LARGEST_VALUE}"
+            return _ended(order, Reason.OVERFLOW, detail, rule)
+        found.append(Datum(datum.key, datum.name, int(value)))
+    return tuple(found)
+
+
+def _invalid(reason: Reason, detail: str, source: str | None = None) -> Finding:
+    return Finding(0, Outcome.INVALID, reason, detail, dead_letter=True, source=source)
+
+
+def _ended(
+    order: Order,
+    reason: Reason,
+    detail: str,
+    rule: Rule | None = None,
+    *,
+    outcome: Outcome = Outcome.INVALID,
+    dead_letter: bool | None = None,
+) -> Finding:
+    """An order that gets no request. Details may quote a value: never the plate."""
+    return Finding(
+        order.index,
+        outcome,
+        reason,
+        detail.replace(order.plate, "***")[:MAX_DETAIL],
+        dead_letter=outcome is Outcome.INVALID if dead_letter is None else dead_letter,
+        values=order.values,
+        rule=rule.name if rule else None,
+        account=rule.account.name if rule and rule.account else None,
+        source=order.source,
+    )

@@ -1,0 +1,1 @@
+"""Ready-made sources, as data: `extends: <name>` in a rules file. Performs no I/O."""
