@@ -46,6 +46,12 @@ def test_every_schema_is_one(path: Path) -> None:
     Draft202012Validator.check_schema(json.loads(path.read_text("utf-8")))
 
 
+def test_every_schema_is_in_the_table_of_who_writes_and_who_reads() -> None:
+    table = (SCHEMAS / "README.md").read_text("utf-8")
+
+    assert [path.name for path in SCHEMAS.glob("*.schema.json") if f"`{path.name}`" not in table] == []
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: str(path.relative_to(SCHEMAS / "examples")))
 def test_every_example_keeps_to_its_schema(path: Path) -> None:
     validator = schema_of(path.parent.parent.name, path.parent.name)

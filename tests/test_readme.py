@@ -1,0 +1,52 @@
+"""The README says what is so."""
+
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from consumer import rulebook
+from consumer.core.outcomes import Outcome
+from consumer.metrics import Metrics
+from consumer.settings import load_settings
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The README's YAML blocks, each under the name that the text before it gives."""
+    blocks = re.findall(r"`([a-z]+\.yaml)`:\n\n```yaml\n(.*?)```", README, re.DOTALL)
+    for name, text in blocks:
+        (tmp_path / name).write_text(text, "utf-8")
+    return tmp_path
+
+
+def test_its_settings_and_rules_load_and_fit_together(folder: Path) -> None:
+    settings = load_settings(
+        folder / "settings.yaml",
+        {"CHARGING_COUPON__SECRETS__MAIN": "s", "CHARGING_COUPON__SECRETS__PLATE_HASH": "k"},
+    )
+    rules = rulebook.load(settings.rules)
+
+    settings.check_secrets([account.secret for account in rules.accounts.values()])
+    assert all(rules.source_for(topic) is not None for topic in settings.kafka.topics.events)
+
+
+def test_its_metrics_are_the_services() -> None:
+    registry = CollectorRegistry()
+    Metrics(registry)
+    exposed = {family.name + ("_total" if family.type == "counter" else "") for family in registry.collect()}
+
+    assert set(re.findall(r"^\| `(coupon_\w+)`", README, re.MULTILINE)) == exposed
+
+
+def test_its_outcomes_are_all_outcomes() -> None:
+    assert re.findall(r"^\| `(\w+)` \|", README.split("## Watch it")[0], re.MULTILINE) == list(Outcome)
+
+
+@pytest.mark.parametrize("link", re.findall(r"\]\(([^)#]+)\)", README))
+def test_its_links_lead_somewhere(link: str) -> None:
+    assert "://" in link or (ROOT / link).exists()
