@@ -19,9 +19,10 @@ from consumer.core.coupons import (
 )
 from consumer.core.events import Order, Record, Value
 from consumer.core.expressions import Binding, Compiler, Expression, Failure
-from consumer.core.formats import Refusal, Source, Station, decode, scalar_text
+from consumer.core.formats import Refusal, decode, scalar_text
 from consumer.core.outcomes import Finding, Outcome, Reason
 from consumer.core.replies import ReplyTable
+from consumer.core.sources import Source, Station
 from consumer.core.templates import Template, text_of
 
 __all__ = ["Account", "Metadatum", "Rule", "RuleBook"]

@@ -1,0 +1,70 @@
+"""Rules file or folder -> RuleBook, with all its mistakes at once. Reads those files, and does no other I/O.
+
+`model` is the file's shape. What it cannot say (names that must exist, expressions,
+templates, the file's own tests) is checked by `compilation`.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from consumer.core.documents import Document, DocumentError
+from consumer.core.errors import ConfigurationError, Problem
+from consumer.core.rules import RuleBook
+from consumer.rulebook.bundle import Bundle, explained
+from consumer.rulebook.compilation import Compilation
+from consumer.rulebook.model import RulesModel, schema_text
+
+__all__ = ["load", "parse", "schema_text"]
+
+
+def load(path: Path) -> RuleBook:
+    """The rules of a file, or of all `*.yaml` files of a folder together. Raises ConfigurationError."""
+    problems: list[Problem] = []
+    documents: list[Document] = []
+    for file in _files(path):
+        try:
+            documents.append(Document(file.read_bytes().decode("utf-8-sig"), str(file)))
+        except DocumentError as error:
+            problems += error.problems
+        except UnicodeDecodeError as error:
+            problems.append(Problem(str(file), f"not UTF-8 at byte {error.start}", "save it as UTF-8"))
+        except OSError as error:
+            problems.append(Problem(str(file), f"cannot be read: {error.strerror}", "check path and rights"))
+    if problems:
+        raise ConfigurationError(problems)
+    return _build(documents)
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    # Kubernetes keeps a mounted ConfigMap's versions in hidden folders beside the links to them.
+    found = sorted(
+        file for file in path.iterdir() if file.suffix in (".yaml", ".yml") and not file.name.startswith(".")
+    )
+    if not found:
+        raise ConfigurationError([Problem(str(path), "a folder without rules", "put a *.yaml file into it")])
+    return found
+
+
+def parse(text: str, place: str = "rules.yaml") -> RuleBook:
+    """The rules in a text. Raises ConfigurationError."""
+    try:
+        return _build([Document(text, place)])
+    except DocumentError as error:
+        raise ConfigurationError(error.problems) from error
+
+
+def _build(documents: Sequence[Document]) -> RuleBook:
+    bundle = Bundle(documents)
+    try:
+        model = RulesModel.model_validate(bundle.data)
+    except ValidationError as error:
+        bundle.problems += [explained(details, bundle) for details in error.errors(include_url=False)]
+        raise ConfigurationError(bundle.problems) from error
+    book = Compilation(model, bundle).book()
+    if book is None or bundle.problems:
+        raise ConfigurationError(bundle.problems)
+    return book

@@ -1,0 +1,126 @@
+"""Several rules documents as one, and where each part of it came from. Performs no I/O."""
+
+from collections.abc import Sequence
+from decimal import Decimal
+from difflib import get_close_matches
+
+from pydantic_core import ErrorDetails
+
+from consumer.core.documents import Document
+from consumer.core.errors import ConfigurationError, Problem
+from consumer.rulebook.model import known_keys
+
+Location = tuple[str | int, ...]
+"""The keys and indexes that lead to a part of the rules."""
+
+
+class Bundle:
+    """Several documents as one, and where each part of it came from.
+
+    Attributes:
+        data: the sections merged; lists one after the other.
+        problems: all that was found, in every stage.
+
+    """
+
+    def __init__(self, documents: Sequence[Document]) -> None:
+        self.data: dict[str, object] = {}
+        self.problems: list[Problem] = []
+        self._documents = documents
+        self._origins: dict[tuple[str, str | int], tuple[Document, Location]] = {}
+        for document in documents:
+            self._add(document)
+
+    def _add(self, document: Document) -> None:
+        if not isinstance(document.data, dict):
+            place = f"{document.place}:1:1"
+            self.problems.append(Problem(place, "no rules", "start with `version: 1`"))
+            raise ConfigurationError(self.problems)
+        for section, content in document.data.items():
+            present = self.data.get(section)
+            if isinstance(content, dict) and isinstance(present, dict | None):
+                merged = present if present is not None else self.data.setdefault(section, {})
+                assert isinstance(merged, dict)
+                for key, value in content.items():
+                    if key in merged:
+                        self._twice(document, (section, key))
+                    merged[key] = value
+                    self._origins[section, key] = (document, (section, key))
+            elif isinstance(content, list) and isinstance(present, list | None):
+                items = present if present is not None else self.data.setdefault(section, [])
+                assert isinstance(items, list)
+                for number, value in enumerate(content):
+                    self._origins[section, len(items)] = (document, (section, number))
+                    items.append(value)
+            else:
+                self.data[section] = content
+
+    def _twice(self, document: Document, location: Location) -> None:
+        line, column = document.key_spot(location)
+        other = self._origins[str(location[0]), location[1]][0].place
+        self.problems.append(
+            Problem(f"{document.place}:{line}:{column}", f"`{location[1]}` stands in {other} too", "keep one")
+        )
+
+    def place(self, location: Location, *, key: bool = False) -> str:
+        """Where this is: `file:line:column`."""
+        document, path = self._find(location)
+        line, column = document.key_spot(path) if key else document.spot(path)
+        return f"{document.place}:{line}:{column}"
+
+    def place_in_text(self, location: Location, line: int, column: int) -> str:
+        """Where a line and column within the text at this location are."""
+        document, path = self._find(location)
+        line, column = document.text_spot(path, line, column)
+        return f"{document.place}:{line}:{column}"
+
+    def _find(self, location: Location) -> tuple[Document, Location]:
+        if len(location) > 1 and (str(location[0]), location[1]) in self._origins:
+            document, start = self._origins[str(location[0]), location[1]]
+            return document, (*start, *location[2:])
+        for document in self._documents:
+            if location and isinstance(document.data, dict) and location[0] in document.data:
+                return document, location
+        return self._documents[0], location
+
+    def problem(self, location: Location, message: str, remedy: str, *, key: bool = False) -> None:
+        """Add what was found there."""
+        self.problems.append(Problem(self.place(location, key=key), message, remedy))
+
+
+def explained(details: ErrorDetails, bundle: Bundle) -> Problem:
+    """One of pydantic's errors, in our words and with its place."""
+    location = tuple(part for part in details["loc"] if part != "[key]")
+    name = ".".join(map(str, location))
+    last = str(location[-1]) if location else ""
+    match details["type"]:
+        case "extra_forbidden":
+            known = known_keys(location[:-1])
+            return Problem(
+                bundle.place(location, key=True), f"unknown key `{last}`", did_you_mean(last, known)
+            )
+        case "missing":
+            where = ".".join(map(str, location[:-1])) or "the file"
+            return Problem(bundle.place(location[:-1], key=True), f"{where} has no `{last}`", f"add `{last}`")
+        case "string_type" if not isinstance(details["input"], dict | list | None):
+            remedy = f'put it in quotes: "{shown(details["input"])}"'
+            return Problem(bundle.place(location), f"{name} is no text", remedy)
+        case _:
+            message = details["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            given = details["input"]
+            suffix = f", not {shown(given)}" if isinstance(given, str | int | Decimal | None) else ""
+            return Problem(bundle.place(location), f"{name}: {message}{suffix}", "correct it")
+
+
+def shown(value: object) -> str:
+    """A value as YAML has it, for a message."""
+    text = {None: "null", True: "true", False: "false"}.get(value) if isinstance(value, bool | None) else None
+    return text or str(value)[:60]
+
+
+def did_you_mean(word: str, known: Sequence[str]) -> str:
+    """A remedy for a name that does not exist."""
+    close = get_close_matches(word, known, n=1, cutoff=0.6)
+    if close:
+        return f"did you mean `{close[0]}`?"
+    return f"known here: {', '.join(known)}" if known else "there is none to name yet"

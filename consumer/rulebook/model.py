@@ -1,0 +1,320 @@
+"""The shape of a rules file: what can stand where. Performs no I/O.
+
+`schemas/rules.v1.schema.json` is made of these models (`schema_text`). Unknown keys are
+mistakes, and nothing is converted.
+"""
+
+import json
+from decimal import Decimal
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+from consumer.core.coupons import MetadataFormat, State
+from consumer.core.fields import FieldType
+from consumer.core.formats import scalar_text
+from consumer.core.outcomes import Reason
+from consumer.core.replies import Then
+from consumer.core.sources import Missing
+
+
+def _one_or_many(value: object) -> object:
+    return value if isinstance(value, list) else [value]
+
+
+def _paths_alone(value: object) -> object:
+    return {"paths": value} if isinstance(value, str | list) else value
+
+
+def _decimal(value: object) -> object:
+    return Decimal(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Text = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+Texts = Annotated[
+    list[Text], BeforeValidator(_one_or_many, json_schema_input_type=Text | list[Text]), Field(min_length=1)
+]
+Scalar = Annotated[str, BeforeValidator(scalar_text, json_schema_input_type=str | int | float | bool)]
+Scalars = Annotated[
+    list[Scalar],
+    BeforeValidator(_one_or_many, json_schema_input_type=Scalar | list[Scalar]),
+    Field(min_length=1),
+]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")]
+FieldName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+Parameters = dict[Text, Text]
+SkipReason = Literal[
+    "policy", "below_threshold", "not_a_charge", "not_finished", "reversal", "delete", "stop_reason"
+]
+
+
+class Model(BaseModel):
+    """What all parts of the file have in common: unknown keys are mistakes, and nothing is converted."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class AccountModel(Model):
+    """An identity at the parking platform."""
+
+    app_id: Text
+    """As the platform allotted it."""
+    secret: Text
+    """Name of the secret that signs; the settings hold the secret itself."""
+    api_type: Text
+    """The kind of coupon, as the platform allotted it."""
+    url: Annotated[str, StringConstraints(pattern=r"^https?://\S+$")] | None = None
+    """Where its requests go, instead of the settings' gateway URL."""
+    parameters: Parameters = {}
+    """Further fields of each request (merchant, store_code, coupon_code ...), signed like the others."""
+    metadata_format: Annotated[MetadataFormat, Field(strict=False)] = MetadataFormat.JSON
+    """How `metadata` travels: one JSON text, or one form field for each part."""
+    state: Annotated[State, Field(strict=False)] = State.ON
+    """`shadow` does everything but the request; `hold` sets the orders aside as dead letters."""
+
+
+class FieldModel(Model):
+    """Where a field stands and how it is read; a path or a list of paths alone is `paths`."""
+
+    paths: Texts | None = None
+    """Where the value stands; the first path with a value counts. Missing, null and empty text are no value."""
+    template: Text | None = None
+    """Instead of paths: text with `{path}` placeholders."""
+    type: Annotated[FieldType, Field(strict=False)] | None = None
+    """How it is read; fixed for the fields that we know, else `string`."""
+    unit: Text | None = None
+    """What the source counts in; energies become Wh, money fen, durations seconds. Needed for these."""
+    multiplier: (
+        Annotated[Decimal, BeforeValidator(_decimal, json_schema_input_type=float), Field(gt=0)] | None
+    ) = None
+    """The number is this many units."""
+    format: Texts | None = None
+    """A timestamp's: iso (default), epoch_s, epoch_ms, epoch_min, or patterns like `yyyy-MM-dd HH:mm:ss`."""
+    zone: Text | None = None
+    """Of timestamps without an offset: `Asia/Shanghai`, `+08:00`, or `station` for the station's own."""
+    empty: Scalars | None = None
+    """Values that mean "no value"."""
+    required: bool = False
+    """Without it the order is invalid."""
+
+
+class SkipModel(Model):
+    """A reason for which a row is no finished, real charge."""
+
+    paths: Texts
+    """Where the value stands."""
+    values_in: Scalars | None = Field(None, alias="in")
+    """Skip these values."""
+    not_in: Scalars | None = None
+    """Skip all other values."""
+    reason: SkipReason
+    """What its outcome says."""
+    missing: Annotated[Missing, Field(strict=False)] | None = None
+    """What happens without a value: keep (default of `in`), invalid (default of `not_in`), skip."""
+    reverses: Text | None = None
+    """Number of the order that a reversal takes back: text with `{path}` placeholders."""
+
+
+class SourceModel(Model):
+    """How the events of some topics are read."""
+
+    extends: Text | None = None
+    """A preset (canonical, cec) or another source; `fields` are merged by name, the rest replaced."""
+    topics: Annotated[list[Text], Field(min_length=1)] | None = None
+    """Left out: any topic that no other source names."""
+    orders: Texts | None = None
+    """Where the orders stand: a list of them, or one. `$` (default) is the event itself."""
+    skip: list[SkipModel] | None = None
+    """In order; the first that holds decides."""
+    fields: dict[
+        FieldName,
+        Annotated[
+            FieldModel, BeforeValidator(_paths_alone, json_schema_input_type=Text | list[Text] | FieldModel)
+        ],
+    ] = {}
+    """By field name."""
+    event_id: Text | None = None
+    """What the platform deduplicates by: text with `{field}` placeholders. Default `{order_id}`."""
+    zone: Text | None = None
+    """Of timestamps without an offset; times are shown in it too."""
+
+
+class StationModel(Model):
+    """A charging station."""
+
+    api_store_code: Text | None = None
+    """The parking platform's code of its lot."""
+    zone: Text | None = None
+    """Its local time, in which times are shown."""
+    name: Text | None = None
+    """For people."""
+    connectors: list[Text] = []
+    """Connector numbers by which it is found where events name no station."""
+    parameters: Parameters = {}
+    """Further fields of the requests for this lot."""
+
+
+class MetadatumModel(Model):
+    """A metadata entry; its value is a CEL expression or a whole number."""
+
+    name: Text
+    """Shown beside the value."""
+    value: Annotated[int | Text, Field(union_mode="left_to_right")]
+    """A 32-bit integer that is not negative."""
+
+
+class RuleModel(Model):
+    """Which orders get which coupon. The first rule that matches decides."""
+
+    name: Name
+    """In outcomes and metrics."""
+    account: Text | None = None
+    """Who asks for the coupon. Needed unless the rule skips."""
+    sources: Texts | None = None
+    """Only orders read by these."""
+    stations: Texts | None = None
+    """Only orders of these."""
+    equals: dict[Text, Scalars] = {}
+    """Only orders whose field is this, or one of these."""
+    when: Text | None = None
+    """CEL: only orders for which this holds."""
+    skip: SkipReason | None = None
+    """End the order without a request, for this reason."""
+    subject: Text | None = None
+    """What the coupon is for: text with `{field}` placeholders. Needed unless the rule skips."""
+    metadata: dict[Text, MetadatumModel] = {}
+    """What the platform computes the coupon from."""
+    api_type: Text | None = None
+    """Instead of the account's."""
+    api_store_code: Text | None = None
+    """For orders whose station has none."""
+    parameters: Parameters = {}
+    """Further fields of the request."""
+    state: Annotated[State, Field(strict=False)] = State.ON
+    """As an account's."""
+
+
+class ReplyModel(Model):
+    """A row of the reply table; what it leaves out stays as documented."""
+
+    outcome: (
+        Literal[
+            "granted",
+            "already_granted",
+            "not_entered",
+            "limited",
+            "not_configured",
+            "lot_failed",
+            "platform_failed",
+            "rejected",
+            "unknown",
+        ]
+        | None
+    ) = None
+    """What the order becomes if this reply is the last word."""
+    then: Annotated[Then, Field(strict=False)] | None = None
+    """Whether and when to try again."""
+    dead_letter: bool | None = None
+    """The original goes to the dead-letter topic if this is the last word."""
+    messages: dict[Text, Text] | None = None
+    """Part of the message -> the code that is really meant."""
+    hints: dict[Text, Text] | None = None
+    """Part of the hint -> the code that is really meant."""
+    deadline_seconds: (
+        Annotated[Decimal, BeforeValidator(_decimal, json_schema_input_type=float), Field(gt=0)] | None
+    ) = None
+    """How long after the end of charging a later try still makes sense."""
+
+
+class ExpectModel(Model):
+    """What becomes of one order: a request, unless `outcome` says otherwise."""
+
+    request: dict[Text, Text] | None = None
+    """Fields of the request; those left out may be anything."""
+    metadata: dict[Text, int] | None = None
+    """All metadata values."""
+    rule: Text | None = None
+    """The rule that decided."""
+    outcome: Literal["unmatched", "skipped", "invalid", "suspect", "shadow"] | None = None
+    """How the order ends without a request."""
+    reason: Annotated[Reason, Field(strict=False)] | None = None
+    """Why it ends so."""
+    values: dict[Text, Scalar] | None = None
+    """Fields as they were read, as templates show them; those left out may be anything."""
+    suspicions: list[Annotated[Reason, Field(strict=False)]] | None = None
+    """All doubts about the order."""
+
+
+class CaseModel(Model):
+    """A test of the rules: an event, and what becomes of it. Run whenever the file is loaded."""
+
+    name: Text
+    """What it proves."""
+    topic: Text | None = None
+    """Where the event was found; default: the first topic of the source."""
+    source: Text | None = None
+    """Who reads it; default: the source of the topic, or the only one."""
+    event: Any = None
+    """The event, as YAML."""
+    raw: Text | None = None
+    """Instead: the event's exact text."""
+    now: Text | None = None
+    """When it is read, RFC 3339; default: the present."""
+    expect: Annotated[
+        list[ExpectModel],
+        BeforeValidator(_one_or_many, json_schema_input_type=ExpectModel | list[ExpectModel]),
+        Field(min_length=1),
+    ]
+    """What becomes of each order."""
+
+
+class RulesModel(Model):
+    """Charging-coupon rules: which charges are read how, and which coupon each of them gets."""
+
+    version: Literal[1]
+    """Of this shape."""
+    accounts: dict[Name, AccountModel] = {}
+    sources: dict[Name, SourceModel] = {}
+    stations: dict[Text, StationModel] = {}
+    """By the charging platform's station number."""
+    rules: list[RuleModel] = []
+    """In order: the first that matches decides."""
+    replies: dict[Text, ReplyModel] = {}
+    """By response code; also `3xx`, `5xx`, no_json, connect, timeout, reset, other."""
+    tests: list[CaseModel] = []
+
+
+def schema_text() -> str:
+    """The JSON Schema of a rules file, as `schemas/rules.v1.schema.json` has it."""
+    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **RulesModel.model_json_schema()}
+    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def known_keys(location: tuple[str | int, ...]) -> list[str]:
+    """The keys that the model at this location has."""
+    annotation: Any = RulesModel
+    for part in location:
+        model = _model_of(annotation)
+        if model is not None:
+            by_key = {info.alias or name: info.annotation for name, info in model.model_fields.items()}
+            annotation = by_key.get(str(part))
+        else:
+            annotation = next(reversed(get_args(_without_none(annotation))), None)
+    model = _model_of(annotation)
+    return [info.alias or name for name, info in model.model_fields.items()] if model else []
+
+
+def _without_none(annotation: Any) -> Any:
+    options = [option for option in get_args(annotation) if option is not type(None)]
+    if len(options) == 1 and len(get_args(annotation)) == 2 and not isinstance(annotation, type):
+        return options[0]
+    return annotation
+
+
+def _model_of(annotation: Any) -> type[BaseModel] | None:
+    """The model in `Model`, `Annotated[Model, ...]` or `Model | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if hasattr(annotation, "__metadata__"):
+        return _model_of(get_args(annotation)[0])
+    return None
