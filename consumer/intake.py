@@ -160,7 +160,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
     Attributes:
         joined: true once the group has given an assignment, empty or not.
         last_turn: `time.monotonic()` of the poll loop's last turn.
-        rebalancing: true between a revocation and the next assignment.
+        rebalancing: true until the first assignment, and between a revocation and the next one.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         metrics: Metrics,
     ) -> None:
         self.joined = False
-        self.rebalancing = False
+        self.rebalancing = True
         self.last_turn = time.monotonic()
         self._consumer = consumer
         self._link = link

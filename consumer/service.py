@@ -105,22 +105,29 @@ class Service:
 
     async def _reach_kafka(self, stack: AsyncExitStack) -> "_Kafka | None":
         """Until Kafka answers and has the topics that are written to. None if stopped before."""
+        stopping = asyncio.ensure_future(self._stopping.wait())
         pause = 0.5
-        while not self._stopping.is_set():
-            try:
-                kafka = await _Kafka.connect(self.settings)
-            except (BrokerUnavailableError, RefusedError, KafkaError, OSError) as error:
-                self._waiting_for = f"{type(error).__name__}: {error}"
-                log.warning("service.waiting_for_kafka", problem=self._waiting_for, next_try_in=pause)
+        try:
+            while not self._stopping.is_set():
+                connecting = asyncio.ensure_future(_Kafka.connect(self.settings))
+                await asyncio.wait([connecting, stopping], return_when=asyncio.FIRST_COMPLETED)
+                if not connecting.done():
+                    connecting.cancel()
+                    await asyncio.gather(connecting, return_exceptions=True)
+                    return None
                 try:
-                    async with asyncio.timeout(pause):
-                        await self._stopping.wait()
-                except TimeoutError:
+                    kafka = connecting.result()
+                except (BrokerUnavailableError, RefusedError, KafkaError, OSError) as error:
+                    self._waiting_for = f"{type(error).__name__}: {error}"
+                    log.warning("service.waiting_for_kafka", problem=self._waiting_for, next_try_in=pause)
+                    await asyncio.wait([stopping], timeout=pause)
                     pause = min(pause * 2, 30.0)
-            else:
-                stack.push_async_callback(kafka.close)
-                self._waiting_for = None
-                return kafka
+                else:
+                    stack.push_async_callback(kafka.close)
+                    self._waiting_for = None
+                    return kafka
+        finally:
+            stopping.cancel()
         return None
 
     async def _consume(self, kafka: "_Kafka", gateway: HttpGateway) -> None:
