@@ -291,7 +291,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 async def _answers(bootstrap_servers: str) -> bool:
-    """Kafka listens and answers a request for metadata."""
+    """Kafka listens, and has coordinators for groups and transactions: clients' first tries would fail before."""
     from aiokafka.admin import AIOKafkaAdminClient  # noqa: PLC0415  # heavy, and only the demo needs it here
     from aiokafka.errors import KafkaError  # noqa: PLC0415
 
@@ -306,6 +306,8 @@ async def _answers(bootstrap_servers: str) -> bool:
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, request_timeout_ms=5000)
     try:
         await admin.start()
+        for kind in (0, 1):
+            await admin.find_coordinator("charging-coupon", coordinator_type=kind)
         return True
     except (KafkaError, OSError):
         return False

@@ -62,8 +62,16 @@ class Report:
         return not self.problems
 
 
-def reconcile(produced: Sequence[Produced], outcomes: Sequence[OutcomeFields], journal: Journal) -> Report:
-    """Joins the three by record and by event_id."""
+def reconcile(
+    produced: Sequence[Produced],
+    outcomes: Sequence[OutcomeFields],
+    journal: Journal,
+    committed: Mapping[int, int] | None = None,
+) -> Report:
+    """Joins the three by record and by event_id.
+
+    `committed` holds the group's offset by partition; None where that is not looked at.
+    """
     found: defaultdict[tuple[Coordinates, int], list[OutcomeFields]] = defaultdict(list)
     for outcome in outcomes:
         found[_place(outcome)].append(outcome)
@@ -81,6 +89,8 @@ def reconcile(produced: Sequence[Produced], outcomes: Sequence[OutcomeFields], j
         for end in ends
     ]
     problems += _compare_with_platform(outcomes, journal)
+    if committed is not None:
+        problems += _uncommitted(produced, committed)
     return Report(
         rows=tuple(_row(kind, produced, rows[kind]) for kind in KINDS if kind in rows),
         problems=tuple(problems),
@@ -133,6 +143,15 @@ def _compare_with_platform(outcomes: Sequence[OutcomeFields], journal: Journal) 
         if said != seen and not (event_id in cut_off and said < seen):
             problems.append(f"order {event_id}: {said} calls by its outcomes, the platform saw {seen}")
     return problems
+
+
+def _uncommitted(produced: Sequence[Produced], committed: Mapping[int, int]) -> list[str]:
+    """A record whose offset is not committed would be delivered again."""
+    return [
+        f"{_name(each.coordinates, each.sample.expected[0])}: not committed"
+        for each in produced
+        if each.coordinates.offset >= committed.get(each.coordinates.partition, 0)
+    ]
 
 
 def _place(outcome: OutcomeFields) -> tuple[Coordinates, int]:

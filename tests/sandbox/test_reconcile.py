@@ -168,6 +168,18 @@ def test_what_disagrees_names_its_order(change: Callable[[Outcomes, Journal], No
     assert not report.agrees
 
 
+@pytest.mark.parametrize("committed", [{}, {0: 0}, {0: 4}, {1: 5}])
+def test_a_record_that_is_not_committed_names_its_order(committed: dict[int, int]) -> None:
+    report = reconcile(_produced(), _outcomes(), _journal(), committed)
+
+    assert report.problems[-1] == "no order (record events-0@4): not committed"
+    assert len(report.problems) == 5 - committed.get(0, 0)
+
+
+def test_all_records_are_committed_when_the_group_stands_at_the_end() -> None:
+    assert reconcile(_produced(), _outcomes(), _journal(), {0: 5}).agrees
+
+
 def test_a_connection_that_broke_may_have_carried_one_call_more() -> None:
     journal = _journal()
     journal.calls_by_event["B1"] = 3
