@@ -261,7 +261,7 @@ _PIECES = {
     "ss": r"(?P<second>\d\d)",
     "SSS": r"(?P<milli>\d{3})",
 }
-_PIECE = re.compile("yyyy|SSS|MM|dd|HH|mm|ss|[A-Za-z]+|.", re.DOTALL)
+_PIECE = re.compile("yyyy|SSS|MM|dd|HH|mm|ss|.", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,16 +282,9 @@ class TimeFormat:
         if text == "iso" or text in EPOCHS:
             return cls(text)
         pieces = _PIECE.findall(text)
-        unknown = [
-            piece
-            for piece in pieces
-            if piece.isascii() and piece.isalpha() and piece not in _PIECES | {"T": ""}
-        ]
-        if (
-            unknown
-            or not {"yyyy", "MM", "dd"} <= set(pieces)
-            or len(set(pieces) & set(_PIECES)) != sum(piece in _PIECES for piece in pieces)
-        ):
+        digits = [piece for piece in pieces if piece in _PIECES]
+        letters = [piece for piece in pieces if piece not in _PIECES and piece.isalpha() and piece != "T"]
+        if letters or len(set(digits)) < len(digits) or not {"yyyy", "MM", "dd"} <= set(digits):
             raise ValueError(f"`{text}` is no time format")
         # Digits that touch have their full width, or 2026113 could be read in two ways.
         tight = "MMdd" in text

@@ -130,8 +130,8 @@ class Path:
             else:
                 steps.append(plain if plain is not None else quoted)
             position = match.end()
-        if not steps and not from_event:
-            raise ValueError("an empty path leads nowhere")
+        if (not steps and not from_event) or rest.startswith("."):
+            raise ValueError(f"`{text}` is no path: it leads nowhere")
         return cls(text, from_event, tuple(steps))
 
     def find(self, row: object, event: object) -> object:

@@ -16,7 +16,10 @@ _PLAUSIBLE = re.compile(f"{_ORDINARY}|{_NEW_ENERGY_SMALL}|{_NEW_ENERGY_LARGE}")
 
 def normalise(text: str) -> str:
     """The plate in its one spelling; empty where nothing is left. O stays O, and I stays I."""
-    return _LEFT_OUT.sub("", unicodedata.normalize("NFKC", text).upper())
+    plain = _LEFT_OUT.sub("", unicodedata.normalize("NFKC", text).upper())
+    return unicodedata.normalize(
+        "NFKC", plain
+    )  # again: what was left out may have stood between letter and accent
 
 
 def is_doubtful(plate: str) -> bool:

@@ -37,7 +37,7 @@ class Metadatum:
 
     key: str
     name: str
-    value: Expression | int
+    value: Expression
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +251,7 @@ def _evaluate(rule: Rule, order: Order, binding: Binding) -> tuple[Datum, ...] |
     """The rule's metadata for this order, each value a 32-bit integer that is not negative."""
     found: list[Datum] = []
     for datum in rule.metadata:
-        value = datum.value if isinstance(datum.value, int) else datum.value.evaluate(binding)
+        value = datum.value.evaluate(binding)
         if isinstance(value, Failure):
             return _ended(order, Reason.RULE_ERROR, f"metadata.{datum.key}: {value.message}", rule)
         if not 0 <= value <= LARGEST_VALUE:

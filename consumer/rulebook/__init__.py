@@ -63,8 +63,8 @@ def _build(documents: Sequence[Document]) -> RuleBook:
         model = RulesModel.model_validate(bundle.data)
     except ValidationError as error:
         bundle.problems += [explained(details, bundle) for details in error.errors(include_url=False)]
-        raise ConfigurationError(bundle.problems) from error
+        raise bundle.error() from error
     book = Compilation(model, bundle).book()
     if book is None or bundle.problems:
-        raise ConfigurationError(bundle.problems)
+        raise bundle.error()
     return book

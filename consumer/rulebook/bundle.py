@@ -8,7 +8,7 @@ from pydantic_core import ErrorDetails
 
 from consumer.core.documents import Document
 from consumer.core.errors import ConfigurationError, Problem
-from consumer.rulebook.model import known_keys
+from consumer.rulebook.model import FIELD_NAME, NAME, URL, known_keys
 
 Location = tuple[str | int, ...]
 """The keys and indexes that lead to a part of the rules."""
@@ -37,6 +37,8 @@ class Bundle:
             self.problems.append(Problem(place, "no rules", "start with `version: 1`"))
             raise ConfigurationError(self.problems)
         for section, content in document.data.items():
+            if content is None:  # a heading without anything under it
+                continue
             present = self.data.get(section)
             if isinstance(content, dict) and isinstance(present, dict | None):
                 merged = present if present is not None else self.data.setdefault(section, {})
@@ -83,9 +85,25 @@ class Bundle:
                 return document, location
         return self._documents[0], location
 
+    def error(self) -> ConfigurationError:
+        """All the problems, in the order in which they stand in the files."""
+        return ConfigurationError(sorted(self.problems, key=_order))
+
     def problem(self, location: Location, message: str, remedy: str, *, key: bool = False) -> None:
         """Add what was found there."""
         self.problems.append(Problem(self.place(location, key=key), message, remedy))
+
+
+def _order(problem: Problem) -> tuple[str, int, int]:
+    file, line, column = problem.place.rsplit(":", 2)
+    return file, int(line), int(column)
+
+
+_SPELLINGS = {
+    NAME: "start with a letter; use letters, digits, `_`, `-` and `.`, 64 at most",
+    FIELD_NAME: "start with a small letter; use small letters, digits and `_`, 64 at most",
+    URL: "write it like `https://host/path`",
+}
 
 
 def explained(details: ErrorDetails, bundle: Bundle) -> Problem:
@@ -105,8 +123,16 @@ def explained(details: ErrorDetails, bundle: Bundle) -> Problem:
         case "string_type" if not isinstance(details["input"], dict | list | None):
             remedy = f'put it in quotes: "{shown(details["input"])}"'
             return Problem(bundle.place(location), f"{name} is no text", remedy)
+        case "string_pattern_mismatch":
+            remedy = _SPELLINGS[details["ctx"]["pattern"]]
+            key = details["loc"][-1] == "[key]"
+            return Problem(bundle.place(location, key=key), f"`{details['input']}` cannot stand here", remedy)
+        case "model_type" | "dict_type":
+            return Problem(bundle.place(location), f"{name} is no mapping", "give it keys and values")
         case _:
-            message = details["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            message = (
+                details["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("Value ")
+            )
             given = details["input"]
             suffix = f", not {shown(given)}" if isinstance(given, str | int | Decimal | None) else ""
             return Problem(bundle.place(location), f"{name}: {message}{suffix}", "correct it")

@@ -12,7 +12,7 @@ from typing import TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from consumer.core import expressions
-from consumer.core.coupons import OWN_PARAMETERS, Account
+from consumer.core.coupons import LARGEST_VALUE, OWN_PARAMETERS, Account
 from consumer.core.documents import Document
 from consumer.core.errors import Problem
 from consumer.core.expressions import Kind
@@ -65,12 +65,13 @@ _ALWAYS = ("order_id", "plate", "station_id", "api_store_code", "seconds")
 
 _CEL_WORDS = """
 as break const continue else false for function if import in let loop namespace null package return true var void
-while math strings
+while math strings bool bytes double duration dyn int list map null_type string timestamp type uint
 """
 _RESERVED = frozenset([expressions.PRESENT, *_CEL_WORDS.split()])
 """Names that no field can have."""
 
 _STATION = "station"
+_WHOLE = re.compile(r"[+-]?[0-9]{1,100}")
 _OFFSET = re.compile(r"([+-])(\d\d):(\d\d)")
 
 
@@ -183,10 +184,11 @@ class Compilation:
         fields = [self._field(location, field, spec, zone) for field, spec in model.fields.items()]
         names = {*model.fields, *_ALWAYS, *DERIVED_FIELDS} - {"event_id", "zone"}
         event_id = model.event_id or "{order_id}"
-        if "order_id" not in model.fields and "{order_id}" in event_id:
-            self._problem(location, f"{name} has no field `order_id`", "add it, or extend a preset", key=True)
-        if "plate" not in model.fields:
-            self._problem(location, f"{name} has no field `plate`", "add it, or extend a preset", key=True)
+        for field, needed in (("order_id", "{order_id}" in event_id), ("plate", True)):
+            if needed and field not in model.fields and (model.extends is None or model.fields):
+                self._problem(
+                    location, f"{name} has no field `{field}`", "add it, or extend a preset", key=True
+                )
         template = self._template((*location, "event_id"), event_id, sorted(names))
         if not template.names:
             remedy = "name a field in it, like {order_id}"
@@ -379,10 +381,7 @@ class Compilation:
             subject=self._template(
                 (*location, "subject"), model.subject or "", [*self._variable_names, *DERIVED]
             ),
-            metadata=tuple(
-                self._metadatum((*location, "metadata", key), key, datum)
-                for key, datum in model.metadata.items()
-            ),
+            metadata=tuple(self._metadata((*location, "metadata"), model.metadata)),
             api_type=model.api_type,
             api_store_code=model.api_store_code,
             parameters=model.parameters,
@@ -404,13 +403,14 @@ class Compilation:
                     (*location, name if keys else number), f"there is no {what} `{name}`", remedy, key=keys
                 )
 
-    def _metadatum(self, location: Location, key: str, model: MetadatumModel) -> Metadatum:
-        if isinstance(model.value, int):
-            if not 0 <= model.value < 2**31:
-                self._problem((*location, "value"), f"{model.value} does not fit", "use 0 to 2147483647")
-            return Metadatum(key, model.name, model.value)
-        value = self._expression((*location, "value"), model.value, Kind.INT)
-        return Metadatum(key, model.name, value if value is not None else 0)
+    def _metadata(self, location: Location, models: Mapping[str, MetadatumModel]) -> Iterator[Metadatum]:
+        for key, model in models.items():
+            place = (*location, key, "value")
+            if _WHOLE.fullmatch(model.value) and not 0 <= int(model.value) <= LARGEST_VALUE:
+                self._problem(place, f"{model.value} does not fit", f"use 0 to {LARGEST_VALUE}")
+            value = self._expression(place, model.value, Kind.INT)
+            if value is not None:
+                yield Metadatum(key, model.name, value)
 
     def _expression(
         self, location: Location, source: str | None, result: Kind

@@ -5,10 +5,11 @@ mistakes, and nothing is converted.
 """
 
 import json
+from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from consumer.core.coupons import MetadataFormat, State
 from consumer.core.fields import FieldType
@@ -30,18 +31,41 @@ def _decimal(value: object) -> object:
     return Decimal(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
-Text = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
+def _scalar(value: object) -> str:
+    text = scalar_text(value)
+    if text is None:
+        raise ValueError("a text, number or truth value is needed")
+    return text
+
+
+def _number_as_text(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _instant(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("a time with its offset is needed, such as 2026-01-31T08:00:00+08:00")
+    return text
+
+
+NAME = r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$"
+FIELD_NAME = r"^[a-z][a-z0-9_]{0,63}$"
+URL = r"^https?://[^\s/]\S*$"
+
+Text = Annotated[str, StringConstraints(min_length=1, max_length=10_000)]
 Texts = Annotated[
-    list[Text], BeforeValidator(_one_or_many, json_schema_input_type=Text | list[Text]), Field(min_length=1)
+    list[Text],
+    BeforeValidator(_one_or_many, json_schema_input_type=Text | list[Text]),
+    Field(min_length=1),
 ]
-Scalar = Annotated[str, BeforeValidator(scalar_text, json_schema_input_type=str | int | float | bool)]
+Scalar = Annotated[str, BeforeValidator(_scalar, json_schema_input_type=str | int | float | bool)]
 Scalars = Annotated[
     list[Scalar],
     BeforeValidator(_one_or_many, json_schema_input_type=Scalar | list[Scalar]),
     Field(min_length=1),
 ]
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")]
-FieldName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+Name = Annotated[str, StringConstraints(pattern=NAME)]
+FieldName = Annotated[str, StringConstraints(pattern=FIELD_NAME)]
 Parameters = dict[Text, Text]
 SkipReason = Literal[
     "policy", "below_threshold", "not_a_charge", "not_finished", "reversal", "delete", "stop_reason"
@@ -63,7 +87,7 @@ class AccountModel(Model):
     """Name of the secret that signs; the settings hold the secret itself."""
     api_type: Text
     """The kind of coupon, as the platform allotted it."""
-    url: Annotated[str, StringConstraints(pattern=r"^https?://\S+$")] | None = None
+    url: Annotated[str, StringConstraints(pattern=URL)] | None = None
     """Where its requests go, instead of the settings' gateway URL."""
     parameters: Parameters = {}
     """Further fields of each request (merchant, store_code, coupon_code ...), signed like the others."""
@@ -120,7 +144,7 @@ class SourceModel(Model):
 
     extends: Text | None = None
     """A preset (canonical, cec) or another source; `fields` are merged by name, the rest replaced."""
-    topics: Annotated[list[Text], Field(min_length=1)] | None = None
+    topics: Texts | None = None
     """Left out: any topic that no other source names."""
     orders: Texts | None = None
     """Where the orders stand: a list of them, or one. `$` (default) is the event itself."""
@@ -159,7 +183,7 @@ class MetadatumModel(Model):
 
     name: Text
     """Shown beside the value."""
-    value: Annotated[int | Text, Field(union_mode="left_to_right")]
+    value: Annotated[Text, BeforeValidator(_number_as_text, json_schema_input_type=Text | int)]
     """A 32-bit integer that is not negative."""
 
 
@@ -258,7 +282,7 @@ class CaseModel(Model):
     """The event, as YAML."""
     raw: Text | None = None
     """Instead: the event's exact text."""
-    now: Text | None = None
+    now: Annotated[Text, AfterValidator(_instant)] | None = None
     """When it is read, RFC 3339; default: the present."""
     expect: Annotated[
         list[ExpectModel],
@@ -286,8 +310,27 @@ class RulesModel(Model):
 
 def schema_text() -> str:
     """The JSON Schema of a rules file, as `schemas/rules.v1.schema.json` has it."""
-    schema = {"$schema": "https://json-schema.org/draft/2020-12/schema", **RulesModel.model_json_schema()}
-    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+    schema = _without_titles(RulesModel.model_json_schema(ref_template="#/$defs/{model}"))
+    assert isinstance(schema, dict)
+    head = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "rules.v1.schema.json",
+        "title": "rules.v1",
+    }
+    return json.dumps(head | schema, indent=2, ensure_ascii=False) + "\n"
+
+
+def _without_titles(schema: object) -> object:
+    """The titles that pydantic gives repeat the keys' names."""
+    if isinstance(schema, list):
+        return [_without_titles(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: _without_titles(value)
+        for key, value in schema.items()
+        if not (key == "title" and isinstance(value, str))
+    }
 
 
 def known_keys(location: tuple[str | int, ...]) -> list[str]:

@@ -1,0 +1,235 @@
+"""Values of an event -> values of an order, in base units."""
+
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.core.events import Value
+from consumer.core.fields import CLOCK, UNITS, Field, FieldType, TimeFormat, UnreadableError, Zone
+from consumer.core.formats import Path
+from consumer.core.outcomes import Reason
+
+SHANGHAI = Zone("Asia/Shanghai", ZoneInfo("Asia/Shanghai"))
+
+
+def read(raw: object, type_: FieldType, unit: str = "", multiplier: str = "1") -> Value:
+    scale = UNITS[type_][unit] * Decimal(multiplier) if type_ in UNITS else Decimal(1)
+    field = Field("f", type_, scale=scale, clock=unit == CLOCK)
+    return field.read(raw, None)
+
+
+def refused(raw: object, type_: FieldType, unit: str = "") -> Reason:
+    with pytest.raises(UnreadableError) as caught:
+        read(raw, type_, unit)
+    return caught.value.reason
+
+
+@pytest.mark.parametrize(
+    ("raw", "unit", "wh"),
+    [
+        (Decimal("18.6"), "kWh", 18600),
+        ("27.305", "kWh", 27305),
+        (7350, "Wh", 7350),
+        (186, "0.1kWh", 18600),
+        (1860, "0.01kWh", 18600),
+        (7100, "0.001kWh", 7100),
+        (324567, "0.0001kWh", 32457),
+        (Decimal("-6.4"), "kWh", -6400),
+        (0, "kWh", 0),
+        ("３０.０", "kWh", 30000),
+        ("1.5e1", "kWh", 15000),
+        (" 12.341 ", "kWh", 12341),
+        (Decimal("0.0005"), "kWh", 0),
+        (Decimal("0.0015"), "kWh", 2),
+        (Decimal("0E+99999"), "kWh", 0),
+    ],
+)
+def test_energy_is_exact_and_halves_round_to_even(raw: object, unit: str, wh: int) -> None:
+    assert read(raw, FieldType.ENERGY, unit) == wh
+
+
+@pytest.mark.parametrize("yuan", ["19.99", "8.20", "17.08", "4.35", "0.29", "1.13", "2.30"])
+def test_money_is_never_one_fen_low(yuan: str) -> None:
+    assert read(Decimal(yuan), FieldType.MONEY, "yuan") == int(yuan.replace(".", ""))
+    assert read(yuan, FieldType.MONEY, "yuan") == int(yuan.replace(".", ""))
+
+
+def test_a_multiplier_scales_the_unit() -> None:
+    assert read("31.5", FieldType.ENERGY, "Wh", multiplier="1000") == 31500
+
+
+@pytest.mark.parametrize(
+    ("raw", "unit", "seconds"),
+    [
+        (Decimal("1.973"), "h", 7102),
+        (45, "min", 2700),
+        (5_339_999, "ms", 5339),
+        (Decimal("1799.999"), "s", 1799),
+        ("03:10:31", CLOCK, 11431),
+        ("100:00:00", CLOCK, 360000),
+        ("00:00:59.9", CLOCK, 59),
+    ],
+)
+def test_durations_are_cut_to_whole_seconds(raw: object, unit: str, seconds: int) -> None:
+    assert read(raw, FieldType.DURATION, unit) == seconds
+
+
+@pytest.mark.parametrize(
+    "raw", ["4,00", "1,234.5", "abc", "1_000", "0x10", "1e", "--1", "nan", {}, [1], True]
+)
+def test_what_is_no_number_is_never_guessed(raw: object) -> None:
+    assert refused(raw, FieldType.MONEY, "yuan") is Reason.SCHEMA
+
+
+@pytest.mark.parametrize(
+    "raw", [Decimal("1E+1000000"), Decimal("1E-1000000"), "1e9999", 10**60, "9" * 50, 10**30]
+)
+def test_numbers_beyond_all_charges_overflow_at_once(raw: object) -> None:
+    assert refused(raw, FieldType.ENERGY, "kWh") is Reason.OVERFLOW
+
+
+@pytest.mark.parametrize("raw", ["25:61:00", "1:2:3", "90", 90, "-01:00:00"])
+def test_what_is_no_clock_is_refused(raw: object) -> None:
+    assert refused(raw, FieldType.DURATION, CLOCK) is Reason.SCHEMA
+
+
+def test_plain_types_are_read_as_what_they_are() -> None:
+    assert read(5, FieldType.STRING) == "5"
+    assert read(True, FieldType.STRING) == "true"
+    assert read("7", FieldType.INT) == 7
+    assert read(Decimal("7.0"), FieldType.INT) == 7
+    assert refused(Decimal("7.5"), FieldType.INT) is Reason.SCHEMA
+    assert read("true", FieldType.BOOL) is True
+    assert read(0, FieldType.BOOL) is False
+    assert refused("yes", FieldType.BOOL) is Reason.SCHEMA
+    assert read("1.50", FieldType.DECIMAL) == Decimal("1.50")
+    assert refused({"a": 1}, FieldType.STRING) is Reason.SCHEMA
+    assert refused("x" * 1001, FieldType.STRING) is Reason.SCHEMA
+
+
+def moment(raw: object, *formats: str, zone: Zone | None = None) -> datetime:
+    field = Field("f", FieldType.TIMESTAMP, formats=tuple(map(TimeFormat.parse, formats)), zone=zone)
+    value = field.read(raw, None)
+    assert isinstance(value, datetime)
+    assert value.tzinfo is not None
+    return value
+
+
+@pytest.mark.parametrize(
+    ("raw", "written", "utc"),
+    [
+        ("2026-06-29T21:39:09Z", "iso", "2026-06-29T21:39:09"),
+        ("2026-06-29T21:39:09z", "iso", "2026-06-29T21:39:09"),
+        ("2026-07-08T04:17:06.000+05:00", "iso", "2026-07-07T23:17:06"),
+        ("2026-07-08 04:17:06 +0500", "iso", "2026-07-07T23:17:06"),
+        ("2026-08-08T21:40:12.345678901+02:00", "iso", "2026-08-08T19:40:12.345678"),
+        ("2026-06-03 09:00:00", "iso", "2026-06-03T01:00:00"),
+        ("2026-06-03 09:00:00", "yyyy-MM-dd HH:mm:ss", "2026-06-03T01:00:00"),
+        ("2026/3/8 9:05:00", "yyyy/MM/dd HH:mm:ss", "2026-03-08T01:05:00"),
+        ("20260503104500", "yyyyMMddHHmmss", "2026-05-03T02:45:00"),
+        ("２０２６-06-03 09:00:00", "yyyy-MM-dd HH:mm:ss", "2026-06-03T01:00:00"),
+        ("2026-06-03T09:00:00.250", "yyyy-MM-ddTHH:mm:ss.SSS", "2026-06-03T01:00:00.250000"),
+        (1777678800, "epoch_s", "2026-05-01T23:40:00"),
+        ("1777678800035", "epoch_ms", "2026-05-01T23:40:00.035000"),
+        (29673600, "epoch_min", "2026-06-02T16:00:00"),
+    ],
+)
+def test_times_are_read_in_their_format_and_zone(raw: object, written: str, utc: str) -> None:
+    assert moment(raw, written, zone=SHANGHAI) == datetime.fromisoformat(utc).replace(tzinfo=UTC)
+
+
+def test_the_first_format_that_fits_is_taken() -> None:
+    found = moment("2026/03/08 09:05:00", "yyyy-MM-dd HH:mm:ss", "yyyy/MM/dd HH:mm:ss", zone=SHANGHAI)
+
+    assert found == datetime(2026, 3, 8, 1, 5, tzinfo=UTC)
+
+
+def test_a_time_keeps_its_own_offset_whatever_zone_is_configured() -> None:
+    assert moment("2026-03-08T09:00:00+05:00", "iso", zone=SHANGHAI).utcoffset() == timedelta(hours=5)
+
+
+@pytest.mark.parametrize(
+    ("raw", "written"),
+    [
+        ("2026-02-30 09:00:00", "yyyy-MM-dd HH:mm:ss"),
+        ("2026-06-03", "iso"),
+        ("2026-W23-3T09:00:00Z", "iso"),
+        ("2026-06-03T25:00:00Z", "iso"),
+        ("0001-01-01T00:00:00Z", "iso"),
+        ("9999-12-31T23:59:59-12:00", "iso"),
+        ("2026113104500", "yyyyMMddHHmmss"),
+        ("soon", "epoch_s"),
+        (10**14, "epoch_s"),
+        (1777678800, "iso"),
+        (True, "epoch_s"),
+        ([], "iso"),
+    ],
+)
+def test_what_is_no_time_is_refused(raw: object, written: str) -> None:
+    with pytest.raises(UnreadableError) as caught:
+        moment(raw, written, zone=SHANGHAI)
+
+    assert caught.value.reason in (Reason.SCHEMA, Reason.OVERFLOW)
+
+
+def test_a_wall_clock_without_a_zone_is_refused() -> None:
+    with pytest.raises(UnreadableError) as caught:
+        moment("2026-06-03 09:00:00", "yyyy-MM-dd HH:mm:ss")
+
+    assert caught.value.reason is Reason.ZONE_MISSING
+
+
+def test_a_field_can_be_in_its_stations_zone() -> None:
+    field = Field("f", FieldType.TIMESTAMP, formats=(TimeFormat.parse("iso"),), station_zone=True)
+    urumqi = Zone("+06:00", timezone(timedelta(hours=6)))
+
+    assert field.read("2026-06-03T09:00:00", urumqi) == datetime(2026, 6, 3, 3, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("text", ["YYYY-MM-DD", "HH:mm", "yyyy-MM", "yyyy-MM-dd dd", "iso8601", ""])
+def test_what_is_no_time_format_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="no time format"):
+        TimeFormat.parse(text)
+
+
+def test_the_first_path_with_a_value_counts_and_nothing_is_not_zero() -> None:
+    field = Field("f", FieldType.INT, paths=tuple(map(Path.parse, ("a", "b", "c"))))
+
+    assert field.find({"a": None, "b": "", "c": 0}, {}) == 0
+    assert field.find({"b": "  ", "c": 5}, {}) == 5
+    assert field.find({"a": "", "b": None}, {}) is None
+
+
+def test_values_that_mean_nothing_can_be_listed() -> None:
+    field = Field("f", FieldType.INT, paths=(Path.parse("a"), Path.parse("b")), empty=frozenset({"-1"}))
+
+    assert field.find({"a": -1, "b": 7}, {}) == 7
+    assert field.find({"a": "-1"}, {}) is None
+
+
+_json = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.decimals(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2),
+    max_leaves=3,
+)
+
+
+@given(_json, st.sampled_from(FieldType), st.booleans())
+def test_any_value_is_read_or_refused(raw: object, type_: FieldType, clock: bool) -> None:
+    formats = tuple(map(TimeFormat.parse, ("iso", "yyyy-MM-dd HH:mm:ss", "epoch_ms")))
+    field = Field("f", type_, scale=Decimal("0.0001"), clock=clock, formats=formats, zone=SHANGHAI)
+
+    try:
+        value = field.read(raw, None)
+    except UnreadableError as error:
+        assert error.reason in Reason
+    else:
+        assert isinstance(value, str | int | Decimal | datetime)

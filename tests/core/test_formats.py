@@ -1,0 +1,151 @@
+"""Bytes -> an event, and where in it a value stands."""
+
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from consumer.core.formats import Path, Refusal, decode, scalar_text
+from consumer.core.outcomes import Reason
+
+
+def refused(value: bytes) -> Reason:
+    found = decode(value)
+    assert isinstance(found, Refusal)
+    return found.reason
+
+
+def test_numbers_stay_exact() -> None:
+    event = decode(b'{"id": 123456789665000001176708522, "kwh": 18.60, "fee": 1e2, "zero": -0.0}')
+
+    assert event == {
+        "id": 123456789665000001176708522,
+        "kwh": Decimal("18.60"),
+        "fee": Decimal(100),
+        "zero": Decimal(0),
+    }
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text() -> None:
+    assert decode(b'\xef\xbb\xbf{"a": 1}') == {"a": 1}
+
+
+def test_of_repeated_keys_the_last_wins() -> None:
+    assert decode(b'{"a": 1, "a": 2}') == {"a": 2}
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (b"", Reason.NOT_JSON),
+        (b"   ", Reason.NOT_JSON),
+        (b"charge finished", Reason.NOT_JSON),
+        (b'{"a": 1', Reason.NOT_JSON),
+        (b'{"a": 1} {"b": 2}', Reason.NOT_JSON),
+        (b"{'a': 1}", Reason.NOT_JSON),
+        (b"\x04\x22\x4d\x18\x60\x40\x82", Reason.NOT_JSON),
+        (b"\x00\x00\x00\x00\x01{}", Reason.NOT_JSON),
+        ('{"plate": "粤B12345"}'.encode("gbk"), Reason.NOT_TEXT),
+        ('{"a": 1}'.encode("utf-16"), Reason.NOT_JSON),
+        (b'{"plate": "\xed\xa0\x80"}', Reason.NOT_TEXT),
+        (b'{"kwh": NaN}', Reason.NOT_FINITE),
+        (b'{"kwh": -Infinity}', Reason.NOT_FINITE),
+        (b"[" * 100_000 + b"]" * 100_000, Reason.TOO_DEEP),
+        (b'{"a":' * 50_000 + b"1" + b"}" * 50_000, Reason.TOO_DEEP),
+        (b'{"id": ' + b"9" * 5000 + b"}", Reason.OVERFLOW),
+        (b'{"kwh": 1e9999999999999999999999}', Reason.OVERFLOW),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_bytes_that_are_no_event_say_why(value: bytes, reason: Reason) -> None:
+    assert refused(value) is reason
+
+
+@pytest.mark.parametrize(
+    ("escaped", "expected"),
+    [
+        (rb'"A\ud83d"', "A\ufffd"),
+        (rb'"\udc00B"', "\ufffdB"),
+        (rb'"\ud83d\ud83d\ude00"', "\ufffd\U0001f600"),
+        (rb'"\\ud83d"', r"\ud83d"),
+        (rb'"\\\ud83d"', "\\\ufffd"),
+    ],
+)
+def test_half_a_surrogate_pair_becomes_a_replacement_character(escaped: bytes, expected: str) -> None:
+    assert decode(escaped) == expected
+
+
+@given(st.binary())
+def test_any_bytes_are_an_event_or_a_reason(value: bytes) -> None:
+    found = decode(value)
+
+    assert not isinstance(found, Refusal) or found.detail
+
+
+EVENT = {
+    "id": 7,
+    "empty": None,
+    "cdr_location": {"id": "LOC1"},
+    "list": [{"n": 1}, {"n": 2}],
+    "usage": [{"type": "TIME", "volume": "1.9"}, {"type": "ENERGY", "volume": "15.3"}],
+    "a.b": {"c": True},
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("id", 7),
+        ("cdr_location.id", "LOC1"),
+        ("cdr_location.name", None),
+        ("id.deeper", None),
+        ("empty", None),
+        ("list[1].n", 2),
+        ("list[2].n", None),
+        ("list.n", None),
+        ("usage[type=ENERGY].volume", "15.3"),
+        ("usage[type=POWER].volume", None),
+        ('["a.b"].c', True),
+        ("$", EVENT),
+        ("$.id", 7),
+    ],
+)
+def test_a_path_leads_to_a_value_or_to_none(path: str, expected: object) -> None:
+    assert Path.parse(path).find(EVENT, EVENT) == expected
+
+
+def test_a_path_from_the_event_leaves_the_row() -> None:
+    event = {"type": "INSERT", "data": [{"type": "row"}]}
+
+    assert Path.parse("$.type").find(event["data"][0], event) == "INSERT"
+    assert Path.parse("type").find(event["data"][0], event) == "row"
+
+
+@pytest.mark.parametrize("text", ["", "a..b", "a[", "a[x]", ".a", "a.", "a]b", 'a"b'])
+def test_what_is_no_path_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="path"):
+        Path.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (3, "3"),
+        ("3", "3"),
+        (" 3 ", "3"),
+        (True, "true"),
+        (False, "false"),
+        (0, "0"),
+        (Decimal("1.50"), "1.50"),
+        (Decimal("1E+5"), "100000"),
+        (Decimal("1E+999999"), "1E+999999"),
+        (None, None),
+        ("", None),
+        ("  ", None),
+        ({}, None),
+        ([1], None),
+    ],
+)
+def test_scalars_compare_as_text(value: object, text: str | None) -> None:
+    assert scalar_text(value) == text
