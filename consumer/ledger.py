@@ -365,6 +365,17 @@ class Ledger:
     def _count(self, resolution: Resolution, wall: datetime) -> None:
         reason = resolution.reason or ""
         code = resolution.label
+        log.debug(
+            "ledger.outcome",
+            **resolution.record.coordinates._asdict(),
+            order_index=resolution.index,
+            order_id=(resolution.values or {}).get("order_id"),
+            outcome=resolution.outcome,
+            reason=reason,
+            code=code,
+            attempts=resolution.attempts.count,
+            rule=resolution.rule,
+        )
         self._metrics.outcomes.labels(resolution.outcome, reason, code).inc()
         if resolution.dead_letter:
             self._metrics.dead_letters.labels(resolution.outcome, reason).inc()
