@@ -232,16 +232,16 @@ async def _until_interrupted(
     import asyncio
     import signal
 
+    interrupted = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupted.set)
     screen.step(f"The platform's journal: {gateway.base_url}/")
     screen.step(f"The service's state:    http://127.0.0.1:{service.port}/readyz and /metrics")
     screen.step(
         f"Kafka:                  {broker.bootstrap_servers}, topics {EVENTS}, {OUTCOMES}, {DEAD_LETTERS}"
     )
     screen.step("Ctrl-C ends it")
-    interrupted = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, interrupted.set)
     waiting = asyncio.create_task(interrupted.wait())
     try:
         await asyncio.wait([waiting, running], return_when=asyncio.FIRST_COMPLETED)

@@ -19,8 +19,8 @@ async def produce(
 ) -> list[Produced]:
     """Writes the samples in order, with a pause between them in seconds -> where each of them stands."""
     producer = AIOKafkaProducer(bootstrap_servers=bootstrap_servers, acks="all", enable_idempotence=True)
-    await producer.start()
     try:
+        await producer.start()
         sent = []
         for sample in samples:
             written = await producer.send(
@@ -58,8 +58,8 @@ async def follow_outcomes(bootstrap_servers: str, topic: str) -> AsyncGenerator[
 async def committed_offsets(bootstrap_servers: str, group: str, topic: str) -> dict[int, int]:
     """The group's committed offset of each partition that has one."""
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers)
-    await admin.start()
     try:
+        await admin.start()
         offsets = await admin.list_consumer_group_offsets(group)
     finally:
         await admin.close()
@@ -75,8 +75,8 @@ async def _reader(bootstrap_servers: str, topic: str) -> AsyncIterator[tuple[Any
         isolation_level="read_committed",
         auto_offset_reset="earliest",
     )
-    await consumer.start()
     try:
+        await consumer.start()
         yield consumer, list(consumer.assignment())
     finally:
         await consumer.stop()
