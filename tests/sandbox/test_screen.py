@@ -26,7 +26,7 @@ def _report(*problems: str) -> Report:
 
 def _shown(*, terminal: bool = False) -> tuple[Screen, io.StringIO]:
     text = io.StringIO()
-    return Screen(Console(file=text, force_terminal=terminal, width=100)), text
+    return Screen(Console(file=text, force_terminal=terminal, width=100, highlight=False)), text
 
 
 def test_outcomes_are_shown_with_masked_plates_and_only_the_first_of_each_kind() -> None:
