@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -238,3 +239,21 @@ async def test_a_subject_with_every_awkward_character_is_signed_as_the_gateway_r
     assert entry.verified
     assert entry.parameters["subject"] == awkward
     assert entry.granted
+
+
+async def test_a_member_that_was_frozen_past_its_session_doubles_nothing_when_it_wakes(
+    world: World, gateway: SandboxGateway
+) -> None:
+    gateway.latency = 0.02
+    count = 3_000
+    await produce(world.broker, world.topics.events, [event(number) for number in range(count)])
+    zombie = world.start()
+    await world.until_outcomes(500)
+    zombie.process.send_signal(signal.SIGSTOP)
+    world.start()
+    await world.until_outcomes(1_500, 90)  # after the zombie's session has run out
+    zombie.process.send_signal(signal.SIGCONT)
+    await world.until_done(90)
+    assert by_order(await world.outcomes()) == Counter(f"ORDER{number:08}" for number in range(count))
+    assert zombie.process.poll() is None  # it is a member again
+    assert await zombie.stop() == 0
