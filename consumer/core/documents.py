@@ -52,11 +52,11 @@ class Document:
 
     """
 
-    def __init__(self, text: str, place: str) -> None:
+    def __init__(self, text: str, place: str, max_nodes: int = MAX_NODES) -> None:
         self.place = place
         self.lines = text.splitlines()
         self._root = _compose(text, place)
-        reader = _Reader(place)
+        reader = _Reader(place, max_nodes)
         self.data = reader.read(self._root) if self._root is not None else None
         if reader.problems:
             raise DocumentError(reader.problems)
@@ -104,11 +104,11 @@ def _compose(text: str, place: str) -> yaml.Node | None:
 class _Reader:
     """Nodes -> plain values; collects what is wrong on the way."""
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, place: str, max_nodes: int) -> None:
         self.problems: list[Problem] = []
         self._place = place
         self._open: set[int] = set()
-        self._left = MAX_NODES
+        self._left = max_nodes
 
     def read(self, node: yaml.Node) -> object:
         self._left -= 1

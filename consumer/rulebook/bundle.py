@@ -146,7 +146,8 @@ def shown(value: object) -> str:
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
     """A remedy for a name that does not exist."""
-    close = get_close_matches(word, known, n=1, cutoff=0.6)
+    alike = [name for name in known if name.casefold() == word.casefold()]
+    close = alike or get_close_matches(word, known, n=1, cutoff=0.6)
     if close:
         return f"did you mean `{close[0]}`?"
     return f"known here: {', '.join(known)}" if known else "there is none to name yet"

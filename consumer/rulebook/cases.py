@@ -24,7 +24,7 @@ def differences_of(book: RuleBook, source: Source, case: CaseModel) -> Iterator[
     record = Record(Coordinates(topic, 0, 0), int(now.timestamp() * 1000), None, value)
     items = book.read_as(source, record, now)
     if len(items) != len(case.expect):
-        yield f"{len(items)} orders, where {len(case.expect)} are expected"
+        yield f"orders: {len(items)}, where {len(case.expect)} is expected"
         return
     for item, expected in zip(items, case.expect, strict=True):
         plan = book.plan(item) if isinstance(item, Order) else item

@@ -218,10 +218,16 @@ class Compilation:
             base = self._extended(model.extends, (*seen, name))
         else:
             known = [*preset_names(), *(other for other in self._model.sources if other != name)]
-            message = f"there is no source or preset `{model.extends}` to extend"
+            message, remedy = (
+                f"there is no source or preset `{model.extends}`",
+                did_you_mean(model.extends, known),
+            )
             if model.extends in self._model.sources:
-                message = f"`{model.extends}` and `{name}` extend each other"
-            self._problem(("sources", name, "extends"), message, did_you_mean(model.extends, known))
+                message, remedy = (
+                    f"{name} extends itself, through others or at once",
+                    "end the circle in a preset",
+                )
+            self._problem(("sources", name, "extends"), message, remedy)
             return model
         own = {key: getattr(model, key) for key in model.model_fields_set}
         # Topics say where events are, not how they are read: they are not inherited.
@@ -345,7 +351,7 @@ class Compilation:
         for source in sources:
             for field in source.fields:
                 kind = _KINDS[field.type]
-                if variables.setdefault(field.name, kind) is not kind:
+                if variables.setdefault(field.name, kind) is not kind and field.name not in DERIVED_FIELDS:
                     location = ("sources", source.name, "fields", field.name)
                     message = f"{field.name} is {kind} here and {variables[field.name]} in another source"
                     self._problem(location, message, "give them the same type, or different names", key=True)

@@ -129,6 +129,7 @@ def test_aliases_that_unfold_without_end_are_stopped() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
 
-    (problem,) = problems("\n".join(lines))
+    with pytest.raises(DocumentError, match="unfolds without end") as caught:
+        Document("\n".join(lines), "f.yaml", max_nodes=10_000)
 
-    assert "unfolds without end" in problem
+    assert len(caught.value.problems) == 1

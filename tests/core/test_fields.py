@@ -1,5 +1,6 @@
 """Values of an event -> values of an order, in base units."""
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from zoneinfo import ZoneInfo
@@ -227,9 +228,8 @@ def test_any_value_is_read_or_refused(raw: object, type_: FieldType, clock: bool
     formats = tuple(map(TimeFormat.parse, ("iso", "yyyy-MM-dd HH:mm:ss", "epoch_ms")))
     field = Field("f", type_, scale=Decimal("0.0001"), clock=clock, formats=formats, zone=SHANGHAI)
 
-    try:
+    value: Value | None = None
+    with suppress(UnreadableError):
         value = field.read(raw, None)
-    except UnreadableError as error:
-        assert error.reason in Reason
-    else:
-        assert isinstance(value, str | int | Decimal | datetime)
+
+    assert value is None or isinstance(value, str | int | Decimal | datetime)

@@ -1,0 +1,497 @@
+"""A record -> its orders, an order -> what the first rule that matches says."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consumer import rulebook
+from consumer.core.coupons import CouponRequest
+from consumer.core.events import Coordinates, Order, Record
+from consumer.core.outcomes import Finding, Outcome, Reason
+from consumer.core.rules import RuleBook
+from consumer.core.sources import MAX_ORDERS
+
+NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+HEAD = """
+version: 1
+accounts:
+  main: {app_id: op01, secret: main, api_type: charging, parameters: {merchant: M1, store_code: T1}}
+  dark: {app_id: op02, secret: dark, api_type: charging, state: shadow}
+  held: {app_id: op03, secret: held, api_type: charging, state: hold}
+sources:
+  canonical: {extends: canonical, topics: [charges]}
+  cec: {extends: cec, topics: [cec]}
+stations:
+  S1: {api_store_code: C1, zone: Asia/Shanghai, connectors: [G1], parameters: {store_code: T2}}
+  S2: {zone: "+06:00"}
+  S3: {api_store_code: C3}
+"""
+STANDARD = """
+rules:
+  - name: standard
+    account: main
+    api_store_code: C0
+    subject: "{plate} {ended_at}"
+    metadata: {minutes: {name: 时长, value: minutes}}
+"""
+CHARGE = {
+    "order_id": "A1",
+    "plate": "粤B·D12345",
+    "station_id": "S1",
+    "started_at": "2026-11-25T08:00:00+08:00",
+    "ended_at": "2026-11-25T09:00:00+08:00",
+    "energy_kwh": 18.6,
+}
+
+
+def book(rules: str = STANDARD, head: str = HEAD) -> RuleBook:
+    return rulebook.parse(head + rules)
+
+
+def record(value: bytes | None, topic: str = "charges") -> Record:
+    return Record(Coordinates(topic, 0, 7), 0, None, value)
+
+
+def read(event: object, rules: RuleBook | None = None, topic: str = "charges") -> tuple[Order | Finding, ...]:
+    value = event if isinstance(event, bytes) else orjson.dumps(event)
+    return (rules or BOOK).read(record(value, topic), NOW)
+
+
+def order(rules: RuleBook | None = None, **changed: Any) -> Order:
+    (item,) = read(CHARGE | changed, rules)
+    assert isinstance(item, Order)
+    return item
+
+
+def found(**changed: Any) -> Finding:
+    (item,) = read({name: value for name, value in (CHARGE | changed).items() if value != "left out"})
+    assert isinstance(item, Finding)
+    return item
+
+
+BOOK = book()
+
+
+# -- Reading ----------------------------------------------------------------------------------------
+
+
+def test_an_order_is_read_in_base_units() -> None:
+    read_order = order()
+
+    assert read_order.values == {
+        "order_id": "A1",
+        "event_id": "A1",
+        "plate": "粤BD12345",
+        "station_id": "S1",
+        "api_store_code": "C1",
+        "started_at": datetime(2026, 11, 25, 0, tzinfo=UTC),
+        "ended_at": datetime(2026, 11, 25, 1, tzinfo=UTC),
+        "energy_wh": 18600,
+        "seconds": 3600,
+        "minutes": 60,
+        "zone": "Asia/Shanghai",
+    }
+    assert (read_order.index, read_order.source, read_order.suspicions) == (0, "canonical", ())
+
+
+def test_the_senders_own_duration_counts_before_start_and_end() -> None:
+    assert order(charging_seconds=1799.9).values["minutes"] == 29
+
+
+def test_times_are_subtracted_as_instants() -> None:
+    late = order(started_at="2026-11-25T00:30:00Z", ended_at="2026-11-25T09:00:00+08:00")
+
+    assert late.values["seconds"] == 1800
+
+
+def test_orders_of_one_record_are_numbered_and_none_sinks_another() -> None:
+    items = read({"orders": [CHARGE, 5, CHARGE | {"plate": None}, CHARGE | {"energy_kwh": "x"}, CHARGE]})
+
+    assert [item.index for item in items] == [0, 1, 2, 3, 4]
+    assert [getattr(item, "reason", None) for item in items] == [
+        None,
+        Reason.SCHEMA,
+        Reason.PLATE_MISSING,
+        Reason.SCHEMA,
+        None,
+    ]
+
+
+def test_a_record_without_orders_has_one_end_of_its_own() -> None:
+    (item,) = read({"orders": []})
+
+    assert isinstance(item, Finding)
+    assert (item.outcome, item.reason, item.dead_letter) == (Outcome.SKIPPED, Reason.NOT_A_CHARGE, False)
+
+
+def test_a_record_with_too_many_orders_is_set_aside_whole() -> None:
+    (item,) = read({"orders": [{}] * (MAX_ORDERS + 1)})
+
+    assert isinstance(item, Finding)
+    assert (item.reason, item.dead_letter) == (Reason.TOO_LARGE, True)
+
+
+def test_a_tombstone_is_skipped() -> None:
+    (item,) = BOOK.read(record(None), NOW)
+
+    assert isinstance(item, Finding)
+    assert (item.outcome, item.reason, item.dead_letter) == (Outcome.SKIPPED, Reason.TOMBSTONE, False)
+
+
+def test_a_topic_that_no_source_reads_is_invalid() -> None:
+    (item,) = read(CHARGE, topic="other")
+
+    assert isinstance(item, Finding)
+    assert (item.reason, item.dead_letter) == (Reason.SCHEMA, True)
+    assert BOOK.topics() == ("charges", "cec")
+    assert BOOK.source_for("other") is None
+
+
+@pytest.mark.parametrize("value", [b"5", b'"text"', b"null", b"true", b"[1]"])
+def test_json_that_is_no_object_is_invalid(value: bytes) -> None:
+    (item,) = read(value)
+
+    assert isinstance(item, Finding)
+    assert (item.outcome, item.reason, item.dead_letter) == (Outcome.INVALID, Reason.SCHEMA, True)
+
+
+@pytest.mark.parametrize(
+    "identity", ["-1", -1, 0, "000000", "", "  ", None, "null", "N/A", "0000-00", "left out"]
+)
+def test_an_id_that_many_orders_share_is_refused(identity: object) -> None:
+    finding = found(order_id=identity)
+
+    assert (finding.outcome, finding.reason, finding.dead_letter) == (
+        Outcome.INVALID,
+        Reason.ID_MISSING,
+        True,
+    )
+
+
+@pytest.mark.parametrize("plate", [None, "", " ", "-", "·", "left out"])
+def test_an_order_without_a_plate_is_skipped(plate: object) -> None:
+    finding = found(plate=plate)
+
+    assert (finding.outcome, finding.reason, finding.dead_letter) == (
+        Outcome.SKIPPED,
+        Reason.PLATE_MISSING,
+        False,
+    )
+    assert finding.values is not None
+    assert finding.values["event_id"] == "A1"
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"order_id": "9" * 201}, Reason.SCHEMA),
+        ({"order_id": {"no": 1}}, Reason.SCHEMA),
+        ({"plate": ["粤BD12345"]}, Reason.SCHEMA),
+        ({"plate": "粤B" * 200}, Reason.SCHEMA),
+        ({"energy_kwh": "4,00"}, Reason.SCHEMA),
+        ({"energy_kwh": 1e300}, Reason.OVERFLOW),
+        ({"ended_at": "2026-11-25 09:00:00"}, Reason.ZONE_MISSING),
+        ({"ended_at": "yesterday"}, Reason.SCHEMA),
+        ({"ended_at": None}, Reason.FIELD_MISSING),
+    ],
+)
+def test_what_cannot_be_read_is_set_aside_with_its_reason(changed: dict[str, Any], reason: Reason) -> None:
+    finding = found(**changed)
+
+    assert (finding.outcome, finding.reason, finding.dead_letter) == (Outcome.INVALID, reason, True)
+
+
+def test_a_cut_emoji_elsewhere_does_not_hold_back_an_order() -> None:
+    (item,) = read(json.dumps(CHARGE | {"nickname": "车主\ud83d"}).encode())
+
+    assert isinstance(item, Order)
+    orjson.dumps(item.values)
+
+
+@pytest.mark.parametrize("name", ["order_id", "plate"])
+def test_an_identity_with_broken_characters_is_refused(name: str) -> None:
+    (item,) = read(json.dumps(CHARGE | {name: "A\ud83d"}).encode())
+
+    assert isinstance(item, Finding)
+    assert item.reason is Reason.NOT_TEXT
+
+
+def test_an_encrypted_envelope_is_not_a_missing_plate() -> None:
+    envelope = {"OperatorID": "MA0TEST01", "Data": "AAECAw", "TimeStamp": "20260418092305", "Sig": "00"}
+
+    for topic in ("charges", "cec"):
+        (item,) = read(envelope, topic=topic)
+        assert isinstance(item, Finding)
+        assert (item.reason, item.dead_letter) == (Reason.ENCRYPTED, True)
+
+
+def test_no_detail_holds_a_plate() -> None:
+    finding = found(plate="粤BD12345", energy_kwh="粤BD12345")
+
+    assert "D12345" not in finding.detail
+
+
+def test_a_station_is_found_by_its_connector_and_gives_its_zone() -> None:
+    found_order = order(station_id=None, connector_id="G1", ended_at="2026-11-25T01:00:00Z")
+
+    assert found_order.values["station_id"] == "S1"
+    assert str(found_order.values["ended_at"]) == "2026-11-25 09:00:00+08:00"
+
+
+def test_times_keep_their_own_offset_where_no_zone_is_known() -> None:
+    assert str(order(station_id="S3", ended_at="2026-11-25T09:00:00+05:00").values["ended_at"]).endswith(
+        "+05:00"
+    )
+    assert "zone" not in order(station_id="S3").values
+
+
+@given(st.binary())
+def test_any_bytes_end_in_at_least_one_item(value: bytes) -> None:
+    for topic in ("charges", "cec", "other"):
+        items = BOOK.read(record(value, topic), NOW)
+
+        assert items
+        for item in items:
+            if isinstance(item, Order):
+                BOOK.plan(item)
+
+
+_scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text()
+    | st.sampled_from(["A1", "粤BD12345", "2026-11-25T09:00:00Z", "0001-01-01T00:00:00Z", "1e99", "S1"])
+)
+_anything = st.recursive(
+    _scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner)
+)
+
+
+@settings(max_examples=100)
+@given(st.fixed_dictionaries({}, optional=dict.fromkeys([*CHARGE, "charging_seconds", "orders"], _anything)))
+def test_any_json_in_our_fields_ends_in_items_that_can_be_planned_and_written(event: dict[str, Any]) -> None:
+    items = BOOK.read(record(json.dumps(event).encode()), NOW)
+
+    assert items
+    for item in items:
+        orjson.dumps(dict(item.values or {}))
+        if isinstance(item, Order):
+            plan = BOOK.plan(item)
+            assert "cannot be read" not in getattr(plan, "detail", "")
+            assert "a rule failed" not in getattr(plan, "detail", "")
+        else:
+            assert "cannot be read" not in item.detail
+
+
+# -- Planning ---------------------------------------------------------------------------------------
+
+
+def plan(rules: str, **changed: Any) -> CouponRequest | Finding:
+    compiled = book(rules)
+    return compiled.plan(order(compiled, **changed))
+
+
+def asked(rules: str, **changed: Any) -> CouponRequest:
+    request = plan(rules, **changed)
+    assert isinstance(request, CouponRequest)
+    return request
+
+
+def ended(rules: str, **changed: Any) -> Finding:
+    finding = plan(rules, **changed)
+    assert isinstance(finding, Finding)
+    return finding
+
+
+def test_the_request_is_complete() -> None:
+    request = asked(STANDARD)
+
+    assert request == CouponRequest(
+        account="main",
+        rule="standard",
+        url=None,
+        parameters={
+            "app_id": "op01",
+            "api_store_code": "C1",
+            "api_type": "charging",
+            "event_id": "A1",
+            "plate": "粤BD12345",
+            "subject": "粤BD12345 2026-11-25 09:00:00",
+            "metadata": '{"minutes":{"name":"时长","value":60}}',
+            "merchant": "M1",
+            "store_code": "T2",
+        },
+        metadata={"minutes": 60},
+    )
+
+
+def test_the_rules_store_code_serves_stations_without_one() -> None:
+    assert asked(STANDARD, station_id="S2").parameters["api_store_code"] == "C0"
+    assert asked(STANDARD, station_id="unknown").parameters["api_store_code"] == "C0"
+
+
+def test_an_order_of_no_known_lot_is_invalid() -> None:
+    finding = ended("rules: [{name: a, account: main, subject: x}]", station_id="unknown")
+
+    assert (finding.outcome, finding.reason, finding.dead_letter) == (
+        Outcome.INVALID,
+        Reason.FIELD_MISSING,
+        True,
+    )
+    assert "api_store_code" in finding.detail
+
+
+def test_the_first_rule_that_matches_decides() -> None:
+    rules = """
+rules:
+  - {name: much, account: main, subject: x, when: energy_wh >= 20000}
+  - {name: some, account: main, subject: x, when: energy_wh >= 10000}
+  - {name: any, account: main, subject: x}
+"""
+    assert asked(rules).rule == "some"
+    assert asked(rules, energy_kwh=20).rule == "much"
+    assert asked(rules, energy_kwh="9.9994").rule == "any"
+
+
+def test_indexed_keys_keep_the_order_of_the_rules() -> None:
+    rules = """
+rules:
+  - {name: elsewhere, account: main, subject: x, stations: S2}
+  - {name: cec, account: main, subject: x, sources: cec}
+  - {name: user, account: main, subject: x, equals: {stop_reason: [user, 0]}}
+  - {name: here, account: main, subject: x, stations: [S1, S3]}
+  - {name: everywhere, account: main, subject: x, api_store_code: C}
+  - {name: never, account: main, subject: x, stations: S1}
+"""
+    assert asked(rules).rule == "here"
+    assert ended(rules, station_id="S2").rule == "elsewhere"  # it matches; S2 has no lot
+    assert asked(rules, stop_reason="user").rule == "user"
+    assert asked(rules, stop_reason=0).rule == "user"
+    assert asked(rules, station_id="S9").rule == "everywhere"
+    assert asked(rules, station_id=None).rule == "everywhere"
+
+
+def test_an_order_that_no_rule_wants_is_unmatched() -> None:
+    finding = ended("rules: [{name: a, account: main, subject: x, when: energy_wh > 99000}]")
+
+    assert (finding.outcome, finding.reason, finding.dead_letter) == (
+        Outcome.UNMATCHED,
+        Reason.NO_RULE,
+        False,
+    )
+
+
+def test_a_rule_can_skip() -> None:
+    finding = ended("rules: [{name: a, skip: policy}]")
+
+    assert (finding.outcome, finding.reason, finding.rule) == (Outcome.SKIPPED, Reason.POLICY, "a")
+    assert not finding.dead_letter
+
+
+@pytest.mark.parametrize("when", ["minutes / 0 > 1", "plate.matches('[')", "int(plate) > 1", "dyn(minutes)"])
+def test_a_failing_condition_ends_the_order_and_never_goes_on_to_the_next_rule(when: str) -> None:
+    finding = ended(
+        f"""
+rules:
+  - {{name: first, account: main, subject: x, when: "{when}"}}
+  - {{name: second, account: main, subject: x}}
+"""
+    )
+
+    assert (finding.outcome, finding.reason, finding.rule) == (Outcome.INVALID, Reason.RULE_ERROR, "first")
+    assert finding.dead_letter
+    assert "BD12345" not in finding.detail
+
+
+def test_a_condition_on_an_absent_field_fails_unless_it_asks_whether_it_is_there() -> None:
+    careless = "rules: [{name: a, account: main, subject: x, when: fee_fen > 100}]"
+    careful = "rules: [{name: a, account: main, subject: x, when: present.fee_fen && fee_fen > 100}]"
+
+    assert ended(careless).reason is Reason.RULE_ERROR
+    assert ended(careful).reason is Reason.NO_RULE
+    assert asked(careless, total_fee_yuan="1.01").rule == "a"
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("minutes / 0", Reason.RULE_ERROR),
+        ("fee_fen", Reason.RULE_ERROR),
+        ("dyn(true)", Reason.RULE_ERROR),
+        ("-minutes", Reason.OVERFLOW),
+        ("minutes * 100000000", Reason.OVERFLOW),
+    ],
+)
+def test_metadata_outside_of_its_bounds_is_never_sent(value: str, reason: Reason) -> None:
+    rules = f"rules: [{{name: a, account: main, subject: x, metadata: {{m: {{name: n, value: '{value}'}}}}}}]"
+    finding = ended(rules)
+
+    assert (finding.outcome, finding.reason, finding.dead_letter) == (Outcome.INVALID, reason, True)
+    assert "metadata.m" in finding.detail
+
+
+@pytest.mark.parametrize(
+    ("value", "number"), [("0", 0), ("2147483647", 2147483647), ("math.least(minutes, 45)", 45)]
+)
+def test_metadata_within_its_bounds_is_sent(value: str, number: int) -> None:
+    rules = f"rules: [{{name: a, account: main, subject: x, metadata: {{m: {{name: n, value: '{value}'}}}}}}]"
+
+    assert asked(rules).metadata == {"m": number}
+
+
+def test_a_subject_without_its_field_is_invalid() -> None:
+    finding = ended("rules: [{name: a, account: main, subject: '{fee_yuan}'}]")
+
+    assert (finding.reason, finding.dead_letter) == (Reason.FIELD_MISSING, True)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "{name: a, account: dark, subject: x}",
+        "{name: a, account: main, subject: x, state: shadow}",
+    ],
+)
+def test_an_account_or_rule_in_the_shadow_plans_all_but_the_call(rule: str) -> None:
+    assert asked(f"rules: [{rule}]").shadow
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        "{name: a, account: held, subject: x}",
+        "{name: a, account: dark, subject: x, state: hold}",
+    ],
+)
+def test_an_account_or_rule_on_hold_sets_the_order_aside(rule: str) -> None:
+    finding = ended(f"rules: [{rule}]")
+
+    assert (finding.outcome, finding.reason, finding.dead_letter) == (Outcome.SKIPPED, Reason.HOLD, True)
+
+
+def test_narrower_parameters_win() -> None:
+    request = asked(
+        "rules: [{name: a, account: main, subject: x, parameters: {store_code: T3, coupon_code: C}}]"
+    )
+
+    assert {name: request.parameters[name] for name in ("merchant", "store_code", "coupon_code")} == {
+        "merchant": "M1",
+        "store_code": "T3",
+        "coupon_code": "C",
+    }
+
+
+def test_local_time_is_the_stations() -> None:
+    rules = "rules: [{name: night, account: main, api_store_code: C, subject: x, when: ended_at.getHours(zone) >= 22}]"
+    ten_in_shanghai = "2026-11-25T14:30:00Z"
+
+    assert asked(rules, ended_at=ten_in_shanghai).rule == "night"
+    assert ended(rules, ended_at=ten_in_shanghai, station_id="S2").reason is Reason.NO_RULE
+    assert ended(rules, ended_at=ten_in_shanghai, station_id="S3").reason is Reason.RULE_ERROR
