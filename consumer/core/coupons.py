@@ -116,6 +116,9 @@ def parameters(
     return {name: value for name, value in form.items() if value}
 
 
+_COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
+
 def metadata_fields(metadata: tuple[Datum, ...], written: MetadataFormat) -> dict[str, str]:
     """The metadata as form fields. As JSON it is one text, the same for signature and body."""
     if not metadata:
@@ -123,7 +126,7 @@ def metadata_fields(metadata: tuple[Datum, ...], written: MetadataFormat) -> dic
     match written:
         case MetadataFormat.JSON:
             entries = {datum.key: {"name": datum.name, "value": datum.value} for datum in metadata}
-            return {"metadata": json.dumps(entries, ensure_ascii=False, separators=(",", ":"))}
+            return {"metadata": _COMPACT.encode(entries)}
         case MetadataFormat.DOTTED:
             shape = "metadata.{}.{}"
         case MetadataFormat.BRACKETED:

@@ -74,7 +74,7 @@ class Compiler(Protocol):
         """Raises ExpressionError."""
         ...
 
-    def bind(self, values: Mapping[str, Value], present: Mapping[str, bool]) -> Binding:
+    def bind(self, values: Mapping[str, Value]) -> Binding:
         """Variables without a value stay unbound: an expression that needs one fails. Never raises."""
         ...
 
@@ -104,6 +104,7 @@ class _CelCompiler:
         self._environment = cel.NewEnv(
             variables=types, extensions=[ext_math.ExtMath(), ext_strings.ExtStrings()]
         )
+        self._variables = tuple(variables)
         self._compiled: dict[tuple[str, Kind], Expression] = {}
         self._named: set[str] = set()
 
@@ -124,7 +125,7 @@ class _CelCompiler:
             raise ExpressionError(f"gives {given.lower()}, where {result} is needed")
         return _CelExpression(source, compiled, _TYPES[result])
 
-    def bind(self, values: Mapping[str, Value], present: Mapping[str, bool]) -> Binding:
+    def bind(self, values: Mapping[str, Value]) -> Binding:
         # Binding costs more than looking: what no expression names stays out.
         named: dict[str, object] = {
             name: float(value) if isinstance(value, Decimal) else value
@@ -132,7 +133,7 @@ class _CelCompiler:
             if name in self._named
         }
         if PRESENT in self._named:
-            named[PRESENT] = dict(present)
+            named[PRESENT] = {name: name in values for name in self._variables}
         try:
             return _CelBinding(self._environment.Activation(named))
         except (RuntimeError, TypeError, ValueError, OverflowError) as error:

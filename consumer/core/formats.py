@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from typing import NoReturn
 
 import msgspec
@@ -138,13 +139,12 @@ class Path:
         """The value there; None where there is none, or null."""
         here = event if self._from_event else row
         for step in self._steps:
-            match step:
-                case str():
-                    here = here.get(step) if isinstance(here, dict) else None
-                case int():
-                    here = here[step] if isinstance(here, list) and step < len(here) else None
-                case (name, value):
-                    here = _first(here, name, value)
+            if isinstance(step, str):
+                here = here.get(step) if isinstance(here, dict) else None
+            elif isinstance(step, int):
+                here = here[step] if isinstance(here, list) and step < len(here) else None
+            else:
+                here = _first(here, *step)
             if here is None:
                 return None
         return here
@@ -161,10 +161,10 @@ def _first(items: object, name: str, value: str) -> object:
 def scalar_text(value: object) -> str | None:
     """A scalar as text, so that 3 and "3" compare equal; None for absent values, objects and lists."""
     match value:
-        case bool():
-            return "true" if value else "false"
         case str():
             return value.strip() or None
+        case bool():
+            return "true" if value else "false"
         case int():
             return str(value)
         case Decimal():
@@ -181,7 +181,10 @@ def found_at(paths: tuple[Path, ...], row: object, event: object) -> Iterator[ob
             yield value
 
 
+_parsed = lru_cache(maxsize=1024)(Path.parse)
+
+
 def fill_paths(template: Template, row: object, event: object) -> str | None:
     """A template whose placeholders are paths; None where one leads nowhere."""
-    text, missing = template.fill(lambda path: scalar_text(Path.parse(path).find(row, event)))
+    text, missing = template.fill(lambda path: scalar_text(_parsed(path).find(row, event)))
     return None if missing is not None else text

@@ -106,7 +106,6 @@ class RuleBook:
         self._compiler = compiler
         self._by_topic = {topic: source for source in self.sources for topic in source.topics}
         self._any_topic = next((source for source in self.sources if not source.topics), None)
-        self._field_names = {place.name for source in self.sources for place in source.fields}
         self._index = {source.name: _Index(self.rules, source.name) for source in self.sources}
 
     def topics(self) -> tuple[str, ...]:
@@ -155,9 +154,7 @@ class RuleBook:
 
     def _plan(self, order: Order) -> CouponRequest | Finding:
         values = order.values
-        present = dict.fromkeys(self._field_names, False)
-        present.update(dict.fromkeys(values, True))
-        binding = self._compiler.bind(values, present)
+        binding = self._compiler.bind(values)
         for rule in self._candidates(order):
             if rule.when is None:
                 return self._apply(rule, order, binding)

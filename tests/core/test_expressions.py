@@ -35,7 +35,7 @@ def cel() -> Compiler:
 def evaluate(cel: Compiler, source: str, kind: Kind, **more: Value) -> bool | int | Failure:
     expression = cel.compile(source, kind)
     values = {**VALUES, **more}
-    return expression.evaluate(cel.bind(values, {name: name in values for name in VARIABLES}))
+    return expression.evaluate(cel.bind(values))
 
 
 @pytest.mark.parametrize(
