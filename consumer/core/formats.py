@@ -17,9 +17,7 @@ import msgspec
 from consumer.core.outcomes import Reason
 from consumer.core.templates import Template
 
-MAX_EXPONENT = 40
-"""Beyond it a number is not written out as text."""
-
+_UNROUNDED = range(-40, 1)  # exponents of numbers that were written with all their digits
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -159,7 +157,10 @@ def _first(items: object, name: str, value: str) -> object:
 
 
 def scalar_text(value: object) -> str | None:
-    """A scalar as text, so that 3 and "3" compare equal; None for absent values, objects and lists."""
+    """A scalar as text, so that 3 and "3" compare equal; None for absent values, objects and lists.
+
+    None too for a number like 1.2E+26: somebody has rounded it, and other orders' numbers to the same.
+    """
     match value:
         case str():
             return value.strip() or None
@@ -168,7 +169,7 @@ def scalar_text(value: object) -> str | None:
         case int():
             return str(value)
         case Decimal():
-            return f"{value:f}" if abs(value.adjusted()) <= MAX_EXPONENT else str(value)
+            return f"{value:f}" if value.as_tuple().exponent in _UNROUNDED else None
         case _:
             return None
 

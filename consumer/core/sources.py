@@ -17,7 +17,10 @@ MAX_ORDERS = 1000
 """Orders that one record may hold."""
 
 MAX_ID = 200
-"""Characters of an order number, an event id, a plate."""
+"""Characters of an order number, an event id."""
+
+MAX_PLATE = 32
+"""Characters of a plate; real ones have 8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +208,9 @@ class Source:
             what = f"`{missing}` is absent" if missing else "a placeholder, the same for many orders"
             detail = f"no event id: {error.detail if error else what}"
             return self._invalid(index, error.reason if error else Reason.ID_MISSING, detail, values)
-        if len(event_id) > MAX_ID:
-            return self._invalid(index, Reason.SCHEMA, f"an event id of {len(event_id)} characters", values)
+        unfit = _unfit(event_id, MAX_ID)
+        if unfit is not None:
+            return self._invalid(index, unfit.reason, f"event id: {unfit.detail}", values)
         values["event_id"] = event_id
         values.setdefault("order_id", event_id)
         if "plate" not in values and "plate" not in problems:
@@ -245,18 +249,26 @@ def _tidy_identity(values: dict[str, Value], problems: dict[str, UnreadableError
     order_id = _maybe(values, "order_id")
     if order_id is not None and is_placeholder(order_id):
         del values["order_id"]
-    for name in ("order_id", "plate"):
-        text = _maybe(values, name)
-        if text is not None and (len(text) > MAX_ID or "\ufffd" in text):
-            problems[name] = UnreadableError(Reason.NOT_TEXT, "broken characters")
-            if len(text) > MAX_ID:
-                problems[name] = UnreadableError(Reason.SCHEMA, f"a text of {len(text)} characters")
-            del values[name]
     plate = _maybe(values, "plate")
     if plate is not None:
-        values["plate"] = plates.normalise(plate)
+        values["plate"] = plates.normalise(plate[: 4 * MAX_PLATE])
         if not values["plate"]:
             del values["plate"]
+    for name, longest in (("order_id", MAX_ID), ("plate", MAX_PLATE)):
+        text = _maybe(values, name)
+        unfit = _unfit(text, longest) if text is not None else None
+        if unfit is not None:
+            problems[name] = unfit
+            del values[name]
+
+
+def _unfit(identity: str, longest: int) -> UnreadableError | None:
+    """Why a text cannot name an order or a car."""
+    if len(identity) > longest:
+        return UnreadableError(Reason.SCHEMA, f"a text of more than {longest} characters")
+    if "\ufffd" in identity:
+        return UnreadableError(Reason.NOT_TEXT, "broken characters")
+    return None
 
 
 def _complete(

@@ -193,6 +193,8 @@ def test_an_order_without_a_plate_is_skipped(plate: object) -> None:
         ({"order_id": {"no": 1}}, Reason.SCHEMA),
         ({"plate": ["粤BD12345"]}, Reason.SCHEMA),
         ({"plate": "粤B" * 200}, Reason.SCHEMA),
+        ({"plate": "ﷺ" * 20}, Reason.SCHEMA),
+        ({"order_id": 1.2345678966500001e26}, Reason.SCHEMA),
         ({"energy_kwh": "4,00"}, Reason.SCHEMA),
         ({"energy_kwh": 1e300}, Reason.OVERFLOW),
         ({"ended_at": "2026-11-25 09:00:00"}, Reason.ZONE_MISSING),
@@ -219,6 +221,21 @@ def test_an_identity_with_broken_characters_is_refused(name: str) -> None:
 
     assert isinstance(item, Finding)
     assert item.reason is Reason.NOT_TEXT
+
+
+def test_an_event_id_is_checked_as_a_whole() -> None:
+    head = HEAD.replace("{extends: canonical,", '{extends: canonical, event_id: "{stop_reason}/{order_id}",')
+    compiled = book(head=head)
+
+    def reason(**changed: Any) -> Reason | None:
+        (item,) = read(json.dumps(CHARGE | changed).encode(), compiled)
+        return item.reason if isinstance(item, Finding) else None
+
+    assert order(compiled, stop_reason=2).event_id == "2/A1"
+    assert reason() is Reason.ID_MISSING
+    assert reason(stop_reason="\ud83d") is Reason.NOT_TEXT
+    assert reason(stop_reason="x" * 199) is Reason.SCHEMA
+    assert reason(stop_reason="0", order_id="000") is Reason.ID_MISSING
 
 
 def test_an_encrypted_envelope_is_not_a_missing_plate() -> None:
