@@ -141,6 +141,10 @@ def test_a_byte_order_mark_is_no_mistake(tmp_path: Path) -> None:
     assert rulebook.load(path).hash == rulebook.parse(SMALLEST).hash
 
 
+def test_a_heading_with_nothing_under_it_is_no_mistake() -> None:
+    assert rulebook.parse(SMALLEST + "stations:\nrules:\n").rules == ()
+
+
 def test_replies_change_only_what_they_name() -> None:
     book = rulebook.parse(
         SMALLEST

@@ -87,7 +87,7 @@ class Bundle:
 
     def error(self) -> ConfigurationError:
         """All the problems, in the order in which they stand in the files."""
-        return ConfigurationError(sorted(self.problems, key=_order))
+        return ConfigurationError(sorted(dict.fromkeys(self.problems), key=_order))
 
     def problem(self, location: Location, message: str, remedy: str, *, key: bool = False) -> None:
         """Add what was found there."""

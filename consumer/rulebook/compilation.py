@@ -99,6 +99,7 @@ class Compilation:
         self._bundle = bundle
         self._problem = bundle.problem
         self._presets_used: dict[str, object] = {}
+        self._without_base: set[str] = set()
 
     def book(self) -> RuleBook | None:
         """None where there are problems."""
@@ -109,6 +110,7 @@ class Compilation:
         variables = self._variables(sources)
         self._compiler = expressions.compiler(variables)
         self._variable_names = sorted(variables)
+        connectors = self._connectors()
         rules = [self._rule(number, rule, accounts) for number, rule in enumerate(self._model.rules)]
         self._check_rule_names()
         replies = self._replies()
@@ -119,7 +121,7 @@ class Compilation:
             accounts=accounts,
             sources=sources,
             stations=stations,
-            connectors=self._connectors(),
+            connectors=connectors,
             rules=rules,
             replies=replies,
             compiler=self._compiler,
@@ -158,9 +160,15 @@ class Compilation:
         return Station(name, model.api_store_code, zone, model.name, model.parameters)
 
     def _connectors(self) -> dict[str, str]:
-        return {
-            connector: name for name, model in self._model.stations.items() for connector in model.connectors
-        }
+        """Station by connector."""
+        found: dict[str, str] = {}
+        for name, model in self._model.stations.items():
+            for number, connector in enumerate(model.connectors):
+                if found.setdefault(connector, name) != name:
+                    message = f"the connector `{connector}` belongs to {found[connector]} too"
+                    location = ("stations", name, "connectors", number)
+                    self._problem(location, message, "leave it with one station")
+        return found
 
     def _zone(self, location: Location, name: str | None) -> Zone | None:
         if name is None:
@@ -184,12 +192,12 @@ class Compilation:
         fields = [self._field(location, field, spec, zone) for field, spec in model.fields.items()]
         names = {*model.fields, *_ALWAYS, *DERIVED_FIELDS} - {"event_id", "zone"}
         event_id = model.event_id or "{order_id}"
-        for field, needed in (("order_id", "{order_id}" in event_id), ("plate", True)):
-            if needed and field not in model.fields and (model.extends is None or model.fields):
+        template = self._template((*location, "event_id"), event_id, sorted(names))
+        for field, needed in (("order_id", "order_id" in template.names), ("plate", True)):
+            if needed and field not in model.fields and name not in self._without_base:
                 self._problem(
                     location, f"{name} has no field `{field}`", "add it, or extend a preset", key=True
                 )
-        template = self._template((*location, "event_id"), event_id, sorted(names))
         if not template.names:
             remedy = "name a field in it, like {order_id}"
             self._problem((*location, "event_id"), "an event id that is the same for all orders", remedy)
@@ -218,18 +226,17 @@ class Compilation:
             base = self._extended(model.extends, (*seen, name))
         else:
             known = [*preset_names(), *(other for other in self._model.sources if other != name)]
-            message, remedy = (
-                f"there is no source or preset `{model.extends}`",
-                did_you_mean(model.extends, known),
-            )
+            message = f"there is no source or preset `{model.extends}`"
+            remedy = did_you_mean(model.extends, known)
             if model.extends in self._model.sources:
-                message, remedy = (
-                    f"{name} extends itself, through others or at once",
-                    "end the circle in a preset",
-                )
+                message = f"{name} extends itself, through others or at once"
+                remedy = "end the circle in a preset"
             self._problem(("sources", name, "extends"), message, remedy)
+            self._without_base.add(name)
             return model
         own = {key: getattr(model, key) for key in model.model_fields_set}
+        if model.extends in self._without_base:
+            self._without_base.add(name)
         # Topics say where events are, not how they are read: they are not inherited.
         return base.model_copy(update={"topics": None, **own, "fields": {**base.fields, **model.fields}})
 
@@ -238,11 +245,8 @@ class Compilation:
         type_ = self._field_type(location, name, model)
         if (model.paths is None) is (model.template is None):
             self._problem(location, f"{name} needs either paths or a template", "give one of them", key=True)
-        for key, fitting in (
-            ("format", type_ is FieldType.TIMESTAMP),
-            ("zone", type_ is FieldType.TIMESTAMP),
-        ):
-            if getattr(model, key) is not None and not fitting:
+        for key in ("format", "zone"):
+            if getattr(model, key) is not None and type_ is not FieldType.TIMESTAMP:
                 self._problem((*location, key), f"{name} is no timestamp", "leave this out", key=True)
         if model.multiplier is not None and type_ not in UNITS:
             self._problem((*location, "multiplier"), f"{name} has no unit", "leave this out", key=True)
