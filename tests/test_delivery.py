@@ -255,9 +255,9 @@ async def test_a_sleeping_order_holds_no_permit() -> None:
 
     parts.delivery._sleep = sleep
     sleeper = asyncio.create_task(parts.delivery.deliver(record(order("E1", "粤B00001"))))
-    await asyncio.wait_for(asleep.wait(), 1)
+    await asyncio.wait_for(asleep.wait(), 30)
 
-    (resolution,) = await asyncio.wait_for(parts.delivery.deliver(record(order("E2", "粤B00002"))), 1)
+    (resolution,) = await asyncio.wait_for(parts.delivery.deliver(record(order("E2", "粤B00002"))), 30)
 
     assert resolution.outcome is Outcome.GRANTED
     sleeper.cancel()
@@ -332,7 +332,7 @@ async def test_an_order_at_the_stop_line_meets_a_corrected_secret() -> None:
 
     parts = setup(Strict(), secrets=secrets)
 
-    (resolution,) = await asyncio.wait_for(parts.delivery.deliver(record(order())), 1)
+    (resolution,) = await asyncio.wait_for(parts.delivery.deliver(record(order())), 30)
 
     assert resolution.outcome is Outcome.GRANTED
 
@@ -352,7 +352,7 @@ async def test_a_place_waits_for_all_its_keys_and_frees_them() -> None:
     await asyncio.sleep(0)
     assert not waiting.done()
     second.leave()
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiting, 30)
 
     third.leave()
     third.leave()
@@ -369,7 +369,7 @@ async def test_a_place_left_in_the_middle_of_a_queue_lets_nobody_overtake() -> N
 
     first.leave()
 
-    await asyncio.wait_for(waiting, 1)
+    await asyncio.wait_for(waiting, 30)
 
 
 class CountingGateway:
@@ -456,7 +456,7 @@ async def test_cancelling_gives_back_places_and_permits() -> None:
     assert len(parts.delivery._keys) == 0
     assert parts.value("coupon_requests_in_flight") == 0
     parts.delivery._gateway = ScriptedGateway(GRANTED)
-    (resolution,) = await asyncio.wait_for(parts.delivery.deliver(record(order("E1", "P0"))), 1)
+    (resolution,) = await asyncio.wait_for(parts.delivery.deliver(record(order("E1", "P0"))), 30)
     assert resolution.outcome is Outcome.GRANTED
 
 
@@ -524,9 +524,7 @@ async def test_every_reply_over_http_ends_as_its_sample_says(sample: dict[str, A
     async with platform(handler) as parts:
         delivering = asyncio.create_task(parts.delivery.deliver(record(order())))
         if expected["then"] == "stop":
-            async with asyncio.timeout(5):
-                while not parts.flow.pause_reason:  # noqa: ASYNC110  # intake polls it as well; it has no event
-                    await asyncio.sleep(0.001)
+            await until_paused(parts)
             assert parts.flow.halted == {"main": expected["label"]}
             assert parts.value("coupon_config_alarm", account="main") == 1
             assert not delivering.done()
@@ -537,6 +535,12 @@ async def test_every_reply_over_http_ends_as_its_sample_says(sample: dict[str, A
     assert (resolution.outcome, resolution.dead_letter) == (expected["outcome"], expected["dead_letter"])
     assert calls == resolution.attempts.count == (1 if expected["then"] == "final" else 3)
     assert parts.value("coupon_requests_total", account="main", code=expected["label"]) == calls
+
+
+async def until_paused(parts: Setup) -> None:
+    async with asyncio.timeout(30):
+        while not parts.flow.pause_reason:  # noqa: ASYNC110  # intake polls it as well; it has no event
+            await asyncio.sleep(0.001)
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -554,12 +558,12 @@ async def test_a_refused_account_halts_and_goes_on_with_every_order_once_it_is_l
         tasks = [
             asyncio.create_task(parts.delivery.deliver(record(order(f"E{n}", f"P{n}")))) for n in range(30)
         ]
-        await asyncio.sleep(0.05)
+        await until_paused(parts)
         assert parts.flow.halted == {"main": str(status)}
         assert not any(task.done() for task in tasks)
 
         refusing = False
-        ends = await asyncio.wait_for(asyncio.gather(*tasks), 5)
+        ends = await asyncio.wait_for(asyncio.gather(*tasks), 30)
 
     assert {end.outcome for (end,) in ends} == {Outcome.GRANTED}
     assert granted == Counter(f"E{n}" for n in range(30))
@@ -614,7 +618,7 @@ async def test_while_held_a_begun_record_ends_and_no_other_is_begun() -> None:
     assert len(gateway.calls) == 1
 
     parts.delivery.hold()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(30):
         await parts.delivery.quiet()
 
     (resolution,) = await begun
@@ -634,7 +638,7 @@ async def test_a_record_that_is_cancelled_is_no_longer_waited_for() -> None:
     await asyncio.sleep(0.01)
     parts.delivery.hold()
     task.cancel()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(30):
         await parts.delivery.quiet()
 
 
