@@ -32,8 +32,8 @@ from consumer.core.outcomes import PlateMode, Privacy
 PREFIX = "CHARGING_COUPON__"
 PLATE_HASH_SECRET = "plate_hash"  # noqa: S105  # the name of a secret, not one
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB|kB|MB|GB)")
 _BYTES = {
     "B": 1, "kB": 1000, "MB": 1000**2, "GB": 1000**3, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30,
@@ -50,11 +50,13 @@ def _comma_list(value: object) -> object:
 
 def _duration_seconds(value: object) -> object:
     if isinstance(value, bool) or value is None:
-        raise ValueError("is not a duration; write 30s, 100ms, 5m, 2h, or seconds as a number")
+        raise ValueError("is not a duration; write 30s, 100ms, 5m, 2h, 7d, or seconds as a number")
     if isinstance(value, str) and not _is_number(value):
         found = _DURATION.fullmatch(value.strip())
         if found is None:
-            raise ValueError(f"{value!r} is not a duration; write 30s, 100ms, 5m, 2h, or seconds as a number")
+            raise ValueError(
+                f"{value!r} is not a duration; write 30s, 100ms, 5m, 2h, 7d, or seconds as a number"
+            )
         return float(found[1]) * _SECONDS[found[2]]
     return value
 
@@ -119,6 +121,7 @@ def _without_newline(text: str) -> str:
 Names = Annotated[tuple[str, ...], BeforeValidator(_comma_list), Field(min_length=1)]
 Word = Annotated[str, Field(min_length=1)]
 Duration = Annotated[float, BeforeValidator(_duration_seconds), Field(gt=0, le=7 * 86400)]
+Retention = Annotated[float, BeforeValidator(_duration_seconds), Field(ge=3600, le=3650 * 86400)]
 Size = Annotated[int, BeforeValidator(_size_bytes), Field(ge=1024, le=1 << 40)]
 Count = Annotated[int, BeforeValidator(_not_a_boolean), Field(ge=1, le=1_000_000)]
 Port = Annotated[int, BeforeValidator(_not_a_boolean), Field(ge=0, le=65535)]
@@ -151,6 +154,15 @@ class Topics(Group):
 
     dead_letters: Word = "coupon-dead-letters"
     """Topic of the originals that a person has to look at. Default `coupon-dead-letters`."""
+
+    partitions: Count = 3
+    """Partitions of these two, at least, as `topics` checks and creates them. Default 3: three readers can share."""
+
+    outcomes_retention: Retention = 90 * 86400.0
+    """How long outcomes are kept, as `topics` checks and creates it. Default 90d: a quarter's complaints and accounts."""
+
+    dead_letters_retention: Retention = 30 * 86400.0
+    """How long dead letters are kept, likewise. Default 30d: they hold whole plates, and are mended within days."""
 
 
 class Kafka(Group):

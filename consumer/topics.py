@@ -1,15 +1,218 @@
-"""Creates the topics that are missing. Talks to Kafka."""
+"""What the service's topics and rights must be, why, and what they are; creates missing topics. Talks to Kafka.
 
-from collections.abc import Mapping
+A topic that is there is never changed, and an events topic is never created: both belong to
+whoever runs the cluster, who is told what differs, why it matters and how to mend it.
+"""
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.protocol.admin import CreateTopicsRequest, DescribeConfigsRequest
+from aiokafka.protocol.api import Response
+from aiokafka.protocol.metadata import MetadataRequest
 
 from consumer.core.errors import BrokerUnavailableError, RefusedError
+from consumer.settings import Settings
 
 DAY_MS = 86_400_000
+KAFKAS_MESSAGE_BYTES = 1_048_588
+"""What Kafka's `max.message.bytes` is where no one sets it."""
+
+_UNKNOWN_TOPIC, _NOT_ALLOWED = 3, (29, 31)
+_TOPIC_RESOURCE = 2
+_CREATE_TIMEOUT_MS = 30_000
+
+
+# -- What they must be ------------------------------------------------------------------------------
+
+
+class Want(NamedTuple):
+    """One property of a topic: what it should be (or at least be), and why."""
+
+    name: str
+    value: int | str
+    why: str
+    at_least: bool = False
+
+    def met_by(self, value: str) -> bool:
+        """Whether a value, as Kafka tells it, is fine."""
+        if self.at_least:
+            return value.lstrip("-").isdecimal() and int(value) >= int(self.value)
+        return value == str(self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class TopicPlan:
+    """A topic that the service needs.
+
+    Attributes:
+        setting: that names it.
+        why: it is needed.
+        ours: whether `create` may make it.
+        wants: its properties, each with its reason.
+
+    """
+
+    name: str
+    setting: str
+    why: str
+    ours: bool = False
+    wants: tuple[Want, ...] = ()
+
+    def spec(self, brokers: int) -> "TopicSpec":
+        """How to create it."""
+        wanted = {want.name: want.value for want in self.wants_among(brokers)}
+        partitions, replication = int(wanted.pop("partitions")), int(wanted.pop("replication"))
+        wanted["max.message.bytes"] = max(int(wanted["max.message.bytes"]), KAFKAS_MESSAGE_BYTES)
+        wanted["segment.ms"] = (
+            DAY_MS  # retention counts from a segment's last record: no plate stays a day longer
+        )
+        return TopicSpec(partitions, replication, config={name: str(value) for name, value in wanted.items()})
+
+    def wants_among(self, brokers: int) -> Iterator[Want]:
+        """What it should be like in a cluster of that many brokers."""
+        yield from self.wants
+        if self.ours:
+            copies = min(3, brokers)
+            yield Want("replication", copies, "the loss of a broker loses nothing", at_least=True)
+            if copies == 3:
+                yield Want("min.insync.replicas", 2, "what is committed stands on two brokers", at_least=True)
+
+
+def plan(settings: Settings) -> list[TopicPlan]:
+    """All topics that the service needs."""
+    topics = settings.kafka.topics
+    size = settings.kafka.max_message_size
+    events = [
+        TopicPlan(
+            name, "kafka.topics.events", "charges are read from it; it is never created or changed here"
+        )
+        for name in topics.events
+    ]
+    outcomes = (
+        Want("partitions", topics.partitions, "its readers can share the work", at_least=True),
+        Want("cleanup.policy", "delete", "compaction would remove an order's earlier outcomes"),
+        Want("retention.ms", _ms(topics.outcomes_retention), "long enough for support, no longer for plates"),
+        Want("max.message.bytes", size, "a batch is up to kafka.max_message_size long", at_least=True),
+    )
+    letters = (
+        Want("partitions", topics.partitions, "its readers can share the work", at_least=True),
+        Want("cleanup.policy", "delete", "compaction would remove originals with the same key"),
+        Want(
+            "retention.ms",
+            _ms(topics.dead_letters_retention),
+            "long enough to mend; originals hold whole plates",
+        ),
+        Want("max.message.bytes", size, "an original is up to kafka.max_message_size long", at_least=True),
+    )
+    return [
+        *events,
+        TopicPlan(topics.outcomes, "kafka.topics.outcomes", "every order's outcome goes there", True, outcomes),
+        TopicPlan(
+            topics.dead_letters, "kafka.topics.dead_letters", "what a person must see goes there", True, letters
+        ),
+    ]  # fmt: skip  # a row a topic
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)
+
+
+# -- What they are ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TopicState:
+    """What Kafka says of a topic: `partitions`, `replication`, and its configuration by Kafka's names."""
+
+    properties: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """The answer to `look`. A topic that is missing has no state."""
+
+    brokers: int
+    topics: Mapping[str, TopicState]
+
+
+class Finding(NamedTuple):
+    """One property of one topic, as it is and as it should be."""
+
+    topic: str
+    name: str
+    is_: str
+    should_be: str
+    fine: bool
+    why: str
+    remedy: str
+
+
+def compare(plans: Sequence[TopicPlan], cluster: Cluster, bootstrap_servers: str) -> list[Finding]:
+    """Every property of every topic, fine or not."""
+    return [finding for each in plans for finding in _findings(each, cluster, bootstrap_servers)]
+
+
+def _findings(topic: TopicPlan, cluster: Cluster, servers: str) -> Iterator[Finding]:
+    state = cluster.topics.get(topic.name)
+    remedy = "`charging-coupon topics --create` creates it" if topic.ours else "have it created"
+    yield Finding(
+        topic.name,
+        "exists",
+        "yes" if state else "no",
+        "yes",
+        state is not None,
+        topic.why,
+        "" if state else f"{remedy}, or correct {topic.setting}",
+    )
+    if state is None:
+        return
+    for want in topic.wants_among(cluster.brokers):
+        found = state.properties.get(want.name, "unknown")
+        fine = want.met_by(found)
+        yield Finding(
+            topic.name,
+            want.name,
+            _readable(want.name, found),
+            _readable(want.name, str(want.value)) + (" or more" if want.at_least else ""),
+            fine,
+            want.why,
+            "" if fine else _remedy(topic, want, servers),
+        )
+
+
+def _remedy(topic: TopicPlan, want: Want, servers: str) -> str:
+    match want.name:
+        case "partitions":
+            command = f"kafka-topics.sh --bootstrap-server {servers} --alter --topic {topic.name}"
+            return f"{command} --partitions {want.value}, or lower kafka.topics.partitions"
+        case "replication":
+            return "kafka-reassign-partitions.sh gives it further copies"
+    other = {
+        "retention.ms": f", or set {topic.setting}_retention",
+        "max.message.bytes": ", or lower kafka.max_message_size",
+    }
+    return (
+        f"kafka-configs.sh --bootstrap-server {servers} --alter --entity-type topics --entity-name {topic.name} "
+        f"--add-config {want.name}={want.value}{other.get(want.name, '')}"
+    )
+
+
+def _readable(name: str, value: str) -> str:
+    if name != "retention.ms":
+        return value
+    if value == "-1":
+        return "-1 (for ever)"
+    if value.isdecimal() and int(value) % DAY_MS == 0:
+        return f"{value} ({int(value) // DAY_MS}d)"
+    return value
+
+
+# -- Looking and creating ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +255,52 @@ class TopicReport:
     fewer: tuple[str, ...]
 
 
-class _Admin(Protocol):
-    """What is used of aiokafka's admin client, which carries no types."""
+class _Client(Protocol):
+    """What is used of aiokafka's client, which carries no types."""
 
-    async def start(self) -> None: ...
+    cluster: Any
+
+    async def bootstrap(self) -> None: ...
 
     async def close(self) -> None: ...
 
-    async def describe_topics(self, topics: list[str]) -> list[dict[str, Any]]: ...
+    async def ready(self, node_id: int) -> bool: ...
 
-    async def create_topics(self, new_topics: list[Any]) -> Any: ...
+    async def send(self, node_id: int, request: Any) -> Response: ...
+
+    def get_random_node(self) -> int: ...
 
 
-async def ensure_topics(bootstrap_servers: str, wanted: Mapping[str, TopicSpec]) -> TopicReport:
+Connection = str | Mapping[str, Any]
+"""Bootstrap servers, or all that aiokafka's client is to be given."""
+
+
+async def look(connection: Connection, names: Sequence[str]) -> Cluster:
+    """What these topics are like; creates nothing, also where brokers create what is asked for.
+
+    Raises:
+        BrokerUnavailableError: Kafka does not answer.
+        RefusedError: it does not show them to us.
+
+    """
+    async with _connected(connection) as client:
+        metadata = await _metadata(client, names)
+        present = {topic["topic"]: topic for topic in metadata["topics"] if topic["error_code"] == 0}
+        configs = await _configs(client, list(present))
+    topics = {
+        name: TopicState(
+            {
+                "partitions": str(len(topic["partitions"])),
+                "replication": str(min(len(each["replicas"]) for each in topic["partitions"])),
+                **configs[name],
+            }
+        )
+        for name, topic in present.items()
+    }
+    return Cluster(len(metadata["brokers"]), topics)
+
+
+async def ensure_topics(connection: Connection, wanted: Mapping[str, TopicSpec]) -> TopicReport:
     """Creates what is missing of the wanted topics, and changes nothing that is there.
 
     Raises:
@@ -72,44 +308,82 @@ async def ensure_topics(bootstrap_servers: str, wanted: Mapping[str, TopicSpec])
         RefusedError: it does not create one of them; the others may have been created.
 
     """
-    admin = cast("_Admin", AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers))
-    try:
-        await admin.start()
-        present = await _present(admin, list(wanted))
-        created = await _create(admin, {name: spec for name, spec in wanted.items() if name not in present})
-    except (KafkaError, OSError) as error:
-        raise BrokerUnavailableError(
-            f"Kafka at {bootstrap_servers} does not answer ({type(error).__name__}: {error}); "
-            "look whether it runs, and at the address"
-        ) from error
-    finally:
-        await admin.close()
+    async with _connected(connection) as client:
+        metadata = await _metadata(client, list(wanted))
+        present = {
+            topic["topic"]: len(topic["partitions"])
+            for topic in metadata["topics"]
+            if topic["error_code"] == 0
+        }
+        created = await _create(client, {name: spec for name, spec in wanted.items() if name not in present})
     fewer = tuple(name for name, count in present.items() if count < wanted[name].partitions)
     return TopicReport(created, present, fewer)
 
 
-async def _present(admin: _Admin, names: list[str]) -> dict[str, int]:
-    described = await admin.describe_topics(names)
-    return {topic["topic"]: len(topic["partitions"]) for topic in described if topic["error_code"] == 0}
+@asynccontextmanager
+async def _connected(connection: Connection) -> AsyncIterator[_Client]:
+    options = {"bootstrap_servers": connection} if isinstance(connection, str) else dict(connection)
+    client = cast("_Client", AIOKafkaClient(**options))
+    try:
+        await client.bootstrap()
+        yield client
+    except (KafkaError, OSError) as error:
+        servers = options["bootstrap_servers"]
+        raise BrokerUnavailableError(
+            f"Kafka at {servers if isinstance(servers, str) else ','.join(servers)} does not answer "
+            f"({type(error).__name__}: {error}); look whether it runs, and at the address"
+        ) from error
+    finally:
+        await client.close()
 
 
-async def _create(admin: _Admin, missing: Mapping[str, TopicSpec]) -> tuple[str, ...]:
+async def _metadata(client: _Client, names: Sequence[str]) -> dict[str, Any]:
+    request = MetadataRequest(list(names), allow_auto_topic_creation=False)
+    metadata: dict[str, Any] = (await client.send(client.get_random_node(), request)).to_object()
+    hidden = [topic["topic"] for topic in metadata["topics"] if topic["error_code"] in _NOT_ALLOWED]
+    if hidden:
+        raise RefusedError(f"Kafka does not let us see {', '.join(hidden)}; grant Describe on it")
+    for topic in metadata["topics"]:
+        if topic["error_code"] not in (0, _UNKNOWN_TOPIC):
+            raise for_code(topic["error_code"])(topic["topic"])
+    return metadata
+
+
+async def _configs(client: _Client, names: Sequence[str]) -> dict[str, dict[str, str]]:
+    if not names:
+        return {}
+    request = DescribeConfigsRequest([(_TOPIC_RESOURCE, name, None) for name in names], False)
+    reply = await client.send(client.get_random_node(), request)
+    found: dict[str, dict[str, str]] = {}
+    hidden: list[str] = []
+    for code, message, _, name, entries in reply.resources:
+        if code in _NOT_ALLOWED:
+            hidden.append(name)
+        elif code:
+            raise for_code(code)(f"{name}: {message}")
+        found[name] = {entry[0]: entry[1] for entry in entries}
+    if hidden:
+        raise RefusedError(
+            f"Kafka does not show the configuration of {', '.join(hidden)}; grant DescribeConfigs on it"
+        )
+    return found
+
+
+async def _create(client: _Client, missing: Mapping[str, TopicSpec]) -> tuple[str, ...]:
     if not missing:
         return ()
-    reply = await admin.create_topics(
+    request = CreateTopicsRequest(
         [
-            NewTopic(
-                name,
-                spec.partitions,
-                spec.replication,
-                replica_assignments={} if spec.replication == -1 else None,  # aiokafka's way to leave it open
-                topic_configs=spec.configuration(),
-            )
+            (name, spec.partitions, spec.replication, [], list(spec.configuration().items()))
             for name, spec in missing.items()
-        ]
+        ],
+        timeout=_CREATE_TIMEOUT_MS,
+        validate_only=False,
     )
+    controller = client.cluster.controller.nodeId
+    await client.ready(controller)
     refused: list[str] = []
-    for name, code, *message in reply.topic_errors:
+    for name, code, *message in (await client.send(controller, request)).topic_errors:
         error = for_code(code)
         if code and error is not TopicAlreadyExistsError:  # another process may have been faster
             refused.append(f"{name}: {(message and message[0]) or error.__name__}")
@@ -119,3 +393,49 @@ async def _create(admin: _Admin, missing: Mapping[str, TopicSpec]) -> tuple[str,
             "give this user the right to create topics, or have them created"
         )
     return tuple(missing)
+
+
+# -- The rights -------------------------------------------------------------------------------------
+
+
+class Right(NamedTuple):
+    """An ACL: operations on a resource. `Describe` comes with `Read` and `Write` in Kafka's own authorizers."""
+
+    resource: Literal["topic", "group", "transactional-id", "cluster"]
+    name: str
+    operations: tuple[str, ...]
+    why: str
+    prefixed: bool = False
+
+    def command(self, servers: str, principal: str) -> str:
+        """The kafka-acls.sh line that grants it."""
+        operations = " ".join(f"--operation {operation}" for operation in self.operations)
+        resource = "--cluster" if self.resource == "cluster" else f"--{self.resource} {self.name}"
+        pattern = " --resource-pattern-type prefixed" if self.prefixed else ""
+        return (
+            f"kafka-acls.sh --bootstrap-server {servers} --add --allow-principal {principal} "
+            f"{operations} {resource}{pattern}"
+        )
+
+
+def rights(settings: Settings, *, create: bool = False) -> list[Right]:
+    """Exactly what the service needs; with `create` also what `topics --create` needs."""
+    kafka = settings.kafka
+    written = (kafka.topics.outcomes, kafka.topics.dead_letters)
+    found = [
+        *(Right("topic", name, ("Read", "Describe"), "events are read") for name in kafka.topics.events),
+        *(Right("topic", name, ("Write", "Describe"), "outcomes and dead letters are written") for name in written),
+        Right("group", kafka.group_id, ("Read", "Describe"), "members join, and commit offsets"),
+    ]  # fmt: skip  # a row a right
+    if settings.guarantee == "exactly_once":
+        why = "outcomes and offsets are one transaction"
+        found.append(
+            Right("transactional-id", f"{kafka.group_id}/", ("Write", "Describe"), why, prefixed=True)
+        )
+    if create:
+        events = kafka.topics.events
+        why = "`topics` compares the configuration"
+        found += [Right("topic", name, ("DescribeConfigs",), why) for name in events]
+        why = "`topics --create` creates it, and compares"
+        found += [Right("topic", name, ("Create", "DescribeConfigs"), why) for name in written]
+    return found

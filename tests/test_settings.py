@@ -98,7 +98,7 @@ def test_sizes_have_units_and_numbers_are_bytes(text: str, size: int) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "problem"),
     [
-        ("KAFKA__SESSION_TIMEOUT", "30x", "kafka.session_timeout: '30x' is not a duration; write 30s, 100ms, 5m, 2h, or seconds as a number"),
+        ("KAFKA__SESSION_TIMEOUT", "30x", "kafka.session_timeout: '30x' is not a duration; write 30s, 100ms, 5m, 2h, 7d, or seconds as a number"),
         ("INTAKE__MAX_BYTES", "64 gigs", "intake.max_bytes: '64 gigs' is not a size; write 64KiB, 256MiB, 1GiB, or bytes as a number"),
         ("GATEWAY__URL", "api.4pyun.com", "gateway.url: is not a web address; write https://host/path"),
         ("GATEWAY__URL", "https://u:p@host/", "gateway.url: holds a user, a password or a fragment; write https://host/path"),
@@ -140,7 +140,7 @@ def test_all_mistakes_of_a_file_are_named_at_once_with_their_lines(file: Path) -
     file.write_text(FILE + "gateway:\n  max_in_fligt: 3\n  connect_timeout: true\nweb: 5\n", "utf-8")
 
     assert problems(file, {}) == [
-        f"{file}:9:3: gateway.connect_timeout: is not a duration; write 30s, 100ms, 5m, 2h, or seconds as a number",
+        f"{file}:9:3: gateway.connect_timeout: is not a duration; write 30s, 100ms, 5m, 2h, 7d, or seconds as a number",
         f"{file}:8:3: there is no setting gateway.max_in_fligt; did you mean gateway.max_in_flight?",
         f"{file}:10:1: web is a group of settings; set its fields",
     ]
