@@ -23,6 +23,9 @@ _SECRET_FIELDS = frozenset({"app_secret", "secret", "password", "token", "author
 SHORTEST_SECRET = 4
 """Shorter texts stand in every line by chance."""
 
+_in_use: list[str] = []
+"""Every spelling of the secrets that this process uses."""
+
 _TALKATIVE = ("aiokafka", "aiohttp.access", "asyncio")
 """Loggers whose info lines are for their own developers."""
 
@@ -41,6 +44,7 @@ def configure(
     stream = sys.stderr if stream is None else stream
     as_json = format == "json" or (format == "auto" and not stream.isatty())
     threshold = logging.getLevelNamesMapping()[level.upper()]
+    _in_use[:] = _spellings(hide)
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -55,7 +59,7 @@ def configure(
             foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *shared],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                _gate(_as_json if as_json else _for_a_terminal(stream), _spellings(hide)),
+                _gate(_as_json if as_json else _for_a_terminal(stream)),
             ],
         )
     )
@@ -98,14 +102,15 @@ def _for_a_terminal(stream: TextIO) -> Renderer:
     return lambda logger, method, event: str(renderer(logger, method, event))
 
 
-def _gate(render: Renderer, hidden: list[str]) -> Renderer:
-    def rendered(logger: WrappedLogger, method: str, event: EventDict) -> str:
-        line = render(logger, method, event)
-        for text in hidden:
-            line = line.replace(text, _HIDDEN)
-        return without_plates(line)
+def _gate(render: Renderer) -> Renderer:
+    return lambda logger, method, event: cleaned(render(logger, method, event))
 
-    return rendered
+
+def cleaned(text: str) -> str:
+    """The text without whole plates, and without the secrets that `configure` was told of."""
+    for secret in _in_use:
+        text = text.replace(secret, _HIDDEN)
+    return without_plates(text)
 
 
 def _spellings(hide: Iterable[str]) -> list[str]:

@@ -8,7 +8,7 @@ reported at once, each with its line or variable.
 import difflib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 from urllib.parse import urlsplit
@@ -30,6 +30,10 @@ from consumer.core.errors import ConfigurationError, Problem
 from consumer.core.outcomes import PlateMode, Privacy
 
 PREFIX = "CHARGING_COUPON__"
+FILE_VARIABLE = f"{PREFIX}SETTINGS"
+"""Names the settings file itself; the command line reads it."""
+
+HIDDEN = "***"
 PLATE_HASH_SECRET = "plate_hash"  # noqa: S105  # the name of a secret, not one
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
@@ -469,6 +473,24 @@ def load_settings(file: Path | None, environ: Mapping[str, str] = os.environ) ->
         ConfigurationError: with every mistake that was found.
 
     """
+    return _load(file, environ)[0]
+
+
+class InForce(NamedTuple):
+    """A setting as it is in force, in words of the settings file (a secret as `***`), and where it was set."""
+
+    name: str
+    value: str | int | float | list[str] | None
+    source: str
+
+
+def settings_in_force(file: Path | None, environ: Mapping[str, str] = os.environ) -> list[InForce]:
+    """Every setting, and every secret by its name. Raises ConfigurationError as `load_settings` does."""
+    settings, sources = _load(file, environ)
+    return [*_in_force(settings, (), sources), *_secrets_in_force(settings, sources)]
+
+
+def _load(file: Path | None, environ: Mapping[str, str]) -> "tuple[Settings, _Sources]":
     sources = _Sources(file)
     if file is not None:
         _read_file(file, sources)
@@ -487,7 +509,62 @@ def load_settings(file: Path | None, environ: Mapping[str, str] = os.environ) ->
             problems += error.problems
     if problems:
         raise ConfigurationError(problems)
-    return settings
+    return settings, sources
+
+
+def _in_force(group: Group, here: Location, sources: _Sources) -> Iterator[InForce]:
+    for name, field in type(group).model_fields.items():
+        location = (*here, name)
+        value = getattr(group, name)
+        if isinstance(value, Group):
+            yield from _in_force(value, location, sources)
+        elif location != ("secrets",):
+            converters = {step.func for step in field.metadata if isinstance(step, BeforeValidator)}
+            source = sources.places.get(location, "default")
+            yield InForce(".".join(map(str, location)), _as_written(value, converters), source)
+
+
+def _as_written(value: object, converters: Collection[object]) -> str | int | float | list[str] | None:
+    match value:
+        case SecretStr():
+            return HIDDEN
+        case tuple():
+            return [str(item) for item in value]
+        case float() if _duration_seconds in converters:
+            return _in_largest(value, _SECONDS)
+        case int() if _size_bytes in converters:
+            return _in_largest(value, _BYTES)
+        case None | bool() | int() | float():
+            return value
+        case _:
+            return str(value)
+
+
+def _in_largest(value: float, units: Mapping[str, float]) -> str:
+    """In the largest unit that needs no fraction."""
+    unit, size = max(
+        ((unit, size) for unit, size in units.items() if (value / size).is_integer()),
+        key=lambda each: each[1],
+        default=("s", 1.0),
+    )
+    return f"{value / size:.15g}{unit}"
+
+
+def _secrets_in_force(settings: Settings, sources: _Sources) -> Iterator[InForce]:
+    places = {
+        _canonical(str(location[1])): place
+        for location, place in sources.places.items()
+        if location[0] == "secrets" and len(location) > 1
+    }
+    for name in settings.secrets:
+        yield InForce(f"secrets.{name}", HIDDEN, places.get(name, "default"))
+    try:
+        files = sorted(settings.secrets_dir.iterdir()) if settings.secrets_dir is not None else []
+    except OSError:
+        return  # whoever needs one of them says so
+    for file in files:
+        if file.is_file() and not file.name.startswith(".") and _canonical(file.name) not in settings.secrets:
+            yield InForce(f"secrets.{file.name}", HIDDEN, str(file))
 
 
 def _read_file(file: Path, sources: _Sources) -> None:
@@ -536,7 +613,7 @@ def _lay_over(environ: Mapping[str, str], sources: _Sources) -> list[Problem]:
     problems: list[Problem] = []
     seen: dict[Location, str] = {}
     for variable in sorted(environ):
-        if not variable.startswith(PREFIX):
+        if not variable.startswith(PREFIX) or variable == FILE_VARIABLE:
             continue
         location = tuple(variable.removeprefix(PREFIX).lower().split("__"))
         if location in seen:

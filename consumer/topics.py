@@ -7,6 +7,7 @@ whoever runs the cluster, who is told what differs, why it matters and how to me
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from shlex import quote
 from typing import Any, Literal, NamedTuple, Protocol, cast
 
 from aiokafka.client import AIOKafkaClient
@@ -401,7 +402,7 @@ async def _create(client: _Client, missing: Mapping[str, TopicSpec]) -> tuple[st
 class Right(NamedTuple):
     """An ACL: operations on a resource. `Describe` comes with `Read` and `Write` in Kafka's own authorizers."""
 
-    resource: Literal["topic", "group", "transactional-id", "cluster"]
+    resource: Literal["topic", "group", "transactional-id"]
     name: str
     operations: tuple[str, ...]
     why: str
@@ -410,10 +411,10 @@ class Right(NamedTuple):
     def command(self, servers: str, principal: str) -> str:
         """The kafka-acls.sh line that grants it."""
         operations = " ".join(f"--operation {operation}" for operation in self.operations)
-        resource = "--cluster" if self.resource == "cluster" else f"--{self.resource} {self.name}"
+        resource = f"--{self.resource} {quote(self.name)}"
         pattern = " --resource-pattern-type prefixed" if self.prefixed else ""
         return (
-            f"kafka-acls.sh --bootstrap-server {servers} --add --allow-principal {principal} "
+            f"kafka-acls.sh --bootstrap-server {servers} --add --allow-principal {quote(principal)} "
             f"{operations} {resource}{pattern}"
         )
 

@@ -1,16 +1,20 @@
 """The command line: exit codes, one line an error, what it loads, how it stops."""
 
 import asyncio
+import json
+import logging
 import os
+import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from consumer import __version__, cli
+from consumer import __version__, cli, logs
 from consumer.cli.run import serve
 from consumer.core.errors import BrokerUnavailableError, ConfigurationError, Problem, RefusedError
 
@@ -23,15 +27,64 @@ def exit_code(*arguments: str) -> object:
 
 def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("--version") == 0
-    assert capsys.readouterr().out == f"charging-coupon {__version__}\n"
+    assert re.fullmatch(
+        rf"charging-coupon {re.escape(__version__)}( \([0-9a-f]{{7,}}(-dirty)?\))?\n", capsys.readouterr().out
+    )
+
+
+def test_the_version_has_the_commit_that_an_image_was_built_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "__file__", str(tmp_path / "cli" / "__init__.py"))
+    assert exit_code("--version") == 0
+    (tmp_path / "COMMIT").write_text("1a2b3c4\n", "utf-8")
+    assert exit_code("--version") == 0
+
+    unknown, stamped = capsys.readouterr().out.splitlines()
+    assert (unknown, stamped) == (
+        f"charging-coupon {__version__}",
+        f"charging-coupon {__version__} (1a2b3c4)",
+    )
 
 
 def test_help_names_the_commands_and_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("--help") == 0
 
     text = capsys.readouterr().out
-    for word in ("run", "demo", "sandbox", "Exit codes"):
+    for word in ("run", "topics", "demo", "sandbox", "Exit codes", "130 interrupted"):
         assert word in text
+
+
+@pytest.mark.parametrize("command", ["run", "topics", "demo", "sandbox"])
+def test_every_commands_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(command, "--help") == 0
+
+    assert f"Example: charging-coupon {command} --" in capsys.readouterr().out
+
+
+def test_every_command_is_listed_in_the_tests_above() -> None:
+    names = {
+        command.name or command.callback.__name__
+        for command in cli.app.registered_commands
+        if command.callback
+    }
+
+    assert names == {"run", "topics", "demo", "sandbox"}
+
+
+def test_the_shell_completes_commands() -> None:
+    asked = {
+        "_CHARGING_COUPON_COMPLETE": "complete_bash",
+        "COMP_WORDS": "charging-coupon to",
+        "COMP_CWORD": "1",
+    }
+    code = "from consumer import cli; cli.main([])"
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **asked}, capture_output=True, text=True, check=False
+    )
+
+    assert done.stdout.split() == ["topics"]
 
 
 def test_an_unknown_option_is_wrong_configuration() -> None:
@@ -69,11 +122,38 @@ def test_an_error_is_a_line_and_an_exit_code(
     assert capsys.readouterr().err.splitlines() == lines
 
 
-def test_debug_shows_where_an_error_came_from(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_debug_shows_where_an_error_came_from_and_keeps_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(cli, "app", failing_with(RefusedError("no")))
 
-    with pytest.raises(RefusedError):
-        cli.main(["--debug", "run"])
+    assert exit_code("--debug", "run") == 4
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert (first, last) == ("Traceback (most recent call last):", "consumer.core.errors.RefusedError: no")
+
+
+@pytest.mark.parametrize("options", [(), ("--debug",)], ids=["a line", "a traceback"])
+@pytest.mark.parametrize(
+    "kind", [ValueError, RefusedError, lambda text: ConfigurationError([Problem("a:1", text, "mend it")])]
+)
+def test_no_error_shows_a_secret_in_use_or_a_whole_plate(
+    options: tuple[str, ...],
+    kind: Callable[[str], Exception],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [])
+    monkeypatch.setattr(root, "level", root.level)
+    logs.configure(hide=["the app's secret"])
+    monkeypatch.setattr(cli, "app", failing_with(kind("sign of (粤B12345) with the app's secret")))
+
+    exit_code(*options, "run")
+
+    told = capsys.readouterr().err
+    assert "sign of (***) with ***" in told
+    assert "粤B12345" not in told
+    assert "the app's secret" not in told
 
 
 def failing_with(error: BaseException) -> Any:
@@ -98,8 +178,84 @@ def test_all_mistakes_in_the_settings_are_shown(
     )
 
 
+SETTINGS = """\
+kafka:
+  bootstrap_servers: [kafka-1:9092, kafka-2:9092]
+  topics: {events: [charging-completed], outcomes_retention: 36h}
+rules: rules.yaml
+secrets: {lot-a: the app's secret}
+privacy: {plates: clear}
+"""
+
+
+@pytest.fixture
+def settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in [name for name in os.environ if name.startswith("CHARGING_COUPON")]:
+        monkeypatch.delenv(name)
+    file = tmp_path / "settings.yaml"
+    file.write_text(SETTINGS, "utf-8")
+    return file
+
+
+def test_the_settings_in_force_are_printed_with_their_places_and_without_secrets(
+    settings_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CHARGING_COUPON__SETTINGS", str(settings_file))
+    monkeypatch.setenv("CHARGING_COUPON__LOG__LEVEL", "debug")
+
+    assert exit_code("run", "--print-settings") == 0
+
+    printed = capsys.readouterr().out
+    rows = {row.split()[0]: row.split()[1:] for row in printed.splitlines()}
+    assert rows["kafka.bootstrap_servers"] == ["kafka-1:9092,kafka-2:9092", f"{settings_file}:2:3"]
+    assert rows["kafka.topics.outcomes_retention"] == ["36h", f"{settings_file}:3:42"]
+    assert rows["log.level"] == ["debug", "CHARGING_COUPON__LOG__LEVEL"]
+    assert rows["gateway.max_response_size"] == ["64KiB", "default"]
+    assert rows["secrets.lot_a"] == ["***", f"{settings_file}:5:11"]
+    assert "the app's secret" not in printed
+
+
+def test_the_settings_in_force_are_printed_for_machines(
+    settings_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code("run", "-s", str(settings_file), "--print-settings", "--format", "json") == 0
+
+    found = {each["setting"]: (each["value"], each["source"]) for each in json.loads(capsys.readouterr().out)}
+    assert found["kafka.topics.events"] == (["charging-completed"], f"{settings_file}:3:12")
+    assert found["web.port"] == (8080, "default")
+    assert found["secrets_dir"] == (None, "default")
+
+
+def test_the_rights_that_the_service_needs_are_listed_without_asking_kafka(
+    settings_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code("topics", "-s", str(settings_file), "--acls", "--principal", "User:CN=a b") == 0
+
+    table, commands = capsys.readouterr().out.split("\n\n")
+    assert [row.split("  ")[0] for row in table.splitlines()] == [
+        "RESOURCE", "topic", "topic", "topic", "group", "transactional-id",
+    ]  # fmt: skip  # a line is enough
+    assert commands.splitlines()[-1] == (
+        "kafka-acls.sh --bootstrap-server kafka-1:9092,kafka-2:9092 --add --allow-principal 'User:CN=a b' "
+        "--operation Write --operation Describe --transactional-id charging-coupon/ "
+        "--resource-pattern-type prefixed"
+    )
+
+
+def test_the_rights_are_listed_for_machines_and_for_the_command_itself(
+    settings_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code("topics", "-s", str(settings_file), "--acls", "--create", "--format", "json") == 0
+
+    found = json.loads(capsys.readouterr().out)
+    assert ["Create", "DescribeConfigs"] in [
+        each["operations"] for each in found if each["name"] == "coupon-outcomes"
+    ]
+    assert {each["pattern"] for each in found if each["resource"] == "transactional-id"} == {"prefixed"}
+
+
 def test_asking_for_help_loads_nothing_heavy() -> None:
-    code = "import sys, consumer.cli; print(sorted({'aiokafka', 'aiohttp', 'cel_expr_python', 'pydantic'} & set(sys.modules)))"
+    code = "import sys, consumer.cli; print(sorted({'aiokafka', 'aiohttp', 'cel_expr_python', 'pydantic', 'structlog', 'rich.console'} & set(sys.modules)))"
 
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
 
@@ -158,4 +314,4 @@ def test_the_package_runs_as_a_module() -> None:
         [sys.executable, "-m", "consumer", "--version"], capture_output=True, text=True, check=True
     )
 
-    assert done.stdout == f"charging-coupon {__version__}\n"
+    assert done.stdout.startswith(f"charging-coupon {__version__}")

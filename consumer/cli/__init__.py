@@ -4,46 +4,70 @@ Exit codes: 0 done, 1 failed unexpectedly or found something wrong, 2 wrong conf
 arguments, 3 Kafka cannot be reached, 4 Kafka or the platform refuses us, 130 interrupted.
 """
 
+import subprocess
 import sys
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from consumer import __version__
-from consumer.cli import demo, run, sandbox
+from consumer.cli import demo, run, sandbox, topics
 from consumer.core.errors import BrokerUnavailableError, ConfigurationError, RefusedError
 
 app = typer.Typer(
     name="charging-coupon",
     help="Charging-completed events from Kafka become parking coupons.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,  # they would print local variables, secrets among them
     rich_markup_mode=None,
     epilog=(
-        "Exit codes: 0 done, 1 failed, 2 wrong configuration, 3 Kafka cannot be reached, "
-        "4 refused by Kafka or the platform, 130 interrupted."
+        "Exit codes: 0 done, 1 failed or found something wrong, 2 wrong configuration or arguments, "
+        "3 Kafka cannot be reached, 4 refused by Kafka or the platform, 130 interrupted."
     ),
 )
-app.command()(run.run)
-app.command()(demo.demo)
-app.command()(sandbox.sandbox)
+app.command(epilog="Example: charging-coupon run --settings settings.yaml")(run.run)
+app.command(epilog="Example: charging-coupon topics --settings settings.yaml --create")(topics.topics)
+app.command(epilog="Example: charging-coupon demo --events 1000")(demo.demo)
+app.command(epilog="Example: charging-coupon sandbox --port 8088 --failure 503=0.05")(sandbox.sandbox)
 
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"charging-coupon {__version__}")
+        commit = _commit()
+        print(f"charging-coupon {__version__}" + (f" ({commit})" if commit else ""))
         raise typer.Exit
+
+
+def _commit() -> str:
+    """The commit that runs: as stamped when an image was built, else a checkout's own; empty where unknown."""
+    package = Path(__file__).parents[1]
+    stamp = package / "COMMIT"
+    if stamp.exists():
+        return stamp.read_text("utf-8").strip()
+    if not (package.parent / ".git").exists():
+        return ""
+    command = ["git", "-C", str(package.parent), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL, timeout=5).strip()  # noqa: S603  # our own command
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 @app.callback()
 def _common(
     *,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and its commit."
+        ),
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show where an error came from (a traceback).")
+    ] = False,
 ) -> None:
     """Options that stand before the command; `main` itself looks for `--debug`."""
 
@@ -55,23 +79,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
         app(arguments, prog_name="charging-coupon")
     except KeyboardInterrupt:
         sys.exit(130)
-    except Exception as error:
-        if arguments[:1] == ["--debug"]:
-            raise
-        _explain(error)
+    except Exception as error:  # noqa: BLE001  # the last to see it: says it, and ends the process
+        _explain(error, debug=arguments[:1] == ["--debug"])
         sys.exit(_exit_code(error))
 
 
-def _explain(error: Exception) -> None:
+def _explain(error: Exception, *, debug: bool) -> None:
+    """On standard error, through the gate that log lines pass: no secret in use, no whole plate."""
+    from consumer.logs import cleaned
+
+    for line in _traceback(error) if debug else _lines(error):
+        print(cleaned(line), file=sys.stderr)
+
+
+def _traceback(error: Exception) -> Sequence[str]:
+    return "".join(traceback.format_exception(error)).splitlines()
+
+
+def _lines(error: Exception) -> Sequence[str]:
     match error:
         case ConfigurationError():
-            for problem in error.problems:
-                print(f"error: {problem}", file=sys.stderr)
+            return [f"error: {problem}" for problem in error.problems]
         case BrokerUnavailableError() | RefusedError():
-            print(f"error: {error}", file=sys.stderr)
+            return [f"error: {' '.join(str(error).split())}"]
         case _:
             what = " ".join(f"{type(error).__name__}: {error}".split())
-            print(f"error: unexpected {what}; `charging-coupon --debug ...` shows where", file=sys.stderr)
+            return [f"error: unexpected {what}; `charging-coupon --debug ...` shows where"]
 
 
 def _exit_code(error: Exception) -> int:

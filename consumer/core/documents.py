@@ -24,7 +24,8 @@ _CONSTANTS = {
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
-_TEXT, _LIST, _MAPPING = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map"))
+_KNOWN_TAGS = "tag:yaml.org,2002:"
+_TEXT, _LIST, _MAPPING = (f"{_KNOWN_TAGS}{kind}" for kind in ("str", "seq", "map"))
 
 
 class DocumentError(Exception):
@@ -154,7 +155,9 @@ class _Reader:
 
     def _check_tag(self, node: yaml.Node, expected: str) -> None:
         if node.tag not in (expected, "!"):
-            self._problem(node, f"the tag `{node.tag}` is not used here", "leave it out; quote what is text")
+            known = node.tag.startswith(_KNOWN_TAGS)  # another may be an unquoted secret
+            tag = node.tag.replace(_KNOWN_TAGS, "!!") if known else "!..."
+            self._problem(node, f"the tag `{tag}` is not used here", "leave it out; quote what is text")
 
     def _problem(self, node: yaml.Node, message: str, remedy: str) -> None:
         line, column = _spot(node)

@@ -91,7 +91,7 @@ def test_aliases_stand_for_what_they_name() -> None:
         ("a: 1\na: 2\n", "f.yaml:2:1: the key `a` stands here a second time; keep one of them"),
         (
             "a: !!int '5'\n",
-            "f.yaml:1:4: the tag `tag:yaml.org,2002:int` is not used here; leave it out; quote what is text",
+            "f.yaml:1:4: the tag `!!int` is not used here; leave it out; quote what is text",
         ),
         ("? [a]\n: b\n", "f.yaml:1:3: a key that is a list or a mapping; use text as the key"),
         (

@@ -1,0 +1,148 @@
+"""`charging-coupon topics`: the topics and rights that the service needs. Talks to Kafka, unless asked for rights."""
+
+import json
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from consumer.cli.common import Format, FormatOption, SettingsFile, keep_logs_quiet, print_table
+
+if TYPE_CHECKING:
+    from consumer.settings import Settings
+    from consumer.topics import Finding
+
+
+def topics(
+    *,
+    settings: SettingsFile = None,
+    create: Annotated[
+        bool, typer.Option("--create", help="Create what is missing. What is there is never changed.")
+    ] = False,
+    acls: Annotated[
+        bool,
+        typer.Option(
+            "--acls",
+            help="List the rights (ACLs) that the service needs, with --create also this command's; asks no Kafka.",
+        ),
+    ] = False,
+    principal: Annotated[
+        str, typer.Option(help="Whom --acls grants the rights to.", metavar="TYPE:NAME")
+    ] = "User:charging-coupon",
+    format: FormatOption = Format.TABLE,  # noqa: A002  # as the option is called
+) -> None:
+    """Checks the topics that the service needs, and creates those of its own that are missing.
+
+    Events topics are only looked for. Exits 0 when all is as recommended, 1 when something is
+    missing or differs.
+    """
+    from consumer.settings import load_settings
+
+    chosen = load_settings(settings)
+    if acls:
+        _print_rights(chosen, principal, format, create=create)
+        return
+    keep_logs_quiet()
+    created, findings = _look(chosen, create=create)
+    _print_findings(created, findings, format)
+    if not all(finding.fine for finding in findings):
+        raise typer.Exit(1)
+
+
+def _print_rights(settings: "Settings", principal: str, format: Format, *, create: bool) -> None:  # noqa: A002  # as the option is called
+    from consumer.topics import rights
+
+    servers = ",".join(settings.kafka.bootstrap_servers)
+    needed = rights(settings, create=create)
+    if format is Format.JSON:
+        found = [
+            {
+                "principal": principal,
+                "resource": right.resource,
+                "name": right.name,
+                "pattern": "prefixed" if right.prefixed else "literal",
+                "operations": right.operations,
+                "why": right.why,
+            }
+            for right in needed
+        ]
+        print(json.dumps(found, ensure_ascii=False, indent=2))
+        return
+    print_table(
+        ("RESOURCE", "NAME", "OPERATIONS", "WHY"),
+        [
+            (right.resource, right.name + "*" * right.prefixed, ", ".join(right.operations), right.why)
+            for right in needed
+        ],
+    )
+    print()
+    for right in needed:
+        print(right.command(servers, principal))
+
+
+def _look(settings: "Settings", *, create: bool) -> "tuple[tuple[str, ...], list[Finding]]":
+    """What was created, and what is so now."""
+    import asyncio
+
+    from rich.console import Console
+
+    from consumer.topics import compare, ensure_topics, look, plan
+
+    kafka = settings.kafka
+    servers = ",".join(kafka.bootstrap_servers)
+    connection = {
+        "bootstrap_servers": list(kafka.bootstrap_servers),
+        "client_id": kafka.client_id,
+        "request_timeout_ms": int(kafka.request_timeout * 1000),
+    }
+    plans = plan(settings)
+
+    async def looked() -> "tuple[tuple[str, ...], list[Finding]]":
+        created: tuple[str, ...] = ()
+        cluster = await look(connection, [topic.name for topic in plans])
+        missing = [topic for topic in plans if topic.ours and topic.name not in cluster.topics]
+        if create and missing:
+            report = await ensure_topics(
+                connection, {topic.name: topic.spec(cluster.brokers) for topic in missing}
+            )
+            created = report.created
+            cluster = await look(connection, [topic.name for topic in plans])
+        return created, compare(plans, cluster, servers)
+
+    with Console(stderr=True).status(f"Asking Kafka at {servers}"):  # on a terminal only
+        return asyncio.run(looked())
+
+
+def _print_findings(created: "tuple[str, ...]", findings: "list[Finding]", format: Format) -> None:  # noqa: A002  # as the option is called
+    if format is Format.JSON:
+        found = [
+            {
+                "topic": finding.topic,
+                "property": finding.name,
+                "is": finding.is_,
+                "should_be": finding.should_be,
+                "fine": finding.fine,
+                "why": finding.why,
+                "remedy": finding.remedy or None,
+            }
+            for finding in findings
+        ]
+        print(json.dumps({"created": created, "findings": found}, ensure_ascii=False, indent=2))
+        return
+    print_table(
+        ("", "TOPIC", "PROPERTY", "IS", "SHOULD BE", "WHY"),
+        [
+            ("ok" if row.fine else "!!", row.topic, row.name, row.is_, row.should_be, row.why)
+            for row in findings
+        ],
+    )
+    if created:
+        print(f"\nCreated {', '.join(created)}.")
+    wrong = [finding for finding in findings if not finding.fine]
+    if wrong:
+        print()
+    for row in wrong:
+        print(
+            f"{row.topic}: {row.name} is {row.is_}, where {row.should_be} is needed; {row.remedy}"
+            if row.name != "exists"
+            else f"{row.topic}: there is no such topic; {row.remedy}"
+        )
