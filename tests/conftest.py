@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import os
 import secrets
 import warnings
@@ -9,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
+import structlog
 
 from consumer.core.errors import BrokerUnavailableError
 from consumer.sandbox.broker import EmbeddedBroker
@@ -52,6 +54,19 @@ def topic_prefix() -> str:
 def create_topics() -> CreateTopics:
     """`await create_topics(bootstrap_servers, {name: partitions})`."""
     return _create_topics
+
+
+@pytest.fixture
+def logging_as_before() -> Iterator[None]:
+    """What the test configures of logging ends with it."""
+    root = logging.getLogger()
+    handlers, level = root.handlers, root.level
+    yield
+    root.handlers = handlers
+    root.setLevel(level)
+    structlog.reset_defaults()
+    for name in ("aiokafka", "aiohttp.access", "asyncio"):
+        logging.getLogger(name).setLevel(logging.NOTSET)
 
 
 async def _create_topics(bootstrap_servers: str, partitions: Mapping[str, int]) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 import os
 import re
 import signal
@@ -132,6 +131,7 @@ def test_debug_shows_where_an_error_came_from_and_keeps_its_exit_code(
     assert (first, last) == ("Traceback (most recent call last):", "consumer.core.errors.RefusedError: no")
 
 
+@pytest.mark.usefixtures("logging_as_before")
 @pytest.mark.parametrize("options", [(), ("--debug",)], ids=["a line", "a traceback"])
 @pytest.mark.parametrize(
     "kind", [ValueError, RefusedError, lambda text: ConfigurationError([Problem("a:1", text, "mend it")])]
@@ -142,9 +142,6 @@ def test_no_error_shows_a_secret_in_use_or_a_whole_plate(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    root = logging.getLogger()
-    monkeypatch.setattr(root, "handlers", [])
-    monkeypatch.setattr(root, "level", root.level)
     logs.configure(hide=["the app's secret"])
     monkeypatch.setattr(cli, "app", failing_with(kind("sign of (粤B12345) with the app's secret")))
 

@@ -1,11 +1,160 @@
+"""Topics and rights: what is recommended, what is found, what is created."""
+
+import json
 import socket
+from pathlib import Path
 
 import pytest
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
+from consumer import cli
 from consumer.core.errors import BrokerUnavailableError, RefusedError
-from consumer.topics import DAY_MS, TopicSpec, ensure_topics
+from consumer.settings import Settings
+from consumer.topics import DAY_MS, Cluster, TopicSpec, TopicState, compare, ensure_topics, look, plan
+from tests.conftest import CreateTopics
+
+pytestmark = pytest.mark.usefixtures("logging_as_before")
+
+
+def settings(broker: str = "kafka:9092", prefix: str = "", **topics: object) -> Settings:
+    names = {"events": [f"{prefix}events"], "outcomes": f"{prefix}outcomes", "dead_letters": f"{prefix}dead"}
+    return Settings.model_validate(
+        {
+            "kafka": {"bootstrap_servers": [broker], "topics": {**names, **topics}},
+            "rules": Path("rules.yaml"),
+            "secrets": {"plate_hash": "a key for plates"},
+        }
+    )
+
+
+# -- What is recommended ----------------------------------------------------------------------------
+
+RECOMMENDED = {
+    "partitions": "3",
+    "replication": "3",
+    "min.insync.replicas": "2",
+    "cleanup.policy": "delete",
+    "max.message.bytes": "1048588",
+}
+
+
+def differences(properties: dict[str, str], brokers: int = 3) -> list[tuple[str, str, str]]:
+    """Of an outcome topic that is as recommended but for these properties."""
+    state = {**RECOMMENDED, "retention.ms": str(90 * DAY_MS)}
+    state |= properties
+    cluster = Cluster(brokers, {"outcomes": TopicState(state)})
+    [outcomes] = [topic for topic in plan(settings()) if topic.name == "outcomes"]
+    return [
+        (finding.name, finding.is_, finding.should_be)
+        for finding in compare([outcomes], cluster, "kafka:9092")
+        if not finding.fine
+    ]
+
+
+def test_a_topic_as_recommended_is_fine() -> None:
+    assert differences({}) == []
+
+
+def test_more_of_what_there_should_be_enough_of_is_fine() -> None:
+    assert (
+        differences({"partitions": "12", "max.message.bytes": "10000000", "min.insync.replicas": "3"}) == []
+    )
+
+
+@pytest.mark.parametrize(
+    ("properties", "difference"),
+    [
+        ({"retention.ms": "-1"}, ("retention.ms", "-1 (for ever)", "7776000000 (90d)")),
+        ({"retention.ms": "604800000"}, ("retention.ms", "604800000 (7d)", "7776000000 (90d)")),
+        ({"cleanup.policy": "compact,delete"}, ("cleanup.policy", "compact,delete", "delete")),
+        ({"max.message.bytes": "65536"}, ("max.message.bytes", "65536", "1000000 or more")),
+        ({"min.insync.replicas": "1"}, ("min.insync.replicas", "1", "2 or more")),
+        ({"replication": "1"}, ("replication", "1", "3 or more")),
+        ({"partitions": "1"}, ("partitions", "1", "3 or more")),
+    ],
+)
+def test_what_differs_is_told(properties: dict[str, str], difference: tuple[str, str, str]) -> None:
+    assert differences(properties) == [difference]
+
+
+def test_a_lone_broker_is_not_asked_for_copies() -> None:
+    assert differences({"replication": "1", "min.insync.replicas": "1"}, brokers=1) == []
+
+
+# -- A real Kafka -----------------------------------------------------------------------------------
+
+
+def exit_code(*arguments: str) -> object:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    return ended.value.code
+
+
+@pytest.fixture
+def settings_file(broker: str, topic_prefix: str, tmp_path: Path) -> Path:
+    file = tmp_path / "settings.yaml"
+    names = {"events": [f"{topic_prefix}-events"], "outcomes": f"{topic_prefix}-outcomes"}
+    kafka = {"bootstrap_servers": broker, "topics": {**names, "dead_letters": f"{topic_prefix}-dead"}}
+    file.write_text(
+        json.dumps({"kafka": kafka, "rules": "rules.yaml", "privacy": {"plates": "none"}}), "utf-8"
+    )
+    return file
+
+
+@pytest.mark.broker
+def test_what_is_missing_is_created_as_recommended_but_no_events_topic(
+    settings_file: Path, broker: str, topic_prefix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code("topics", "-s", str(settings_file)) == 1
+    assert exit_code("topics", "-s", str(settings_file), "--create", "--format", "json") == 1
+
+    before, after = capsys.readouterr().out.split("\n{", 1)
+    told = json.loads("{" + after)
+    ours = "`charging-coupon topics --create` creates it"
+    assert before.splitlines()[-3:] == [
+        f"{topic_prefix}-events: there is no such topic; have it created, or correct kafka.topics.events",
+        f"{topic_prefix}-outcomes: there is no such topic; {ours}, or correct kafka.topics.outcomes",
+        f"{topic_prefix}-dead: there is no such topic; {ours}, or correct kafka.topics.dead_letters",
+    ]
+    assert told["created"] == [f"{topic_prefix}-outcomes", f"{topic_prefix}-dead"]
+    assert [(each["topic"], each["property"]) for each in told["findings"] if not each["fine"]] == [
+        (f"{topic_prefix}-events", "exists")
+    ]
+
+
+@pytest.mark.broker
+async def test_asking_creates_no_topic_and_what_was_created_stays_as_it_is(
+    broker: str, topic_prefix: str, create_topics: CreateTopics
+) -> None:
+    names = [topic.name for topic in plan(settings(broker, topic_prefix))]
+    await create_topics(broker, {names[0]: 4})
+
+    assert set((await look(broker, names)).topics) == {names[0]}
+    plans = [topic for topic in plan(settings(broker, topic_prefix)) if topic.ours]
+    await ensure_topics(broker, {topic.name: topic.spec(1) for topic in plans})
+    found = (await look(broker, names)).topics
+
+    assert found[names[0]].properties["partitions"] == "4"
+    retention = {name: found[name].properties["retention.ms"] for name in names[1:]}
+    assert retention == {names[1]: str(90 * DAY_MS), names[2]: str(30 * DAY_MS)}
+    assert {found[name].properties["segment.ms"] for name in names[1:]} == {str(DAY_MS)}
+
+
+@pytest.mark.broker
+def test_all_as_recommended_ends_with_0(
+    settings_file: Path,
+    broker: str,
+    topic_prefix: str,
+    create_topics: CreateTopics,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import asyncio  # noqa: PLC0415
+
+    asyncio.run(create_topics(broker, {f"{topic_prefix}-events": 1}))  # type: ignore[arg-type]
+
+    assert exit_code("topics", "-s", str(settings_file), "--create") == 0
+    assert exit_code("topics", "-s", str(settings_file)) == 0
+
+    assert "!!" not in capsys.readouterr().out
 
 
 @pytest.mark.broker
@@ -18,20 +167,14 @@ async def test_missing_topics_are_created_as_wanted(broker: str, topic_prefix: s
 
     assert report.created == (name,)
     assert report.present == {}
-    admin = AIOKafkaAdminClient(bootstrap_servers=broker)
-    await admin.start()
-    try:
-        (topic,) = await admin.describe_topics([name])
-        (reply,) = await admin.describe_configs([ConfigResource(ConfigResourceType.TOPIC, name)])
-    finally:
-        await admin.close()
-    config = {entry[0]: entry[1] for entry in reply.resources[0][4]}
-    assert len(topic["partitions"]) == 3
-    assert {key: config[key] for key in ("retention.ms", "cleanup.policy", "max.message.bytes")} == {
+    found = (await look(broker, [name])).topics[name].properties
+    wanted = {
+        "partitions": "3",
         "retention.ms": "86400000",
         "cleanup.policy": "delete",
         "max.message.bytes": "2000000",
     }
+    assert {key: found[key] for key in wanted} == wanted
 
 
 @pytest.mark.broker
