@@ -9,6 +9,7 @@ import difflib
 import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 from urllib.parse import urlsplit
@@ -25,6 +26,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from consumer import certificates
 from consumer.core.documents import Document, DocumentError
 from consumer.core.errors import ConfigurationError, Problem
 from consumer.core.outcomes import PlateMode, Privacy
@@ -122,6 +124,23 @@ def _without_newline(text: str) -> str:
     return text.removesuffix("\n").removesuffix("\r")
 
 
+def _start(value: object) -> object:
+    """`earliest`, `latest`, or an instant: one without a zone would be another one on every machine."""
+    if value in {"earliest", "latest"}:
+        return value
+    try:
+        instant = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+        if isinstance(value, int):
+            raise ValueError  # noqa: TRY301, TRY004  # 20260301 would pass as a day
+    except ValueError:
+        raise ValueError(
+            "is no place to start from; write earliest, latest, or a time such as 2026-03-01T00:00:00+08:00"
+        ) from None
+    if instant.tzinfo is None:
+        raise ValueError("is a time without a zone; write its offset too, such as 2026-03-01T00:00:00+08:00")
+    return instant
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_comma_list), Field(min_length=1)]
 Word = Annotated[str, Field(min_length=1)]
 Duration = Annotated[float, BeforeValidator(_duration_seconds), Field(gt=0, le=7 * 86400)]
@@ -130,6 +149,8 @@ Size = Annotated[int, BeforeValidator(_size_bytes), Field(ge=1024, le=1 << 40)]
 Count = Annotated[int, BeforeValidator(_not_a_boolean), Field(ge=1, le=1_000_000)]
 Port = Annotated[int, BeforeValidator(_not_a_boolean), Field(ge=0, le=65535)]
 Secret = Annotated[SecretStr, AfterValidator(_secret_text)]
+SecretName = Annotated[str, Field(min_length=1, max_length=100)]
+StartFrom = Annotated[Literal["earliest", "latest"] | datetime, BeforeValidator(_start)]
 
 
 # -- The settings -----------------------------------------------------------------------------------
@@ -169,11 +190,78 @@ class Topics(Group):
     """How long dead letters are kept, likewise. Default 30d: they hold whole plates, and are mended within days."""
 
 
+class OAuth(Group):
+    """Where the token for the mechanism OAUTHBEARER comes from: a file, or an endpoint that gives it to a client."""
+
+    token_file: Path | None = None
+    """File with the token, read again for every connection. Default none. In the settings file relative to its folder."""
+
+    token_url: Annotated[str, AfterValidator(_web_address)] | None = None
+    """Endpoint of the client-credentials grant. Default none. Its certificate may be of a CA in `ca_file`, too."""
+
+    client_id: Word | None = None
+    """Who asks there. Default none; needed with `token_url`."""
+
+    client_secret: SecretName = "kafka_client_secret"  # noqa: S105  # the name of a secret, not one
+    """Name of the secret that the client proves itself with. Default `kafka_client_secret`."""
+
+    scope: Word | None = None
+    """Scope that is asked for. Default none."""
+
+
+class Security(Group):
+    """How the connection to Kafka is protected, and who we are there."""
+
+    protocol: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] = "plaintext"
+    """`ssl`: TLS. `sasl_`: a user is told, too. Default `plaintext`."""
+
+    ca_file: Path | None = None
+    """PEM file of the CAs that sign the brokers' certificates. Default the system's. Paths in the settings file
+    are relative to its folder."""
+
+    certificate_file: Path | None = None
+    """PEM file of our own certificate and its chain, where the brokers want one. Default none."""
+
+    key_file: Path | None = None
+    """PEM file of its private key. Default: in `certificate_file`."""
+
+    key_password: SecretName | None = None
+    """Name of the secret that decrypts the key. Default none: it is not encrypted."""
+
+    check_hostname: bool = True
+    """Whether a broker's certificate must be for the name that we reach it by. Default true."""
+
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
+    """SASL mechanism; needed with `sasl_plaintext` and `sasl_ssl`. Default none."""
+
+    username: Word | None = None
+    """User of PLAIN and SCRAM. Default none."""
+
+    password: SecretName = "kafka_password"  # noqa: S105  # the name of a secret, not one
+    """Name of the secret that holds the user's password. Default `kafka_password`."""
+
+    oauth: OAuth = OAuth()
+    """Tokens of OAUTHBEARER."""
+
+    @property
+    def tls(self) -> bool:
+        """Whether the connection is encrypted."""
+        return self.protocol in {"ssl", "sasl_ssl"}
+
+    @property
+    def sasl(self) -> bool:
+        """Whether a user is told."""
+        return self.protocol in {"sasl_plaintext", "sasl_ssl"}
+
+
 class Kafka(Group):
     """How Kafka is reached, and the group's membership."""
 
     bootstrap_servers: Names
     """First contacts, `host:port`, a list or comma-separated. No default."""
+
+    security: Security = Security()
+    """TLS and SASL."""
 
     topics: Topics
     """The topics."""
@@ -184,8 +272,16 @@ class Kafka(Group):
     client_id: Word = "charging-coupon"
     """Name that the brokers' logs and quotas show. Default `charging-coupon`."""
 
-    start_from: Literal["earliest", "latest"] = "earliest"
-    """Where a group without offsets begins. Default `earliest`, so that no charge is passed over."""
+    client_rack: Word | None = None
+    """Where we stand (a zone, as in the brokers' `broker.rack`), to read from a replica near by. Default none."""
+
+    group_instance_id: Word | None = None
+    """Name of this one member, unlike any other's: restarted within `session_timeout`, it keeps its partitions
+    without a rebalance. Default none."""
+
+    start_from: StartFrom = "earliest"
+    """Where a group without offsets begins: `earliest`, `latest`, or at the first record of a time with its zone,
+    `2026-03-01T00:00:00+08:00`. Default `earliest`, so that no charge is passed over."""
 
     session_timeout: Duration = 30.0
     """Silence after which the group gives a member's partitions away. Default 30s."""
@@ -205,7 +301,7 @@ class Kafka(Group):
     max_message_size: Size = 1_000_000
     """Largest record that the brokers take (their `message.max.bytes`), in bytes. Default 1000000."""
 
-    compression: Literal["lz4", "none"] = "lz4"
+    compression: Literal["gzip", "snappy", "lz4", "zstd", "none"] = "lz4"
     """Compression of what is written. Default `lz4`: cheap, and outcomes repeat themselves."""
 
 
@@ -439,6 +535,94 @@ def _disagreements(settings: Settings) -> Iterator[_Finding]:
             "names one topic for two purposes",
             "give events, outcomes and dead_letters topics of their own",
         )
+    yield from _security_findings(kafka.security, settings)
+
+
+_SECURITY = ("kafka", "security")
+
+
+def _security_findings(security: Security, settings: Settings) -> Iterator[_Finding]:
+    """Protocol, files, user and token that do not go together, or cannot be used."""
+    if security.tls:
+        yield from _certificate_findings(security, settings)
+    else:
+        for name in ("ca_file", "certificate_file", "key_file", "key_password"):
+            if getattr(security, name) is not None:
+                yield _finding(
+                    name,
+                    f"is set, but kafka.security.protocol is {security.protocol}: nothing would be encrypted",
+                    "set kafka.security.protocol to ssl or sasl_ssl, or remove it",
+                )
+    if not security.sasl:
+        for name in ("mechanism", "username"):
+            if getattr(security, name) is not None:
+                yield _finding(
+                    name,
+                    f"is set, but kafka.security.protocol is {security.protocol}: no user would be told",
+                    "set kafka.security.protocol to sasl_ssl or sasl_plaintext, or remove it",
+                )
+    elif security.mechanism is None:
+        yield _finding(
+            "mechanism",
+            f"is missing: kafka.security.protocol is {security.protocol}",
+            "set it to what the brokers offer: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER",
+        )
+    elif security.mechanism == "OAUTHBEARER":
+        yield from _token_findings(security.oauth, settings)
+    else:
+        if security.username is None:
+            yield _finding(
+                "username", f"is missing: {security.mechanism} needs it", "set it to our Kafka user"
+            )
+        yield from _secret_findings(("password",), security.password, settings)
+
+
+def _certificate_findings(security: Security, settings: Settings) -> Iterator[_Finding]:
+    password: str | None = None
+    if security.key_password is not None:
+        missing = list(_secret_findings(("key_password",), security.key_password, settings))
+        yield from missing
+        password = "" if missing else settings.secret(security.key_password)
+    for trouble in certificates.troubles(
+        security.ca_file, security.certificate_file, security.key_file, password
+    ):
+        yield _finding(trouble.setting, trouble.message, trouble.remedy)
+
+
+def _token_findings(oauth: OAuth, settings: Settings) -> Iterator[_Finding]:
+    if (oauth.token_file is None) == (oauth.token_url is None):
+        yield _finding(
+            "oauth",
+            "is to say where the token comes from: in one of token_file and token_url",
+            "set the one, and not the other",
+        )
+    elif oauth.token_url is not None:
+        if oauth.client_id is None:
+            yield _finding(
+                "oauth.client_id", "is missing: oauth.token_url needs it", "set it to our client's id"
+            )
+        yield from _secret_findings(("oauth", "client_secret"), oauth.client_secret, settings)
+
+
+def _secret_findings(path: tuple[str, ...], name: str, settings: Settings) -> Iterator[_Finding]:
+    """A secret that is named and not there. Its name may be the secret itself, by mistake: then it is not repeated."""
+    default = _group_at((*_SECURITY, *path[:-1])).model_fields[path[-1]].default
+    try:
+        settings.secret(name)
+    except ConfigurationError as error:
+        if name == default:
+            why = error.problems[0]
+            yield _finding(".".join(path), f"needs a secret: {why.place}: {why.message}", why.remedy)
+        else:
+            yield _finding(
+                ".".join(path),
+                "names a secret that is neither in secrets nor in secrets_dir",
+                f"write here only its name (such as {default or 'kafka_key_password'}), and its text there",
+            )
+
+
+def _finding(name: str, message: str, remedy: str) -> _Finding:
+    return _Finding((*_SECURITY, *name.split(".")), message, remedy)
 
 
 # -- Reading them -----------------------------------------------------------------------------------
@@ -603,10 +787,22 @@ def _locations(value: object, here: Location) -> Iterator[Location]:
 
 def _anchor_paths(file: Path, sources: _Sources) -> None:
     """A path in the file is relative to the file, wherever the command is started."""
-    for name in ("rules", "secrets_dir"):
-        path = sources.tree.get(name)
-        if isinstance(path, str) and path:
-            sources.tree[name] = str(file.parent / path)
+    for *groups, name in _paths(Settings, ()):
+        group: object = sources.tree
+        for part in groups:
+            group = group.get(part) if isinstance(group, dict) else None
+        path = group.get(name) if isinstance(group, dict) else None
+        if isinstance(group, dict) and isinstance(path, str) and path:
+            group[name] = str(file.parent / path)
+
+
+def _paths(group: type[Group], here: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """Which settings are paths."""
+    for name, field in group.model_fields.items():
+        if field.annotation in {Path, Path | None}:
+            yield (*here, name)
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, Group):
+            yield from _paths(field.annotation, (*here, name))
 
 
 def _lay_over(environ: Mapping[str, str], sources: _Sources) -> list[Problem]:
