@@ -14,6 +14,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol
 
 import structlog
@@ -25,8 +26,10 @@ from consumer.core.events import Coordinates, Record
 from consumer.core.offsets import Tracker, UnusableMap, decode_map
 from consumer.core.outcomes import Resolution
 from consumer.ledger import Done, Ledger
+from consumer.link import CommittedOffset, Membership, TopicPartition
+from consumer.logs import Intervals
 from consumer.metrics import Metrics
-from consumer.transactions import CommittedOffset, Membership, TopicPartition, transactional_ids
+from consumer.transactions import transactional_ids
 
 log = structlog.get_logger(__name__)
 
@@ -36,6 +39,9 @@ POLL_SECONDS = 0.2
 POLL_RECORDS = 200
 """Records taken in one poll, so that one turn of the event loop stays short."""
 
+GIVE_UP_SECONDS = 60.0
+"""Errors from polling for this long in a row: the consumer does not mend by itself, a new one has to be made."""
+
 OPEN_SECONDS = 30.0
 """How long one try to open an assignment may take before it is said aloud and tried again."""
 
@@ -44,7 +50,7 @@ FULL, OFFSET_MAP = "full", "offset_map"
 
 
 class Consumer(Protocol):
-    """What intake needs of `transactions.GroupConsumer`."""
+    """What intake needs of `link.GroupConsumer`."""
 
     def membership(self) -> Membership:
         """The group's membership now."""
@@ -76,9 +82,14 @@ class Consumer(Protocol):
     async def end_offsets(self, partitions: list[TopicPartition]) -> Mapping[TopicPartition, int]:
         """The logs' ends: last stable offsets."""
 
+    async def offsets_for_times(
+        self, timestamps: Mapping[TopicPartition, int]
+    ) -> Mapping[TopicPartition, Any]:
+        """The first record's place at or after a time (milliseconds), None where there is none."""
+
 
 class Link(Protocol):
-    """What intake needs of `transactions.KafkaLink`."""
+    """What intake needs of `link.KafkaLink`."""
 
     async def fence(self, ids: Iterable[str], deadline: float) -> Mapping[str, tuple[int, int]]:
         """End the open transactions of these ids."""
@@ -144,6 +155,7 @@ class Assignment:
 
     member: Membership
     starts: Mapping[TopicPartition, Start]
+    positions: dict[TopicPartition, int]
     ledger: Ledger
     own_ids: tuple[str, str]
     writing: "asyncio.Task[str | None] | None" = None
@@ -160,6 +172,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
     Attributes:
         joined: true once the group has given an assignment, empty or not.
         last_turn: `time.monotonic()` of the poll loop's last turn.
+        trouble: what keeps it from taking records in, in words; None while nothing does.
         rebalancing: true until the first assignment, and between a revocation and the next one.
     """
 
@@ -170,7 +183,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         link: Link,
         group: str,
         cluster_id: str,
-        start_from: str,
+        start_from: str | datetime,
         delivery: Deliverer,
         make_ledger: MakeLedger,
         pause_reason: Callable[[], str | None],
@@ -195,19 +208,26 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._paused: dict[TopicPartition, str] = {}
         self._room = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._made_anew: set[TopicPartition] = set()
+        self._cannot_poll: str | None = None
+        self._cannot_open: str | None = None
         self._problems = 0
+        self._polled_at = time.monotonic()
         self._seen_reasons = {FULL, OFFSET_MAP}
 
     # -- The poll loop --------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Poll until `stop`, then drain and flush. The consumer is stopped by its owner afterwards."""
+        """Poll until `stop`, then drain and flush. The consumer is stopped by its owner afterwards.
+
+        Raises BrokerUnavailableError where the consumer is of no more use.
+        """
         stopping = asyncio.ensure_future(self._stopping.wait())
         polling = asyncio.ensure_future(self._poll_on())
         try:
             await asyncio.wait([stopping, polling], return_when=asyncio.FIRST_COMPLETED)
             if polling.done():
-                polling.result()  # a bug: it never ends by itself
+                polling.result()  # it never ends well by itself
         finally:
             for task in (stopping, polling):
                 task.cancel()
@@ -230,6 +250,11 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         """How many partitions are paused, by reason."""
         reasons = list(self._paused.values())
         return {reason: reasons.count(reason) for reason in set(reasons)}
+
+    @property
+    def trouble(self) -> str | None:  # noqa: D102 - among the attributes
+        held = self._assignment
+        return self._cannot_poll or self._cannot_open or (held.ledger.trouble if held is not None else None)
 
     async def _poll_on(self) -> None:
         before = time.monotonic()
@@ -289,15 +314,19 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
                 timeout_ms=int(POLL_SECONDS * 1000), max_records=max(1, min(POLL_RECORDS, room))
             )
         except KafkaError as error:
-            self._problems += 1
-            if self._problems & (self._problems - 1) == 0:  # at the 1st, 2nd, 4th, 8th ... time in a row
-                log.warning(
-                    "intake.cannot_poll", problem=f"{type(error).__name__}: {error}", times=self._problems
-                )
+            self._note_problem(error)
             await asyncio.sleep(min(5.0, 0.1 * self._problems))
             return {}
-        self._problems = 0
+        self._problems, self._polled_at, self._cannot_poll = 0, time.monotonic(), None
         return batches
+
+    def _note_problem(self, error: KafkaError) -> None:
+        self._problems += 1
+        self._cannot_poll = f"cannot poll: {type(error).__name__}: {error}"
+        if self._problems & (self._problems - 1) == 0:  # at the 1st, 2nd, 4th, 8th ... time in a row
+            log.warning("intake.cannot_poll", problem=self._cannot_poll, times=self._problems)
+        if time.monotonic() - self._polled_at > GIVE_UP_SECONDS:
+            raise BrokerUnavailableError(self._cannot_poll) from error
 
     def _account(self, seconds: float) -> None:
         reasons = set(self._paused.values())
@@ -324,6 +353,10 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         if held is None or not held.admitting or partition not in held.starts:
             return  # of an assignment that is over, or not yet open: it will be read again
         start = held.starts[partition]
+        if polled.offset < held.positions[partition]:
+            self._begin_anew(held, partition, polled.offset)
+            return
+        held.positions[partition] = polled.offset + 1
         if not start.tracker.take(polled.offset):
             held.ledger.touch(partition)
             return
@@ -341,6 +374,19 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         task = asyncio.create_task(self._deliver_one(held, record, asyncio.get_running_loop().time()))
         held.deliveries.add(task)
         task.add_done_callback(held.deliveries.discard)
+
+    def _begin_anew(self, held: Assignment, partition: TopicPartition, offset: int) -> None:
+        """The log ends before our place: it was cut or made anew, and what we hold of it says nothing any more."""
+        log.warning(
+            "intake.log_made_anew",
+            topic=partition.topic,
+            partition=partition.partition,
+            found=offset,
+            expected=held.positions[partition],
+        )
+        self._made_anew.add(partition)
+        held.admitting = False
+        self._consumer.rejoin()
 
     async def _deliver_one(self, held: Assignment, record: Record, taken_at: float) -> None:
         pause = 1.0
@@ -379,18 +425,24 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
 
     async def _open(self, member: Membership, partitions: list[TopicPartition]) -> None:
         pause = 0.2
+        intervals = Intervals(first=5.0, longest=600.0)
         while True:
             try:
                 held = await self._open_once(member, partitions)
             except (BrokerUnavailableError, RefusedError, KafkaError) as error:
-                log.warning("intake.cannot_open", problem=str(error) or type(error).__name__)
+                self._cannot_open = f"cannot open the assignment: {str(error) or type(error).__name__}"
+                held_back = intervals.due(self._cannot_open, time.monotonic())
+                if held_back is not None:
+                    log.warning("intake.cannot_open", problem=self._cannot_open, times=held_back + 1)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 5.0)
                 continue
+            self._cannot_open = None
             if held is None:
                 self._consumer.rejoin()
             else:
                 self._assignment = held
+                self._made_anew.difference_update(partitions)
                 self._paused = {}
                 self._delivery.release()
                 self._consumer.resume(*partitions)
@@ -405,16 +457,20 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         committed = await self._link.read_offsets(partitions, deadline)
         beginnings = await self._consumer.beginning_offsets(partitions)
         ends = await self._consumer.end_offsets(partitions)
-        starts = {tp: self._start(tp, committed[tp], beginnings[tp], ends[tp]) for tp in partitions}
-        for tp, start in starts.items():
-            self._consumer.seek(tp, start.tracker.frontier)
+        firsts = await self._firsts([tp for tp in partitions if committed[tp].offset < 0], beginnings, ends)
+        starts = {
+            tp: self._start(tp, committed[tp], beginnings[tp], ends[tp], firsts.get(tp)) for tp in partitions
+        }
+        positions = {tp: start.tracker.frontier for tp, start in starts.items()}
+        for tp, position in positions.items():
+            self._consumer.seek(tp, position)
         ledger = self._make_ledger(
             member,
             {one: producers[one] for one in ids[0]},
             {tp: start.tracker for tp, start in starts.items()},
             lambda done: self._committed(held, done),
         )
-        held = Assignment(member, starts, ledger, ids[0])
+        held = Assignment(member, starts, positions, ledger, ids[0])
         held.writing = asyncio.create_task(ledger.run())
         held.writing.add_done_callback(lambda _: self._ledger_ended(held))
         opened = asyncio.ensure_future(ledger.opened.wait())
@@ -427,13 +483,28 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             opened.cancel()
         return None if held.writing.done() else held
 
-    def _start(self, tp: TopicPartition, committed: CommittedOffset, beginning: int, end: int) -> Start:
+    async def _firsts(
+        self,
+        partitions: list[TopicPartition],
+        beginnings: Mapping[TopicPartition, int],
+        ends: Mapping[TopicPartition, int],
+    ) -> Mapping[TopicPartition, int]:
+        """Where the settings begin what the group has no offset of."""
+        if not isinstance(self._start_from, datetime):
+            return ends if self._start_from == "latest" else beginnings
+        at = int(self._start_from.timestamp() * 1000)
+        found = await self._consumer.offsets_for_times(dict.fromkeys(partitions, at)) if partitions else {}
+        return {tp: place.offset if (place := found.get(tp)) else ends[tp] for tp in partitions}
+
+    def _start(
+        self, tp: TopicPartition, committed: CommittedOffset, beginning: int, end: int, first: int | None
+    ) -> Start:
         where = {"topic": tp.topic, "partition": tp.partition}
         if committed.offset < 0:
-            offset = end if self._start_from == "latest" else beginning
-            log.info("intake.no_offset", start_from=self._start_from, offset=offset, **where)
+            offset = beginning if first is None else first
+            log.info("intake.no_offset", start_from=str(self._start_from), offset=offset, **where)
             return Start(Tracker(offset), offset)
-        if not beginning <= committed.offset <= end:
+        if tp in self._made_anew or not beginning <= committed.offset <= end:
             # The log was cut or made anew: what stands there now has never been read.
             log.warning(
                 "intake.offset_out_of_range",
@@ -466,7 +537,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.gather(self._opening, return_exceptions=True)
-            self._opening = None
+            self._opening = self._cannot_open = None
         held = self._assignment
         if held is not None:
             held.admitting = False

@@ -1,6 +1,6 @@
-"""Resolutions and offsets -> one Kafka transaction a flush. Does I/O through its writer.
+"""Resolutions and offsets -> one Kafka transaction a flush (or, at least once, outcomes and then offsets).
 
-One ledger lives as long as one assignment of the group. A record's resolutions and its
+Does I/O through its writer. One ledger lives as long as one assignment of the group. A record's resolutions and its
 done mark enter the same transaction; a record is marked done when it enters a batch, never
 before, so that the map that is committed says exactly what the committed outcomes say.
 """
@@ -13,7 +13,7 @@ from typing import Protocol
 
 import structlog
 
-from consumer.core.errors import BrokerUnavailableError
+from consumer.core.errors import BrokerUnavailableError, RefusedError
 from consumer.core.events import Record
 from consumer.core.offsets import FULL_MAP_BYTES, MAX_MAP_BYTES, OffsetMap, Tracker, decode_map, encode_map
 from consumer.core.outcomes import (
@@ -24,8 +24,7 @@ from consumer.core.outcomes import (
     encode_outcome,
     reduced,
 )
-from consumer.metrics import Metrics
-from consumer.transactions import (
+from consumer.link import (
     Ambiguous,
     Committed,
     CommittedOffset,
@@ -34,7 +33,9 @@ from consumer.transactions import (
     Outgoing,
     Retriable,
     TopicPartition,
+    named,
 )
+from consumer.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +47,7 @@ LONGEST_PAUSE = 5.0
 
 
 class Writer(Protocol):
-    """What the ledger needs of `transactions.TransactionWriter`."""
+    """What the ledger needs of `transactions.TransactionWriter` or `publishing.PlainWriter`."""
 
     async def flush(
         self, offsets: Mapping[TopicPartition, CommittedOffset], records: Sequence[Outgoing]
@@ -58,7 +59,7 @@ class Writer(Protocol):
 
 
 ReadOffsets = Callable[[Iterable[TopicPartition], float], Awaitable[Mapping[TopicPartition, CommittedOffset]]]
-"""`transactions.KafkaLink.read_offsets`."""
+"""`link.KafkaLink.read_offsets`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +143,7 @@ class Ledger:
 
     Attributes:
         opened: set once the first transaction is committed: nothing may be delivered before.
+        trouble: why the flush under way has not ended well yet, in words; None while flushes do.
     """
 
     def __init__(
@@ -156,6 +158,7 @@ class Ledger:
         on_committed: Callable[[Sequence[Done]], None],
     ) -> None:
         self.opened = asyncio.Event()
+        self.trouble: str | None = None
         self._writer = writer
         self._read_offsets = read_offsets
         self._trackers = trackers
@@ -276,6 +279,7 @@ class Ledger:
             self._metrics.transaction_seconds.observe(asyncio.get_running_loop().time() - started)
             match result:
                 case Committed():
+                    self.trouble = None
                     return None
                 case Fenced(by=by, stage=stage, code=code):
                     return f"fenced by {by} at {stage} (error {code})"
@@ -291,6 +295,7 @@ class Ledger:
                             f"{result.stage} without an answer ({result.error}), and the membership is over"
                         )
                     if await self._settled(batch):
+                        self.trouble = None
                         return None
 
     def _shrink(self, batch: _Batch, result: Retriable) -> bool:
@@ -309,7 +314,7 @@ class Ledger:
         while True:
             try:
                 return await self._writer.recover(asyncio.get_running_loop().time() + RECOVERY_SECONDS)
-            except BrokerUnavailableError as error:
+            except (BrokerUnavailableError, RefusedError) as error:
                 log.warning("ledger.recovering", problem=str(error))
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
@@ -335,9 +340,9 @@ class Ledger:
                 return await self._read_offsets(
                     partitions, asyncio.get_running_loop().time() + RECOVERY_SECONDS
                 )
-            except BrokerUnavailableError as error:
+            except (BrokerUnavailableError, RefusedError) as error:
                 log.warning("ledger.recovering", problem=str(error))
-                await asyncio.sleep(1)
+                await asyncio.sleep(LONGEST_PAUSE)
 
     def _is_committed(self, done: Done, committed: Mapping[TopicPartition, CommittedOffset]) -> bool:
         found = committed.get(_partition(done.record))
@@ -384,10 +389,12 @@ class Ledger:
             self._metrics.event_age_seconds.observe(max(0.0, (wall - ended_at).total_seconds()))
 
     def _say(self, result: Retriable | Ambiguous, batch: _Batch) -> None:
+        problem = named(result.code) if isinstance(result, Retriable) else result.error
+        self.trouble = f"cannot write outcomes: {problem} at {result.stage}"
         batch.refused += 1
         if batch.refused & (batch.refused - 1) == 0:  # at the 1st, 2nd, 4th, 8th ... time
             log.warning(
-                "ledger.transaction_failed", result=str(result), times=batch.refused, records=len(batch.done)
+                "ledger.cannot_write", problem=self.trouble, times=batch.refused, records=len(batch.done)
             )
 
 

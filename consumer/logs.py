@@ -6,7 +6,9 @@ finished text, so that no field, message or traceback can carry them past it.
 
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Literal, TextIO
 
 import orjson
@@ -54,6 +56,7 @@ def configure(
         _safe_fields,
     ]
     handler = logging.StreamHandler(stream)
+    handler.addFilter(_LessOften())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.ExtraAdder(), *shared],
@@ -74,6 +77,60 @@ def configure(
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         cache_logger_on_first_use=True,
     )
+
+
+class Intervals:
+    """How often a matter is told that comes again and again: at once, then after pauses that double."""
+
+    def __init__(self, *, first: float, longest: float) -> None:
+        """Seconds. A matter that was not met for `longest` is told at once again."""
+        self._first, self._longest = first, longest
+        self._told: dict[object, _Told] = {}
+
+    def due(self, matter: object, now: float) -> int | None:
+        """None: not now. Else how many times it was met and not told since it was told last."""
+        found = self._told.get(matter)
+        if found is None or now - found.met > self._longest:
+            if len(self._told) >= _MATTERS:
+                self._told.clear()
+            self._told[matter] = _Told(now, now + self._first, self._first)
+            return 0
+        found.met = now
+        if now < found.again:
+            found.held_back += 1
+            return None
+        found.pause = min(found.pause * 2, self._longest)
+        found.again = now + found.pause
+        held_back, found.held_back = found.held_back, 0
+        return held_back
+
+
+_MATTERS = 1000  # beyond it, telling twice is better than growing
+
+
+@dataclass(slots=True)
+class _Told:
+    met: float
+    again: float
+    pause: float
+    held_back: int = 0
+
+
+class _LessOften(logging.Filter):
+    """aiokafka says the same several times a second while a broker is away, and we say it ourselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._intervals = Intervals(first=30.0, longest=600.0)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith("aiokafka") or record.levelno < logging.WARNING:
+            return True
+        held_back = self._intervals.due((record.name, record.msg), time.monotonic())
+        if held_back:
+            record.msg = f"{record.getMessage()} (and {held_back} times before)"
+            record.args = ()
+        return held_back is not None
 
 
 Renderer = Callable[[WrappedLogger, str, EventDict], str]

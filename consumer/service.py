@@ -10,12 +10,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import structlog
-from aiokafka.client import AIOKafkaClient
-from aiokafka.errors import KafkaError
 from prometheus_client import CollectorRegistry
 
 from consumer import __version__, intake, ledger
-from consumer.core.errors import BrokerUnavailableError, ConfigurationError, Problem, RefusedError
+from consumer.core.errors import BrokerUnavailableError, ConfigurationError, Problem
 from consumer.core.offsets import Tracker
 from consumer.core.outcomes import OutcomeContext
 from consumer.core.retries import RetryPolicy
@@ -25,9 +23,10 @@ from consumer.flow import Flow
 from consumer.gateway import HttpGateway
 from consumer.intake import Intake
 from consumer.ledger import Done, Encoder, Ledger
+from consumer.link import Membership, TopicPartition
 from consumer.metrics import Metrics
 from consumer.settings import Settings
-from consumer.transactions import GroupConsumer, KafkaLink, Membership, TopicPartition, TransactionWriter
+from consumer.waiting import Kafka, Waiting
 from consumer.web import WebServer
 
 log = structlog.get_logger(__name__)
@@ -64,7 +63,7 @@ class Service:
             max_in_flight=settings.gateway.max_in_flight, accounts=rules.accounts, metrics=self.metrics
         )
         self._stopping = asyncio.Event()
-        self._waiting_for: str | None = "starting"
+        self._waiting = Waiting()
         self.metrics.build.labels(__version__, platform.python_version()).set(1)
         self.metrics.rules.labels(rules.hash).set(1)
 
@@ -96,41 +95,28 @@ class Service:
                 accounts=sorted(self.rules.accounts),
                 port=self.port,
             )
-            kafka = await self._reach_kafka(stack)
-            if kafka is not None:
-                await self._consume(kafka, gateway)
+            while kafka := await Kafka.reach(settings, self._waiting, self._stopping):
+                await self._serve(kafka, gateway)
         log.info("service.stopped")
 
     # -- Kafka ----------------------------------------------------------------------------------------
 
-    async def _reach_kafka(self, stack: AsyncExitStack) -> "_Kafka | None":
-        """Until Kafka answers and has the topics that are written to. None if stopped before."""
-        stopping = asyncio.ensure_future(self._stopping.wait())
-        pause = 0.5
+    async def _serve(self, kafka: Kafka, gateway: HttpGateway) -> None:
+        """Until stopped, or until this connection is of no more use."""
+        watching = asyncio.create_task(kafka.watch(self._waiting))
+        summary = asyncio.create_task(self._summarise())
         try:
-            while not self._stopping.is_set():
-                connecting = asyncio.ensure_future(_Kafka.connect(self.settings))
-                await asyncio.wait([connecting, stopping], return_when=asyncio.FIRST_COMPLETED)
-                if not connecting.done():
-                    connecting.cancel()
-                    await asyncio.gather(connecting, return_exceptions=True)
-                    return None
-                try:
-                    kafka = connecting.result()
-                except (BrokerUnavailableError, RefusedError, KafkaError, OSError) as error:
-                    self._waiting_for = f"{type(error).__name__}: {error}"
-                    log.warning("service.waiting_for_kafka", problem=self._waiting_for, next_try_in=pause)
-                    await asyncio.wait([stopping], timeout=pause)
-                    pause = min(pause * 2, 30.0)
-                else:
-                    stack.push_async_callback(kafka.close)
-                    self._waiting_for = None
-                    return kafka
+            await self._consume(kafka, gateway)
+        except BrokerUnavailableError as error:
+            self._waiting.wait_for(str(error))
         finally:
-            stopping.cancel()
-        return None
+            self._intake = None
+            for task in (watching, summary):
+                task.cancel()
+            await asyncio.gather(watching, summary, return_exceptions=True)
+            await kafka.close()
 
-    async def _consume(self, kafka: "_Kafka", gateway: HttpGateway) -> None:
+    async def _consume(self, kafka: Kafka, gateway: HttpGateway) -> None:
         settings = self.settings
         encoder = Encoder(
             settings.kafka.topics.outcomes,
@@ -145,16 +131,8 @@ class Service:
             trackers: Mapping[TopicPartition, Tracker],
             on_committed: Callable[[Sequence[Done]], None],
         ) -> Ledger:
-            writer = TransactionWriter(
-                kafka.link,
-                member,
-                producers,
-                kafka.partitions,
-                compression=settings.kafka.compression,
-                batch_bytes=settings.kafka.max_message_size,
-            )
             return Ledger(
-                writer=writer,
+                writer=kafka.writer(member, producers),
                 read_offsets=kafka.link.read_offsets,
                 trackers=trackers,
                 encoder=encoder,
@@ -195,11 +173,7 @@ class Service:
         kafka.consumer.subscribe(list(settings.kafka.topics.events), listener=self._intake)
         if self._stopping.is_set():
             return
-        summary = asyncio.create_task(self._summarise())
-        try:
-            await self._intake.run()
-        finally:
-            summary.cancel()
+        await self._intake.run()
 
     def _check_topics(self) -> None:
         problems = [
@@ -239,7 +213,7 @@ class Service:
     def healthy(self) -> tuple[bool, dict[str, Any]]:
         """False only when the poll loop no longer turns; waiting for a broker counts as moving."""
         if self._intake is None:
-            return True, {"waiting_for": self._waiting_for}
+            return True, {"waiting_for": self._waiting.what}
         idle = time.monotonic() - self._intake.last_turn
         moves = self._intake.rebalancing or idle < STUCK_SECONDS
         return moves, {"seconds_since_poll": round(idle, 1), "rebalancing": self._intake.rebalancing}
@@ -254,61 +228,6 @@ class Service:
             "partitions": [f"{tp.topic}-{tp.partition}" for tp in room.partitions] if room else [],
             "paused": room.paused if room else {},
             "halted_accounts": dict(self._flow.halted),
-            "waiting_for": self._waiting_for,
+            "waiting_for": self._waiting.what or (room.trouble if room else None),
         }
         return bool(details["joined"]) and not self._stopping.is_set(), details
-
-
-class _Kafka:
-    """Both connections to Kafka, and what was asked of it at the start."""
-
-    def __init__(
-        self, consumer: GroupConsumer, link: KafkaLink, cluster_id: str, partitions: Mapping[str, int]
-    ) -> None:
-        self.consumer = consumer
-        self.link = link
-        self.cluster_id = cluster_id
-        self.partitions = partitions
-
-    @classmethod
-    async def connect(cls, settings: Settings) -> "_Kafka":
-        """Raises BrokerUnavailableError, KafkaError; leaves nothing open then."""
-        kafka = settings.kafka
-        shared: dict[str, Any] = {
-            "bootstrap_servers": list(kafka.bootstrap_servers),
-            "client_id": kafka.client_id,
-            "request_timeout_ms": _ms(kafka.request_timeout),
-            "metadata_max_age_ms": 30_000,  # a new partition is found within this time
-        }
-        async with AsyncExitStack() as stack:
-            client = AIOKafkaClient(**shared)
-            stack.push_async_callback(client.close)
-            await client.bootstrap()
-            link = KafkaLink(client, kafka.group_id, transaction_timeout=kafka.transaction_timeout)
-            cluster_id = await link.cluster_id()
-            written = (kafka.topics.outcomes, kafka.topics.dead_letters)
-            partitions = {topic: await link.partitions(topic) for topic in written}
-            consumer = GroupConsumer(
-                group_id=kafka.group_id,
-                enable_auto_commit=False,
-                isolation_level="read_committed",
-                auto_offset_reset=kafka.start_from,
-                session_timeout_ms=_ms(kafka.session_timeout),
-                rebalance_timeout_ms=_ms(kafka.rebalance_timeout),
-                heartbeat_interval_ms=_ms(kafka.heartbeat_interval),
-                max_poll_interval_ms=_ms(max(300.0, 2 * kafka.rebalance_timeout)),
-                **shared,
-            )
-            stack.push_async_callback(consumer.stop)
-            await consumer.start()
-            stack.pop_all()
-        return cls(consumer, link, cluster_id, partitions)
-
-    async def close(self) -> None:
-        """Leave the group, close both connections."""
-        await self.consumer.stop()
-        await self.link.client.close()
-
-
-def _ms(seconds: float) -> int:
-    return int(seconds * 1000)

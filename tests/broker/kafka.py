@@ -12,7 +12,8 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaConnectionError
 
-from consumer.transactions import GroupConsumer, KafkaLink, Membership
+from consumer.link import GroupConsumer, Membership
+from consumer.transactions import TransactionalLink
 
 
 @dataclass(frozen=True)
@@ -105,12 +106,12 @@ def in_seconds(seconds: float) -> float:
 @asynccontextmanager
 async def kafka_link(
     broker: str, group: str, client: AIOKafkaClient | None = None
-) -> AsyncIterator[KafkaLink]:
+) -> AsyncIterator[TransactionalLink]:
     """The service's own link, on a client of its own."""
     client = client or AIOKafkaClient(bootstrap_servers=broker, request_timeout_ms=10_000)
     await client.bootstrap()
     try:
-        yield KafkaLink(client, group, transaction_timeout=15)
+        yield TransactionalLink(client, group, transaction_timeout=15)
     finally:
         await client.close()
 

@@ -12,8 +12,10 @@ from consumer.core.events import Coordinates, Record
 from consumer.core.offsets import OffsetMap, Tracker, decode_map
 from consumer.core.outcomes import Outcome, OutcomeContext, Reason, Resolution
 from consumer.ledger import Bounds, Done, Encoder, Ledger
+from consumer.link import Membership, TopicPartition
 from consumer.metrics import Metrics
-from consumer.transactions import KafkaLink, Membership, TopicPartition, TransactionWriter, transactional_ids
+from consumer.publishing import Publisher
+from consumer.transactions import TransactionalLink, TransactionWriter, transactional_ids
 from tests.broker.kafka import FaultyClient, Topics, in_seconds, kafka_link, member, read_all, read_outcomes
 
 pytestmark = pytest.mark.broker
@@ -24,7 +26,7 @@ REQUESTS = ["AddOffsetsToTxn", "TxnOffsetCommit", "AddPartitionsToTxn", "Produce
 class Bench:
     """A ledger on a real writer, for partition 0."""
 
-    def __init__(self, topics: Topics, link: KafkaLink) -> None:
+    def __init__(self, topics: Topics, link: TransactionalLink) -> None:
         self.topics = topics
         self.link = link
         self.partition = TopicPartition(topics.events, 0)
@@ -35,10 +37,10 @@ class Bench:
     async def open(self, who: Membership, bounds: Bounds | None = None) -> None:
         ids = transactional_ids(self.topics.group, self.topics.events, 0)
         producers = await self.link.fence(ids, in_seconds(20))
-        counts = {self.topics.outcomes: 3, self.topics.dead_letters: 1}
+        await self.link.follow([self.topics.outcomes, self.topics.dead_letters])
         cluster = await self.link.cluster_id()
         self.ledger = Ledger(
-            writer=TransactionWriter(self.link, who, producers, counts),
+            writer=TransactionWriter(self.link, who, producers, Publisher(self.link)),
             read_offsets=self.link.read_offsets,
             trackers={self.partition: self.tracker},
             encoder=Encoder(self.topics.outcomes, self.topics.dead_letters, OutcomeContext(cluster)),

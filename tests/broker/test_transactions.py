@@ -5,18 +5,17 @@ import time
 
 import pytest
 
-from consumer.transactions import (
+from consumer.link import (
     Committed,
     CommittedOffset,
     Fenced,
-    KafkaLink,
     Membership,
     Outgoing,
     Retriable,
     TopicPartition,
-    TransactionWriter,
-    transactional_ids,
 )
+from consumer.publishing import Publisher
+from consumer.transactions import TransactionalLink, TransactionWriter, transactional_ids
 from tests.broker.kafka import Topics, in_seconds, kafka_link, member, produce, read_all
 
 pytestmark = pytest.mark.broker
@@ -26,10 +25,11 @@ def outgoing(topic: str, value: bytes = b"value", key: bytes | None = b"key") ->
     return Outgoing(topic, key, value, [("header", b"x"), ("nothing", None)], int(time.time() * 1000))
 
 
-async def writer(link: KafkaLink, who: Membership, topic: str, outcomes: str) -> TransactionWriter:
+async def writer(link: TransactionalLink, who: Membership, topic: str, outcomes: str) -> TransactionWriter:
     ids = transactional_ids(link.group, topic, 0)
+    await link.follow([outcomes])
     return TransactionWriter(
-        link, who, await link.fence(ids, in_seconds(20)), {outcomes: 3}, compression="lz4"
+        link, who, await link.fence(ids, in_seconds(20)), Publisher(link, compression="lz4")
     )
 
 

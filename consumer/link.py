@@ -1,0 +1,420 @@
+"""Kafka as the rooms see it: values, error codes, and requests sent until their answer is final. Does I/O.
+
+This room, `publishing` and `transactions` are the only ones that touch aiokafka's internals.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import partial
+from typing import Any, TypeVar
+
+import aiokafka.client
+from aiokafka import AIOKafkaConsumer
+from aiokafka import TopicPartition as TopicPartition  # noqa: PLC0414 - the rooms above take it from here
+from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
+from aiokafka.errors import KafkaError, NodeNotReadyError, for_code
+from aiokafka.protocol.commit import OffsetFetchRequest
+from aiokafka.protocol.group import HeartbeatRequest
+from aiokafka.protocol.metadata import MetadataRequest
+
+from consumer.core.errors import BrokerUnavailableError, RefusedError
+
+T = TypeVar("T")
+
+# A broker that creates topics by itself would make an empty one of whatever is asked for; aiokafka has no switch.
+aiokafka.client.MetadataRequest = partial(MetadataRequest, allow_auto_topic_creation=False)
+
+
+class Code(IntEnum):
+    """Kafka's error codes that decide something here (https://kafka.apache.org/protocol#protocol_error_codes)."""
+
+    NONE = 0
+    UNKNOWN_TOPIC_OR_PARTITION = 3
+    LEADER_NOT_AVAILABLE = 5
+    NOT_LEADER = 6
+    REQUEST_TIMED_OUT = 7
+    MESSAGE_TOO_LARGE = 10
+    COORDINATOR_LOADING = 14
+    COORDINATOR_NOT_AVAILABLE = 15
+    NOT_COORDINATOR = 16
+    RECORD_LIST_TOO_LARGE = 18
+    NOT_ENOUGH_REPLICAS = 19
+    NOT_ENOUGH_REPLICAS_AFTER_APPEND = 20
+    ILLEGAL_GENERATION = 22
+    UNKNOWN_MEMBER_ID = 25
+    REBALANCE_IN_PROGRESS = 27
+    OUT_OF_ORDER_SEQUENCE = 45
+    DUPLICATE_SEQUENCE = 46
+    INVALID_PRODUCER_EPOCH = 47
+    INVALID_TXN_STATE = 48
+    INVALID_PRODUCER_ID_MAPPING = 49
+    CONCURRENT_TRANSACTIONS = 51
+    OPERATION_NOT_ATTEMPTED = 55
+    KAFKA_STORAGE_ERROR = 56
+    UNKNOWN_PRODUCER_ID = 59
+    FENCED_INSTANCE_ID = 82
+    INVALID_RECORD = 87
+    UNSTABLE_OFFSET_COMMIT = 88
+    PRODUCER_FENCED = 90
+
+
+# What each answered error means. Whatever is in none of these sets aborts the
+# transaction and may be tried again in the same epoch (`Retriable`).
+COORDINATOR_MOVED = {Code.COORDINATOR_LOADING, Code.COORDINATOR_NOT_AVAILABLE, Code.NOT_COORDINATOR}
+BUSY = {Code.CONCURRENT_TRANSACTIONS}  # the transaction before still writes its markers
+LEADER_MOVED = {
+    Code.UNKNOWN_TOPIC_OR_PARTITION,
+    Code.LEADER_NOT_AVAILABLE,
+    Code.NOT_LEADER,
+    Code.REQUEST_TIMED_OUT,
+    Code.NOT_ENOUGH_REPLICAS,
+    Code.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
+    Code.KAFKA_STORAGE_ERROR,
+}
+TOO_LARGE = {Code.MESSAGE_TOO_LARGE, Code.RECORD_LIST_TOO_LARGE, Code.INVALID_RECORD}
+GROUP_FENCED = {
+    Code.ILLEGAL_GENERATION,
+    Code.UNKNOWN_MEMBER_ID,
+    Code.REBALANCE_IN_PROGRESS,
+    Code.FENCED_INSTANCE_ID,
+}
+EPOCH_FENCED = {Code.INVALID_PRODUCER_EPOCH, Code.PRODUCER_FENCED}
+EPOCH_BROKEN = {
+    Code.OUT_OF_ORDER_SEQUENCE,
+    Code.INVALID_TXN_STATE,
+    Code.INVALID_PRODUCER_ID_MAPPING,
+    Code.UNKNOWN_PRODUCER_ID,
+}
+NOT_ALLOWED = {29: "topic", 30: "group", 31: "cluster", 53: "transactional id"}
+
+_MISSING = {3: "it does not exist", 29: "not allowed to this client (ACL: DESCRIBE)"}
+
+LOST = (KafkaError, asyncio.TimeoutError, OSError)
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """Who commits: captured once per assignment, and never read again later.
+
+    Read at collecting or at sending it would be the next assignment's, and the broker
+    would accept what it must refuse.
+    """
+
+    group: str
+    generation: int
+    member_id: str
+    instance_id: str | None = None
+
+    def __post_init__(self) -> None:
+        """-1 and an empty member id are what the broker accepts from a stranger: never sent."""
+        if self.generation < 0 or not self.member_id:
+            raise ValueError("not a member of the group")
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A record to write. `partition` None: chosen by the key, as Kafka's own producers do."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]]
+    timestamp_ms: int
+    partition: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedOffset:
+    """What the group has committed for a partition; offset -1 means nothing."""
+
+    offset: int
+    metadata: str
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The transaction is committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fenced:
+    """Nothing of this flush is or becomes visible; somebody else owns the partitions.
+
+    Attributes:
+        by: `group` (generation or member) or `epoch` (the transactional id was initialised elsewhere).
+    """
+
+    by: str
+    stage: str
+    code: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ambiguous:
+    """It may be committed or not. `recover()`, `read_back()`, then drop or send again."""
+
+    stage: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retriable:
+    """Aborted, with an answer; the epoch goes on.
+
+    Attributes:
+        culprits: indexes of the records that the broker refused; empty if it refused none in particular.
+    """
+
+    stage: str
+    code: int
+    culprits: tuple[int, ...] = ()
+
+
+FlushResult = Committed | Fenced | Ambiguous | Retriable
+"""How a flush ended: a closed set."""
+
+
+class GroupConsumer(AIOKafkaConsumer):
+    """aiokafka's consumer, which also tells its membership."""
+
+    def membership(self) -> Membership:
+        """As of now. Call it in `on_partitions_assigned` only: later it is the next assignment's."""
+        coordinator = self._coordinator
+        return Membership(
+            coordinator.group_id,
+            coordinator.generation,
+            coordinator.member_id,
+            coordinator._group_instance_id,  # noqa: SLF001 - aiokafka offers no accessor
+        )
+
+    async def look_again(self) -> None:
+        """Ask for the topics' partitions now: a new one changes the assignment."""
+        await self._client.force_metadata_update()
+
+    def rejoin(self) -> None:
+        """Join the group again, with a new generation."""
+        self._coordinator.request_rejoin()
+
+
+class KafkaLink:
+    """A client of our own, and the requests that are sent until their answer is final.
+
+    Its own, because JoinGroup blocks the consumer's connection to the coordinator for as
+    long as a rebalance lasts.
+    """
+
+    _FETCHED = slice(2, 4)  # metadata and error code in a row of the OffsetFetch that `_offset_fetch` makes
+
+    def __init__(self, client: AIOKafkaClient, group: str, *, transaction_timeout: float) -> None:
+        """`transaction_timeout`: seconds for one flush; after it a broker aborts an open transaction itself."""
+        self.client = client
+        self.group = group
+        self.transaction_timeout = transaction_timeout
+        self._nodes: dict[tuple[int, str], int] = {}
+        self._counts: dict[str, int] = {}
+
+    async def cluster_id(self) -> str:
+        """Kafka's id of the cluster."""
+        response = await self._any_node(MetadataRequest([]))
+        return str(response.cluster_id)
+
+    async def missing(self, topics: Iterable[str]) -> dict[str, str]:
+        """The topics that are not there for us, each with why. Creates nothing. Raises BrokerUnavailableError."""
+        response = await self._any_node(MetadataRequest(list(topics), allow_auto_topic_creation=False))
+        found = {topic: (code, partitions) for code, topic, _, partitions, *_ in response.topics}
+        self._counts.update(
+            {topic: len(partitions) for topic, (_, partitions) in found.items() if partitions}
+        )
+        # 5: it is there, its leader is being elected
+        return {
+            topic: _MISSING.get(code, named(code))
+            for topic, (code, _) in found.items()
+            if code not in {Code.NONE, Code.LEADER_NOT_AVAILABLE}
+        }
+
+    async def follow(self, topics: Iterable[str]) -> None:
+        """Keep the partitions and leaders of these topics known, and of no others."""
+        await self.client.set_topics(list(topics))
+
+    def partition_count(self, topic: str) -> int:
+        """Partitions as of the last metadata: a topic may have grown, or been deleted and made anew."""
+        known = self.client.cluster.partitions_for_topic(topic)
+        if known:
+            self._counts[topic] = len(known)
+        return self._counts[topic]
+
+    async def find_group(self, deadline: float) -> None:
+        """Raises RefusedError where the group is not ours to see, BrokerUnavailableError where nobody answers."""
+        with ended_as_exceptions():
+            await self._coordinator("group", (CoordinationType.GROUP, self.group), deadline)
+
+    async def fence(self, ids: Iterable[str], deadline: float) -> dict[str, tuple[int, int]]:  # noqa: ARG002 - for those that have transactions
+        """Nobody can have left a transaction open here: Kafka's "no producer" for each id."""
+        return dict.fromkeys(ids, (-1, -1))
+
+    async def read_offsets(
+        self, partitions: Iterable[TopicPartition], deadline: float
+    ) -> dict[TopicPartition, CommittedOffset]:
+        """What the group has committed. Raises BrokerUnavailableError, RefusedError."""
+        by_topic: dict[str, list[int]] = defaultdict(list)
+        for tp in partitions:
+            by_topic[tp.topic].append(tp.partition)
+        with ended_as_exceptions():
+            code, response = await self.ask(
+                "read",
+                (CoordinationType.GROUP, self.group),
+                self._offset_fetch(by_topic),
+                self._fetch_code,
+                deadline,
+                repeat_lost=True,
+            )
+            if code:
+                raise Ended(judge("read", code))
+        return {
+            TopicPartition(topic, row[0]): CommittedOffset(row[1], row[self._FETCHED][0] or "")
+            for topic, rows, *_ in response.topics
+            for row in rows
+        }
+
+    def _offset_fetch(self, by_topic: Mapping[str, list[int]]) -> Any:
+        return OffsetFetchRequest(self.group, list(by_topic.items()))
+
+    def _fetch_code(self, answer: Any) -> int:
+        return getattr(answer, "error_code", 0) or first_error(
+            row[self._FETCHED][1] for _, rows, *_ in answer.topics for row in rows
+        )
+
+    async def confirms(self, member: Membership, deadline: float) -> bool:
+        """True if the group still knows this member in this generation."""
+        with ended_as_exceptions():
+            code, _ = await self.ask(
+                "confirm",
+                (CoordinationType.GROUP, member.group),
+                HeartbeatRequest(member.group, member.generation, member.member_id),
+                lambda answer: answer.error_code,
+                deadline,
+                repeat_lost=True,
+            )
+        return code in {Code.NONE, Code.REBALANCE_IN_PROGRESS}
+
+    async def ask(
+        self,
+        stage: str,
+        coordinator: tuple[int, str],
+        request: Any,
+        code_of: Callable[[Any], int],
+        deadline: float,
+        *,
+        repeat_lost: bool = False,
+    ) -> tuple[int, Any]:
+        """Send until the answer is final: (code, response). No answer ends as Ambiguous, unless `repeat_lost`."""
+        now = asyncio.get_running_loop().time
+        wait = 0.001  # the broker's markers take about 3 ms
+        while True:
+            node = await self._coordinator(stage, coordinator, deadline)
+            try:
+                response = await self.client.send(node, request, group=ConnectionGroup.COORDINATION)
+                code = code_of(response)
+            except NodeNotReadyError:  # no connection: nothing was sent
+                response, code = None, int(Code.COORDINATOR_NOT_AVAILABLE)
+            except LOST as error:
+                if not repeat_lost:
+                    raise Ended(Ambiguous(stage, words(error))) from error
+                response, code = None, int(Code.COORDINATOR_NOT_AVAILABLE)
+            unstable = code == Code.UNSTABLE_OFFSET_COMMIT and repeat_lost
+            if code not in COORDINATOR_MOVED and code not in BUSY and not unstable:
+                return code, response
+            if now() > deadline:
+                raise Ended(Ambiguous(stage, f"error {code} until the deadline"))
+            if code in COORDINATOR_MOVED:
+                self._nodes.pop(coordinator, None)
+                await asyncio.sleep(max(wait, 0.05))
+            else:
+                await asyncio.sleep(wait)
+            wait = min(wait * 1.5, 0.02)
+
+    async def _coordinator(self, stage: str, coordinator: tuple[int, str], deadline: float) -> int:
+        wait = 0.05
+        while coordinator not in self._nodes:  # changes nothing at the broker: may be repeated at will
+            kind, key = coordinator
+            try:
+                self._nodes[coordinator] = await self.client.coordinator_lookup(kind, key)
+            except LOST as error:
+                if not getattr(error, "retriable", True):
+                    raise Ended(judge(stage, getattr(error, "errno", -1))) from error
+                if asyncio.get_running_loop().time() > deadline:
+                    raise Ended(Ambiguous(stage, words(error))) from error
+                await asyncio.sleep(wait)
+                wait = min(wait * 1.5, 1.0)
+                await self.client.force_metadata_update()
+        return self._nodes[coordinator]
+
+    async def _any_node(self, request: Any) -> Any:
+        node = self.client.get_random_node()
+        try:
+            return await self.client.send(node, request)
+        except LOST as error:
+            raise BrokerUnavailableError(f"no answer from Kafka: {words(error)}") from error
+
+
+class Ended(Exception):  # noqa: N818 - not an error: how a flush ended, on its way up
+    """Carries the result of a flush out of the depth in which it was found."""
+
+    def __init__(self, result: FlushResult) -> None:
+        super().__init__(result)
+        self.result = result
+
+
+@contextmanager
+def ended_as_exceptions() -> Iterator[None]:
+    """Outside of a flush, what cannot go on is an exception: BrokerUnavailableError, RefusedError."""
+    try:
+        yield
+    except Ended as ended:
+        result = ended.result
+        code = getattr(result, "code", None)
+        if code in NOT_ALLOWED:
+            raise RefusedError(
+                f"Kafka does not allow {result.stage} ({NOT_ALLOWED[code]}); grant it to this client"  # type: ignore[union-attr]  # Committed never ends early
+            ) from ended
+        raise BrokerUnavailableError(f"Kafka: {result}; will try again") from ended
+
+
+def judge(stage: str, code: int, culprits: tuple[int, ...] = ()) -> FlushResult:
+    """What an answered error ends a flush as."""
+    if code in GROUP_FENCED and stage == "commit_offsets":
+        return Fenced("group", stage, code)
+    if code in EPOCH_FENCED:
+        return Fenced("epoch", stage, code)
+    if code in EPOCH_BROKEN:
+        return Ambiguous(stage, f"error {code}")
+    return Retriable(stage, code, culprits)
+
+
+def words(error: BaseException) -> str:
+    """An exception in words."""
+    return f"{type(error).__name__} {error}".strip()
+
+
+def named(code: int) -> str:
+    """Kafka's name for an error code, and the code."""
+    return f"{for_code(code).__name__.removesuffix('Error')} ({code})"
+
+
+def first_error(codes: Iterable[int]) -> int:
+    """The first code that is an error, else NONE."""
+    return next((code for code in codes if code), int(Code.NONE))
+
+
+async def all_of(awaitables: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results; the first failure cancels the rest."""
+    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
+    try:
+        return list(await asyncio.gather(*tasks))
+    finally:
+        for task in tasks:
+            task.cancel()

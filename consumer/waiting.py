@@ -1,0 +1,202 @@
+"""Waits until Kafka has what the service needs, says what is waited for, and watches it afterwards. Does I/O.
+
+A guarantee that this Kafka cannot give, or does not allow us, is not waited for: it is refused.
+"""
+
+import asyncio
+from collections.abc import Coroutine, Mapping
+from contextlib import AsyncExitStack
+from typing import Any, Self, TypeVar
+
+import structlog
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaError
+
+from consumer.core.errors import BrokerUnavailableError, RefusedError
+from consumer.ledger import Writer
+from consumer.link import GroupConsumer, KafkaLink, Membership
+from consumer.logs import Intervals
+from consumer.publishing import PlainWriter, Publisher
+from consumer.settings import Settings
+from consumer.transactions import TransactionalLink, TransactionWriter
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
+"""Seconds between two looks at a Kafka that is not ready."""
+
+WATCH_SECONDS = 3.0
+"""Seconds between two looks at a Kafka that is."""
+
+
+class Waiting:
+    """What is waited for; said at once, and then at growing intervals.
+
+    Attributes:
+        what: in words, None while nothing is missing.
+    """
+
+    def __init__(self) -> None:
+        self.what: str | None = "starting"
+        self._since = 0.0
+        self._intervals = Intervals(first=10.0, longest=600.0)
+
+    def wait_for(self, what: str) -> None:
+        """Something is missing."""
+        now = asyncio.get_running_loop().time()
+        if not self._since:
+            self._since = now
+        self.what = what
+        held_back = self._intervals.due(what, now)
+        if held_back is not None:
+            seconds = round(now - self._since, 1)
+            log.warning("service.waiting", waiting_for=what, seconds=seconds, looked=held_back + 1)
+
+    def over(self) -> None:
+        """Nothing is missing."""
+        if self._since:
+            now = asyncio.get_running_loop().time()
+            log.info("service.waiting_is_over", waited_for=self.what, seconds=round(now - self._since, 1))
+        self.what, self._since = None, 0.0
+
+
+class Kafka:
+    """Both connections to a Kafka that has what the service needs."""
+
+    def __init__(self, consumer: GroupConsumer, link: KafkaLink, cluster_id: str, settings: Settings) -> None:
+        self.consumer = consumer
+        self.link = link
+        self.cluster_id = cluster_id
+        self._settings = settings
+
+    @classmethod
+    async def reach(cls, settings: Settings, waiting: Waiting, stopping: asyncio.Event) -> Self | None:
+        """Wait for it as long as it takes. None if stopped before. Raises RefusedError."""
+        stopped = asyncio.ensure_future(stopping.wait())
+        pause = FIRST_PAUSE
+        try:
+            while not stopping.is_set():
+                try:
+                    kafka = await _unless(stopped, cls._connect(settings))
+                except (BrokerUnavailableError, KafkaError, OSError) as error:
+                    waiting.wait_for(_in_words(error))
+                    await asyncio.wait([stopped], timeout=pause)
+                    pause = min(pause * 2, LONGEST_PAUSE)
+                else:
+                    waiting.over()
+                    return kafka
+        finally:
+            await _cancel(stopped)
+        return None
+
+    @classmethod
+    async def _connect(cls, settings: Settings) -> Self:
+        """One try; leaves nothing open where it fails."""
+        kafka = settings.kafka
+        options: dict[str, Any] = {
+            "bootstrap_servers": list(kafka.bootstrap_servers),
+            "client_id": kafka.client_id,
+            "request_timeout_ms": _ms(kafka.request_timeout),
+            "metadata_max_age_ms": 30_000,  # a new partition is found within this time
+        }
+        async with AsyncExitStack() as stack:
+            client = AIOKafkaClient(**options)
+            stack.push_async_callback(client.close)
+            await client.bootstrap()
+            link = await _open_link(client, settings)
+            if missing := _missing(await link.missing(_topics(settings))):
+                raise BrokerUnavailableError(missing)
+            await link.follow((kafka.topics.outcomes, kafka.topics.dead_letters))
+            consumer = GroupConsumer(
+                group_id=kafka.group_id,
+                enable_auto_commit=False,
+                isolation_level="read_committed",
+                auto_offset_reset="earliest",  # only where the log's end lies before our place; the start is sought
+                session_timeout_ms=_ms(kafka.session_timeout),
+                rebalance_timeout_ms=_ms(kafka.rebalance_timeout),
+                heartbeat_interval_ms=_ms(kafka.heartbeat_interval),
+                max_poll_interval_ms=_ms(max(300.0, 2 * kafka.rebalance_timeout)),
+                **options,
+            )
+            stack.push_async_callback(consumer.stop)
+            await consumer.start()
+            found = cls(consumer, link, await link.cluster_id(), settings)
+            stack.pop_all()
+        return found
+
+    def writer(self, member: Membership, producers: Mapping[str, tuple[int, int]]) -> Writer:
+        """For one assignment, with the guarantee that the settings ask for."""
+        kafka = self._settings.kafka
+        publisher = Publisher(self.link, compression=kafka.compression, batch_bytes=kafka.max_message_size)
+        if isinstance(self.link, TransactionalLink):
+            return TransactionWriter(self.link, member, producers, publisher)
+        return PlainWriter(self.link, member, publisher)
+
+    async def watch(self, waiting: Waiting) -> None:
+        """Notice and say what goes missing later on. The rooms wait for it by themselves."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            try:
+                missing = _missing(await self.link.missing(_topics(self._settings)))
+            except BrokerUnavailableError as error:
+                missing = str(error)
+            if missing:
+                waiting.wait_for(missing)
+            elif waiting.what:
+                waiting.over()
+                await self.consumer.look_again()
+
+    async def close(self) -> None:
+        """Leave the group, close both connections."""
+        try:
+            await self.consumer.stop()
+        finally:
+            await self.link.client.close()
+
+
+async def _open_link(client: AIOKafkaClient, settings: Settings) -> KafkaLink:
+    kafka = settings.kafka
+    deadline = asyncio.get_running_loop().time() + kafka.request_timeout
+    kind = TransactionalLink if settings.guarantee == "exactly_once" else KafkaLink
+    link = kind(client, kafka.group_id, transaction_timeout=kafka.transaction_timeout)
+    try:
+        await link.find_group(deadline)
+    except RefusedError as error:  # rights come later than deployments, like topics
+        raise BrokerUnavailableError(str(error)) from error
+    if isinstance(link, TransactionalLink):
+        await link.require(deadline)
+    return link
+
+
+def _topics(settings: Settings) -> tuple[str, ...]:
+    topics = settings.kafka.topics
+    return (*topics.events, topics.outcomes, topics.dead_letters)
+
+
+def _missing(topics: Mapping[str, str]) -> str:
+    return "; ".join(f"topic {topic}: {why}" for topic, why in topics.items())
+
+
+def _in_words(error: BaseException) -> str:
+    return str(error) if isinstance(error, BrokerUnavailableError) else f"{type(error).__name__}: {error}"
+
+
+async def _unless(stopped: "asyncio.Future[Any]", work: Coroutine[Any, Any, T]) -> T | None:
+    """The work's result; None if it was stopped, and then it has ended."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait([task, stopped], return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        await _cancel(task)
+
+
+async def _cancel(task: "asyncio.Future[Any]") -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def _ms(seconds: float) -> int:
+    return int(seconds * 1000)
