@@ -427,8 +427,9 @@ class Settings(Group):
     log: Log = Log()
     """Logs."""
 
-    guarantee: Literal["exactly_once"] = "exactly_once"
-    """One outcome an order, by Kafka transactions. Default and only value: `exactly_once`."""
+    guarantee: Literal["exactly_once", "at_least_once"] = "exactly_once"
+    """`exactly_once`: one outcome an order, by transactions (Kafka 2.5 or later, and rights to them). `at_least_once`:
+    without them; after a crash an outcome can come again under its `outcome_id`. Default `exactly_once`."""
 
     @model_validator(mode="after")
     def _agree_with_each_other(self) -> Self:

@@ -42,7 +42,7 @@ from aiokafka.protocol.types import (
     TaggedFields,
 )
 
-from consumer.core.errors import BrokerUnavailableError, RefusedError
+from consumer.core.errors import BrokerUnavailableError, GuaranteeError
 from consumer.link import (
     LOST,
     Ambiguous,
@@ -84,7 +84,7 @@ class TransactionalLink(KafkaLink):
     _FETCHED = slice(3, 5)
 
     async def require(self, deadline: float) -> None:
-        """Raises RefusedError where the broker or its ACLs do not allow transactions; BrokerUnavailableError."""
+        """Raises GuaranteeError where the broker or its ACLs do not allow transactions; BrokerUnavailableError."""
         spoken = await self._spoken_versions(deadline)
         lacking = [
             f"{name} {f'v{least}' if least else 'at all'}"
@@ -92,7 +92,7 @@ class TransactionalLink(KafkaLink):
             if spoken.get(key, (0, -1))[1] < least
         ]
         if lacking:
-            raise RefusedError(
+            raise GuaranteeError(
                 f"guarantee exactly_once: this Kafka does not speak {', '.join(lacking)}; "
                 f"it needs Kafka 2.5 or later, {_INSTEAD}"
             )
@@ -103,7 +103,7 @@ class TransactionalLink(KafkaLink):
             right = _RIGHTS.get(getattr(ended.result, "code", 0))
             if right is None:
                 raise BrokerUnavailableError(f"Kafka: {ended.result}; will try again") from ended
-            raise RefusedError(
+            raise GuaranteeError(
                 f"guarantee exactly_once: Kafka does not allow {right.format(group=self.group)}; grant it, {_INSTEAD}"
             ) from ended
 

@@ -12,7 +12,7 @@ import structlog
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
-from consumer.core.errors import BrokerUnavailableError, RefusedError
+from consumer.core.errors import BrokerUnavailableError, CouponConsumerError, GuaranteeError, RefusedError
 from consumer.ledger import Writer
 from consumer.link import GroupConsumer, KafkaLink, Membership
 from consumer.logs import Intervals
@@ -73,14 +73,16 @@ class Kafka:
 
     @classmethod
     async def reach(cls, settings: Settings, waiting: Waiting, stopping: asyncio.Event) -> Self | None:
-        """Wait for it as long as it takes. None if stopped before. Raises RefusedError."""
+        """Wait for it as long as it takes. None if stopped before. Raises GuaranteeError."""
         stopped = asyncio.ensure_future(stopping.wait())
         pause = FIRST_PAUSE
         try:
             while not stopping.is_set():
                 try:
                     kafka = await _unless(stopped, cls._connect(settings))
-                except (BrokerUnavailableError, KafkaError, OSError) as error:
+                except GuaranteeError:
+                    raise
+                except (BrokerUnavailableError, RefusedError, KafkaError, OSError) as error:
                     waiting.wait_for(_in_words(error))
                     await asyncio.wait([stopped], timeout=pause)
                     pause = min(pause * 2, LONGEST_PAUSE)
@@ -161,10 +163,7 @@ async def _open_link(client: AIOKafkaClient, settings: Settings) -> KafkaLink:
     deadline = asyncio.get_running_loop().time() + kafka.request_timeout
     kind = TransactionalLink if settings.guarantee == "exactly_once" else KafkaLink
     link = kind(client, kafka.group_id, transaction_timeout=kafka.transaction_timeout)
-    try:
-        await link.find_group(deadline)
-    except RefusedError as error:  # rights come later than deployments, like topics
-        raise BrokerUnavailableError(str(error)) from error
+    await link.find_group(deadline)
     if isinstance(link, TransactionalLink):
         await link.require(deadline)
     return link
@@ -180,7 +179,7 @@ def _missing(topics: Mapping[str, str]) -> str:
 
 
 def _in_words(error: BaseException) -> str:
-    return str(error) if isinstance(error, BrokerUnavailableError) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, CouponConsumerError) else f"{type(error).__name__}: {error}"
 
 
 async def _unless(stopped: "asyncio.Future[Any]", work: Coroutine[Any, Any, T]) -> T | None:

@@ -120,7 +120,7 @@ def test_a_mistake_is_named_with_its_variable_and_remedy(name: str, value: str, 
     [
         ("LOG__LEVEL", "loud"),
         ("KAFKA__START_FROM", "middle"),
-        ("GUARANTEE", "at_least_once"),
+        ("GUARANTEE", "at_most_once"),
         ("GATEWAY__MAX_IN_FLIGHT", "0"),
         ("GATEWAY__TOTAL_TIMEOUT", "-1"),
         ("WEB__PORT", "70000"),

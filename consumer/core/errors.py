@@ -44,3 +44,7 @@ class BrokerUnavailableError(CouponConsumerError):
 
 class RefusedError(CouponConsumerError):
     """Kafka or the platform refuses us (credentials, rights, a feature that it lacks)."""
+
+
+class GuaranteeError(RefusedError):
+    """Kafka cannot give the guarantee that the settings ask for, or does not allow it to us."""
