@@ -97,7 +97,7 @@ class EmbeddedBroker:
         cache: Path | None = None,
         properties: Mapping[str, str] | None = None,
     ) -> None:
-        """`properties` go over the node's own (`server.properties`)."""
+        """`properties` go over the node's own (`server.properties`); their listeners are added to its own."""
         self.version = version
         self._properties = {**_PROPERTIES, **(properties or {})}
         self._files = _Files(version, cache or cache_folder())
@@ -196,9 +196,10 @@ class EmbeddedBroker:
     def _write_properties(self, controller: int) -> None:
         assert self._data is not None
         broker = f"PLAINTEXT://127.0.0.1:{self._port}"
+        more = {name: self._properties.get(name, "") for name in ("listeners", "advertised.listeners")}
         own = {
-            "listeners": f"{broker},CONTROLLER://127.0.0.1:{controller}",
-            "advertised.listeners": broker,
+            "listeners": f"{broker},CONTROLLER://127.0.0.1:{controller},{more['listeners']}".rstrip(","),
+            "advertised.listeners": f"{broker},{more['advertised.listeners']}".rstrip(","),
             "controller.quorum.voters": f"1@127.0.0.1:{controller}",
             "log.dirs": str(self._data.path / "log"),
         }

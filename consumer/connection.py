@@ -1,0 +1,483 @@
+"""Settings -> what aiokafka's clients are given; why Kafka lets nobody in, in our words. Does I/O.
+
+aiokafka logs the reason of a failed connection and raises that it failed. So whoever connects
+calls `reach` first: it tries the same, and raises what is wrong, where, and what to do.
+"""
+
+import asyncio
+import errno
+import json
+import socket
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import aiohttp
+import aiokafka.conn
+from aiokafka.abc import AbstractTokenProvider
+from aiokafka.conn import OAuthAuthenticator, collect_hosts, create_conn
+from aiokafka.errors import (
+    IllegalSaslStateError,
+    KafkaConnectionError,
+    KafkaError,
+    SaslAuthenticationFailed,
+    UnsupportedSaslMechanismError,
+)
+from aiokafka.protocol.admin import SaslHandShakeRequest
+from aiokafka.protocol.metadata import MetadataRequest
+
+from consumer import certificates
+from consumer.core.errors import BrokerUnavailableError, ConfigurationError, Problem, RefusedError
+from consumer.settings import Kafka, OAuth, Security
+
+METADATA_SECONDS = 30
+"""A new partition is found within this time."""
+
+TOKEN_SECONDS = 10.0
+"""Longest wait for the token endpoint."""
+
+_LONGEST_REPLY = 64 << 10
+
+
+def arguments(kafka: Kafka, secret: Callable[[str], str]) -> dict[str, Any]:
+    """Keyword arguments that aiokafka's client, consumer, producer and admin client all take.
+
+    Raises:
+        ConfigurationError: a file or a secret is no longer there, or no longer good.
+
+    """
+    security = kafka.security
+    found: dict[str, Any] = {
+        "bootstrap_servers": list(kafka.bootstrap_servers),
+        "client_id": kafka.client_id,
+        "request_timeout_ms": int(kafka.request_timeout * 1000),
+        "metadata_max_age_ms": METADATA_SECONDS * 1000,
+        "security_protocol": security.protocol.upper(),
+    }
+    if security.tls:
+        found["ssl_context"] = _tls(security, secret)
+    if security.sasl:
+        found["sasl_mechanism"] = security.mechanism
+        if security.mechanism == "OAUTHBEARER":
+            found["sasl_oauth_token_provider"] = _tokens(security, secret)
+        else:
+            found["sasl_plain_username"] = security.username
+            found["sasl_plain_password"] = secret(security.password)
+    return found
+
+
+def member_arguments(kafka: Kafka) -> dict[str, Any]:
+    """Those of a consumer in addition: where it stands, and who it is."""
+    return {"client_rack": kafka.client_rack, "group_instance_id": kafka.group_instance_id}
+
+
+def _tls(security: Security, secret: Callable[[str], str]) -> ssl.SSLContext:
+    password = secret(security.key_password) if security.key_password is not None else None
+    files = (security.ca_file, security.certificate_file, security.key_file, password)
+    try:
+        return certificates.context(*files, check_hostname=security.check_hostname)
+    except ValueError as error:
+        raise ConfigurationError(
+            [
+                Problem(f"kafka.security.{trouble.setting}", trouble.message, trouble.remedy)
+                for trouble in certificates.troubles(*files)
+            ]
+        ) from error
+
+
+class _OAuthAuthenticator(OAuthAuthenticator):  # type: ignore[misc]  # aiokafka has no types
+    """A broker that refuses a token says so in an answer without an error code; aiokafka takes that for a yes."""
+
+    async def step(self, payload: bytes | None) -> tuple[bytes, bool] | None:
+        if payload:
+            raise SaslAuthenticationFailed(payload[:200].decode("utf-8", "replace"))
+        found: tuple[bytes, bool] | None = await super().step(payload)
+        return found
+
+
+aiokafka.conn.OAuthAuthenticator = _OAuthAuthenticator
+
+
+# -- Tokens -----------------------------------------------------------------------------------------
+
+
+class TokenError(KafkaError):  # type: ignore[misc]  # aiokafka has no types
+    """There is no token. One of Kafka's errors, so that aiokafka takes it for a failed connection and goes on."""
+
+    def __init__(self, trouble: str, remedy: str) -> None:
+        super().__init__(trouble)
+        self.trouble = trouble
+        self.remedy = remedy
+
+
+def _tokens(security: Security, secret: Callable[[str], str]) -> "FileToken | ClientToken":
+    oauth = security.oauth
+    if oauth.token_file is not None:
+        return FileToken(oauth.token_file)
+    trust = ssl.create_default_context()
+    if security.ca_file is not None:
+        trust.load_verify_locations(security.ca_file)
+    return ClientToken(oauth, secret(oauth.client_secret), trust)
+
+
+class FileToken(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no types
+    """The token that stands in a file, which something else renews."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    async def token(self) -> str:
+        """As it stands there now. Raises TokenError."""
+        try:
+            text = (await asyncio.to_thread(self._file.read_text, "utf-8")).strip()
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            raise TokenError(
+                f"the token in {self._file} cannot be read: {why}",
+                "correct kafka.security.oauth.token_file, or look at what writes it",
+            ) from error
+        if not text.isascii() or any(character.isspace() for character in text) or not text:
+            raise TokenError(
+                f"{self._file} holds no token" + (", but nothing" if not text else ""),
+                "it is to hold the token and nothing else",
+            )
+        return text
+
+
+class ClientToken(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no types
+    """The token that an endpoint gives to us as a client (RFC 6749, client credentials), until shortly before it expires."""
+
+    def __init__(
+        self,
+        oauth: OAuth,
+        client_secret: str,
+        trust: ssl.SSLContext,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._url = str(oauth.token_url)
+        self._scope = oauth.scope
+        self._user = aiohttp.BasicAuth(str(oauth.client_id), client_secret, "utf-8")
+        self._trust = trust
+        self._clock = clock
+        self._asking = asyncio.Lock()
+        self._token = ""
+        self._good_until = float("-inf")
+
+    async def token(self) -> str:
+        """The one that we have while it is good, else a new one. Raises TokenError."""
+        async with self._asking:  # several connections open at once, and one token serves them all
+            if self._clock() >= self._good_until:
+                asked_at = self._clock()
+                self._token, seconds = await self._ask()
+                self._good_until = asked_at + seconds - min(30.0, seconds / 5)
+            return self._token
+
+    async def _ask(self) -> tuple[str, float]:
+        form = {"grant_type": "client_credentials"} | ({"scope": self._scope} if self._scope else {})
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TOKEN_SECONDS)) as session,
+                session.post(
+                    self._url,
+                    data=form,
+                    auth=self._user,
+                    headers={"Accept": "application/json"},
+                    ssl=self._trust,
+                    allow_redirects=False,
+                ) as response,
+            ):
+                status, body = response.status, await response.content.read(_LONGEST_REPLY)
+        except TimeoutError as error:
+            raise self._failed(
+                f"does not answer within {TOKEN_SECONDS:g} s", "look whether it runs, and at the address"
+            ) from error
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise self._failed(
+                f"shows a certificate that we do not trust ({_verification(error.certificate_error)})",
+                "put its CA into kafka.security.ca_file, or correct kafka.security.oauth.token_url",
+            ) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._failed(
+                f"cannot be reached ({error})", "look whether it runs, and at the address"
+            ) from error
+        return self._read(status, body)
+
+    def _read(self, status: int, body: bytes) -> tuple[str, float]:
+        try:
+            reply = json.loads(body)
+        except (ValueError, RecursionError):
+            reply = None
+        if not isinstance(reply, dict):
+            reply = {}
+        token = reply.get("access_token")
+        if status == 200 and isinstance(token, str) and token:
+            seconds = reply.get("expires_in", 300)
+            if isinstance(seconds, str) and seconds.isdecimal():
+                seconds = int(seconds)
+            return token, float(seconds) if isinstance(seconds, int | float) else 300.0
+        code = reply.get("error")
+        said = (
+            f"{status} {code}" if isinstance(code, str) and code.isascii() and len(code) < 80 else str(status)
+        )
+        if status in {400, 401, 403}:
+            raise self._failed(
+                f"refuses our client ({said})",
+                "correct kafka.security.oauth.client_id, scope, or the secret of client_secret",
+            )
+        raise self._failed(f"answers {said} and gives no token", "correct kafka.security.oauth.token_url")
+
+    def _failed(self, what: str, remedy: str) -> TokenError:
+        return TokenError(f"the token endpoint {self._url} {what}", remedy)
+
+
+# -- Why nobody is let in ---------------------------------------------------------------------------
+
+
+class Trouble(NamedTuple):
+    """What keeps us from one server, without its address.
+
+    Attributes:
+        refused: it is there, and waiting would not help.
+
+    """
+
+    what: str
+    remedy: str
+    refused: bool = True
+
+
+async def reach(options: Mapping[str, Any]) -> None:
+    """Returns once a server of `arguments` lets us in, and one of the brokers that it names does too.
+
+    Raises:
+        RefusedError: they are there, and do not accept us, or we not them.
+        BrokerUnavailableError: no one is there.
+
+    """
+    troubles: dict[Trouble, list[str]] = {}
+    for host, port, _ in collect_hosts(options["bootstrap_servers"]):
+        trouble = await _try(host, port, options)
+        if trouble is None:
+            return
+        troubles.setdefault(trouble, []).append(f"{host}:{port}")
+    lines = [
+        f"Kafka at {', '.join(sorted(at))} {what}; {remedy}" for (what, remedy, _), at in troubles.items()
+    ]
+    refused = any(trouble.refused for trouble in troubles)
+    raise (RefusedError if refused else BrokerUnavailableError)(" / ".join(sorted(lines)))
+
+
+async def _try(host: str, port: int, options: Mapping[str, Any]) -> Trouble | None:
+    connection = None
+    try:
+        connection = await _connect(host, port, options)
+        reply = await connection.send(MetadataRequest([]))
+    except (KafkaError, OSError, TimeoutError, ValueError) as error:
+        if isinstance(error, UnsupportedSaslMechanismError):
+            return await _mechanisms(host, port, options)
+        return _trouble(error, host, options, connected=connection is not None)
+    finally:
+        if connection is not None:
+            await connection.close()
+    brokers = [(broker[1], broker[2]) for broker in reply.brokers]
+    return None if not brokers or (host, port) in brokers else await _try_brokers(brokers, options)
+
+
+async def _try_brokers(brokers: list[tuple[str, int]], options: Mapping[str, Any]) -> Trouble | None:
+    """Clients are sent on to the addresses that the brokers advertise: those have to let us in, too."""
+    tries = {asyncio.ensure_future(_try_broker(*broker, options)): broker for broker in brokers[:5]}
+    waiting = set(tries)
+    try:
+        while waiting:
+            done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if any(task.result() is None for task in done):
+                return None
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+    task, (host, port) = next(iter(tries.items()))
+    trouble = task.result()
+    assert trouble is not None
+    remedy = (
+        trouble.remedy
+        if trouble.refused
+        else "name a listener that is meant for this network, or have the brokers' advertised.listeners corrected"
+    )
+    return Trouble(f"sends us on to {host}:{port}, which {trouble.what}", remedy, trouble.refused)
+
+
+async def _try_broker(host: str, port: int, options: Mapping[str, Any]) -> Trouble | None:
+    try:
+        connection = await _connect(host, port, options)
+        await connection.close()
+    except (KafkaError, OSError, TimeoutError, ValueError) as error:
+        return _trouble(error, host, options, connected=False)
+    return None
+
+
+async def _connect(host: str, port: int, options: Mapping[str, Any]) -> Any:
+    others = {"bootstrap_servers", "metadata_max_age_ms"}
+    return await create_conn(
+        host, port, **{name: value for name, value in options.items() if name not in others}
+    )
+
+
+async def _mechanisms(host: str, port: int, options: Mapping[str, Any]) -> Trouble:
+    """The broker has another mechanism. It tells which, and aiokafka does not."""
+    offered = "others"
+    try:
+        protocol = str(options["security_protocol"]).removeprefix("SASL_")
+        without = {"security_protocol": "SSL" if protocol == "SSL" else "PLAINTEXT"}
+        connection = await _connect(host, port, {**options, **without})
+        try:
+            reply = await connection.send(SaslHandShakeRequest(options["sasl_mechanism"]))
+            offered = ", ".join(sorted(reply.enabled_mechanisms)) or offered
+        finally:
+            await connection.close()
+    except (KafkaError, OSError, TimeoutError):
+        pass  # the line is good enough without the list
+    return Trouble(
+        f"does not offer the mechanism {options['sasl_mechanism']}, but {offered}",
+        "correct kafka.security.mechanism",
+    )
+
+
+def _trouble(error: BaseException, host: str, options: Mapping[str, Any], *, connected: bool) -> Trouble:
+    root = error
+    while isinstance(root, KafkaConnectionError) and root.__cause__ is not None:
+        root = root.__cause__
+    match root:
+        case TokenError():
+            return Trouble(f"wants a token, and {root.trouble}", root.remedy)
+        case SaslAuthenticationFailed() | IllegalSaslStateError() | ValueError() if not isinstance(
+            root, ssl.SSLError
+        ):
+            return _not_authenticated(root, options)
+        case ssl.SSLError():
+            return _no_trust(root, host)
+        case socket.gaierror() | ConnectionRefusedError() | TimeoutError():
+            return _not_there(root, options)
+        case EOFError() | ConnectionError() | KafkaConnectionError():
+            return _hung_up(options, connected=connected)
+        case _:
+            return _not_there(root, options)
+
+
+def _not_there(error: BaseException, options: Mapping[str, Any]) -> Trouble:
+    if isinstance(error, socket.gaierror):
+        what, remedy = (
+            "has no address: its name is unknown here",
+            "correct kafka.bootstrap_servers, or look at the DNS",
+        )
+    elif f"[Errno {errno.ECONNREFUSED}]" in str(error):  # also of several addresses, all of which refused
+        what, remedy = (
+            "is not there: nothing listens on this port",
+            "look whether it runs, or correct kafka.bootstrap_servers",
+        )
+    elif isinstance(error, TimeoutError):
+        what, remedy = (
+            f"does not answer within {options['request_timeout_ms'] / 1000:g} s",
+            "look at the network between, whether it runs, or correct kafka.bootstrap_servers",
+        )
+    else:
+        words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        what, remedy = f"cannot be reached ({words})", "look whether it runs, and at the network"
+    return Trouble(what, remedy, refused=False)
+
+
+def _not_authenticated(error: BaseException, options: Mapping[str, Any]) -> Trouble:
+    mechanism = options.get("sasl_mechanism")
+    if isinstance(error, IllegalSaslStateError):
+        return Trouble(
+            "asks for no user on this port",
+            "name its SASL port, or set kafka.security.protocol to plaintext or ssl",
+        )
+    if mechanism == "OAUTHBEARER":
+        return Trouble(
+            "does not accept our token (OAUTHBEARER)",
+            "look whether it has expired, and at issuer, audience and scope (kafka.security.oauth)",
+        )
+    return Trouble(
+        f"does not accept the user {options.get('sasl_plain_username')!r} with its password ({mechanism})",
+        "correct kafka.security.username, or the secret that kafka.security.password names",
+    )
+
+
+def _hung_up(options: Mapping[str, Any], *, connected: bool) -> Trouble:
+    """It closed the connection without a word. What it did not like, follows from what we said last."""
+    protocol = str(options["security_protocol"])
+    if connected and not protocol.startswith("SASL"):
+        return Trouble(
+            "wants to be told a user",
+            f"set kafka.security.protocol to sasl_{protocol.lower()}, or name another port",
+        )
+    if protocol.endswith("PLAINTEXT"):
+        encrypted = "sasl_ssl" if protocol.startswith("SASL") else "ssl"
+        return Trouble(
+            "ends the connection at once, as it does where TLS is expected",
+            f"set kafka.security.protocol to {encrypted}, or name its port without TLS",
+        )
+    return _speaks_no_tls()
+
+
+def _speaks_no_tls() -> Trouble:
+    return Trouble(
+        "does not speak TLS on this port",
+        "name its TLS port, or set kafka.security.protocol to plaintext or sasl_plaintext",
+    )
+
+
+def _no_trust(error: ssl.SSLError, host: str) -> Trouble:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _not_trusted(error, host)
+    reason = error.reason or ""
+    if "CERTIFICATE_REQUIRED" in reason or reason in {
+        "SSLV3_ALERT_HANDSHAKE_FAILURE",
+        "SSLV3_ALERT_BAD_CERTIFICATE",
+    }:
+        return Trouble(
+            "wants a certificate of ours",
+            "set kafka.security.certificate_file and key_file to one that it accepts",
+        )
+    if "ALERT" in reason and ("CERTIFICATE" in reason or "UNKNOWN_CA" in reason):
+        words = reason.partition("ALERT_")[2].replace("_", " ").lower()
+        return Trouble(
+            f"does not accept our certificate ({words})",
+            "look at kafka.security.certificate_file: who signed it, and whether it has expired",
+        )
+    if "PROTOCOL" in reason and "UNEXPECTED" not in reason:
+        return Trouble(
+            "has no TLS version in common with us",
+            "TLS 1.2 or 1.3 is to be enabled there (ssl.enabled.protocols)",
+        )
+    return _speaks_no_tls()
+
+
+def _not_trusted(error: ssl.SSLCertVerificationError, host: str) -> Trouble:
+    why = _verification(error)
+    match error.verify_code:
+        case 10:
+            remedy = "have it renewed, or look at this machine's clock"
+        case 9:
+            remedy = "look at this machine's clock"
+        case 62 | 64:
+            return Trouble(
+                f"shows a certificate that is not for {host!r}",
+                "name the brokers as their certificate does, have it issued for this name, "
+                "or set kafka.security.check_hostname to false",
+            )
+        case 18 | 19 | 20 | 21:
+            return Trouble(
+                f"shows a certificate of a CA that we do not trust ({why})",
+                "put that CA's certificate into kafka.security.ca_file",
+            )
+        case _:
+            remedy = "look at the certificate, and at kafka.security.ca_file"
+    return Trouble(f"shows a certificate that is not good ({why})", remedy)
+
+
+def _verification(error: BaseException) -> str:
+    return str(getattr(error, "verify_message", None) or error)
