@@ -10,10 +10,12 @@ import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self, cast, get_args, get_origin
 from urllib.parse import urlsplit
 
+from annotated_types import Ge, Gt, Le
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -24,6 +26,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from consumer import certificates
@@ -494,6 +497,8 @@ class _Finding(NamedTuple):
     path: tuple[str, ...]
     message: str
     remedy: str
+    other: tuple[str, ...] = ()
+    """The setting that it disagrees with: its place is told where `path` has its default."""
 
 
 def _disagreements(settings: Settings) -> Iterator[_Finding]:
@@ -505,6 +510,7 @@ def _disagreements(settings: Settings) -> Iterator[_Finding]:
             f"({settings.drain_timeout:g}s) is not below kafka.rebalance_timeout ({kafka.rebalance_timeout:g}s): "
             "a rebalance would throw the member out while it drains",
             "lower drain_timeout or raise kafka.rebalance_timeout",
+            ("kafka", "rebalance_timeout"),
         )
     if kafka.heartbeat_interval * 3 > kafka.session_timeout:
         yield _Finding(
@@ -512,22 +518,28 @@ def _disagreements(settings: Settings) -> Iterator[_Finding]:
             f"({kafka.heartbeat_interval:g}s) is more than a third of kafka.session_timeout "
             f"({kafka.session_timeout:g}s): one lost heartbeat would cost the membership",
             "lower kafka.heartbeat_interval or raise kafka.session_timeout",
+            ("kafka", "session_timeout"),
         )
     if settings.gateway.connect_timeout > settings.gateway.total_timeout:
         yield _Finding(
             ("gateway", "connect_timeout"),
             "is longer than gateway.total_timeout",
             "lower gateway.connect_timeout or raise gateway.total_timeout",
+            ("gateway", "total_timeout"),
         )
     if settings.retries.base > settings.retries.cap:
         yield _Finding(
-            ("retries", "base"), "is longer than retries.cap", "lower retries.base or raise retries.cap"
+            ("retries", "base"),
+            "is longer than retries.cap",
+            "lower retries.base or raise retries.cap",
+            ("retries", "cap"),
         )
     if settings.intake.max_bytes < kafka.max_message_size:
         yield _Finding(
             ("intake", "max_bytes"),
             "is less than kafka.max_message_size: the largest record could never be taken in",
             "raise intake.max_bytes",
+            ("kafka", "max_message_size"),
         )
     topics = kafka.topics
     if topics.outcomes == topics.dead_letters or {topics.outcomes, topics.dead_letters} & set(topics.events):
@@ -686,7 +698,7 @@ def _load(file: Path | None, environ: Mapping[str, str]) -> "tuple[Settings, _So
     except ValidationError as error:
         for details in error.errors(include_input=False, include_url=False):
             problems += _problems(details, sources)
-        raise ConfigurationError(problems) from None
+        raise ConfigurationError(sorted(problems, key=_reading_order)) from None
     if not problems:
         try:
             settings.plate_privacy()
@@ -695,6 +707,11 @@ def _load(file: Path | None, environ: Mapping[str, str]) -> "tuple[Settings, _So
     if problems:
         raise ConfigurationError(problems)
     return settings, sources
+
+
+def _reading_order(problem: Problem) -> list[tuple[int, str]]:
+    """By file, line and column."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in problem.place.split(":")]
 
 
 def _in_force(group: Group, here: Location, sources: _Sources) -> Iterator[InForce]:
@@ -710,39 +727,35 @@ def _in_force(group: Group, here: Location, sources: _Sources) -> Iterator[InFor
 
 
 def _as_written(value: object, converters: Collection[object]) -> str | int | float | list[str] | None:
+    written: str | int | float | list[str] | None
     match value:
         case SecretStr():
-            return HIDDEN
+            written = HIDDEN
         case tuple():
-            return [str(item) for item in value]
+            written = [str(item) for item in value]
         case float() if _duration_seconds in converters:
-            return _in_largest(value, _SECONDS)
+            written = _in_largest(value, _SECONDS)
         case int() if _size_bytes in converters:
-            return _in_largest(value, _BYTES)
+            written = _in_largest(value, _BYTES)
+        case datetime():
+            written = value.isoformat()
         case None | bool() | int() | float():
-            return value
+            written = value
         case _:
-            return str(value)
+            written = str(value)
+    return written
 
 
 def _in_largest(value: float, units: Mapping[str, float]) -> str:
     """In the largest unit that needs no fraction."""
-    unit, size = max(
-        ((unit, size) for unit, size in units.items() if (value / size).is_integer()),
-        key=lambda each: each[1],
-        default=("s", 1.0),
-    )
+    whole = [(size, unit) for unit, size in units.items() if value and (value / size).is_integer()]
+    size, unit = max(whole, default=next((size, unit) for unit, size in units.items() if size == 1))
     return f"{value / size:.15g}{unit}"
 
 
 def _secrets_in_force(settings: Settings, sources: _Sources) -> Iterator[InForce]:
-    places = {
-        _canonical(str(location[1])): place
-        for location, place in sources.places.items()
-        if location[0] == "secrets" and len(location) > 1
-    }
     for name in settings.secrets:
-        yield InForce(f"secrets.{name}", HIDDEN, places.get(name, "default"))
+        yield InForce(f"secrets.{name}", HIDDEN, sources.places["secrets", name])
     try:
         files = sorted(settings.secrets_dir.iterdir()) if settings.secrets_dir is not None else []
     except OSError:
@@ -771,6 +784,8 @@ def _read_file(file: Path, sources: _Sources) -> None:
     for location in _locations(document.data, ()):
         line, column = document.key_spot(location)
         sources.places[location] = f"{file}:{line}:{column}"
+        if location[0] == "secrets" and len(location) == 2:
+            sources.places["secrets", _canonical(str(location[1]))] = sources.places[location]
 
 
 def _locations(value: object, here: Location) -> Iterator[Location]:
@@ -834,9 +849,9 @@ def _problems(details: ErrorDetails, sources: _Sources) -> Iterator[Problem]:
     match details["type"]:
         case "disagreement":
             for finding in details["ctx"]["findings"]:
-                yield Problem(
-                    sources.place(finding.path), f"{'.'.join(finding.path)} {finding.message}", finding.remedy
-                )
+                path = finding.other if finding.path not in sources.places else finding.path
+                place = sources.place(path if path in sources.places else finding.path)
+                yield Problem(place, f"{'.'.join(finding.path)} {finding.message}", finding.remedy)
         case "missing":
             for leaf in _required(location):
                 yield Problem(
@@ -850,10 +865,64 @@ def _problems(details: ErrorDetails, sources: _Sources) -> Iterator[Problem]:
             message, _, remedy = str(details["ctx"]["error"]).partition("; ")
             yield Problem(sources.place(location), f"{name}: {message}", remedy)
         case "model_type" | "dict_type":
-            yield Problem(sources.place(location), f"{name} is a group of settings", "set its fields")
-        case _:
-            message = details["msg"][0].lower() + details["msg"][1:]
-            yield Problem(sources.place(location), f"{name}: {message}", _description(location))
+            known = ", ".join(_group_at(location).model_fields)
+            remedy = "write `name: text` beneath it" if name == "secrets" else f"known beneath it: {known}"
+            yield Problem(sources.place(location), f"{name} is a group of settings, not a value", remedy)
+        case kind:
+            wanted = _wanted(location)
+            what = _WRONG.get(kind) or f"is not {re.split(' from | above |, ', wanted)[0]}"
+            yield Problem(sources.place(location), f"{name}: {what}", f"write {wanted}")
+
+
+_WRONG = {
+    **dict.fromkeys(
+        ("greater_than", "greater_than_equal", "less_than", "less_than_equal"), "is out of bounds"
+    ),
+    **dict.fromkeys(("too_short", "string_too_short"), "is empty"),
+    **dict.fromkeys(("literal_error", "enum"), "no such choice"),
+}
+_TEXT = "text, in quotes where it looks like something else"
+
+
+def _wanted(location: Location) -> str:
+    """What a setting takes: `a duration above 0s to 7d`."""
+    field = _field_at(location)
+    if field is None:
+        return _TEXT
+    converters = {step.func for step in field.metadata if isinstance(step, BeforeValidator)}
+    if _duration_seconds in converters:
+        return f"a duration{_bounds(field, _SECONDS)}"
+    if _size_bytes in converters:
+        return f"a size{_bounds(field, _BYTES)}"
+    kind: object = field.annotation
+    if type(None) in get_args(kind):
+        kind = get_args(kind)[0]
+    if choices := get_args(kind) if get_origin(kind) is Literal else _members(kind):
+        return f"one of {', '.join(map(str, choices))}"
+    words: dict[object, str] = {
+        int: f"a whole number{_bounds(field, {'': 1})}",
+        bool: "true or false",
+        Path: "a path, as text",
+        tuple: "one or more names, in a list or separated by commas",
+    }
+    return words.get(get_origin(kind) or kind, _TEXT)
+
+
+def _members(kind: object) -> list[str]:
+    return [str(member) for member in kind] if isinstance(kind, type) and issubclass(kind, StrEnum) else []
+
+
+def _bounds(field: FieldInfo, units: Mapping[str, float]) -> str:
+    low, high = "", ""
+    for step in field.metadata:
+        match step:
+            case Ge(ge=bound):
+                low = f" from {_in_largest(cast('float', bound), units)}"
+            case Gt(gt=bound):
+                low = f" above {_in_largest(cast('float', bound), units)}"
+            case Le(le=bound):
+                high = f" to {_in_largest(cast('float', bound), units)}"
+    return low + high
 
 
 def _variable(location: Location) -> str:
@@ -879,13 +948,14 @@ def _nearest(location: Location) -> str:
     return f"known here: {', '.join(known)}"
 
 
-def _description(location: Location) -> str:
+def _field_at(location: Location) -> FieldInfo | None:
+    """The setting there, also from within its value."""
     names = [part for part in location if isinstance(part, str)]
     for length in range(len(names), 0, -1):
         field = _group_at(tuple(names[: length - 1])).model_fields.get(names[length - 1])
-        if field is not None and field.description:
-            return f"it is: {' '.join(field.description.split())}"
-    return "correct it"
+        if field is not None:
+            return field
+    return None
 
 
 def _group_at(location: Location) -> type[Group]:

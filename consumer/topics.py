@@ -19,7 +19,8 @@ from aiokafka.protocol.metadata import MetadataRequest
 from consumer.core.errors import BrokerUnavailableError, RefusedError
 from consumer.settings import Settings
 
-DAY_MS = 86_400_000
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
 KAFKAS_MESSAGE_BYTES = 1_048_588
 """What Kafka's `max.message.bytes` is where no one sets it."""
 
@@ -208,8 +209,9 @@ def _readable(name: str, value: str) -> str:
         return value
     if value == "-1":
         return "-1 (for ever)"
-    if value.isdecimal() and int(value) % DAY_MS == 0:
-        return f"{value} ({int(value) // DAY_MS}d)"
+    for unit, size in (("d", DAY_MS), ("h", HOUR_MS)):
+        if value.isdecimal() and int(value) % size == 0:
+            return f"{value} ({int(value) // size}{unit})"
     return value
 
 

@@ -140,9 +140,9 @@ def test_all_mistakes_of_a_file_are_named_at_once_with_their_lines(file: Path) -
     file.write_text(FILE + "gateway:\n  max_in_fligt: 3\n  connect_timeout: true\nweb: 5\n", "utf-8")
 
     assert problems(file, {}) == [
-        f"{file}:9:3: gateway.connect_timeout: is not a duration; write 30s, 100ms, 5m, 2h, 7d, or seconds as a number",
         f"{file}:8:3: there is no setting gateway.max_in_fligt; did you mean gateway.max_in_flight?",
-        f"{file}:10:1: web is a group of settings; set its fields",
+        f"{file}:9:3: gateway.connect_timeout: is not a duration; write 30s, 100ms, 5m, 2h, 7d, or seconds as a number",
+        f"{file}:10:1: web is a group of settings, not a value; known beneath it: host, port",
     ]
 
 

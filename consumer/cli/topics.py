@@ -85,27 +85,25 @@ def _look(settings: "Settings", *, create: bool) -> "tuple[tuple[str, ...], list
 
     from rich.console import Console
 
+    from consumer.connection import arguments, reach
     from consumer.topics import compare, ensure_topics, look, plan
 
     kafka = settings.kafka
     servers = ",".join(kafka.bootstrap_servers)
-    connection = {
-        "bootstrap_servers": list(kafka.bootstrap_servers),
-        "client_id": kafka.client_id,
-        "request_timeout_ms": int(kafka.request_timeout * 1000),
-    }
+    options = arguments(kafka, settings.secret)
     plans = plan(settings)
 
     async def looked() -> "tuple[tuple[str, ...], list[Finding]]":
         created: tuple[str, ...] = ()
-        cluster = await look(connection, [topic.name for topic in plans])
+        await reach(options)
+        cluster = await look(options, [topic.name for topic in plans])
         missing = [topic for topic in plans if topic.ours and topic.name not in cluster.topics]
         if create and missing:
             report = await ensure_topics(
-                connection, {topic.name: topic.spec(cluster.brokers) for topic in missing}
+                options, {topic.name: topic.spec(cluster.brokers) for topic in missing}
             )
             created = report.created
-            cluster = await look(connection, [topic.name for topic in plans])
+            cluster = await look(options, [topic.name for topic in plans])
         return created, compare(plans, cluster, servers)
 
     with Console(stderr=True).status(f"Asking Kafka at {servers}"):  # on a terminal only

@@ -19,6 +19,7 @@ MAX_NODES = 2_000_000
 
 _INTEGER = re.compile(r"[-+]?[0-9]{1,100}")
 _FRACTION = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]{1,3})?")
+_TAB = re.compile(r" *\t")
 _CONSTANTS = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
     **dict.fromkeys(("true", "True", "TRUE"), True),
@@ -95,6 +96,12 @@ def _compose(text: str, place: str) -> yaml.Node | None:
         mark = error.problem_mark or error.context_mark
         spot = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         what = ", ".join(filter(None, (error.context, error.problem)))
+        if (
+            mark is not None
+            and text.splitlines()[mark.line : mark.line + 1]
+            and _TAB.match(text.splitlines()[mark.line])
+        ):
+            raise DocumentError([Problem(f"{place}{spot}", "indented by a tab", "use spaces")]) from error
         raise DocumentError([Problem(f"{place}{spot}", f"not YAML: {what}", "correct it there")]) from error
     except (yaml.YAMLError, ValueError) as error:
         what = str(error).splitlines()[0]
