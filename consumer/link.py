@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import aiokafka.client
+import aiokafka.consumer.fetcher
 from aiokafka import AIOKafkaConsumer
 from aiokafka import TopicPartition as TopicPartition  # noqa: PLC0414 - the rooms above take it from here
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
@@ -22,11 +23,13 @@ from aiokafka.protocol.group import HeartbeatRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
 from consumer.core.errors import BrokerUnavailableError, RefusedError
+from consumer.decoding import Records
 
 T = TypeVar("T")
 
 # A broker that creates topics by itself would make an empty one of whatever is asked for; aiokafka has no switch.
 aiokafka.client.MetadataRequest = partial(MetadataRequest, allow_auto_topic_creation=False)
+aiokafka.consumer.fetcher.MemoryRecords = Records
 
 
 class Code(IntEnum):

@@ -12,6 +12,7 @@ import structlog
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
+from consumer.connection import arguments, member_arguments, reach
 from consumer.core.errors import BrokerUnavailableError, CouponConsumerError, GuaranteeError, RefusedError
 from consumer.ledger import Writer
 from consumer.link import GroupConsumer, KafkaLink, Membership
@@ -97,12 +98,8 @@ class Kafka:
     async def _connect(cls, settings: Settings) -> Self:
         """One try; leaves nothing open where it fails."""
         kafka = settings.kafka
-        options: dict[str, Any] = {
-            "bootstrap_servers": list(kafka.bootstrap_servers),
-            "client_id": kafka.client_id,
-            "request_timeout_ms": _ms(kafka.request_timeout),
-            "metadata_max_age_ms": 30_000,  # a new partition is found within this time
-        }
+        options = arguments(kafka, settings.secret)
+        await reach(options)
         async with AsyncExitStack() as stack:
             client = AIOKafkaClient(**options)
             stack.push_async_callback(client.close)
@@ -120,6 +117,7 @@ class Kafka:
                 rebalance_timeout_ms=_ms(kafka.rebalance_timeout),
                 heartbeat_interval_ms=_ms(kafka.heartbeat_interval),
                 max_poll_interval_ms=_ms(max(300.0, 2 * kafka.rebalance_timeout)),
+                **member_arguments(kafka),
                 **options,
             )
             stack.push_async_callback(consumer.stop)
