@@ -48,13 +48,13 @@ _TEXT = String("utf-8")
 _PREFIXED, _ALL, _ALLOW = 4, 2, 3
 
 
-class _CreateAclsResponse(Response):
+class _CreateAclsResponse(Response):  # type: ignore[misc]  # aiokafka has no types
     API_KEY = 30
     API_VERSION = 1
     SCHEMA = Schema(("throttle", Int32), ("results", Array(("code", Int16), ("message", _TEXT))))
 
 
-class _CreateAclsV1(RequestStruct):
+class CreateAclsV1(RequestStruct):
     API_KEY = 30
     API_VERSION = 1
     RESPONSE_TYPE = _CreateAclsResponse
@@ -74,19 +74,19 @@ class _CreateAclsV1(RequestStruct):
     )
 
 
-class _CreateAcls(Request[_CreateAclsV1]):
+class _CreateAcls(Request[CreateAclsV1]):  # type: ignore[misc]  # aiokafka has no types
     API_KEY = 30
 
     def __init__(self, right: Right) -> None:
         self._right = right
 
-    def build(self, request_struct_class: type[_CreateAclsV1]) -> _CreateAclsV1:
+    def build(self, request_struct_class: type[CreateAclsV1]) -> CreateAclsV1:
         right = self._right
         row = (right.resource, right.prefix, _PREFIXED, f"User:{right.user}", "*", _ALL, _ALLOW)
         return request_struct_class([row])
 
 
-class _DeleteAclsResponse(Response):
+class _DeleteAclsResponse(Response):  # type: ignore[misc]  # aiokafka has no types
     API_KEY = 31
     API_VERSION = 1
     SCHEMA = Schema(
@@ -115,7 +115,7 @@ class _DeleteAclsResponse(Response):
     )
 
 
-class _DeleteAclsV1(RequestStruct):
+class _DeleteAclsV1(RequestStruct):  # type: ignore[misc]  # aiokafka has no types
     API_KEY = 31
     API_VERSION = 1
     RESPONSE_TYPE = _DeleteAclsResponse
@@ -135,7 +135,7 @@ class _DeleteAclsV1(RequestStruct):
     )
 
 
-class _DeleteAcls(Request[_DeleteAclsV1]):
+class _DeleteAcls(Request[_DeleteAclsV1]):  # type: ignore[misc]  # aiokafka has no types
     API_KEY = 31
 
     def __init__(self, right: Right) -> None:

@@ -28,7 +28,7 @@ USER, PASSWORD = "charging", "correct horse battery"
 TOKEN_LIFETIME_MS = 4000
 """After it a broker that asks for authentication anew ends the connection."""
 
-_PLAIN = (
+PLAIN_USERS = (
     "org.apache.kafka.common.security.plain.PlainLoginModule required "
     f'username="broker" password="b" user_{USER}="{PASSWORD}";'
 )
@@ -111,7 +111,7 @@ class SecureBroker:
             "listener.name.tokens.oauthbearer.connections.max.reauth.ms": str(TOKEN_LIFETIME_MS),
         }
         for listener in ("users", "both"):
-            found[f"listener.name.{listener}.plain.sasl.jaas.config"] = _PLAIN
+            found[f"listener.name.{listener}.plain.sasl.jaas.config"] = PLAIN_USERS
             found[f"listener.name.{listener}.scram-sha-256.sasl.jaas.config"] = _SCRAM
             found[f"listener.name.{listener}.scram-sha-512.sasl.jaas.config"] = _SCRAM
         for listener, (certificate, key) in keys.items():

@@ -1,0 +1,179 @@
+"""The rights that `topics --acls` lists are enough for the service on a Kafka that checks them, and none is too many."""
+
+import asyncio
+import itertools
+import re
+import socket
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiokafka.client import AIOKafkaClient
+from aiokafka.protocol.api import Request
+
+from consumer.sandbox.broker import EmbeddedBroker
+from consumer.sandbox.gateway import SandboxGateway
+from consumer.settings import load_settings
+from consumer.topics import Right, rights
+from tests.broker.kafka import Topics, committed_offsets, produce, read_all
+from tests.broker.rights import CreateAclsV1
+from tests.broker.secure import PASSWORD, PLAIN_USERS, USER
+from tests.broker.world import APP_ID, SECRET, Member, World, event
+from tests.conftest import CreateTopics
+
+pytestmark = pytest.mark.broker
+
+RESOURCES = {"topic": 2, "group": 3, "transactional-id": 5}
+REFUSED = re.compile("AuthorizationFailed|does not allow")
+OPERATIONS = {"Read": 3, "Write": 4, "Create": 5, "Describe": 8, "DescribeConfigs": 10}
+
+
+class StrictBroker:
+    """A Kafka on which our user may do only what is granted. `plain` is its superuser's listener."""
+
+    def __init__(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.users = f"localhost:{free.getsockname()[1]}"
+        protocols = "USERS:SASL_PLAINTEXT,PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT"
+        self.broker = EmbeddedBroker(
+            properties={
+                "listeners": f"USERS://{self.users}",
+                "advertised.listeners": f"USERS://{self.users}",
+                "listener.security.protocol.map": protocols,
+                "listener.name.users.sasl.enabled.mechanisms": "PLAIN",
+                "listener.name.users.plain.sasl.jaas.config": PLAIN_USERS,
+                "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+                "super.users": "User:ANONYMOUS",
+            }
+        )
+
+    @property
+    def plain(self) -> str:
+        return self.broker.bootstrap_servers
+
+    async def grant(self, granted: Sequence[Right]) -> None:
+        client = AIOKafkaClient(bootstrap_servers=self.plain)
+        await client.bootstrap()
+        try:
+            reply = await client.send(client.get_random_node(), _Grant(granted))
+        finally:
+            await client.close()
+        assert {code for code, _ in reply.results} == {0}, reply
+
+
+class _Grant(Request[CreateAclsV1]):  # type: ignore[misc]  # aiokafka has no types
+    API_KEY = 30
+
+    def __init__(self, granted: Sequence[Right]) -> None:
+        self._granted = granted
+
+    def build(self, request_struct_class: Any) -> Any:
+        return request_struct_class(
+            [
+                (RESOURCES[right.resource], right.name, 4 if right.prefixed else 3, f"User:{USER}", "*", OPERATIONS[operation], 3)
+                for right in self._granted
+                for operation in right.operations
+            ]
+        )  # fmt: skip  # a row an ACL
+
+
+@pytest.fixture(scope="module")
+def strict() -> Iterator[StrictBroker]:
+    broker = StrictBroker()
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(broker.broker.start())
+        yield broker
+    finally:
+        loop.run_until_complete(broker.broker.stop())
+        loop.close()
+
+
+class Place(World):
+    """A deployment under a name of its own on the strict Kafka."""
+
+    def __init__(self, strict: StrictBroker, name: str, folder: Path, gateway_url: str) -> None:
+        folder.mkdir()
+        names = Topics(f"{name}-events", f"{name}-outcomes", f"{name}-dead", f"{name}-group", 1)
+        super().__init__(strict.plain, names, folder, gateway_url)
+        self.environ = {
+            "CHARGING_COUPON__KAFKA__BOOTSTRAP_SERVERS": strict.users,
+            "CHARGING_COUPON__KAFKA__SECURITY__PROTOCOL": "sasl_plaintext",
+            "CHARGING_COUPON__KAFKA__SECURITY__MECHANISM": "PLAIN",
+            "CHARGING_COUPON__KAFKA__SECURITY__USERNAME": USER,
+            "CHARGING_COUPON__SECRETS__KAFKA_PASSWORD": PASSWORD,
+        }
+
+    def rights(self, guarantee: str) -> list[Right]:
+        self.environ["CHARGING_COUPON__GUARANTEE"] = guarantee
+        return rights(load_settings(self.settings, self.environ))
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[SandboxGateway]:
+    async with SandboxGateway(apps={APP_ID: SECRET}) as gateway:
+        yield gateway
+
+
+async def opened(
+    place: Place, create_topics: CreateTopics, granted: Sequence[Right], strict: StrictBroker
+) -> Member:
+    """A member with these rights, and an event that is granted and one that becomes a dead letter before it."""
+    names = place.topics
+    await create_topics(strict.plain, {names.events: 1, names.outcomes: 1, names.dead_letters: 1})
+    await strict.grant(granted)
+    await produce(strict.plain, names.events, [event(1), b"{not json"])
+    return place.start(**place.environ)
+
+
+@pytest.mark.parametrize("guarantee", ["exactly_once", "at_least_once"])
+async def test_with_exactly_these_rights_events_end_in_outcomes_and_dead_letters(
+    strict: StrictBroker,
+    topic_prefix: str,
+    tmp_path: Path,
+    gateway: SandboxGateway,
+    create_topics: CreateTopics,
+    guarantee: str,
+) -> None:
+    place = Place(strict, topic_prefix, tmp_path / "place", gateway.url)
+    try:
+        member = await opened(place, create_topics, place.rights(guarantee), strict)
+        await place.until_done(30)
+        assert {outcome["outcome"] for outcome in await place.outcomes()} == {"granted", "invalid"}
+        assert len(await read_all(strict.plain, place.topics.dead_letters)) == 1
+        assert await member.stop() == 0
+    finally:
+        place.end()
+
+
+async def test_without_any_one_of_them_the_event_stays_where_it_is_and_the_service_says_what_it_may_not(
+    strict: StrictBroker,
+    topic_prefix: str,
+    tmp_path: Path,
+    gateway: SandboxGateway,
+    create_topics: CreateTopics,
+) -> None:
+    places: list[Place] = []
+    try:
+        for number in itertools.count():
+            place = Place(strict, f"{topic_prefix}-{number}", tmp_path / str(number), gateway.url)
+            granted = place.rights("exactly_once")
+            if number == len(granted):
+                break
+            granted[number] = granted[number]._replace(operations=("Describe",))
+            places.append(place)
+            await opened(place, create_topics, granted, strict)
+        assert len(places) == 5
+        async with asyncio.timeout(30):
+            for place in places:
+                while not REFUSED.search(place.members[0].log_tail()):  # noqa: ASYNC110  # a log sets no event
+                    await asyncio.sleep(0.1)
+        for place in places:
+            names = place.topics
+            committed = await committed_offsets(strict.plain, names.group, names.events, 1)
+            assert max(committed.values()) <= 0
+    finally:
+        for place in places:
+            place.end()
