@@ -5,6 +5,7 @@ finished text, so that no field, message or traceback can carry them past it.
 """
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -154,7 +155,9 @@ def _as_json(logger: WrappedLogger, method: str, event: EventDict) -> str:
 def _for_a_terminal(stream: TextIO) -> Renderer:
     """Without the local variables that its default shows in tracebacks: they would hold requests."""
     renderer = structlog.dev.ConsoleRenderer(
-        timestamp_key="time", colors=stream.isatty(), exception_formatter=structlog.dev.plain_traceback
+        timestamp_key="time",
+        colors=stream.isatty() and not os.environ.get("NO_COLOR"),  # https://no-color.org
+        exception_formatter=structlog.dev.plain_traceback,
     )
     return lambda logger, method, event: str(renderer(logger, method, event))
 

@@ -128,7 +128,8 @@ def test_whatever_is_logged_becomes_a_line(value: object) -> None:
     assert len(lines(stream)) == 1
 
 
-def test_a_terminal_gets_the_readable_form_and_a_file_json() -> None:
+def test_a_terminal_gets_the_readable_form_and_a_file_json(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
     terminal, file = Terminal(), io.StringIO()
 
     logs.configure("info", "auto", terminal)
@@ -138,6 +139,17 @@ def test_a_terminal_gets_the_readable_form_and_a_file_json() -> None:
 
     assert "\x1b[" in terminal.getvalue()
     assert lines(file)[0]["event"] == "hello"
+
+
+def test_colours_are_left_out_where_no_one_wants_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    terminal = Terminal()
+    logs.configure("info", "auto", terminal)
+
+    structlog.get_logger("a").info("hello")
+
+    assert "hello" in terminal.getvalue()
+    assert "\x1b[" not in terminal.getvalue()
 
 
 def test_standard_output_stays_free_for_results() -> None:

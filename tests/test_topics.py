@@ -201,3 +201,19 @@ async def test_a_kafka_that_does_not_answer_is_named() -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(BrokerUnavailableError, match=rf"Kafka at {address} does not answer"):
             await ensure_topics(address, {"events": TopicSpec(1)})
+
+
+def test_the_command_ends_with_3_where_no_kafka_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        file = tmp_path / "settings.yaml"
+        kafka = {"bootstrap_servers": address, "topics": {"events": "events"}}
+        file.write_text(json.dumps({"kafka": kafka, "rules": "r", "privacy": {"plates": "none"}}), "utf-8")
+
+        assert exit_code("topics", "-s", str(file)) == 3
+
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: Kafka at {address} is not there: ")

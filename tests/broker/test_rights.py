@@ -2,8 +2,11 @@
 
 import asyncio
 import itertools
+import os
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,6 +112,43 @@ class Place(World):
     def rights(self, guarantee: str) -> list[Right]:
         self.environ["CHARGING_COUPON__GUARANTEE"] = guarantee
         return rights(load_settings(self.settings, self.environ))
+
+
+@pytest.mark.parametrize(
+    ("create", "code", "told"),
+    [
+        (True, 0, "Created {name}-outcomes, {name}-dead."),
+        (False, 4, "error: Kafka does not let us see {name}-outcomes, {name}-dead; grant Describe on it"),
+    ],
+    ids=["with the rights of --create", "without any"],
+)
+async def test_the_command_itself_needs_the_rights_that_it_lists_with_create(
+    strict: StrictBroker,
+    topic_prefix: str,
+    tmp_path: Path,
+    create_topics: CreateTopics,
+    create: bool,
+    code: int,
+    told: str,
+) -> None:
+    place = Place(strict, topic_prefix, tmp_path / "place", "http://127.0.0.1:1/")
+    await create_topics(strict.plain, {place.topics.events: 1})
+    needed = rights(load_settings(place.settings, place.environ), create=True)
+    await strict.grant(needed if create else [right for right in needed if place.topics.events == right.name])
+    command = [sys.executable, "-m", "consumer", "topics", "--create", "-s", str(place.settings)]
+
+    done = await asyncio.to_thread(
+        subprocess.run,
+        command,
+        env={**os.environ, **place.environ},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, told.format(name=topic_prefix) in done.stdout + done.stderr) == (code, True), (
+        done
+    )
 
 
 @pytest.fixture
