@@ -10,6 +10,7 @@ import json
 import socket
 import ssl
 import time
+from base64 import b64encode
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -138,9 +139,9 @@ class FileToken(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no
                 f"the token in {self._file} cannot be read: {why}",
                 "correct kafka.security.oauth.token_file, or look at what writes it",
             ) from error
-        if not text.isascii() or any(character.isspace() for character in text) or not text:
+        if not text or not text.isascii() or any(character.isspace() for character in text):
             raise TokenError(
-                f"{self._file} holds no token" + (", but nothing" if not text else ""),
+                f"{self._file} " + ("holds no token" if text else "is empty"),
                 "it is to hold the token and nothing else",
             )
         return text
@@ -158,7 +159,8 @@ class ClientToken(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has 
     ) -> None:
         self._url = str(oauth.token_url)
         self._scope = oauth.scope
-        self._user = aiohttp.BasicAuth(str(oauth.client_id), client_secret, "utf-8")
+        user = b64encode(f"{oauth.client_id}:{client_secret}".encode()).decode()
+        self._headers = {"Accept": "application/json", "Authorization": f"Basic {user}"}
         self._trust = trust
         self._clock = clock
         self._asking = asyncio.Lock()
@@ -182,8 +184,7 @@ class ClientToken(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has 
                 session.post(
                     self._url,
                     data=form,
-                    auth=self._user,
-                    headers={"Accept": "application/json"},
+                    headers=self._headers,
                     ssl=self._trust,
                     allow_redirects=False,
                 ) as response,

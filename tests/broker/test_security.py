@@ -228,6 +228,14 @@ FAILURES = {
             "look at kafka.security.certificate_file: who signed it, and whether it has expired"
         ),
     ),
+    "an expired certificate of ours": (
+        "MUTUAL",
+        {**TLS, "certificate_file": "{folder}/expired.crt", "key_file": "{folder}/expired.key"},
+        (
+            "does not accept our certificate (certificate unknown); "
+            "look at kafka.security.certificate_file: who signed it, and whether it has expired"
+        ),
+    ),
     "without TLS to a port with it": (
         "TLS",
         {},
@@ -370,6 +378,7 @@ async def test_brokers_that_end_connections_as_tokens_expire_cost_no_outcome_and
     kafka: SecureBroker, world: World
 ) -> None:
     member = world.start(**variables(kafka, "TOKENS", TOKENS))
+    await member.port()
     begun = time.monotonic()
     number = 0
     while time.monotonic() - begun < 2.5 * TOKEN_LIFETIME_MS / 1000:
