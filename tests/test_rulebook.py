@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator
 from consumer import rulebook
 from consumer.core.documents import Document
 from consumer.core.errors import ConfigurationError
-from consumer.core.formats import decode
+from consumer.core.formats import Event, decode
 from consumer.core.replies import Then
 
 RULES = Path(__file__).parent / "rules"
@@ -197,6 +197,6 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file() -> None:
 )
 def test_the_canonical_preset_reads_every_example(path: Path) -> None:
     source = rulebook.parse(SMALLEST).sources[0]
-    items = source.read(decode(path.read_bytes()), lambda *_: None)
+    items = source.read(Event(decode(path.read_bytes())), lambda *_: None)
 
     assert {getattr(item, "reason", None) for item in items} <= {None, "plate_missing"}

@@ -6,14 +6,15 @@ not fit is an error, never a guess.
 
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 from enum import StrEnum
 
+from consumer.core.envelopes import connect_decimal
 from consumer.core.events import Value
-from consumer.core.formats import Path, fill_paths, found_at, scalar_text
+from consumer.core.formats import Event, Path, found_at, placed_text, scalar_text
 from consumer.core.outcomes import Reason
 from consumer.core.templates import Template
 
@@ -55,6 +56,7 @@ KNOWN_FIELDS = {
     "energy_wh": FieldType.ENERGY,
     "fee_fen": FieldType.MONEY,
     "seconds": FieldType.DURATION,
+    "charging_seconds": FieldType.DURATION,
 }
 """Fields that mean something to us; a source may name others."""
 
@@ -66,10 +68,13 @@ DERIVED_FIELDS = {
 """Fields that are made of others: whole minutes of `seconds`, the request's id, the zone of local times."""
 
 CLOCK = "HH:MM:SS"
+SHORT_CLOCK = "HH:MM"
+ISO_DURATION = "iso"
 UNITS: Mapping[FieldType, Mapping[str, Decimal]] = {
     FieldType.ENERGY: {
         "Wh": Decimal(1),
         "kWh": Decimal(1000),
+        "MWh": Decimal(1_000_000),
         "0.1kWh": Decimal(100),
         "0.01kWh": Decimal(10),
         "0.001kWh": Decimal(1),
@@ -88,9 +93,26 @@ UNITS: Mapping[FieldType, Mapping[str, Decimal]] = {
         "min": Decimal(60),
         "h": Decimal(3600),
         CLOCK: Decimal(1),
+        SHORT_CLOCK: Decimal(1),
+        ISO_DURATION: Decimal(1),
     },
 }
 """A unit's size in the base unit."""
+
+_SPELLINGS = {
+    **dict.fromkeys(("wh", "瓦时"), "Wh"),
+    **dict.fromkeys(("kwh", "kw.h", "kw·h", "kw-h", "kw*h", "度", "千瓦时"), "kWh"),
+    **dict.fromkeys(("yuan", "元", "cny", "rmb"), "yuan"),
+    **dict.fromkeys(("fen", "分"), "fen"),
+    **dict.fromkeys(("s", "sec", "second", "seconds", "秒"), "s"),
+    **dict.fromkeys(("ms", "毫秒"), "ms"),
+    **dict.fromkeys(("min", "minute", "minutes", "分钟"), "min"),
+    **dict.fromkeys(("h", "hour", "hours", "小时"), "h"),
+}
+"""Units as events write them beside their numbers, in lower case; but `MWh` and `mWh` differ in nothing else."""
+
+NOTHING = frozenset({"null", "(null)", "none", "nil", "undefined", "n/a", "-", "--"})
+"""Texts that systems write where a number or a time has no value, in lower case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,17 +133,54 @@ class UnreadableError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Computed:
+    """A value made of two other fields, where the event has none: `ended_at - charging_seconds`."""
+
+    left: str
+    minus: bool
+    right: str
+
+    def of(self, values: Mapping[str, Value]) -> Value | None:
+        """None where one of them is absent. May raise OverflowError."""
+        left, right = values.get(self.left), values.get(self.right)
+        if isinstance(left, datetime) and isinstance(right, datetime):
+            return elapsed_seconds(right, left)
+        if isinstance(left, datetime) and isinstance(right, int):
+            moved = timedelta(seconds=-right if self.minus else right)
+            return (left.astimezone(UTC) + moved).astimezone(left.tzinfo)
+        if isinstance(left, int) and isinstance(right, int):
+            return left - right if self.minus else left + right
+        return None
+
+
+def elapsed_seconds(started: datetime, ended: datetime) -> int:
+    """Whole seconds, down. In UTC: two times of one zone would be subtracted by their wall clocks."""
+    return (ended.astimezone(UTC) - started.astimezone(UTC)) // _SECOND
+
+
+@dataclass(frozen=True, slots=True)
 class Field:
     """One field of an order: where it stands and how it is read.
 
     Attributes:
         paths: fallbacks, the first with a value counts.
         template: the value is composed instead, over paths.
+        minus: where the number stands that is subtracted; without it there is no value.
+        value: where the number stands within what `paths` lead to, if that is an object.
+        unit_from: where its unit stands in there.
+        exponent_from: where the power of ten stands in there that it is multiplied by.
         scale: what one of the source's units is in the base unit.
-        clock: a duration as `HH:MM:SS`.
+        multiplier: the part of `scale` that is not the unit.
+        written: how a duration is written, if it is no number: a key of UNITS.
+        comma: numbers in text have a decimal comma.
+        hexadecimal: a text is hexadecimal of ASCII.
+        connect_scale: the value is Kafka Connect's bytes of a decimal with so many places.
         formats: of a timestamp, tried in order.
         zone: of a timestamp that has none.
         station_zone: the station's zone is that of a timestamp that has none.
+        to_minutes: a timestamp's seconds are noise.
+        computed: what it is where the event has none.
+        not_before, not_after: a field; a time on its wrong side is one of the next, the previous day.
         empty: texts that mean "no value".
         required: an order without it is invalid.
 
@@ -131,36 +190,144 @@ class Field:
     type: FieldType
     paths: tuple[Path, ...] = ()
     template: Template | None = None
+    minus: tuple[Path, ...] = ()
+    value: tuple[Path, ...] = ()
+    unit_from: tuple[Path, ...] = ()
+    exponent_from: tuple[Path, ...] = ()
     scale: Decimal = Decimal(1)
-    clock: bool = False
+    multiplier: Decimal = Decimal(1)
+    written: str = ""
+    comma: bool = False
+    hexadecimal: bool = False
+    connect_scale: int | None = None
     formats: tuple["TimeFormat", ...] = ()
     zone: Zone | None = None
     station_zone: bool = False
+    to_minutes: bool = False
+    computed: Computed | None = None
+    not_before: str | None = None
+    not_after: str | None = None
     empty: frozenset[str] = frozenset()
     required: bool = False
 
-    def find(self, row: object, event: object) -> object:
+    @property
+    def is_made(self) -> bool:
+        """It depends on other fields."""
+        return (self.computed or self.not_before or self.not_after) is not None
+
+    def find(self, row: object, event: Event) -> object:
         """The raw value, or None."""
         if self.template is not None:
-            composed = fill_paths(self.template, row, event)
+            composed = self._compose(self.template, row, event)
             return None if composed in self.empty else composed
-        for value in found_at(self.paths, row, event):
-            if not self.empty or scalar_text(value) not in self.empty:
+        return self._first(self.paths, row, event)
+
+    def _compose(self, template: Template, row: object, event: Event) -> str | None:
+        """None where a part of it is missing, or, in an order's number, the same for many orders."""
+        identity = self.name == "order_id"
+
+        def part(name: str) -> str | None:
+            text = placed_text(name, row, event)
+            return None if text is None or (identity and is_placeholder(text)) else text
+
+        composed, missing = template.fill(part)
+        return None if missing is not None else composed
+
+    def _first(self, paths: tuple[Path, ...], row: object, event: Event) -> object:
+        for path in paths:
+            for value in path.find_all(row, event) if path.many else (path.find(row, event),):
+                if value is None:
+                    continue
+                if isinstance(value, str):
+                    text = value.strip()
+                    if not text or (self.type is not FieldType.STRING and text.lower() in NOTHING):
+                        continue
+                if self.empty and scalar_text(value) in self.empty:
+                    continue
                 return value
         return None
 
-    def read(self, raw: object, station_zone: Zone | None) -> Value:
+    def get(self, row: object, event: Event, station_zone: Zone | None) -> Value | None:
+        """The value in our terms, or None. Raises UnreadableError."""
+        raw = self.find(row, event)
+        if raw is None:
+            return None
+        if not self.minus:
+            return self.read(raw, station_zone)
+        subtrahend = self._first(self.minus, row, event)
+        if subtrahend is None:
+            return None  # half of a difference is no difference
+        return self._rounded(_EXACT.subtract(self._amount(raw), self._amount(subtrahend)))
+
+    def read(self, raw: object, station_zone: Zone | None = None) -> Value:
         """A raw value in our terms. Raises UnreadableError."""
         match self.type:
+            case FieldType.STRING:
+                return _unhexed(_text(raw)) if self.hexadecimal else _text(raw)
             case FieldType.TIMESTAMP:
-                return _timestamp(raw, self.formats, station_zone if self.station_zone else self.zone)
-            case FieldType.ENERGY | FieldType.MONEY:
-                return _base(_number(raw), self.scale, ROUND_HALF_EVEN)
+                found = _timestamp(raw, self.formats, station_zone if self.station_zone else self.zone)
+                return found.replace(second=0, microsecond=0) if self.to_minutes else found
+            case FieldType.BOOL:
+                return _bool(raw)
+            case _:
+                return self._rounded(self._amount(raw))
+
+    def _amount(self, raw: object) -> Decimal:
+        """In base units, exactly."""
+        scale = self.scale
+        if isinstance(raw, dict) and self.value:
+            reading, event = raw, Event(raw)
+            raw = self._first(self.value, reading, event)
+            if raw is None:
+                raise UnreadableError(Reason.FIELD_MISSING, "a reading without a value")
+            scale = self._scale_of(next(found_at(self.unit_from, reading, event), None))
+            exponent = next(found_at(self.exponent_from, reading, event), None)
+            if exponent is not None:
+                scale = _EXACT.multiply(scale, _power_of_ten(exponent))
+        return _EXACT.multiply(self._number(raw), scale)
+
+    def _scale_of(self, unit: object) -> Decimal:
+        if unit is None:
+            return self.scale
+        text = scalar_text(unit) or ""
+        spelled = text if text in UNITS[self.type] else _SPELLINGS.get(text.lower(), "")
+        size = UNITS[self.type].get(spelled)
+        if size is None:
+            raise UnreadableError(Reason.SCHEMA, f"the unit `{text[:20]}` is no unit of {self.type}")
+        return _EXACT.multiply(size, self.multiplier)
+
+    def _number(self, raw: object) -> Decimal:
+        if self.written:
+            return _written_duration(raw, self.written)
+        if self.connect_scale is not None and isinstance(raw, str):
+            raw = connect_decimal(raw.strip(), self.connect_scale)
+            if raw is None:
+                raise UnreadableError(Reason.SCHEMA, "text that is no base64 of a decimal")
+        return _number(raw, comma=self.comma)
+
+    def _rounded(self, amount: Decimal) -> Value:
+        match self.type:
+            case FieldType.DECIMAL:
+                return amount
             case FieldType.DURATION:
                 # Down: who has charged for 29:59.999 has not charged for 30 minutes.
-                return _base(_clock(raw) if self.clock else _number(raw), self.scale, ROUND_FLOOR)
+                return _whole(amount, ROUND_FLOOR)
+            case FieldType.INT if amount != amount.to_integral_value():
+                detail = "a number with a fraction where a whole one is expected"
+                raise UnreadableError(Reason.SCHEMA, detail)
             case _:
-                return _PLAIN[self.type](raw)
+                return _whole(amount, ROUND_HALF_EVEN)
+
+
+PLACEHOLDERS = frozenset(
+    {"-1", "null", "(null)", "none", "nil", "undefined", "unknown", "nan", "n/a", "-", "--"}
+)
+_NO_DIGITS_BUT_ZERO = re.compile(r"[0\s_./:+-]+")
+
+
+def is_placeholder(identity: str) -> bool:
+    """True for what systems write where they have no id: as an event id, all later cars would be "granted already"."""
+    return identity.casefold() in PLACEHOLDERS or _NO_DIGITS_BUT_ZERO.fullmatch(identity) is not None
 
 
 def _text(raw: object) -> str:
@@ -172,8 +339,18 @@ def _text(raw: object) -> str:
     return text
 
 
+def _unhexed(text: str) -> str:
+    try:
+        plain = bytes.fromhex(text.removeprefix("0x")).decode("ascii").strip("\0 \t\r\n")
+    except ValueError:
+        raise UnreadableError(Reason.SCHEMA, "text that is no hexadecimal of ASCII") from None
+    if not plain.isprintable():
+        raise UnreadableError(Reason.SCHEMA, "text that is no hexadecimal of ASCII")
+    return plain
+
+
 def _bool(raw: object) -> bool:
-    match scalar_text(raw):
+    match (scalar_text(raw) or "").lower():
         case "true" | "1":
             return True
         case "false" | "0":
@@ -181,11 +358,12 @@ def _bool(raw: object) -> bool:
     raise UnreadableError(Reason.SCHEMA, f"{kind_of(raw)} that is neither true nor false")
 
 
-_NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,4})?", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?", re.ASCII)
+_COMMA_NUMBER = re.compile(r"([+-]?[0-9]+)(?:,([0-9]+))?", re.ASCII)
 
 
-def _number(raw: object) -> Decimal:
-    """A number, or text that is one in any width of digits; `4,00` is none."""
+def _number(raw: object, *, comma: bool = False) -> Decimal:
+    """A number, or text that is one in any width of digits; `4,00` is none unless a comma is what it should have."""
     match raw:
         case bool():
             raise UnreadableError(Reason.SCHEMA, "a truth value where a number is expected")
@@ -197,6 +375,9 @@ def _number(raw: object) -> Decimal:
             number = raw
         case str():
             text = unicodedata.normalize("NFKC", raw[: MAX_TEXT + 1]).strip()
+            if comma:
+                match = _COMMA_NUMBER.fullmatch(text)
+                text = f"{match[1]}.{match[2] or 0}" if match else ""
             if _NUMBER.fullmatch(text) is None:
                 raise UnreadableError(Reason.SCHEMA, "text that is no number")
             number = Decimal(text)
@@ -207,66 +388,101 @@ def _number(raw: object) -> Decimal:
     return number or Decimal(0)  # 0E+999 has no digits to bound
 
 
-def _whole(number: Decimal) -> int:
-    if number != number.to_integral_value():
-        raise UnreadableError(Reason.SCHEMA, "a number with a fraction where a whole one is expected")
-    return _base(number, Decimal(1), ROUND_HALF_EVEN)
+def _power_of_ten(raw: object) -> Decimal:
+    exponent = _number(raw)
+    if exponent != exponent.to_integral_value() or abs(exponent) > 12:
+        raise UnreadableError(Reason.SCHEMA, "a multiplier that is no power of ten")
+    return Decimal(1).scaleb(int(exponent))
 
 
-def _base(number: Decimal, scale: Decimal, rounding: str) -> int:
-    """In base units: exact until it is rounded to a whole one, once."""
-    whole = int(_EXACT.multiply(number, scale).to_integral_value(rounding=rounding))
+def _whole(amount: Decimal, rounding: str) -> int:
+    """Exact until it is rounded to a whole number, once."""
+    whole = int(amount.to_integral_value(rounding=rounding))
     if abs(whole) > _LARGEST:
         raise UnreadableError(Reason.OVERFLOW, "a number that is too large")
     return whole
 
 
-_CLOCK_TEXT = re.compile(r"([0-9]{1,4}):([0-5][0-9]):([0-5][0-9])(\.[0-9]{1,9})?", re.ASCII)
+_DURATIONS = {
+    CLOCK: re.compile(
+        r"(?:(?P<d>[0-9]{1,4})[. ])?(?P<h>[0-9]{1,4}):(?P<min>[0-5][0-9]):(?P<s>[0-5][0-9](?:\.[0-9]{1,9})?)",
+        re.ASCII,
+    ),
+    SHORT_CLOCK: re.compile(r"(?P<h>[0-9]{1,4}):(?P<min>[0-5][0-9])", re.ASCII),
+    ISO_DURATION: re.compile(
+        r"P(?!$)(?:(?P<d>[0-9]{1,4})D)?(?:T(?!$)(?:(?P<h>[0-9]{1,5})H)?(?:(?P<min>[0-9]{1,7})M)?"
+        r"(?:(?P<s>[0-9]{1,9}(?:\.[0-9]{1,9})?)S)?)?",
+        re.ASCII,
+    ),
+}
+WRITTEN_DURATIONS = tuple(_DURATIONS)
+"""Units of durations that are no numbers."""
+
+_PARTS = {"d": 86400, "h": 3600, "min": 60, "s": 1}
 
 
-def _clock(raw: object) -> Decimal:
-    match = _CLOCK_TEXT.fullmatch(raw.strip()) if isinstance(raw, str) else None
+def _written_duration(raw: object, written: str) -> Decimal:
+    text = unicodedata.normalize("NFKC", raw[:100]).strip() if isinstance(raw, str) else ""
+    match = _DURATIONS[written].fullmatch(text)
     if match is None:
-        raise UnreadableError(Reason.SCHEMA, f"{kind_of(raw)} that is no {CLOCK}")
-    return Decimal(int(match[1]) * 3600 + int(match[2]) * 60 + int(match[3])) + Decimal(match[4] or 0)
+        raise UnreadableError(Reason.SCHEMA, f"{kind_of(raw)} that is no {written}")
+    parts = [Decimal(digits) * _PARTS[unit] for unit, digits in match.groupdict().items() if digits]
+    return sum(parts, Decimal(0))
 
 
 def kind_of(raw: object) -> str:
     """What kind of JSON value this is, for a message."""
     kinds = {dict: "an object", list: "a list", bool: "a truth value", str: "text"}
-    return kinds.get(type(raw), "a number")
-
-
-_PLAIN: Mapping[FieldType, Callable[[object], Value]] = {
-    FieldType.STRING: _text,
-    FieldType.BOOL: _bool,
-    FieldType.INT: lambda raw: _whole(_number(raw)),
-    FieldType.DECIMAL: _number,
-}
+    return kinds.get(type(raw), "a number" if raw is not None else "null")
 
 
 # -- Times ------------------------------------------------------------------------------------------
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-EPOCHS = {"epoch_s": Decimal(1), "epoch_ms": Decimal("0.001"), "epoch_min": Decimal(60)}
+_SECOND = timedelta(seconds=1)
+_LOCAL = "_local"
+_EPOCH_UNITS = {
+    "epoch_s": Decimal(1_000_000),
+    "epoch_ms": Decimal(1000),
+    "epoch_us": Decimal(1),
+    "epoch_ns": Decimal("0.001"),
+    "epoch_min": Decimal(60_000_000),
+}
+EPOCHS: Mapping[str, Decimal] = {
+    **_EPOCH_UNITS,
+    **{f"{name}{_LOCAL}": size for name, size in _EPOCH_UNITS.items()},
+}
+"""Time formats that are numbers, and their unit in microseconds. `_local`: read as UTC they show the wall clock."""
+
 _ISO = re.compile(
-    r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(?::\d\d(?:[.,]\d{1,12})?)?(?: ?(?:[Zz]|[+-]\d\d(?::?\d\d)?))?", re.ASCII
+    r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d)(:\d\d)?(?:(?<=:\d\d)[.,](\d{1,12}))?"
+    r"(?: ?([Zz]|[+-]\d\d(?::?\d\d)?))?(?:\[[\w/+:-]+\])?",
+    re.ASCII,
 )
+# What means "no time" in Go, .NET and MySQL, and an end that is still open.
+_NO_TIME = re.compile(r"(?:0{4}\D?00\D?00|0001\D?01\D?01|9999\D?12\D?31).*", re.ASCII | re.DOTALL)
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _PIECES = {
     "yyyy": r"(?P<year>\d{4})",
+    "yy": r"(?P<short_year>\d\d)",
+    "MMM": rf"(?P<month_name>{'|'.join(_MONTHS)})",
     "MM": r"(?P<month>\d{1,2})",
     "dd": r"(?P<day>\d{1,2})",
     "HH": r"(?P<hour>\d{1,2})",
+    "hh": r"(?P<half_hour>\d{1,2})",
     "mm": r"(?P<minute>\d\d)",
     "ss": r"(?P<second>\d\d)",
-    "SSS": r"(?P<milli>\d{3})",
+    "a": r"(?P<half>am|pm|上午|下午)",
+    "Z": r"(?P<offset>z|[+-]\d\d:?(?:\d\d)?)",
+    **{"S" * digits: rf"(?P<fraction>\d{{{digits}}})" for digits in range(1, 10)},
 }
-_PIECE = re.compile("yyyy|SSS|MM|dd|HH|mm|ss|.", re.DOTALL)
+_ALIASES = {"M": "MM", "d": "dd", "H": "HH", "h": "hh", **dict.fromkeys(("X", "XX", "XXX", "ZZZ"), "Z")}
+_PIECE = re.compile(r"'([^']*)'|yyyy|yy|MMM|MM?|dd?|HH?|hh?|mm|ss|S{1,9}|a|ZZZ|Z|X{1,3}|.", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class TimeFormat:
-    """How a timestamp is written: `iso`, `epoch_s`, `epoch_ms`, `epoch_min`, or a pattern like `yyyy-MM-dd HH:mm:ss`.
+    """How a timestamp is written: `iso`, `epoch_s` and its kin, or a pattern like `yyyy-MM-dd HH:mm:ss`.
 
     Attributes:
         text: as written.
@@ -281,46 +497,80 @@ class TimeFormat:
         """Raises ValueError."""
         if text == "iso" or text in EPOCHS:
             return cls(text)
-        pieces = _PIECE.findall(text)
-        digits = [piece for piece in pieces if piece in _PIECES]
-        letters = [piece for piece in pieces if piece not in _PIECES and piece.isalpha() and piece != "T"]
-        if letters or len(set(digits)) < len(digits) or not {"yyyy", "MM", "dd"} <= set(digits):
+        known: list[str] = []
+        body = ""
+        for match in _PIECE.finditer(text):
+            piece = _ALIASES.get(match.group(), match.group())
+            if piece in _PIECES:
+                known.append(piece)
+                body += _PIECES[piece]
+            elif match[1] is None and piece.isalpha() and piece.isascii() and piece != "T":
+                raise ValueError(f"`{text}` is no time format")
+            else:
+                body += re.escape(match[1] if match[1] is not None else piece)
+        names = {_PIECES[piece].split(">")[0] for piece in known}
+        one_each = len(names) == len(known) and all(
+            len(names & {f"(?P<{a}", f"(?P<{b}"}) == 1
+            for a, b in (("year", "short_year"), ("month", "month_name"))
+        )
+        halves = {"hh", "a"} & set(known)
+        if not one_each or "dd" not in known or len(halves) == 1 or (halves and "HH" in known):
             raise ValueError(f"`{text}` is no time format")
         # Digits that touch have their full width, or 2026113 could be read in two ways.
-        tight = "MMdd" in text
-        body = "".join(_PIECES.get(piece, re.escape(piece)) for piece in pieces)
-        return cls(text, re.compile(body.replace("{1,2}", "{2}") if tight else body, re.ASCII))
+        if "MMdd" in text or "ddMM" in text:
+            body = body.replace("{1,2}", "{2}")
+        return cls(text, re.compile(body, re.ASCII | re.IGNORECASE))
 
     def read(self, raw: object) -> datetime | None:
         """Aware where the value says its offset; None if it is not written so. May raise ValueError, OverflowError."""
-        if self.text in EPOCHS:
-            return _EPOCH + _seconds(_base(_number(raw), EPOCHS[self.text] * 1_000_000, ROUND_HALF_EVEN))
-        if not isinstance(raw, str):
+        size = EPOCHS.get(self.text)
+        if size is not None:
+            elapsed = _whole(_EXACT.multiply(_number(raw), size), ROUND_HALF_EVEN)
+            found = _EPOCH + timedelta(microseconds=elapsed)
+            return found.replace(tzinfo=None) if self.text.endswith(_LOCAL) else found
+        if not isinstance(raw, str | int) or isinstance(raw, bool):
             return None
-        text = unicodedata.normalize("NFKC", raw[:100]).strip()
-        if self._pattern is None:
-            return _iso(text) if _ISO.fullmatch(text) else None
-        match = self._pattern.fullmatch(text)
+        text = str(raw)[:100]
+        text = (text if text.isascii() else unicodedata.normalize("NFKC", text)).strip()
+        pattern = self._pattern or _ISO
+        match = pattern.fullmatch(text)
         if match is None:
             return None
-        parts = {name: int(digits) for name, digits in match.groupdict().items()}
-        milliseconds = parts.pop("milli", 0)
-        return datetime(**parts, microsecond=1000 * milliseconds)  # type: ignore[arg-type]  # noqa: DTZ001  # a wall clock, its zone comes later
+        return _composed(match.groupdict()) if self._pattern else _iso(*match.groups())
 
 
-def _seconds(microseconds: int) -> timedelta:
-    return timedelta(microseconds=microseconds)
+def _iso(date: str, time: str, second: str | None, fraction: str | None, offset: str | None) -> datetime:
+    next_day = time == "24:00"
+    if next_day:
+        if (second or ":00") != ":00" or (fraction or "").strip("0"):
+            raise ValueError("after midnight")
+        time = "00:00"
+    micro = f".{fraction[:6]:0<6}" if fraction else ""
+    found = datetime.fromisoformat(f"{date}T{time}{second or ':00'}{micro}{(offset or '').upper()}")
+    return found + timedelta(days=1) if next_day else found
 
 
-def _iso(text: str) -> datetime:
-    head, fraction, tail = text.replace(",", ".").partition(".")
-    if fraction:
-        digits = re.match(r"\d+", tail)
-        assert digits is not None
-        text = f"{head}.{digits.group()[:6].ljust(6, '0')}{tail[digits.end() :]}"
-    return datetime.fromisoformat(
-        text.replace(" +", "+").replace(" -", "-").replace(" Z", "Z").replace("z", "Z")
+def _composed(parts: Mapping[str, str | None]) -> datetime:
+    """A wall clock, or an instant where the pattern has an offset."""
+    number = {name: int(digits) for name, digits in parts.items() if digits and digits.isdigit()}
+    month_name, half, offset = parts.get("month_name"), parts.get("half"), parts.get("offset")
+    hour = number.get("hour", 0)
+    if half is not None:
+        if not 1 <= number["half_hour"] <= 12:
+            raise ValueError("no hour of half a day")
+        hour = number["half_hour"] % 12 + (12 if half.lower() in ("pm", "下午") else 0)
+    next_day = hour == 24 and not number.get("minute") and not number.get("second")
+    found = datetime(
+        number["year"] if "year" in number else 2000 + number["short_year"],
+        _MONTHS.index(month_name.lower()) + 1 if month_name else number["month"],
+        number["day"],
+        0 if next_day else hour,
+        number.get("minute", 0),
+        number.get("second", 0),
+        int(f"{(parts.get('fraction') or '0')[:6]:0<6}"),
+        tzinfo=datetime.fromisoformat(f"2000-01-01T00:00:00{offset.upper()}").tzinfo if offset else None,
     )
+    return found + timedelta(days=1) if next_day else found
 
 
 def _timestamp(raw: object, formats: tuple[TimeFormat, ...], zone: Zone | None) -> datetime:
@@ -330,17 +580,25 @@ def _timestamp(raw: object, formats: tuple[TimeFormat, ...], zone: Zone | None) 
             found = written.read(raw)
         except (ValueError, OverflowError):
             break
+        except UnreadableError:
+            if written is formats[-1] or not isinstance(raw, str):
+                raise
+            continue  # text under an epoch's format: another may fit
         if found is None:
             continue
+        if not 1 < found.year < 9999 or _is_zero(raw):
+            raise UnreadableError(Reason.NOT_FINISHED, "a time that means none")
         if found.tzinfo is None:
             if zone is None:
                 raise UnreadableError(Reason.ZONE_MISSING, "a time without a zone, and none is configured")
             found = found.replace(tzinfo=zone.rules)
-        try:
-            if 1 < found.astimezone(UTC).year < 9999:
-                return found
-        except OverflowError:
-            break
-        break
+        return found
+    if _is_zero(raw) or (isinstance(raw, str) and _NO_TIME.fullmatch(raw.strip()[:40])):
+        raise UnreadableError(Reason.NOT_FINISHED, "a time that means none")
     names = " or ".join(written.text for written in formats)
     raise UnreadableError(Reason.SCHEMA, f"{kind_of(raw)} that is no time written as {names}")
+
+
+def _is_zero(raw: object) -> bool:
+    """Where no clock runs, systems write the number 0; a text that shows 1970 is a clock that was never set."""
+    return raw == "0" if isinstance(raw, str) else not isinstance(raw, bool) and raw == 0

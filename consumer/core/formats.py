@@ -1,4 +1,4 @@
-"""Bytes -> an event, and where in it a value stands. Performs no I/O.
+"""Bytes -> JSON, and where in it a value stands. Performs no I/O.
 
 Numbers stay exact and nothing is guessed. A value that is missing, null or empty text
 is absent; 0 and false are values.
@@ -14,10 +14,12 @@ from typing import NoReturn
 
 import msgspec
 
+from consumer.core.events import Headers
 from consumer.core.outcomes import Reason
 from consumer.core.templates import Template
 
 _UNROUNDED = range(-40, 1)  # exponents of numbers that were written with all their digits
+_LARGEST_DOUBLE = 2**53  # beyond it a number with a point has lost digits somewhere
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -37,8 +39,10 @@ _decoder = msgspec.json.Decoder(
 )  # exact: orjson turns a 27-digit order number into a float
 
 
-def decode(value: bytes) -> object | Refusal:
+def decode(value: bytes | str) -> object | Refusal:
     """JSON with its numbers exact: whole ones as int, others as Decimal. Of repeated keys the last wins."""
+    if isinstance(value, str):
+        value = value.encode("utf-8", "surrogatepass")
     value = value.removeprefix(_BOM)
     try:
         event: object = _decoder.decode(value)
@@ -58,7 +62,7 @@ def _explain_or_mend(value: bytes, complaint: str) -> object | Refusal:
     except UnicodeDecodeError as error:
         if value.lstrip()[:1] in (b"{", b"[", b'"'):
             return Refusal(Reason.NOT_TEXT, f"not UTF-8 at byte {error.start}")
-        return Refusal(Reason.NOT_JSON, "neither JSON nor text")
+        return Refusal(Reason.NOT_JSON, f"neither JSON nor text{_looks_like(value)}")
     try:
         json.loads(text, parse_constant=_refuse_constant)
         # What is left are halves of surrogate pairs, from names that were cut: they cannot be encoded again.
@@ -68,8 +72,29 @@ def _explain_or_mend(value: bytes, complaint: str) -> object | Refusal:
     except RecursionError:
         return Refusal(Reason.TOO_DEEP, "objects or lists are nested too deeply")
     except (ValueError, InvalidOperation):
-        return Refusal(Reason.NOT_JSON, f"not JSON: {complaint}" if text.strip() else "empty")
+        detail = f"not JSON: {complaint}{_looks_like(value)}" if text.strip() else "empty"
+        return Refusal(Reason.NOT_JSON, detail)
     return event
+
+
+_MAGIC = {
+    b"\x00\x00\x00": "it begins like a schema registry's frame: see `schema_registry` of `envelope`",
+    b"\x1f\x8b": "gzip; let the producer use Kafka's own compression",
+    b"\x04\x22\x4d\x18": "an LZ4 frame; let the producer use Kafka's own compression",
+    b"\x28\xb5\x2f\xfd": "zstd; let the producer use Kafka's own compression",
+    b"\xff\x06\x00\x00sNaPpY": "snappy; let the producer use Kafka's own compression",
+    b"\x82SNAPPY\x00": "snappy; let the producer use Kafka's own compression",
+    b"Obj\x01": "an Avro file; only JSON is read",
+    b"\xff\xfe": "UTF-16; see `charset` of `envelope`",
+    b"\xfe\xff": "UTF-16; see `charset` of `envelope`",
+    b"<": "XML; only JSON is read",
+}
+
+
+def _looks_like(value: bytes) -> str:
+    known = (words for magic, words in _MAGIC.items() if value.startswith(magic))
+    words = next(known, "a frame or Avro or Protobuf; only JSON is read" if value[:1] == b"\0" else None)
+    return f" ({words})" if words else ""
 
 
 class _NotFiniteError(ValueError):
@@ -90,74 +115,193 @@ def _mend(escape: re.Match[str]) -> str:
     return "\\ufffd" if escape.group(1) else escape.group()
 
 
+# -- An event ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A decoded record.
+
+    Attributes:
+        body: what is read, once the envelope is off.
+        message: the record's whole JSON.
+        key: the record's.
+        headers: the record's.
+
+    """
+
+    body: object
+    message: object = None
+    key: bytes | None = None
+    headers: Headers = ()
+
+    def header(self, name: str) -> str | None:
+        """The last header of this name, in any case, as text."""
+        wanted = name.casefold()
+        found = next((value for key, value in reversed(self.headers) if key.casefold() == wanted), None)
+        try:
+            return None if found is None else found.decode()
+        except UnicodeDecodeError:
+            return None
+
+
 # -- Find -------------------------------------------------------------------------------------------
 
-_STEP = re.compile(r"\[(\d{1,6})\]|\[([^\[\]=]+)=([^\[\]]*)\]|\[\"([^\"]*)\"\]|(?:^|\.)([^.\[\]\"]+)")
+_STEP = re.compile(
+    r"\[(-?\d{1,6})\]|\[(\*)\]|\[([^\[\]=\"]+=[^\[\]]*)\]|\[\"([^\"]*)\"\]|(?:^|\.)([^.\[\]\"]+)"
+)
+_ROOT = re.compile(r"\$(message|headers|key)?(?=$|[.\[])")
+_NEXT_CONDITION = re.compile(r",(?=[^,=]+=)")
+
+
+@dataclass(frozen=True, slots=True)
+class _Items:
+    """The items of a list that fulfil all conditions: a name's way, and the texts that it may have there."""
+
+    conditions: tuple[tuple[tuple[str, ...], frozenset[str]], ...] = ()
+
+    @classmethod
+    def parse(cls, text: str) -> "_Items":
+        conditions = []
+        for condition in _NEXT_CONDITION.split(text):
+            name, _, values = condition.partition("=")
+            way = tuple(part.strip() for part in name.split("."))
+            conditions.append((way, frozenset(value.strip() for value in values.split("|"))))
+        return cls(tuple(conditions))
+
+    def among(self, items: object) -> Iterator[object]:
+        # A converter from XML writes a list of one as the one.
+        for item in items if isinstance(items, list) else [items]:
+            if all(any(text in texts for text in _texts_at(item, way)) for way, texts in self.conditions):
+                yield item
+
+
+def _texts_at(item: object, way: tuple[str, ...]) -> Iterator[str]:
+    """What stands there, through any item of the lists on the way; empty text where nothing does."""
+    if isinstance(item, list) and item:
+        for inner in item:
+            yield from _texts_at(inner, way)
+    elif way and isinstance(item, dict):
+        yield from _texts_at(item.get(way[0]), way[1:])
+    else:
+        yield "" if way else scalar_text(item) or ""
+
+
+_Step = str | int | _Items
 
 
 @dataclass(frozen=True, slots=True)
 class Path:
-    """Where in a row a value stands: `cdr_location.id`, `list[0].id`, `usage[type=ENERGY].volume`, `["a.b"]`.
+    """Where in a row a value stands.
 
-    `$` is the whole event, `$.header.id` a place in it, also where the row is a part of it.
+    `cdr_location.id`, `list[0].id`, `list[-1].id`, `["a.b"]`; `list[*].id` is the first that
+    there is in any item, `usage[type=ENERGY].volume` in those items whose type is that
+    (`[a=1|2,b.c=]`: 1 or 2, and no b.c). `$` is the whole event, `$.header.id` a place in it,
+    also where the row is a part of it; `$message` the record's JSON with its envelope,
+    `$headers.name` a Kafka header, `$key` the record's key (`$key.id` where it is JSON).
 
     Attributes:
         text: as written.
+        many: it can lead to several values.
 
     """
 
     text: str
-    _from_event: bool
-    _steps: tuple[str | int | tuple[str, str], ...]
+    _root: str | None
+    _steps: tuple[_Step, ...]
+    many: bool
 
     @classmethod
     def parse(cls, text: str) -> "Path":
         """Raises ValueError."""
-        from_event = text == "$" or text.startswith(("$.", "$["))
-        rest = text[1:].removeprefix(".") if from_event else text
-        steps: list[str | int | tuple[str, str]] = []
+        match = _ROOT.match(text)
+        root = None if match is None else match[1] or "event"
+        rest = text if match is None else text[match.end() :].removeprefix(".")
+        steps: list[_Step] = []
         position = 0
         while position < len(rest):
             match = _STEP.match(rest, position)
             if match is None:
                 raise ValueError(f"`{text}` is no path: see character {position + 1}")
-            index, name, value, quoted, plain = match.groups()
+            index, each, conditions, quoted, plain = match.groups()
             if index is not None:
                 steps.append(int(index))
-            elif name is not None:
-                steps.append((name, value))
+            elif each is not None or conditions is not None:
+                steps.append(_Items.parse(conditions) if conditions else _Items())
             else:
                 steps.append(plain if plain is not None else quoted)
             position = match.end()
-        if (not steps and not from_event) or rest.startswith("."):
+        if (not steps and root in (None, "headers")) or rest.startswith("."):
             raise ValueError(f"`{text}` is no path: it leads nowhere")
-        return cls(text, from_event, tuple(steps))
+        return cls(text, root, tuple(steps), any(isinstance(step, _Items) for step in steps))
 
-    def find(self, row: object, event: object) -> object:
+    def find(self, row: object, event: Event) -> object:
         """The value there; None where there is none, or null."""
-        here = event if self._from_event else row
-        for step in self._steps:
+        here, steps = (row, self._steps) if self._root is None else self._start(event)
+        if self.many:
+            return next(_walk(here, steps), None)
+        for step in steps:
             if isinstance(step, str):
                 here = here.get(step) if isinstance(here, dict) else None
-            elif isinstance(step, int):
-                here = here[step] if isinstance(here, list) and step < len(here) else None
             else:
-                here = _first(here, *step)
+                here = _item(here, step)
             if here is None:
                 return None
         return here
 
+    def find_all(self, row: object, event: Event) -> Iterator[object]:
+        """The values there: more than one only with `[*]` and conditions."""
+        if self.many:
+            here, steps = (row, self._steps) if self._root is None else self._start(event)
+            yield from _walk(here, steps)
+        else:
+            yield self.find(row, event)
 
-def _first(items: object, name: str, value: str) -> object:
-    if not isinstance(items, list):
+    def _start(self, event: Event) -> tuple[object, tuple[_Step, ...]]:
+        match self._root:
+            case "event":
+                return event.body, self._steps
+            case "message":
+                return event.message, self._steps
+            case "headers":
+                return event.header(str(self._steps[0])), self._steps[1:]
+            case _:
+                return _key(event.key or b"", whole=not self._steps), self._steps
+
+
+def _walk(here: object, steps: tuple[_Step, ...]) -> Iterator[object]:
+    for number, step in enumerate(steps):
+        if isinstance(step, _Items):
+            for item in step.among(here):
+                yield from _walk(item, steps[number + 1 :])
+            return
+        if isinstance(step, str):
+            here = here.get(step) if isinstance(here, dict) else None
+        else:
+            here = _item(here, step)
+        if here is None:
+            return
+    yield here
+
+
+def _item(items: object, step: _Step) -> object:
+    if isinstance(items, list) and isinstance(step, int) and -len(items) <= step < len(items):
+        return items[step]
+    return items if isinstance(items, dict) and step in (0, -1) else None
+
+
+def _key(key: bytes, *, whole: bool) -> object:
+    """A record's key: JSON where a path leads into it, else its text."""
+    try:
+        text = key.decode()
+    except UnicodeDecodeError:
         return None
-    return next(
-        (item for item in items if isinstance(item, dict) and scalar_text(item.get(name)) == value), None
-    )
+    decoded = decode(key) if not whole or text.startswith('"') else text
+    return None if isinstance(decoded, Refusal) else decoded
 
 
 def scalar_text(value: object) -> str | None:
-    """A scalar as text, so that 3 and "3" compare equal; None for absent values, objects and lists.
+    """A scalar as text, so that 3, "3" and 3.0 compare equal; None for absent values, objects and lists.
 
     None too for a number like 1.2E+26: somebody has rounded it, and other orders' numbers to the same.
     """
@@ -169,23 +313,45 @@ def scalar_text(value: object) -> str | None:
         case int():
             return str(value)
         case Decimal():
-            return f"{value:f}" if value.as_tuple().exponent in _UNROUNDED else None
+            return _decimal_text(value) if value.as_tuple().exponent in _UNROUNDED else None
         case _:
             return None
 
 
-def found_at(paths: tuple[Path, ...], row: object, event: object) -> Iterator[object]:
+def _decimal_text(number: Decimal) -> str | None:
+    if number != number.to_integral_value():
+        return f"{number:f}"
+    # A whole number with a point went through a double.
+    return str(int(number)) if abs(number) <= _LARGEST_DOUBLE else None
+
+
+def found_at(paths: tuple[Path, ...], row: object, event: Event) -> Iterator[object]:
     """The values at these paths that are not absent, in order."""
     for path in paths:
-        value = path.find(row, event)
-        if value is not None and not (isinstance(value, str) and not value.strip()):
-            yield value
+        for value in path.find_all(row, event):
+            if value is not None and not (isinstance(value, str) and not value.strip()):
+                yield value
 
 
-_parsed = lru_cache(maxsize=1024)(Path.parse)
+_OR = re.compile(r"\|(?![^\[]*\])")
 
 
-def fill_paths(template: Template, row: object, event: object) -> str | None:
+def alternatives(placeholder: str) -> list[str]:
+    """The paths of a template's placeholder: `{id|number}`."""
+    return [path.strip() for path in _OR.split(placeholder)]
+
+
+@lru_cache(maxsize=1024)
+def _paths_of(placeholder: str) -> tuple[Path, ...]:
+    return tuple(map(Path.parse, alternatives(placeholder)))
+
+
+def placed_text(placeholder: str, row: object, event: Event) -> str | None:
+    """What a template's placeholder leads to, as text."""
+    return scalar_text(next(found_at(_paths_of(placeholder), row, event), None))
+
+
+def fill_paths(template: Template, row: object, event: Event) -> str | None:
     """A template whose placeholders are paths; None where one leads nowhere."""
-    text, missing = template.fill(lambda path: scalar_text(_parsed(path).find(row, event)))
+    text, missing = template.fill(lambda placeholder: placed_text(placeholder, row, event))
     return None if missing is not None else text

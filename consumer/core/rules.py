@@ -6,7 +6,7 @@ new book.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from heapq import merge
 
 from consumer.core.coupons import (
@@ -19,7 +19,7 @@ from consumer.core.coupons import (
 )
 from consumer.core.events import Order, Record, Value
 from consumer.core.expressions import Binding, Compiler, Expression, Failure
-from consumer.core.formats import Refusal, decode, scalar_text
+from consumer.core.formats import Refusal, scalar_text
 from consumer.core.outcomes import Finding, Outcome, Reason
 from consumer.core.replies import ReplyTable
 from consumer.core.sources import Source, Station
@@ -125,15 +125,17 @@ class RuleBook:
             return (_invalid(Reason.SCHEMA, f"no source reads the topic {record.coordinates.topic}"),)
         return self.read_as(source, record, now)
 
-    def read_as(self, source: Source, record: Record, now: datetime) -> tuple[Order | Finding, ...]:  # noqa: ARG002  # plausibility will ask for it
-        """As `read`, by a source of one's own choice."""
+    def read_as(self, source: Source, record: Record, now: datetime | None) -> tuple[Order | Finding, ...]:
+        """As `read`, by a source of one's own choice; without `now` nothing is too late or in the future."""
         if record.value is None:
             return (Finding(0, Outcome.SKIPPED, Reason.TOMBSTONE, "no value", source=source.name),)
         try:
-            event = decode(record.value)
+            event = source.envelope.open(record)
             if isinstance(event, Refusal):
-                return (_invalid(event.reason, event.detail, source=source.name),)
-            return source.read(event, self.find_station)
+                return (_refused(event, source.name),)
+            return source.read(event, self.find_station, now, _recorded_at(record))
+        except RecursionError:
+            return (_invalid(Reason.TOO_DEEP, "objects or lists are nested too deeply", source=source.name),)
         except Exception as error:  # noqa: BLE001  # whatever the bytes: a record has an outcome, and is not read again
             return (_invalid(Reason.SCHEMA, f"cannot be read: {type(error).__name__}", source=source.name),)
 
@@ -256,6 +258,23 @@ def _evaluate(rule: Rule, order: Order, binding: Binding) -> tuple[Datum, ...] |
             return _ended(order, Reason.OVERFLOW, detail, rule)
         found.append(Datum(datum.key, datum.name, int(value)))
     return tuple(found)
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_YEAR_2000_MS, _YEAR_9000_MS = 946_684_800_000, 221_845_392_000_000
+
+
+def _recorded_at(record: Record) -> datetime | None:
+    """None where the producer wrote none, or seconds for milliseconds."""
+    if not _YEAR_2000_MS <= record.timestamp_ms <= _YEAR_9000_MS:
+        return None
+    return _EPOCH + timedelta(milliseconds=record.timestamp_ms)
+
+
+def _refused(refusal: Refusal, source: str) -> Finding:
+    if refusal.reason is Reason.TOMBSTONE:
+        return Finding(0, Outcome.SKIPPED, refusal.reason, refusal.detail, source=source)
+    return _invalid(refusal.reason, refusal.detail, source=source)
 
 
 def _invalid(reason: Reason, detail: str, source: str | None = None) -> Finding:

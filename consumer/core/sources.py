@@ -1,15 +1,16 @@
-"""How the events of a topic are read: split into rows, gated, read field by field. Performs no I/O."""
+"""How the events of a topic are read: unpacked, split into rows, gated, read field by field, doubted. Performs no I/O."""
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import cached_property
 
 from consumer.core import plates
+from consumer.core.envelopes import ENCRYPTED, Envelope, is_encrypted
 from consumer.core.events import Order, Value
-from consumer.core.fields import Field, FieldType, UnreadableError, Zone, kind_of
-from consumer.core.formats import Path, fill_paths, found_at, scalar_text
+from consumer.core.fields import Field, UnreadableError, Zone, elapsed_seconds, is_placeholder, kind_of
+from consumer.core.formats import Event, Path, Refusal, fill_paths, found_at, scalar_text
 from consumer.core.outcomes import Finding, Outcome, Reason
 from consumer.core.templates import Template, text_of
 
@@ -73,7 +74,7 @@ class Gate:
     missing: Missing
     reverses: Template | None = None
 
-    def test(self, row: object, event: object) -> tuple[Outcome, Reason, str] | None:
+    def test(self, row: object, event: Event) -> tuple[Outcome, Reason, str] | None:
         """Why the row is to be left out; None if it may pass."""
         value = scalar_text(next(found_at(self.paths, row, event), None))
         place = self.paths[0].text
@@ -94,26 +95,87 @@ class Gate:
         return Outcome.SKIPPED, self.reason, f"`{place}` is `{value[:40]}`"
 
 
+# -- Plausibility -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Plausibility:
+    """What cannot be, and what then becomes of the order.
+
+    Attributes:
+        set_aside: reasons for which it gets no coupon; for the others it is only marked.
+        future: how far from now an end may lie, since clocks differ.
+        watts: what no charger gives.
+        seconds: how much longer than from start to end it may have charged, since clocks are rounded.
+
+    """
+
+    set_aside: frozenset[Reason] = frozenset(
+        {Reason.END_BEFORE_START, Reason.IN_FUTURE, Reason.BEFORE_2000, Reason.TOO_MUCH_ENERGY}
+    )
+    future: timedelta = timedelta(minutes=10)
+    watts: int = 1_000_000
+    seconds: int = 60
+
+    def doubts(self, values: Mapping[str, Value], now: datetime | None) -> Sequence[tuple[Reason, str]]:
+        """Reason and detail of each, the weightiest first."""
+        found: list[tuple[Reason, str]] = []
+        started, ended = values.get("started_at"), values.get("ended_at")
+        times = [time for time in (started, ended) if isinstance(time, datetime)]
+        if any(time.year < 2000 for time in times):
+            found.append((Reason.BEFORE_2000, "a time before the year 2000"))
+        seconds = values.get("seconds")
+        if len(times) == 2 and times[1] < times[0] and times[1].astimezone(UTC) < times[0].astimezone(UTC):
+            found.append((Reason.END_BEFORE_START, "it ended before it started"))
+        elif isinstance(seconds, int) and seconds < 0:
+            found.append((Reason.END_BEFORE_START, "it lasted less than nothing"))
+        elif isinstance(seconds, int):
+            found += self._of_duration(values, seconds)
+        if now is not None and any(time > now + self.future for time in times):
+            found.append((Reason.IN_FUTURE, "it ends in the future; is the zone right?"))
+        if plates.is_doubtful(str(values["plate"])):
+            found.append((Reason.PLATE_DOUBTFUL, "the plate looks like none"))
+        return found
+
+    def _of_duration(self, values: Mapping[str, Value], seconds: int) -> list[tuple[Reason, str]]:
+        found: list[tuple[Reason, str]] = []
+        energy, charged = values.get("energy_wh"), values.get("charging_seconds")
+        # A minute more: some systems know no seconds.
+        if isinstance(energy, int) and energy * 3600 > self.watts * (seconds + 60):
+            found.append((Reason.TOO_MUCH_ENERGY, f"{energy} Wh in {seconds} s; is the unit right?"))
+        if isinstance(charged, int) and charged > seconds + self.seconds:
+            detail = f"it charged for {charged} s of {seconds} s"
+            found.append((Reason.DURATIONS_DISAGREE, detail))
+        return found
+
+
 # -- A source ---------------------------------------------------------------------------------------
 
-PLACEHOLDERS = frozenset({"-1", "null", "none", "nil", "undefined", "unknown", "nan", "n/a", "-"})
-_NO_DIGITS_BUT_ZERO = re.compile(r"[0\s_./:-]+")
+NO_PLATE = frozenset({"无", "无牌", "无牌车", "无车牌", "未知", "暂无", "空", "_无_", "no plate", "noplate"})
+"""Texts that systems write where they have no plate, beside placeholders."""
 
 FindStation = Callable[[str | None, str | None], Station | None]
 """By station_id, else by connector_id."""
 
+NAMING_FIELDS = ("station_id", "connector_id")
+"""Fields that find the station; a source has them first."""
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Source:
     """How the events of some topics are read.
 
     Attributes:
         topics: none means any that no other source names.
+        envelope: what is taken off first.
         orders: where the orders stand, the first that leads somewhere: a list of
-            them, or one; none means the event is the order.
+            them, or one; none means the event is the order, or a list of them.
         gates: in order; the first that holds decides.
+        fields: those that name the station first.
         event_id: over the field names.
         zone: wall clocks are in it, and times are shown in it.
+        overrides: the fields, by station, where they are read in another way.
+        deadline: how long after its end a charge is still granted; None means for ever.
 
     """
 
@@ -124,11 +186,29 @@ class Source:
     fields: tuple[Field, ...]
     event_id: Template
     zone: Zone | None = None
+    envelope: Envelope = field(default_factory=Envelope)
+    overrides: Mapping[str, tuple[Field, ...]] = field(default_factory=dict)
+    plausibility: Plausibility = field(default_factory=Plausibility)
+    deadline: timedelta | None = None
 
-    def read(self, event: object, find_station: FindStation) -> tuple[Order | Finding, ...]:
-        """At least one item; a row that cannot be read does not sink its siblings."""
-        if not isinstance(event, dict | list):
-            return (self._invalid(0, Reason.SCHEMA, f"{kind_of(event)} where an object is expected"),)
+    def read(
+        self,
+        event: Event,
+        find_station: FindStation,
+        now: datetime | None = None,
+        recorded_at: datetime | None = None,
+    ) -> tuple[Order | Finding, ...]:
+        """At least one item; a row that cannot be read does not sink its siblings.
+
+        Without `now` neither the deadline nor the future is looked at.
+        """
+        if not isinstance(event.body, dict | list):
+            detail = f"{kind_of(event.body)} where an object is expected"
+            if isinstance(event.body, str):
+                detail += "; if it holds JSON, add `unwrap: $` to the envelope"
+            return (self._invalid(0, Reason.SCHEMA, detail),)
+        if is_encrypted(event.body) and self._finds_nothing(event.body):
+            return (self._invalid(0, ENCRYPTED.reason, ENCRYPTED.detail),)
         rows = self._rows(event)
         if not rows:
             detail = "the list of orders is empty"
@@ -136,24 +216,29 @@ class Source:
         if len(rows) > MAX_ORDERS:
             detail = f"{len(rows)} orders in one record, more than {MAX_ORDERS}"
             return (self._invalid(0, Reason.TOO_LARGE, detail),)
-        return tuple(self._read_row(index, row, event, find_station) for index, row in enumerate(rows))
+        clock = _Clock(now, recorded_at)
+        return tuple(self._read_row(index, row, event, find_station, clock) for index, row in enumerate(rows))
 
-    def _rows(self, event: object) -> list[object]:
+    def _rows(self, event: Event) -> list[object]:
         for path in self.orders:
-            found = path.find(event, event)
+            found = path.find(event.body, event)
             if isinstance(found, list):
                 return found
             if found is not None:
                 return [found]
-        return [event]
+        if self.orders:
+            return [{}]  # no order, but the gates may know why
+        return event.body if isinstance(event.body, list) else [event.body]
 
-    def _read_row(self, index: int, row: object, event: object, find_station: FindStation) -> Order | Finding:
+    def _read_row(
+        self, index: int, row: object, event: Event, find_station: FindStation, clock: "_Clock"
+    ) -> Order | Finding:
+        if isinstance(row, Refusal):
+            return self._invalid(index, row.reason, row.detail)
         if not isinstance(row, dict):
             return self._invalid(index, Reason.SCHEMA, f"{kind_of(row)} where an order is expected")
-        if self._is_encrypted(row):
-            return self._invalid(
-                index, Reason.ENCRYPTED, "an encrypted envelope, not an order; decrypt it upstream"
-            )
+        if is_encrypted(row) and self._finds_nothing(row):
+            return self._invalid(index, ENCRYPTED.reason, ENCRYPTED.detail)
         values, problems = self._values(row, event, find_station)
         for gate in self.gates:
             verdict = gate.test(row, event)
@@ -170,34 +255,56 @@ class Source:
                     reverses=reverses,
                     source=self.name,
                 )
-        return self._order(index, values, problems)
+        if "ended_at" in problems and problems["ended_at"].reason is Reason.NOT_FINISHED:
+            detail = "ended_at: a time that means none"
+            return self._ended(index, Outcome.SKIPPED, Reason.NOT_FINISHED, detail, values)
+        order = self._order(index, values, problems)
+        return order if isinstance(order, Finding) else self._judged(order, clock)
 
-    def _is_encrypted(self, row: dict[str, object]) -> bool:
-        """CEC's envelope as it came (domain: events): without this, it would look like a missing plate."""
-        if not (isinstance(row.get("Data"), str) and "Sig" in row and "OperatorID" in row):
-            return False
-        return all(field.find(row, row) is None for field in self.fields)
+    def _finds_nothing(self, row: object) -> bool:
+        """What is encrypted would else look like a missing plate."""
+        alone = Event(row)
+        return all(place.find(row, alone) is None for place in self.fields)
 
     def _values(
-        self, row: object, event: object, find_station: FindStation
+        self, row: object, event: Event, find_station: FindStation
     ) -> tuple[dict[str, Value], dict[str, UnreadableError]]:
         """What can be read, and what cannot."""
-        values: dict[str, Value] = {}
-        problems: dict[str, UnreadableError] = {}
-        station: Station | None = None
-        for place in self.fields:  # those that name the station stand first
-            if station is None and place.type is FieldType.TIMESTAMP:
-                station = find_station(_maybe(values, "station_id"), _maybe(values, "connector_id"))
-            try:
-                raw = place.find(row, event)
-                if raw is not None:
-                    values[place.name] = place.read(raw, station.zone if station else None)
-            except UnreadableError as error:
-                problems[place.name] = error
-        station = station or find_station(_maybe(values, "station_id"), _maybe(values, "connector_id"))
+        reading = _Reading(row, event)
+        values, problems = reading.values, reading.problems
+        fields = self.fields
+        for place in self.fields[: self._naming]:
+            reading.take(place, None)
+        station = find_station(_maybe(values, "station_id"), _maybe(values, "connector_id"))
+        if station is not None and station.id in self.overrides:
+            fields = self.overrides[station.id]
+        zone = station.zone if station is not None else None
+        for place in fields[self._naming :]:
+            reading.take(place, zone)
         _tidy_identity(values, problems)
-        _complete(values, problems, station, self.zone)
+        if self._has_made:
+            reading.make(fields)
+        if station is not None:
+            values.setdefault("station_id", station.id)
+            if station.api_store_code is not None:
+                values["api_store_code"] = station.api_store_code
+        if "seconds" not in values and "seconds" not in problems:
+            _measure(values)
+        seconds = values.get("seconds")
+        if isinstance(seconds, int):
+            values["minutes"] = seconds // 60
+        _localise(values, zone or self.zone)
         return values, problems
+
+    @cached_property
+    def _naming(self) -> int:
+        """How many fields name the station; they stand first."""
+        return sum(place.name in NAMING_FIELDS for place in self.fields)
+
+    @cached_property
+    def _has_made(self) -> bool:
+        """Some fields depend on others."""
+        return any(place.is_made for fields in (self.fields, *self.overrides.values()) for place in fields)
 
     def _order(
         self, index: int, values: dict[str, Value], problems: dict[str, UnreadableError]
@@ -214,17 +321,43 @@ class Source:
         values["event_id"] = event_id
         values.setdefault("order_id", event_id)
         if "plate" not in values and "plate" not in problems:
-            return Finding(
-                index, Outcome.SKIPPED, Reason.PLATE_MISSING, "no plate", values=values, source=self.name
-            )
+            return self._ended(index, Outcome.SKIPPED, Reason.PLATE_MISSING, "no plate", values)
         for name, error in problems.items():
             return self._invalid(index, error.reason, f"{name}: {error.detail}", values)
         for place in self.fields:
             if place.required and place.name not in values:
                 return self._invalid(index, Reason.FIELD_MISSING, f"{place.name} is absent", values)
-        plate = str(values["plate"])
-        doubts = (Reason.PLATE_DOUBTFUL,) if plates.is_doubtful(plate) else ()
-        return Order(index, self.name, str(values["order_id"]), event_id, plate, values, doubts)
+        return Order(index, self.name, str(values["order_id"]), event_id, str(values["plate"]), values)
+
+    def _judged(self, order: Order, clock: "_Clock") -> Order | Finding:
+        """The order, or why it gets no coupon though it can be read."""
+        doubts = self.plausibility.doubts(order.values, clock.now)
+        aside = next((doubt for doubt in doubts if doubt[0] in self.plausibility.set_aside), None)
+        # An end before 2000 is a wrong clock; other doubts are not worth a dead letter once it is too late.
+        wrong_clock = aside is not None and aside[0] is Reason.BEFORE_2000
+        if self.deadline is not None and not wrong_clock and clock.is_past(self.deadline, order.values):
+            detail = f"the charge ended more than {_hours(self.deadline)} ago"
+            return self._ended(order.index, Outcome.EXPIRED, Reason.DEADLINE, detail, order.values)
+        if aside is not None:
+            return Finding(
+                order.index,
+                Outcome.SUSPECT,
+                *aside,
+                dead_letter=True,
+                values=order.values,
+                source=self.name,
+            )
+        if not doubts:
+            return order
+        reasons = tuple(reason for reason, _ in doubts)
+        return Order(
+            order.index, order.source, order.order_id, order.event_id, order.plate, order.values, reasons
+        )
+
+    def _ended(
+        self, index: int, outcome: Outcome, reason: Reason, detail: str, values: Mapping[str, Value]
+    ) -> Finding:
+        return Finding(index, outcome, reason, detail, values=values, source=self.name)
 
     def _invalid(
         self, index: int, reason: Reason, detail: str, values: Mapping[str, Value] | None = None
@@ -234,9 +367,73 @@ class Source:
         )
 
 
-def is_placeholder(identity: str) -> bool:
-    """True for what systems write where they have no id: as an event id, all later cars would be "granted already"."""
-    return identity.casefold() in PLACEHOLDERS or _NO_DIGITS_BUT_ZERO.fullmatch(identity) is not None
+@dataclass(frozen=True, slots=True)
+class _Clock:
+    """When it is, and when the record was written; None where that is not to be looked at, or not known."""
+
+    now: datetime | None
+    recorded_at: datetime | None
+
+    def is_past(self, deadline: timedelta, values: Mapping[str, Value]) -> bool:
+        """Counted from the earlier of the end of charging and the record's timestamp."""
+        if self.now is None:
+            return False
+        ended = values.get("ended_at")
+        late = isinstance(ended, datetime) and self.now - ended > deadline
+        return late or (self.recorded_at is not None and self.now - self.recorded_at > deadline)
+
+
+def _hours(span: timedelta) -> str:
+    hours = span.total_seconds() / 3600
+    return f"{hours:g} h"
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """What can be read of a row so far, and what cannot."""
+
+    row: object
+    event: Event
+    values: dict[str, Value] = field(default_factory=dict)
+    problems: dict[str, UnreadableError] = field(default_factory=dict)
+
+    def take(self, place: Field, zone: Zone | None) -> None:
+        try:
+            value = place.get(self.row, self.event, zone)
+        except UnreadableError as error:
+            # A start that means none is none; an end that means none tells something.
+            if error.reason is not Reason.NOT_FINISHED or place.name == "ended_at":
+                self.problems[place.name] = error
+            return
+        if value is not None:
+            self.values[place.name] = value
+
+    def make(self, fields: tuple[Field, ...]) -> None:
+        """What depends on other fields."""
+        for place in fields:
+            self._roll(place)
+        for place in fields:
+            if place.computed is None or place.name in self.values or place.name in self.problems:
+                continue
+            try:
+                value = place.computed.of(self.values)
+            except OverflowError:
+                self.problems[place.name] = UnreadableError(Reason.OVERFLOW, "beyond the calendar")
+                continue
+            if value is not None:
+                self.values[place.name] = value
+
+    def _roll(self, place: Field) -> None:
+        """A time of day after midnight belongs to the next day, one before it to the day before."""
+        for other, step in ((place.not_before, 1), (place.not_after, -1)):
+            moment, bound = self.values.get(place.name), self.values.get(other or "")
+            if not isinstance(moment, datetime) or not isinstance(bound, datetime):
+                continue
+            if (bound.astimezone(UTC) - moment.astimezone(UTC)) * step > _NOTHING:
+                self.values[place.name] = moment + step * _DAY  # by the wall clock
+
+
+_DAY, _NOTHING = timedelta(days=1), timedelta(0)
 
 
 def _maybe(values: Mapping[str, Value], name: str) -> str | None:
@@ -247,19 +444,33 @@ def _maybe(values: Mapping[str, Value], name: str) -> str | None:
 def _tidy_identity(values: dict[str, Value], problems: dict[str, UnreadableError]) -> None:
     """Order number and plate: normalised, bounded, or not there."""
     order_id = _maybe(values, "order_id")
-    if order_id is not None and is_placeholder(order_id):
-        del values["order_id"]
+    if order_id is not None:
+        if is_placeholder(order_id):
+            del values["order_id"]
+        else:
+            _bound(values, problems, "order_id", order_id, MAX_ID)
     plate = _maybe(values, "plate")
     if plate is not None:
-        values["plate"] = plates.normalise(plate[: 4 * MAX_PLATE])
-        if not values["plate"]:
+        written = plate[: 4 * MAX_PLATE]
+        plate = plates.normalise(written)
+        if not plate or is_placeholder(written) or is_placeholder(plate) or written.lower() in NO_PLATE:
             del values["plate"]
-    for name, longest in (("order_id", MAX_ID), ("plate", MAX_PLATE)):
-        text = _maybe(values, name)
-        unfit = _unfit(text, longest) if text is not None else None
-        if unfit is not None:
-            problems[name] = unfit
-            del values[name]
+        else:
+            values["plate"] = plate
+            _bound(values, problems, "plate", plate, MAX_PLATE)
+
+
+def _bound(
+    values: dict[str, Value],
+    problems: dict[str, UnreadableError],
+    name: str,
+    identity: str,
+    longest: int,
+) -> None:
+    unfit = _unfit(identity, longest)
+    if unfit is not None:
+        problems[name] = unfit
+        del values[name]
 
 
 def _unfit(identity: str, longest: int) -> UnreadableError | None:
@@ -271,29 +482,24 @@ def _unfit(identity: str, longest: int) -> UnreadableError | None:
     return None
 
 
-def _complete(
-    values: dict[str, Value],
-    problems: dict[str, UnreadableError],
-    station: Station | None,
-    source_zone: Zone | None,
-) -> None:
-    """What follows from the fields and the station table."""
-    if station is not None:
-        values.setdefault("station_id", station.id)
-        if station.api_store_code is not None:
-            values["api_store_code"] = station.api_store_code
+def _measure(values: dict[str, Value]) -> None:
+    """From start to end; else what the source itself says."""
     started, ended = values.get("started_at"), values.get("ended_at")
-    known = "seconds" in values or "seconds" in problems
-    if not known and isinstance(started, datetime) and isinstance(ended, datetime):
-        # In UTC: two times of one zone would be subtracted by their wall clocks.
-        elapsed = ended.astimezone(UTC) - started.astimezone(UTC)
-        values["seconds"] = elapsed // timedelta(seconds=1)
-    seconds = values.get("seconds")
-    if isinstance(seconds, int):
-        values["minutes"] = seconds // 60
-    zone = station.zone if station is not None and station.zone is not None else source_zone
-    if zone is not None:
-        values["zone"] = zone.name
-        for name, value in values.items():
-            if isinstance(value, datetime):
-                values[name] = value.astimezone(zone.rules)
+    if isinstance(started, datetime) and isinstance(ended, datetime):
+        seconds = elapsed_seconds(started, ended)
+        later = ended.replace(fold=1)
+        if seconds < 0 <= elapsed_seconds(started, later):
+            # Of two equal hours in autumn it was the second one.
+            values["ended_at"], seconds = later, elapsed_seconds(started, later)
+        values["seconds"] = seconds
+    elif "charging_seconds" in values:
+        values["seconds"] = values["charging_seconds"]
+
+
+def _localise(values: dict[str, Value], zone: Zone | None) -> None:
+    if zone is None:
+        return
+    values["zone"] = zone.name
+    for name, value in values.items():
+        if isinstance(value, datetime):
+            values[name] = value.astimezone(zone.rules)

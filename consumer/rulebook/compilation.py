@@ -14,24 +14,26 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from consumer.core import expressions
 from consumer.core.coupons import LARGEST_VALUE, OWN_PARAMETERS, Account
 from consumer.core.documents import Document
+from consumer.core.envelopes import CHARSETS, Envelope, Step, cloudevents, connect, unwrap
 from consumer.core.errors import Problem
 from consumer.core.expressions import Kind
 from consumer.core.fields import (
-    CLOCK,
     DERIVED_FIELDS,
     EPOCHS,
     KNOWN_FIELDS,
     UNITS,
+    WRITTEN_DURATIONS,
+    Computed,
     Field,
     FieldType,
     TimeFormat,
     Zone,
 )
-from consumer.core.formats import Path
+from consumer.core.formats import Path, alternatives
 from consumer.core.outcomes import Outcome, Reason
 from consumer.core.replies import ReplyRow, ReplyTable, is_row_name
 from consumer.core.rules import Metadatum, Rule, RuleBook
-from consumer.core.sources import Gate, Missing, Source, Station
+from consumer.core.sources import NAMING_FIELDS, Gate, Missing, Plausibility, Source, Station
 from consumer.core.templates import DERIVED, Template, TemplateError
 from consumer.rulebook.bundle import Bundle, Location, did_you_mean
 from consumer.rulebook.cases import differences_of
@@ -40,12 +42,15 @@ from consumer.rulebook.model import (
     CaseModel,
     FieldModel,
     MetadatumModel,
+    OverrideModel,
+    PlausibilityModel,
     ReplyModel,
     RuleModel,
     RulesModel,
     SkipModel,
     SourceModel,
     StationModel,
+    StepModel,
 )
 
 T = TypeVar("T")
@@ -71,6 +76,27 @@ _RESERVED = frozenset([expressions.PRESENT, *_CEL_WORDS.split()])
 """Names that no field can have."""
 
 _STATION = "station"
+_NUMBERS = frozenset({*UNITS, FieldType.INT, FieldType.DECIMAL})
+_DOUBTS = (
+    Reason.END_BEFORE_START,
+    Reason.IN_FUTURE,
+    Reason.BEFORE_2000,
+    Reason.TOO_MUCH_ENERGY,
+    Reason.DURATIONS_DISAGREE,
+    Reason.PLATE_DOUBTFUL,
+)
+_COMPUTED = re.compile(r"([a-z][a-z0-9_]{0,63}) ([+-]) ([a-z][a-z0-9_]{0,63})")
+_COMPUTABLE = {
+    (FieldType.TIMESTAMP, True, FieldType.TIMESTAMP): FieldType.DURATION,
+    (FieldType.TIMESTAMP, True, FieldType.DURATION): FieldType.TIMESTAMP,
+    (FieldType.TIMESTAMP, False, FieldType.DURATION): FieldType.TIMESTAMP,
+    **{
+        (same, minus, same): same
+        for same in (FieldType.DURATION, FieldType.ENERGY, FieldType.MONEY, FieldType.INT)
+        for minus in (True, False)
+    },
+}
+"""What a field computed of two others is."""
 _WHOLE = re.compile(r"[+-]?[0-9]{1,100}")
 _OFFSET = re.compile(r"([+-])(\d\d):(\d\d)")
 
@@ -78,7 +104,7 @@ _OFFSET = re.compile(r"([+-])(\d\d):(\d\d)")
 @cache
 def _preset(name: str) -> tuple[Mapping[str, object], SourceModel] | None:
     file = resources.files("consumer.presets") / f"{name}.yaml"
-    if not re.fullmatch(r"[a-z0-9_-]+", name) or not file.is_file():
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_.-]*", name) or not file.is_file():
         return None
     data = Document(file.read_text("utf-8"), f"preset {name}").data
     assert isinstance(data, dict)
@@ -188,8 +214,11 @@ class Compilation:
     def _source(self, name: str) -> Source:
         location = ("sources", name)
         model = self._extended(name, ())
-        zone = self._zone((*location, "zone"), model.zone)
-        fields = [self._field(location, field, spec, zone) for field, spec in model.fields.items()]
+        zone = None if model.zone == _STATION else self._zone((*location, "zone"), model.zone)
+        place = (*location, "fields")
+        model = model.model_copy(update={"fields": dict(_wanted(model.fields))})
+        fields = [self._field(place, field, spec, model.zone, zone) for field, spec in model.fields.items()]
+        self._check_references(place, model.fields, fields)
         names = {*model.fields, *_ALWAYS, *DERIVED_FIELDS} - {"event_id", "zone"}
         event_id = model.event_id or "{order_id}"
         template = self._template((*location, "event_id"), event_id, sorted(names))
@@ -201,70 +230,213 @@ class Compilation:
         if not template.names:
             remedy = "name a field in it, like {order_id}"
             self._problem((*location, "event_id"), "an event id that is the same for all orders", remedy)
+        gates = model.skip or []
+        deadline = model.deadline if "deadline" in model.model_fields_set else self._model.deadline
         return Source(
             name=name,
             topics=tuple(model.topics or ()),
+            envelope=self._envelope((*location, "envelope"), model.envelope or ()),
             orders=tuple(self._paths((*location, "orders"), model.orders)),
             gates=tuple(
-                self._gate((*location, "skip", number), gate) for number, gate in enumerate(model.skip or [])
+                # Its own gates stand last, and only they can have mistakes.
+                self._gate((*location, "skip", number), gate)
+                for number, gate in enumerate(gates, len(self._model.sources[name].skip or ()) - len(gates))
             ),
-            fields=tuple(sorted(fields, key=lambda field: field.type is FieldType.TIMESTAMP)),
+            fields=_naming_first(fields),
             event_id=template,
             zone=zone,
+            overrides=self._overrides(location, model, zone),
+            plausibility=_plausibility(model.plausibility),
+            deadline=None if deadline is None else timedelta(seconds=float(deadline)),
         )
 
     def _extended(self, name: str, seen: tuple[str, ...]) -> SourceModel:
         """The source with what it extends laid under it."""
         model = self._model.sources[name]
-        if model.extends is None:
-            return model
-        preset = _preset(model.extends)
+        merged: SourceModel | None = None
+        for number, wanted in enumerate(model.extends or ()):
+            base = self._base(name, number, wanted, (*seen, name))
+            if base is not None:
+                # Topics say where events are, not how they are read: they are not inherited.
+                base = base.model_copy(update={"topics": None})
+                merged = base if merged is None else _laid_over(merged, base, inside=True)
+        return model if merged is None else _laid_over(merged, model)
+
+    def _base(self, name: str, number: int, wanted: str, seen: tuple[str, ...]) -> SourceModel | None:
+        preset = _preset(wanted)
         if preset is not None:
             data, base = preset
-            self._presets_used[model.extends] = data
-        elif model.extends in self._model.sources and model.extends not in (*seen, name):
-            base = self._extended(model.extends, (*seen, name))
-        else:
-            known = [*preset_names(), *(other for other in self._model.sources if other != name)]
-            message = f"there is no source or preset `{model.extends}`"
-            remedy = did_you_mean(model.extends, known)
-            if model.extends in self._model.sources:
-                message = f"{name} extends itself, through others or at once"
-                remedy = "end the circle in a preset"
-            self._problem(("sources", name, "extends"), message, remedy)
-            self._without_base.add(name)
-            return model
-        own = {key: getattr(model, key) for key in model.model_fields_set}
-        if model.extends in self._without_base:
-            self._without_base.add(name)
-        # Topics say where events are, not how they are read: they are not inherited.
-        return base.model_copy(update={"topics": None, **own, "fields": {**base.fields, **model.fields}})
+            self._presets_used[wanted] = data
+            return base
+        if wanted in self._model.sources and wanted not in seen:
+            base = self._extended(wanted, seen)
+            if wanted in self._without_base:
+                self._without_base.add(name)
+            return base
+        known = [*preset_names(), *(other for other in self._model.sources if other != name)]
+        message = f"there is no source or preset `{wanted}`"
+        remedy = did_you_mean(wanted, known)
+        if wanted in self._model.sources:
+            message = f"{name} extends itself, through others or at once"
+            remedy = "end the circle in a preset"
+        self._problem(("sources", name, "extends", number), message, remedy)
+        self._without_base.add(name)
+        return None
 
-    def _field(self, source: Location, name: str, model: FieldModel, source_zone: Zone | None) -> Field:
-        location = (*source, "fields", name)
+    def _envelope(self, location: Location, models: Sequence[StepModel]) -> Envelope:
+        skip, registry, charset = 0, False, None
+        steps: list[Step] = []
+        for number, model in enumerate(models):
+            place = (*location, number)
+            if len(model.model_fields_set) != 1:
+                self._problem(place, "a step of the envelope has one key", "make it several steps")
+                continue
+            (key,) = model.model_fields_set
+            if steps and key in ("skip_bytes", "schema_registry", "charset"):
+                self._problem(place, f"`{key}` is for bytes, and this is JSON by now", "put it first")
+            if model.skip_bytes is not None:
+                skip += model.skip_bytes
+            elif model.schema_registry:
+                registry = True
+            elif model.charset is not None:
+                charset = model.charset.lower()
+                if charset not in CHARSETS:
+                    remedy = did_you_mean(charset, CHARSETS)
+                    self._problem((*place, "charset"), f"`{model.charset}` is no charset known here", remedy)
+            elif model.cloudevents or model.connect:
+                steps.append(cloudevents if model.cloudevents else connect)
+            else:
+                paths = tuple(self._paths((*place, key), model.unwrap or model.base64))
+                steps.append(unwrap(paths, base64=model.base64 is not None))
+        return Envelope(skip, registry, charset, tuple(steps))
+
+    def _overrides(
+        self, source: Location, model: SourceModel, source_zone: Zone | None
+    ) -> dict[str, tuple[Field, ...]]:
+        found: dict[str, tuple[Field, ...]] = {}
+        for number, override in enumerate(model.overrides):
+            location = (*source, "overrides", number)
+            self._check_names(
+                (*location, "stations"), override.stations, list(self._model.stations), "station"
+            )
+            merged = _laid_over(model, SourceModel(fields=override.fields)).fields
+            zone_name = override.zone or model.zone
+            zone = source_zone
+            if override.zone is not None:
+                zone = None if zone_name == _STATION else self._zone((*location, "zone"), zone_name)
+            known = len(self._bundle.problems)
+            fields = [
+                self._field((*location, "fields"), field, spec, zone_name, zone)
+                for field, spec in merged.items()
+                if field in override.fields or known == len(self._bundle.problems)
+            ]
+            self._check_override(location, override, model)
+            for station in override.stations:
+                if station in found:
+                    self._problem(
+                        location, f"the station `{station}` has overrides already", "put them together"
+                    )
+                found[station] = _naming_first(fields)
+        return found
+
+    def _check_override(self, location: Location, override: OverrideModel, model: SourceModel) -> None:
+        for field in override.fields:
+            if field not in model.fields or field in NAMING_FIELDS:
+                message = f"the source has no field `{field}` to override"
+                if field in NAMING_FIELDS:
+                    message = f"{field} finds the station and cannot depend on it"
+                remedy = did_you_mean(field, [name for name in model.fields if name not in NAMING_FIELDS])
+                self._problem((*location, "fields", field), message, remedy, key=True)
+
+    def _field(
+        self, section: Location, name: str, model: FieldModel, zone_name: str | None, source_zone: Zone | None
+    ) -> Field:
+        location = (*section, name)
         type_ = self._field_type(location, name, model)
-        if (model.paths is None) is (model.template is None):
+        if not _has_place(model):
             self._problem(location, f"{name} needs either paths or a template", "give one of them", key=True)
-        for key in ("format", "zone"):
-            if getattr(model, key) is not None and type_ is not FieldType.TIMESTAMP:
-                self._problem((*location, key), f"{name} is no timestamp", "leave this out", key=True)
-        if model.multiplier is not None and type_ not in UNITS:
-            self._problem((*location, "multiplier"), f"{name} has no unit", "leave this out", key=True)
-        from_station = model.zone == _STATION
-        zone = None if from_station else self._zone((*location, "zone"), model.zone)
+        self._check_keys(location, name, type_, model)
+        wanted = model.zone or zone_name
+        zone = self._zone((*location, "zone"), None if model.zone == _STATION else model.zone) or source_zone
         return Field(
             name=name,
             type=type_,
             paths=tuple(self._paths((*location, "paths"), model.paths)),
             template=self._path_template((*location, "template"), model.template),
+            minus=tuple(self._paths((*location, "minus"), model.minus)),
+            value=tuple(self._paths((*location, "value"), model.value)),
+            unit_from=tuple(self._paths((*location, "unit_from"), model.unit_from)),
+            exponent_from=tuple(self._paths((*location, "exponent_from"), model.exponent_from)),
             scale=self._scale(location, name, type_, model),
-            clock=model.unit == CLOCK,
+            multiplier=model.multiplier or Decimal(1),
+            written=model.unit if model.unit in WRITTEN_DURATIONS and type_ is FieldType.DURATION else "",
+            comma=model.decimal == ",",
+            hexadecimal=model.encoding is not None,
+            connect_scale=model.connect_scale,
             formats=tuple(self._formats((*location, "format"), model.format or ["iso"])),
-            zone=zone or source_zone,
-            station_zone=from_station,
+            zone=zone,
+            station_zone=wanted == _STATION,
+            to_minutes=model.precision == "min",
+            computed=self._computed((*location, "computed"), model.computed),
+            not_before=model.not_before,
+            not_after=model.not_after,
             empty=frozenset(model.empty or ()),
             required=model.required,
         )
+
+    def _check_keys(self, location: Location, name: str, type_: FieldType, model: FieldModel) -> None:
+        """Keys that mean nothing for a field of this type."""
+        for key in ("format", "zone", "precision", "not_before", "not_after"):
+            if getattr(model, key) is not None and type_ is not FieldType.TIMESTAMP:
+                self._problem((*location, key), f"{name} is no timestamp", "leave this out", key=True)
+        if model.multiplier is not None and type_ not in UNITS:
+            self._problem((*location, "multiplier"), f"{name} has no unit", "leave this out", key=True)
+        for key in ("minus", "value", "unit_from", "exponent_from", "decimal", "connect_scale"):
+            if getattr(model, key) is not None and type_ not in _NUMBERS:
+                self._problem((*location, key), f"{name} is no number", "leave this out", key=True)
+        if model.encoding is not None and type_ is not FieldType.STRING:
+            self._problem((*location, "encoding"), f"{name} is no text", "leave this out", key=True)
+        for key in ("unit_from", "exponent_from"):
+            if getattr(model, key) is not None and model.value is None:
+                message = f"`{key}` is looked up beside `value`, and there is none"
+                self._problem((*location, key), message, "add `value`", key=True)
+
+    def _computed(self, location: Location, text: str | None) -> Computed | None:
+        if text is None:
+            return None
+        match = _COMPUTED.fullmatch(text)
+        if match is None:
+            self._problem(
+                location, f"`{text[:60]}` cannot be computed", "write it like `ended_at - charging_seconds`"
+            )
+            return None
+        return Computed(match[1], match[2] == "-", match[3])
+
+    def _check_references(
+        self, section: Location, models: Mapping[str, FieldModel], fields: Sequence[Field]
+    ) -> None:
+        """Fields that are made of others: those exist and fit."""
+        types = {field.name: field.type for field in fields}
+        for field in fields:
+            for key, other in (("not_before", field.not_before), ("not_after", field.not_after)):
+                if other is not None and types.get(other) is not FieldType.TIMESTAMP:
+                    known = [name for name, type_ in types.items() if type_ is FieldType.TIMESTAMP]
+                    message = f"there is no timestamp `{other}`"
+                    self._problem((*section, field.name, key), message, did_you_mean(other, known))
+            if field.computed is None:
+                continue
+            place = (*section, field.name, "computed")
+            parts = (field.computed.left, field.computed.right)
+            unknown = [name for name in parts if name not in types]
+            for name in unknown:
+                self._problem(place, f"there is no field `{name}`", did_you_mean(name, list(types)))
+            if unknown:
+                continue
+            given = _COMPUTABLE.get((types[parts[0]], field.computed.minus, types[parts[1]]))
+            if given is not field.type:
+                what = f"gives {given}" if given else "has no meaning"
+                message = f"`{models[field.name].computed}` {what}, and {field.name} is {field.type}"
+                self._problem(place, message, "write it like `ended_at - charging_seconds`")
 
     def _field_type(self, location: Location, name: str, model: FieldModel) -> FieldType:
         known = KNOWN_FIELDS.get(name)
@@ -280,6 +452,8 @@ class Compilation:
             if model.unit is not None:
                 self._problem((*location, "unit"), f"{name} has no unit", "leave this out", key=True)
             return Decimal(1)
+        if model.unit is None and not (model.paths or model.template):
+            return Decimal(1)  # computed of others, which have theirs
         if model.unit is None:
             remedy = f"add `unit`, one of {', '.join(units)}"
             self._problem(location, f"{name} needs a unit", remedy, key=True)
@@ -293,19 +467,20 @@ class Compilation:
             try:
                 yield TimeFormat.parse(text)
             except ValueError as error:
-                known = ["iso", *EPOCHS, "yyyy-MM-dd HH:mm:ss"]
+                known = ["iso", *(name for name in EPOCHS if "_local" not in name), "yyyy-MM-dd HH:mm:ss"]
                 self._problem(location, str(error), f"use {', '.join(known)} or another pattern")
 
     def _gate(self, location: Location, model: SkipModel) -> Gate:
-        if (model.values_in is None) is (model.not_in is None):
+        given = [key for key in (model.values_in, model.not_in, model.present) if key is not None]
+        if len(given) != 1 and (given or model.missing is not Missing.SKIP):
             self._problem(location, "a gate needs either `in` or `not_in`", "give one of them")
-        inverted = model.values_in is None
+        inverted = model.not_in is not None or model.present is not None
         return Gate(
             paths=tuple(self._paths((*location, "paths"), model.paths)),
-            values=frozenset((model.not_in if inverted else model.values_in) or ()),
+            values=_with_spellings((model.not_in if inverted else model.values_in) or ()),
             inverted=inverted,
             reason=Reason(model.reason),
-            missing=model.missing or (Missing.INVALID if inverted else Missing.KEEP),
+            missing=model.missing or (Missing.KEEP if model.not_in is None else Missing.INVALID),
             reverses=self._path_template((*location, "reverses"), model.reverses),
         )
 
@@ -320,7 +495,8 @@ class Compilation:
         if text is None:
             return None
         template = self._template(location, text, None)
-        list(self._paths(location, template.names))
+        for name in template.names:
+            list(self._paths(location, alternatives(name)))
         return template
 
     def _template(self, location: Location, text: str, known: Sequence[str] | None) -> Template:
@@ -498,6 +674,78 @@ class Compilation:
             message = f"test `{case.name}` does not say who reads its event"
             self._problem(location, message, f"add `source`, one of {', '.join(by_name)}")
         return found
+
+
+def _wanted(fields: Mapping[str, FieldModel]) -> Iterator[tuple[str, FieldModel]]:
+    """Without what a preset only offers: places of numbers whose unit the rules file does not tell."""
+    offered = {
+        id(spec)
+        for name in preset_names()
+        for spec in (_preset(name) or ({}, SourceModel()))[1].fields.values()
+    }
+    for name, spec in fields.items():
+        type_ = KNOWN_FIELDS.get(name) or spec.type
+        if not (id(spec) in offered and spec.paths and spec.unit is None and type_ in UNITS):
+            yield name, spec
+
+
+def _has_place(model: FieldModel) -> bool:
+    places = (model.paths is not None) + (model.template is not None)
+    return places == 1 or (places == 0 and model.computed is not None)
+
+
+def _laid_over(base: SourceModel, model: SourceModel, *, inside: bool = False) -> SourceModel:
+    """What a source says, over what it extends; its envelope around theirs, or inside of it."""
+    own = {key: getattr(model, key) for key in model.model_fields_set if getattr(model, key) is not None}
+    if "deadline" in model.model_fields_set:
+        own["deadline"] = model.deadline
+    fields = dict(base.fields)
+    for name, field in model.fields.items():
+        under = fields.get(name)
+        changes_only = under is not None and not (field.paths or field.template or field.computed)
+        update = {key: getattr(field, key) for key in field.model_fields_set}
+        fields[name] = under.model_copy(update=update) if under is not None and changes_only else field
+    envelopes = (base.envelope or [], model.envelope or [])
+    own["envelope"] = [*envelopes[0], *envelopes[1]] if inside else [*envelopes[1], *envelopes[0]]
+    over = {gate.paths[0] for gate in model.skip or ()}
+    gates = [gate for gate in base.skip or () if gate.paths[0] not in over]
+    plausibility = base.plausibility
+    if plausibility is not None and model.plausibility is not None:
+        given = model.plausibility
+        update = {key: getattr(given, key) for key in given.model_fields_set}
+        own["plausibility"] = plausibility.model_copy(update=update)
+    return base.model_copy(update={**own, "fields": fields, "skip": [*gates, *(model.skip or ())]})
+
+
+def _naming_first(fields: Sequence[Field]) -> tuple[Field, ...]:
+    return tuple(sorted(fields, key=lambda field: field.name not in NAMING_FIELDS))
+
+
+def _plausibility(model: PlausibilityModel | None) -> Plausibility:
+    default = Plausibility()
+    if model is None:
+        return default
+    set_aside = set(default.set_aside)
+    for reason in _DOUBTS:
+        given = getattr(model, reason)
+        if given is not None:
+            (set_aside.add if given == "set_aside" else set_aside.discard)(reason)
+    return Plausibility(
+        frozenset(set_aside),
+        default.future
+        if model.future_tolerance is None
+        else timedelta(seconds=float(model.future_tolerance)),
+        default.watts if model.max_kw is None else int(model.max_kw * 1000),
+        default.seconds if model.duration_tolerance is None else int(model.duration_tolerance),
+    )
+
+
+_TRUTHS = {"true": ("true", "True", "TRUE", "1"), "false": ("false", "False", "FALSE", "0")}
+
+
+def _with_spellings(texts: Sequence[str]) -> frozenset[str]:
+    """`true` is what other languages write for it too."""
+    return frozenset(spelling for text in texts for spelling in _TRUTHS.get(text, (text,)))
 
 
 def _reply_row(base: ReplyRow | None, model: ReplyModel) -> ReplyRow:

@@ -5,6 +5,7 @@ mistakes, and nothing is converted.
 """
 
 import json
+import re
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal, get_args
@@ -42,6 +43,25 @@ def _number_as_text(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+_SPAN = re.compile(r"(\d{1,6}(?:\.\d{1,6})?) ?(s|m|h|d)")
+_SPAN_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _span(value: object) -> Decimal:
+    match = _SPAN.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("a time span is needed, such as 90s, 30m, 24h or 7d")
+    return Decimal(match[1]) * _SPAN_SECONDS[match[2]]
+
+
+def _span_or_off(value: object) -> Decimal | None:
+    return None if value == "off" else _span(value)
+
+
+def _step_alone(value: object) -> object:
+    return {value: True} if isinstance(value, str) else value
+
+
 def _instant(text: str) -> str:
     if datetime.fromisoformat(text).tzinfo is None:
         raise ValueError("a time with its offset is needed, such as 2026-01-31T08:00:00+08:00")
@@ -67,6 +87,8 @@ Scalars = Annotated[
 Name = Annotated[str, StringConstraints(pattern=NAME)]
 FieldName = Annotated[str, StringConstraints(pattern=FIELD_NAME)]
 Parameters = dict[Text, Text]
+Span = Annotated[Decimal, BeforeValidator(_span, json_schema_input_type=str)]
+Deadline = Annotated[Decimal | None, BeforeValidator(_span_or_off, json_schema_input_type=str)]
 SkipReason = Literal[
     "policy", "below_threshold", "not_a_charge", "not_finished", "reversal", "delete", "stop_reason"
 ]
@@ -104,6 +126,16 @@ class FieldModel(Model):
     """Where the value stands; the first path with a value counts. Missing, null and empty text are no value."""
     template: Text | None = None
     """Instead of paths: text with `{path}` placeholders."""
+    computed: Text | None = None
+    """What it is where the event has no value, from other fields: `ended_at - charging_seconds`."""
+    minus: Texts | None = None
+    """Where the number stands that is subtracted from it, such as a meter's reading at the start."""
+    value: Texts | None = None
+    """Where `paths` (and `minus`) lead to objects: where the number stands in there."""
+    unit_from: Texts | None = None
+    """Where in there its unit stands, such as `Wh` or `KWH`; `unit` is that of those without one."""
+    exponent_from: Texts | None = None
+    """Where in there the power of ten stands by which it is multiplied (OCPP's `multiplier`)."""
     type: Annotated[FieldType, Field(strict=False)] | None = None
     """How it is read; fixed for the fields that we know, else `string`."""
     unit: Text | None = None
@@ -112,10 +144,22 @@ class FieldModel(Model):
         Annotated[Decimal, BeforeValidator(_decimal, json_schema_input_type=float), Field(gt=0)] | None
     ) = None
     """The number is this many units."""
+    decimal: Literal[".", ","] | None = None
+    """What stands before a number's fraction in text; default `.`, and `4,00` is a mistake then."""
+    encoding: Literal["hex"] | None = None
+    """A text's: hexadecimal of ASCII, such as a VIN that came as bytes."""
+    connect_scale: Annotated[int, Field(ge=0, le=40)] | None = None
+    """The value is a Kafka Connect decimal without its schema: base64 of bytes with so many decimal places."""
     format: Texts | None = None
-    """A timestamp's: iso (default), epoch_s, epoch_ms, epoch_min, or patterns like `yyyy-MM-dd HH:mm:ss`."""
+    """A timestamp's: iso (default), epoch_s, epoch_ms, epoch_us, epoch_ns, epoch_min, the same with `_local` for clocks that took local time for UTC, or patterns like `yyyy-MM-dd HH:mm:ss`."""
     zone: Text | None = None
     """Of timestamps without an offset: `Asia/Shanghai`, `+08:00`, or `station` for the station's own."""
+    precision: Literal["s", "min"] | None = None
+    """A timestamp's: with `min` its seconds are noise and cut off."""
+    not_before: FieldName | None = None
+    """A timestamp that would lie before this field is of the next day: for an end that is a time of day."""
+    not_after: FieldName | None = None
+    """A timestamp that would lie after this field is of the day before."""
     empty: Scalars | None = None
     """Values that mean "no value"."""
     required: bool = False
@@ -131,36 +175,119 @@ class SkipModel(Model):
     """Skip these values."""
     not_in: Scalars | None = None
     """Skip all other values."""
+    present: Literal[True] | None = None
+    """Instead: skip whatever has a value there."""
     reason: SkipReason
     """What its outcome says."""
     missing: Annotated[Missing, Field(strict=False)] | None = None
-    """What happens without a value: keep (default of `in`), invalid (default of `not_in`), skip."""
+    """What happens without a value: keep (default of `in`), invalid (default of `not_in`), skip (which can stand without `in` and `not_in`)."""
     reverses: Text | None = None
     """Number of the order that a reversal takes back: text with `{path}` placeholders."""
+
+
+class StepModel(Model):
+    """A wrapping that is taken off before an event is read: one key."""
+
+    skip_bytes: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """So many bytes before the text."""
+    schema_registry: Literal[True] | None = None
+    """A schema registry's frame before JSON, where there is one: a zero byte and four of an id."""
+    charset: Text | None = None
+    """Of the text, where it is not UTF-8."""
+    unwrap: Texts | None = None
+    """The event is what stands there; text there is JSON again."""
+    base64: Texts | None = None
+    """The event stands there as base64 of JSON."""
+    cloudevents: Literal[True] | None = None
+    """A structured CloudEvent, or a batch; those in binary mode pass as they are."""
+    connect: Literal[True] | None = None
+    """Kafka Connect's `schema` and `payload`; its decimals become numbers."""
+
+
+Doubt = Literal["set_aside", "send"]
+
+
+class PlausibilityModel(Model):
+    """What cannot be: `set_aside` (suspect, with a dead letter) or `send` (with the suspicion in its outcome)."""
+
+    end_before_start: Doubt | None = None
+    """Default `set_aside`."""
+    in_future: Doubt | None = None
+    """It ends later than now and `future_tolerance`. Default `set_aside`."""
+    before_2000: Doubt | None = None
+    """Default `set_aside`."""
+    too_much_energy: Doubt | None = None
+    """More than `max_kw` for as long as it lasted, and a minute. Default `set_aside`."""
+    durations_disagree: Doubt | None = None
+    """It charged for longer than from start to end, and `duration_tolerance`. Default `send`."""
+    plate_doubtful: Doubt | None = None
+    """The plate looks like none. Default `send`."""
+    future_tolerance: Span | None = None
+    """Default 10m."""
+    max_kw: (
+        Annotated[Decimal, BeforeValidator(_decimal, json_schema_input_type=float), Field(gt=0, le=100_000)]
+        | None
+    ) = None
+    """More than any charger gives. Default 1000."""
+    duration_tolerance: Span | None = None
+    """Default 60s."""
+
+
+FieldModels = dict[
+    FieldName,
+    Annotated[
+        FieldModel, BeforeValidator(_paths_alone, json_schema_input_type=Text | list[Text] | FieldModel)
+    ],
+]
+
+
+class OverrideModel(Model):
+    """What is read in another way at some stations."""
+
+    stations: Texts
+    """Names of `stations`."""
+    zone: Text | None = None
+    """Of timestamps without an offset."""
+    fields: FieldModels = {}
+    """By field name; a field that names no place keeps its place and changes only what it says."""
 
 
 class SourceModel(Model):
     """How the events of some topics are read."""
 
-    extends: Text | None = None
-    """A preset (canonical, cec) or another source; `fields` are merged by name, the rest replaced."""
+    extends: Texts | None = None
+    """Presets or other sources, the later ones first to be heard; `fields` and `skip` are merged, the rest replaced."""
     topics: Texts | None = None
     """Left out: any topic that no other source names."""
+    envelope: (
+        list[
+            Annotated[
+                StepModel,
+                BeforeValidator(
+                    _step_alone,
+                    json_schema_input_type=Literal["schema_registry", "cloudevents", "connect"] | StepModel,
+                ),
+            ]
+        ]
+        | None
+    ) = None
+    """What is taken off first, the outermost first; what `extends` takes off comes after that."""
     orders: Texts | None = None
     """Where the orders stand: a list of them, or one. `$` (default) is the event itself."""
     skip: list[SkipModel] | None = None
-    """In order; the first that holds decides."""
-    fields: dict[
-        FieldName,
-        Annotated[
-            FieldModel, BeforeValidator(_paths_alone, json_schema_input_type=Text | list[Text] | FieldModel)
-        ],
-    ] = {}
-    """By field name."""
+    """In order; the first that holds decides. Those of `extends` come first, but for those over the same first path."""
+    fields: FieldModels = {}
+    """By field name; a field that names no place keeps that of `extends` and changes only what it says."""
     event_id: Text | None = None
     """What the platform deduplicates by: text with `{field}` placeholders. Default `{order_id}`."""
     zone: Text | None = None
-    """Of timestamps without an offset; times are shown in it too."""
+    """Of timestamps without an offset; times are shown in it too. `station` for the station's own."""
+    plausibility: PlausibilityModel | None = None
+    """What becomes of orders that cannot be; merged with that of `extends` key by key."""
+    deadline: Deadline = None
+    """Instead of the file's."""
+    overrides: list[OverrideModel] = []
+    """Stations whose events are read in another way."""
 
 
 class StationModel(Model):
@@ -259,7 +386,7 @@ class ExpectModel(Model):
     """All metadata values."""
     rule: Text | None = None
     """The rule that decided."""
-    outcome: Literal["unmatched", "skipped", "invalid", "suspect", "shadow"] | None = None
+    outcome: Literal["unmatched", "skipped", "invalid", "suspect", "expired", "shadow"] | None = None
     """How the order ends without a request."""
     reason: Annotated[Reason, Field(strict=False)] | None = None
     """Why it ends so."""
@@ -283,7 +410,7 @@ class CaseModel(Model):
     raw: Text | None = None
     """Instead: the event's exact text."""
     now: Annotated[Text, AfterValidator(_instant)] | None = None
-    """When it is read, RFC 3339; default: the present."""
+    """When it is read, RFC 3339; default: just after the charge, whenever that was."""
     expect: Annotated[
         list[ExpectModel],
         BeforeValidator(_one_or_many, json_schema_input_type=ExpectModel | list[ExpectModel]),
@@ -297,6 +424,8 @@ class RulesModel(Model):
 
     version: Literal[1]
     """Of this shape."""
+    deadline: Deadline = Decimal(86400)
+    """How long after the end of charging (or the record's timestamp, if that is earlier) a coupon still makes sense; later orders are `expired`. `off` for ever, default 24h."""
     accounts: dict[Name, AccountModel] = {}
     sources: dict[Name, SourceModel] = {}
     stations: dict[Text, StationModel] = {}

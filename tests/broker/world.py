@@ -17,6 +17,7 @@ from tests.broker.kafka import Topics, committed_offsets, end_offsets, read_outc
 
 RULES = """
 version: 1
+deadline: off
 accounts:
   main: {app_id: op0000000000000001, secret: main, api_type: charging}
 sources:

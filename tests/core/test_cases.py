@@ -1,138 +1,195 @@
-"""Real-world shapes of events (tests/cases/payloads.jsonl): none may raise, and these are read exactly."""
+"""Real-world shapes of events (tests/cases): each is read as it is right, and so are others of its kind."""
 
 import base64
+import copy
 import json
-from datetime import UTC, datetime
+import re
+from collections.abc import Iterator
+from datetime import datetime, timedelta
 from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from consumer import rulebook
+from consumer.core.coupons import CouponRequest
+from consumer.core.documents import Document
 from consumer.core.events import Coordinates, Order, Record
 from consumer.core.outcomes import Finding, Outcome, Reason
-from consumer.core.rules import RuleBook
+from consumer.core.templates import text_of
 
 CASES = Path(__file__).parents[1] / "cases"
 PAYLOADS: dict[str, dict[str, Any]] = {
     case["id"]: case for case in map(json.loads, (CASES / "payloads.jsonl").read_text("utf-8").splitlines())
 }
+VERDICTS: dict[str, list[str]] = yaml.safe_load((CASES / "verdicts.yaml").read_text("utf-8"))
+KINDS: Any = Document((CASES / "kinds.yaml").read_text("utf-8"), "kinds.yaml").data
+SOURCES = (CASES / "sources.yaml").read_text("utf-8")
 BOOK = rulebook.load(CASES / "sources.yaml")
-NOW = datetime(2026, 12, 31, tzinfo=UTC)
 
-VERDICTS: dict[str, tuple[Outcome, Reason | None] | None] = {
-    "send": None,
-    "flag_plate": None,
-    "no_plate": (Outcome.SKIPPED, Reason.PLATE_MISSING),
-    "needs_mapping_or_dead_letter": (Outcome.SKIPPED, Reason.PLATE_MISSING),  # the mapping makes it whole
-    "skip_below_threshold": (Outcome.SKIPPED, Reason.BELOW_THRESHOLD),
-    "skip_not_a_charge": (Outcome.SKIPPED, Reason.NOT_A_CHARGE),
-    "skip_not_finished": (Outcome.SKIPPED, Reason.NOT_FINISHED),
-    "skip_reversal": (Outcome.SKIPPED, Reason.REVERSAL),
-    "skip_tombstone": (Outcome.SKIPPED, Reason.TOMBSTONE),
-    "skip_or_send_by_stop_filter": (Outcome.SKIPPED, Reason.STOP_REASON),
-    "reject_or_derive_id": (Outcome.INVALID, Reason.ID_MISSING),
-    "ambiguous_zone": (Outcome.INVALID, Reason.ZONE_MISSING),
-    "energy_unknown": (Outcome.INVALID, Reason.RULE_ERROR),
-}
-DEAD = {"PAY-007": Reason.ENCRYPTED, "PAY-057": Reason.NOT_JSON}
-READ_EXACTLY = sorted({*BOOK.topics(), "PAY-045", *DEAD})
+DEAD = {"encrypted envelope": "encrypted", "not JSON": "not_json"}
 
 
-def record_of(case: dict[str, Any]) -> Record:
+def ending(right: dict[str, Any]) -> list[str]:
+    """Outcome and reason of a verdict; none for a request."""
+    if right["verdict"] == "dead_letter":
+        return ["invalid", next(word for text, word in DEAD.items() if right["reason"].startswith(text))]
+    return VERDICTS[right["verdict"]]
+
+
+def read(topic: str, case: dict[str, Any]) -> list[tuple[Order | Finding, CouponRequest | Finding]]:
     payload = case["payload"]
     value = payload if payload is None else payload.encode()
     if case.get("encoding") == "base64":
         value = base64.b64decode(payload)
-    return Record(Coordinates(case["id"], 0, 0), 0, None, value)
+    headers = tuple((name, text.encode()) for name, text in (case.get("headers") or {}).items())
+    key = case["key"].encode() if case.get("key") else None
+    # Now is just after the charge, unless its age is what it is about.
+    end = case["right"].get("end") if "right" in case else case.get("now")
+    late = case.get("right", {}).get("verdict") == "skip_or_deadline" or case.get("late")
+    now = datetime.fromisoformat(end) + timedelta(days=30 if late else 0, minutes=5) if end else None
+    record = Record(Coordinates(topic, 0, 0), -1, key, value, headers)
+    source = BOOK.source_for(topic)
+    assert source is not None
+    return [
+        (item, BOOK.plan(item) if isinstance(item, Order) else item)
+        for item in BOOK.read_as(source, record, now)
+    ]
 
 
-def read_one(book: RuleBook, name: str) -> Order | Finding:
-    (item,) = book.read(record_of(PAYLOADS[name]), NOW)
-    return item
+def ended(plan: CouponRequest | Finding) -> list[str]:
+    return [plan.outcome.value, plan.reason.value] if isinstance(plan, Finding) else []
 
 
-@pytest.mark.parametrize("name", sorted(PAYLOADS))
+# -- The payloads themselves ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PAYLOADS)
+def test_the_verdict_is_the_right_one(name: str) -> None:
+    case = PAYLOADS[name]
+    ((item, plan),) = read(name, case)
+
+    assert ended(plan) == ending(case["right"])
+    if isinstance(plan, Finding):
+        assert plan.dead_letter is (plan.outcome is Outcome.INVALID)
+    if case["right"]["verdict"] == "flag_plate":
+        assert getattr(item, "suspicions", None) == (Reason.PLATE_DOUBTFUL,)
+
+
+@pytest.mark.parametrize("name", PAYLOADS)
+def test_fields_are_read_as_they_are_right(name: str) -> None:
+    right = PAYLOADS[name]["right"]
+    ((item, _),) = read(name, PAYLOADS[name])
+    values = item.values or {}
+
+    for field, key in (("started_at", "start"), ("ended_at", "end")):
+        if right.get(key):
+            assert values[field] == datetime.fromisoformat(right[key])
+    if right.get("plate"):
+        assert values["plate"] == right["plate"].split(" ")[0]
+    if right.get("energy_kwh"):
+        exact = Decimal(right["energy_kwh"].split(" ")[0]) * 1000
+        assert values["energy_wh"] == exact.to_integral_value()
+    if right.get("duration_s"):
+        assert values["seconds"] == int(right["duration_s"])
+    if right.get("charging_s"):
+        assert str(values["charging_seconds"]) == str(right["charging_s"]).split(" = ")[-1]
+    if right.get("money"):
+        assert values["fee_fen"] == Decimal(right["money"].split(" ")[0]) * 100
+    if right.get("station") and right["station"].split(" ")[0] != "by":
+        assert values["station_id"] == right["station"].split(" ")[0]
+    if right.get("order_id"):
+        wanted = right["order_id"].split(" ")
+        found = item.reverses if isinstance(item, Finding) and item.reverses else values["order_id"]
+        assert found == wanted[1 if wanted[0] == "reverses" else 0]
+
+
+@pytest.mark.parametrize("name", PAYLOADS)
 def test_every_payload_has_an_end_whatever_source_reads_it(name: str) -> None:
-    for source in BOOK.sources:
-        items = BOOK.read_as(source, record_of(PAYLOADS[name]), NOW)
+    case = PAYLOADS[name]
+    for topic in BOOK.topics():
+        items = [item for item, _ in read(topic, case)]
 
-        assert items
         assert [item.index for item in items] == list(range(len(items)))
+        assert items
         assert not any("cannot be read" in item.detail for item in items if isinstance(item, Finding))
 
 
-@pytest.mark.parametrize("name", READ_EXACTLY)
-def test_the_verdict_is_the_right_one(name: str) -> None:
-    verdict = PAYLOADS[name]["right"]["verdict"]
-    item = read_one(BOOK, name)
-    plan = BOOK.plan(item) if isinstance(item, Order) else item
+def test_each_source_takes_at_most_fifteen_lines() -> None:
+    section = SOURCES.split("\nsources:\n")[1].split("\nstations:")[0].splitlines()
+    starts = [number for number, line in enumerate(section) if re.match(r"  \w", line)]
+    lines = [end - start for start, end in pairwise([*starts, len(section)])]
 
-    expected = (Outcome.INVALID, DEAD[name]) if name in DEAD else VERDICTS[verdict]
-    if expected is None:
-        assert not isinstance(plan, Finding)
-    else:
-        assert isinstance(plan, Finding)
-        assert (plan.outcome, plan.reason) == expected
-        assert plan.dead_letter is (plan.outcome is Outcome.INVALID)
+    assert len(lines) == len(BOOK.sources)
+    assert max(lines) <= 15
 
 
-@pytest.mark.parametrize("name", READ_EXACTLY)
-def test_fields_are_read_as_they_are_right(name: str) -> None:
-    right = PAYLOADS[name]["right"]
-    item = read_one(BOOK, name)
-    values = item.values or {}
-    source = BOOK.source_for(name)
-    assert source is not None
-    mapped = {field.name for field in source.fields}
-
-    for field, key in (("started_at", "start"), ("ended_at", "end")):
-        if right.get(key) and field in mapped and not field_is_unreadable(item, field):
-            value = values[field]
-            assert isinstance(value, datetime)
-            assert value == datetime.fromisoformat(right[key])
-    if right.get("plate") and "plate" in mapped:
-        assert values["plate"] == right["plate"].split(" ")[0]
-    if right.get("energy_kwh") and "energy_wh" in mapped:
-        assert values["energy_wh"] == Decimal(right["energy_kwh"].split(" ")[0]) * 1000
-    if right.get("duration_s") and {"started_at", "ended_at"} <= mapped:
-        assert values["seconds"] == int(right["duration_s"])
-    if right.get("order_id") and values.get("order_id") and "reverses" not in right["order_id"]:
-        assert right["order_id"].split(" ")[0].endswith(str(values["order_id"]))
+# -- Others of their kind -----------------------------------------------------------------------------
 
 
-def field_is_unreadable(item: Order | Finding, field: str) -> bool:
-    return isinstance(item, Finding) and item.detail.startswith(f"{field}:")
+def variations() -> Iterator[Any]:
+    for name, kind in KINDS.items():
+        for number, variation in enumerate(kind["variations"]):
+            yield pytest.param(name, variation, id=f"{name}-{number}")
 
 
-def test_money_is_exact_to_the_fen() -> None:
-    values = read_one(BOOK, "PAY-005").values or {}
+def varied(case: dict[str, Any], variation: dict[str, Any]) -> dict[str, Any]:
+    """The case with the variation's changes in its payload."""
+    names = ("headers", "key", "now", "encoding")
+    new: dict[str, Any] = {name: variation.get(name, case.get(name)) for name in names}
+    if case["right"]["verdict"] == "skip_or_deadline":
+        new |= {"late": True, "now": case["right"]["end"]}
+    text = variation.get("raw", case["payload"])
+    if "set" in variation or "remove" in variation:
+        body = json.loads(text)
+        for path, value in variation.get("set", {}).items():
+            put(body, path, value)
+        for path in variation.get("remove", []):
+            *way, last = path.split(".")
+            del within(body, way)[last]
+        text = json.dumps(body, ensure_ascii=False, default=float)
+    for old, other in variation.get("then_replace", {}).items():
+        assert old in text
+        text = text.replace(old, other)
+    if "charset" in variation or "before" in variation:
+        whole = bytes.fromhex(variation.get("before", "")) + text.encode(variation.get("charset", "utf-8"))
+        return new | {"payload": base64.b64encode(whole).decode(), "encoding": "base64"}
+    return new | {"payload": text}
 
-    assert values["fee_fen"] == 3003
-    assert values["service_fee_fen"] == 1092
-    assert values["minutes"] == 44
+
+def within(body: Any, way: list[str]) -> Any:
+    for step in way:
+        body = body[int(step) if isinstance(body, list) else step]
+    return body
 
 
-def test_a_reversal_names_the_order_that_it_takes_back() -> None:
-    item = read_one(BOOK, "PAY-019")
-
-    assert isinstance(item, Finding)
-    assert item.reverses == "CN/TST/12349"
-    assert item.values is not None
-    assert item.values["order_id"] == "CN/TST/12349-C"
+def put(body: Any, path: str, value: object) -> None:
+    *way, last = path.split(".")
+    target = within(body, way)
+    target[int(last) if isinstance(target, list) else last] = copy.deepcopy(value)
 
 
-def test_text_that_was_decoded_wrongly_upstream_is_doubted_and_sent() -> None:
-    item = read_one(BOOK, "PAY-055")
+@pytest.mark.parametrize(("name", "variation"), list(variations()))
+def test_another_of_the_kind_is_read_right(name: str, variation: dict[str, Any]) -> None:
+    case = PAYLOADS[name]
+    results = read(variation.get("topic", name), varied(case, variation))
+    expected = variation.get("expect", {})
+    expected = expected if isinstance(expected, list) else [expected]
 
-    assert isinstance(item, Order)
-    assert item.suspicions == (Reason.PLATE_DOUBTFUL,)
-    assert item.plate == "娌狝D12345"
+    assert len(results) == len(expected)
+    for (item, plan), wanted in zip(results, expected, strict=True):
+        assert ended(plan) == wanted.get("ends", ending(case["right"])), getattr(plan, "detail", "")
+        for field, text in wanted.get("values", {}).items():
+            assert text_of(item.values or {}, field) == (None if text is None else str(text)), field
+        if "suspicions" in wanted:
+            assert list(getattr(item, "suspicions", ())) == wanted["suspicions"]
+        if "reverses" in wanted:
+            assert getattr(item, "reverses", None) == wanted["reverses"]
 
 
-def test_an_order_number_of_27_digits_keeps_them_all() -> None:
-    item = read_one(BOOK, "PAY-059")
-
-    assert isinstance(item, Order)
-    assert item.event_id == "123456789665000001176708522"
+def test_every_payload_is_of_a_kind_with_others_of_it() -> None:
+    assert list(KINDS) == list(PAYLOADS)
+    assert all(kind["kind"] and len(kind["variations"]) >= 2 for kind in KINDS.values())

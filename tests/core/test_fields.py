@@ -10,8 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.core.events import Value
-from consumer.core.fields import CLOCK, UNITS, Field, FieldType, TimeFormat, UnreadableError, Zone
-from consumer.core.formats import Path
+from consumer.core.fields import (
+    CLOCK,
+    UNITS,
+    WRITTEN_DURATIONS,
+    Field,
+    FieldType,
+    TimeFormat,
+    UnreadableError,
+    Zone,
+)
+from consumer.core.formats import Event, Path
 from consumer.core.outcomes import Reason
 
 SHANGHAI = Zone("Asia/Shanghai", ZoneInfo("Asia/Shanghai"))
@@ -19,7 +28,7 @@ SHANGHAI = Zone("Asia/Shanghai", ZoneInfo("Asia/Shanghai"))
 
 def read(raw: object, type_: FieldType, unit: str = "", multiplier: str = "1") -> Value:
     scale = UNITS[type_][unit] * Decimal(multiplier) if type_ in UNITS else Decimal(1)
-    field = Field("f", type_, scale=scale, clock=unit == CLOCK)
+    field = Field("f", type_, scale=scale, written=unit if unit in WRITTEN_DURATIONS else "")
     return field.read(raw, None)
 
 
@@ -160,8 +169,6 @@ def test_a_time_keeps_its_own_offset_whatever_zone_is_configured() -> None:
         ("2026-06-03", "iso"),
         ("2026-W23-3T09:00:00Z", "iso"),
         ("2026-06-03T25:00:00Z", "iso"),
-        ("0001-01-01T00:00:00Z", "iso"),
-        ("9999-12-31T23:59:59-12:00", "iso"),
         ("2026113104500", "yyyyMMddHHmmss"),
         ("soon", "epoch_s"),
         (10**14, "epoch_s"),
@@ -174,7 +181,7 @@ def test_what_is_no_time_is_refused(raw: object, written: str) -> None:
     with pytest.raises(UnreadableError) as caught:
         moment(raw, written, zone=SHANGHAI)
 
-    assert caught.value.reason in (Reason.SCHEMA, Reason.OVERFLOW)
+    assert caught.value.reason in (Reason.SCHEMA, Reason.OVERFLOW, Reason.NOT_FINISHED)
 
 
 def test_a_wall_clock_without_a_zone_is_refused() -> None:
@@ -200,16 +207,16 @@ def test_what_is_no_time_format_is_refused(text: str) -> None:
 def test_the_first_path_with_a_value_counts_and_nothing_is_not_zero() -> None:
     field = Field("f", FieldType.INT, paths=tuple(map(Path.parse, ("a", "b", "c"))))
 
-    assert field.find({"a": None, "b": "", "c": 0}, {}) == 0
-    assert field.find({"b": "  ", "c": 5}, {}) == 5
-    assert field.find({"a": "", "b": None}, {}) is None
+    assert field.find({"a": None, "b": "", "c": 0}, Event({})) == 0
+    assert field.find({"b": "  ", "c": 5}, Event({})) == 5
+    assert field.find({"a": "", "b": None}, Event({})) is None
 
 
 def test_values_that_mean_nothing_can_be_listed() -> None:
     field = Field("f", FieldType.INT, paths=(Path.parse("a"), Path.parse("b")), empty=frozenset({"-1"}))
 
-    assert field.find({"a": -1, "b": 7}, {}) == 7
-    assert field.find({"a": "-1"}, {}) is None
+    assert field.find({"a": -1, "b": 7}, Event({})) == 7
+    assert field.find({"a": "-1"}, Event({})) is None
 
 
 _json = st.recursive(
@@ -223,10 +230,12 @@ _json = st.recursive(
 )
 
 
-@given(_json, st.sampled_from(FieldType), st.booleans())
-def test_any_value_is_read_or_refused(raw: object, type_: FieldType, clock: bool) -> None:
+@given(_json, st.sampled_from(FieldType), st.sampled_from(["", *WRITTEN_DURATIONS]), st.booleans())
+def test_any_value_is_read_or_refused(raw: object, type_: FieldType, written: str, comma: bool) -> None:
     formats = tuple(map(TimeFormat.parse, ("iso", "yyyy-MM-dd HH:mm:ss", "epoch_ms")))
-    field = Field("f", type_, scale=Decimal("0.0001"), clock=clock, formats=formats, zone=SHANGHAI)
+    field = Field(
+        "f", type_, scale=Decimal("0.0001"), written=written, comma=comma, formats=formats, zone=SHANGHAI
+    )
 
     value: Value | None = None
     with suppress(UnreadableError):

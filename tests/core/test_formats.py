@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.core.formats import Path, Refusal, decode, scalar_text
+from consumer.core.formats import Event, Path, Refusal, decode, scalar_text
 from consumer.core.outcomes import Reason
 
 
@@ -112,14 +112,14 @@ EVENT = {
     ],
 )
 def test_a_path_leads_to_a_value_or_to_none(path: str, expected: object) -> None:
-    assert Path.parse(path).find(EVENT, EVENT) == expected
+    assert Path.parse(path).find(EVENT, Event(EVENT)) == expected
 
 
 def test_a_path_from_the_event_leaves_the_row() -> None:
     event = {"type": "INSERT", "data": [{"type": "row"}]}
 
-    assert Path.parse("$.type").find(event["data"][0], event) == "INSERT"
-    assert Path.parse("type").find(event["data"][0], event) == "row"
+    assert Path.parse("$.type").find(event["data"][0], Event(event)) == "INSERT"
+    assert Path.parse("type").find(event["data"][0], Event(event)) == "row"
 
 
 @pytest.mark.parametrize("text", ["", "a..b", "a[", "a[x]", ".a", "a.", "a]b", 'a"b'])

@@ -99,8 +99,15 @@ def test_an_order_is_read_in_base_units() -> None:
     assert (read_order.index, read_order.source, read_order.suspicions) == (0, "canonical", ())
 
 
-def test_the_senders_own_duration_counts_before_start_and_end() -> None:
-    assert order(charging_seconds=1799.9).values["minutes"] == 29
+def test_the_senders_own_duration_stands_beside_that_from_start_to_end() -> None:
+    read_order = order(charging_seconds=1799.9)
+
+    assert (read_order.values["charging_seconds"], read_order.values["seconds"]) == (1799, 3600)
+    assert read_order.values["minutes"] == 60
+
+
+def test_the_senders_own_duration_counts_where_start_or_end_is_not_known() -> None:
+    assert order(started_at=None, charging_seconds=1799.9).values["minutes"] == 29
 
 
 def test_times_are_subtracted_as_instants() -> None:
@@ -507,8 +514,10 @@ def test_narrower_parameters_win() -> None:
 
 def test_local_time_is_the_stations() -> None:
     rules = "rules: [{name: night, account: main, api_store_code: C, subject: x, when: ended_at.getHours(zone) >= 22}]"
-    ten_in_shanghai = "2026-11-25T14:30:00Z"
+    ten_in_shanghai = "2026-11-24T14:30:00Z"
 
-    assert asked(rules, ended_at=ten_in_shanghai).rule == "night"
-    assert ended(rules, ended_at=ten_in_shanghai, station_id="S2").reason is Reason.NO_RULE
-    assert ended(rules, ended_at=ten_in_shanghai, station_id="S3").reason is Reason.RULE_ERROR
+    times = {"started_at": "2026-11-24T14:00:00Z", "ended_at": ten_in_shanghai}
+
+    assert asked(rules, **times).rule == "night"
+    assert ended(rules, **times, station_id="S2").reason is Reason.NO_RULE
+    assert ended(rules, **times, station_id="S3").reason is Reason.RULE_ERROR

@@ -1,0 +1,192 @@
+"""A record's bytes -> the event in them: frame, charset and wrappings taken off, each as configured. Performs no I/O."""
+
+import binascii
+from base64 import b64decode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+
+from consumer.core.events import Record
+from consumer.core.formats import Event, Path, Refusal, decode, found_at
+from consumer.core.outcomes import Reason
+
+CHARSETS = (
+    *("utf-8", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "gbk", "gb2312", "gb18030", "big5", "big5hkscs"),
+    *("latin-1", "ascii", "cp1251", "cp1252", "shift_jis", "euc-jp", "euc-kr"),
+)
+"""Charsets that an envelope can name; UTF-8 needs no name."""
+
+_FRAME = 5
+_MAX_TEXTS = 8
+_MAX_DECIMAL_BYTES = 32
+_DECIMAL = "org.apache.kafka.connect.data.Decimal"
+_VARIABLE_DECIMAL = "io.debezium.data.VariableScaleDecimal"
+_NOTHING_IN_IT = Refusal(Reason.TOMBSTONE, "an envelope around nothing")
+
+Step = Callable[[Event], object]
+"""One wrapping taken off: what is in it, or a Refusal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What is taken off a record before its event is read.
+
+    Attributes:
+        skip: bytes before the text; `FRAME` bytes of a schema registry where there are some.
+        charset: None means UTF-8.
+        steps: wrappings, the outermost first.
+
+    """
+
+    skip: int = 0
+    registry: bool = False
+    charset: str | None = None
+    steps: tuple[Step, ...] = ()
+
+    def open(self, record: Record) -> Event | Refusal:
+        """The event. The record has a value."""
+        body = self._decoded(record.value or b"")
+        if isinstance(body, Refusal):
+            return body
+        event = Event(body, body, record.key, record.headers)
+        for step in self.steps:
+            body = step(event)
+            if isinstance(body, Refusal):
+                return body
+            event = Event(body, event.message, record.key, record.headers)
+        return event
+
+    def _decoded(self, value: bytes) -> object | Refusal:
+        if self.skip:
+            value = value[self.skip :]
+        # JSON cannot begin with a zero byte: on a mixed topic each record is told from its first.
+        if self.registry and value[:1] == b"\0":
+            value = value[_FRAME:]
+            if not value.lstrip()[:1] or value.lstrip()[:1] not in b'{["':
+                detail = "behind the schema registry's frame stands no JSON but Avro or Protobuf; let the producer write JSON"
+                return Refusal(Reason.NOT_JSON, detail)
+        if self.charset is None:
+            return decode(value)
+        try:
+            text = value.decode(self.charset)
+        except UnicodeDecodeError as error:
+            return Refusal(Reason.NOT_TEXT, f"not {self.charset} at byte {error.start}")
+        return decode(text.removeprefix("\ufeff"))
+
+
+def unwrap(paths: tuple[Path, ...], *, base64: bool = False) -> Step:
+    """The event is what stands there; text there is JSON, as often as it is text again."""
+
+    def step(event: Event) -> object:
+        found = next(found_at(paths, event.body, event), None)
+        if found is None:
+            return Refusal(Reason.SCHEMA, f"the envelope has nothing at `{paths[0].text}`")
+        inner = _inner(_from_base64(found) if base64 else found)
+        if isinstance(inner, Refusal) and is_encrypted(event.body):
+            return ENCRYPTED
+        return inner
+
+    return step
+
+
+ENCRYPTED = Refusal(Reason.ENCRYPTED, "an encrypted envelope, not an order; decrypt it upstream")
+
+
+def is_encrypted(body: object) -> bool:
+    """True for CEC's envelope as it came (domain: events)."""
+    if not isinstance(body, dict):
+        return False
+    names = {str(name).lower(): name for name in body}
+    if not {"operatorid", "data", "sig"} <= names.keys():
+        return False
+    data = body[names["data"]]
+    return isinstance(data, str) and not data.lstrip().startswith(("{", "["))
+
+
+def _inner(found: object) -> object:
+    if isinstance(found, list):
+        return [_inner(item) if isinstance(item, str) else item for item in found]
+    for _ in range(_MAX_TEXTS):
+        if not isinstance(found, str):
+            return found
+        found = decode(found.removeprefix("\ufeff"))
+    return Refusal(Reason.TOO_DEEP, "text in text in text, without end")
+
+
+def _from_base64(found: object) -> object:
+    try:
+        return decode(b64decode(found, validate=True)) if isinstance(found, str) else found
+    except (binascii.Error, ValueError):
+        return Refusal(Reason.SCHEMA, "text in the envelope that is no base64")
+
+
+def cloudevents(event: Event) -> object:
+    """A structured CloudEvent's data, a batch's; what comes in binary mode has nothing around it."""
+    body = event.body
+    if isinstance(body, list):
+        return [_data(item) for item in body]
+    return _data(body)
+
+
+def _data(body: object) -> object:
+    if not isinstance(body, dict) or "specversion" not in body:
+        return body
+    encoded, data = body.get("data_base64"), body.get("data")
+    if encoded is not None:
+        return _inner(_from_base64(encoded))
+    if data is None:
+        return Refusal(Reason.SCHEMA, "a CloudEvent without data")
+    return _inner(data)
+
+
+def connect(event: Event) -> object:
+    """What Kafka Connect's JSON converter wrote beside its schema, decimals as numbers."""
+    body = event.body
+    if not (isinstance(body, dict) and "payload" in body and "schema" in body):
+        return body  # with `schemas.enable=false` it writes the payload alone
+    payload, schema = body["payload"], body["schema"]
+    if payload is None:
+        return _NOTHING_IN_IT
+    return _converted(payload, schema) if isinstance(schema, dict) else payload
+
+
+def _converted(value: object, schema: Mapping[str, object]) -> object:
+    name, kind = schema.get("name"), schema.get("type")
+    if name == _DECIMAL:
+        parameters = schema.get("parameters")
+        scale = parameters.get("scale") if isinstance(parameters, dict) else None
+        return _or_as_it_is(connect_decimal(value, scale), value)
+    if name == _VARIABLE_DECIMAL and isinstance(value, dict):
+        return _or_as_it_is(connect_decimal(value.get("value"), value.get("scale")), value)
+    if kind == "struct" and isinstance(value, dict):
+        fields = schema.get("fields")
+        for field in fields if isinstance(fields, list) else []:
+            if isinstance(field, dict) and value.get(str(field.get("field"))) is not None:
+                place = str(field["field"])
+                value[place] = _converted(value[place], field)
+    items = schema.get("items" if kind == "array" else "values")
+    if isinstance(items, dict):
+        if kind == "array" and isinstance(value, list):
+            return [_converted(item, items) for item in value]
+        if kind == "map" and isinstance(value, dict):
+            return {key: _converted(item, items) for key, item in value.items()}
+    return value
+
+
+def _or_as_it_is(number: Decimal | None, value: object) -> object:
+    return value if number is None else number
+
+
+def connect_decimal(value: object, scale: object) -> Decimal | None:
+    """Base64 of a big-endian two's complement integer, and how many of its digits are decimals; None if it is not that."""
+    try:
+        places = int(scale) if isinstance(scale, str | int) else None
+        if not isinstance(value, str) or places is None or not -40 <= places <= 40:
+            return None
+        raw = b64decode(value, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    if not 0 < len(raw) <= _MAX_DECIMAL_BYTES:
+        return None
+    unscaled = int.from_bytes(raw, "big", signed=True)
+    return Decimal((int(unscaled < 0), tuple(map(int, str(abs(unscaled)))), -places))
