@@ -7,9 +7,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from consumer import rulebook
+from consumer.connection import arguments
 from consumer.core.outcomes import Outcome
 from consumer.metrics import Metrics
 from consumer.settings import load_settings
+from tests.pki import Authority
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -33,6 +35,19 @@ def test_its_settings_and_rules_load_and_fit_together(folder: Path) -> None:
 
     settings.check_secrets([account.secret for account in rules.accounts.values()])
     assert all(rules.source_for(topic) is not None for topic in settings.kafka.topics.events)
+
+
+def test_its_secure_settings_are_the_connections(folder: Path) -> None:
+    Authority(folder, "kafka-ca")
+    settings = load_settings(
+        folder / "secure.yaml",
+        {"CHARGING_COUPON__SECRETS__KAFKA_PASSWORD": "s", "CHARGING_COUPON__SECRETS__PLATE_HASH": "k"},
+    )
+    options = arguments(settings.kafka, settings.secret)
+
+    assert (options["security_protocol"], options["sasl_mechanism"]) == ("SASL_SSL", "SCRAM-SHA-512")
+    assert (options["sasl_plain_username"], options["sasl_plain_password"]) == ("charging", "s")
+    assert len(options["ssl_context"].get_ca_certs()) == 1
 
 
 def test_its_metrics_are_the_services() -> None:
