@@ -1,0 +1,540 @@
+"""The settings themselves, each with unit, default and reason; which of them do not agree. Reads secret files."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from consumer import certificates
+from consumer.core.errors import ConfigurationError, Problem
+from consumer.core.outcomes import PlateMode, Privacy
+from consumer.settings.values import (
+    PREFIX,
+    Count,
+    Duration,
+    Names,
+    Port,
+    Retention,
+    Secret,
+    SecretName,
+    Size,
+    StartFrom,
+    Word,
+    canonical,
+    secret_names,
+    web_address,
+    without_newline,
+)
+
+PLATE_HASH_SECRET = "plate_hash"  # noqa: S105  # the name of a secret, not one
+Location = tuple[str | int, ...]
+"""The names that lead to a setting."""
+
+
+class Group(BaseModel):
+    """Settings that belong together: never changed once read, unknown names refused."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
+    )
+
+
+class Topics(Group):
+    """The topics, by what they are for."""
+
+    events: Names
+    """Topics with charging-completed events. No default: nothing is guessed."""
+
+    outcomes: Word = "coupon-outcomes"
+    """Topic of the outcomes, one for every order. Default `coupon-outcomes`."""
+
+    dead_letters: Word = "coupon-dead-letters"
+    """Topic of the originals that a person has to look at. Default `coupon-dead-letters`."""
+
+    partitions: Count = 3
+    """Partitions of these two, at least, as `topics` checks and creates them. Default 3: three readers can share."""
+
+    outcomes_retention: Retention = 90 * 86400.0
+    """How long outcomes are kept, as `topics` checks and creates it. Default 90d: a quarter's complaints and accounts."""
+
+    dead_letters_retention: Retention = 30 * 86400.0
+    """How long dead letters are kept, likewise. Default 30d: they hold whole plates, and are mended within days."""
+
+
+class OAuth(Group):
+    """Where the token for the mechanism OAUTHBEARER comes from: a file, or an endpoint that gives it to a client."""
+
+    token_file: Path | None = None
+    """File with the token, read again for every connection. Default none. In the settings file relative to its folder."""
+
+    token_url: Annotated[str, AfterValidator(web_address)] | None = None
+    """Endpoint of the client-credentials grant. Default none. Its certificate may be of a CA in `ca_file`, too."""
+
+    client_id: Word | None = None
+    """Who asks there. Default none; needed with `token_url`."""
+
+    client_secret: SecretName = "kafka_client_secret"  # noqa: S105  # the name of a secret, not one
+    """Name of the secret that the client proves itself with. Default `kafka_client_secret`."""
+
+    scope: Word | None = None
+    """Scope that is asked for. Default none."""
+
+
+class Security(Group):
+    """How the connection to Kafka is protected, and who we are there."""
+
+    protocol: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] = "plaintext"
+    """`ssl`: TLS. `sasl_`: a user is told, too. Default `plaintext`."""
+
+    ca_file: Path | None = None
+    """PEM file of the CAs that sign the brokers' certificates. Default the system's. Paths in the settings file
+    are relative to its folder."""
+
+    certificate_file: Path | None = None
+    """PEM file of our own certificate and its chain, where the brokers want one. Default none."""
+
+    key_file: Path | None = None
+    """PEM file of its private key. Default: in `certificate_file`."""
+
+    key_password: SecretName | None = None
+    """Name of the secret that decrypts the key. Default none: it is not encrypted."""
+
+    check_hostname: bool = True
+    """Whether a broker's certificate must be for the name that we reach it by. Default true."""
+
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
+    """SASL mechanism; needed with `sasl_plaintext` and `sasl_ssl`. Default none."""
+
+    username: Word | None = None
+    """User of PLAIN and SCRAM. Default none."""
+
+    password: SecretName = "kafka_password"  # noqa: S105  # the name of a secret, not one
+    """Name of the secret that holds the user's password. Default `kafka_password`."""
+
+    oauth: OAuth = OAuth()
+    """Tokens of OAUTHBEARER."""
+
+    @property
+    def tls(self) -> bool:
+        """Whether the connection is encrypted."""
+        return self.protocol in {"ssl", "sasl_ssl"}
+
+    @property
+    def sasl(self) -> bool:
+        """Whether a user is told."""
+        return self.protocol in {"sasl_plaintext", "sasl_ssl"}
+
+
+class Kafka(Group):
+    """How Kafka is reached, and the group's membership."""
+
+    bootstrap_servers: Names
+    """First contacts, `host:port`, a list or comma-separated. No default."""
+
+    security: Security = Security()
+    """TLS and SASL."""
+
+    topics: Topics
+    """The topics."""
+
+    group_id: Word = "charging-coupon"
+    """Consumer group, and prefix of the transactional ids. Default `charging-coupon`."""
+
+    client_id: Word = "charging-coupon"
+    """Name that the brokers' logs and quotas show. Default `charging-coupon`."""
+
+    client_rack: Word | None = None
+    """Where we stand (a zone, as in the brokers' `broker.rack`), to read from a replica near by. Default none."""
+
+    group_instance_id: Word | None = None
+    """Name of this one member, unlike any other's: restarted within `session_timeout`, it keeps its partitions
+    without a rebalance. Default none."""
+
+    start_from: StartFrom = "earliest"
+    """Where a group without offsets begins: `earliest`, `latest`, or at the first record of a time with its zone,
+    `2026-03-01T00:00:00+08:00`. Default `earliest`, so that no charge is passed over."""
+
+    session_timeout: Duration = 30.0
+    """Silence after which the group gives a member's partitions away. Default 30s."""
+
+    rebalance_timeout: Duration = 60.0
+    """Time that a rebalance leaves to drain. Default 60s; more than `drain_timeout`."""
+
+    heartbeat_interval: Duration = 3.0
+    """Time between heartbeats. Default 3s; at most a third of `session_timeout`."""
+
+    transaction_timeout: Duration = 15.0
+    """Age at which a broker ends a dead member's transaction, the last resort. Default 15s."""
+
+    request_timeout: Duration = 20.0
+    """Longest wait for a broker's reply. Default 20s."""
+
+    max_message_size: Size = 1_000_000
+    """Largest record that the brokers take (their `message.max.bytes`), in bytes. Default 1000000."""
+
+    compression: Literal["gzip", "snappy", "lz4", "zstd", "none"] = "lz4"
+    """Compression of what is written. Default `lz4`: cheap, and outcomes repeat themselves."""
+
+
+class Gateway(Group):
+    """How the parking platform is called."""
+
+    url: Annotated[str, AfterValidator(web_address)] = "https://api.4pyun.com/gate/1.0/parking/mcoupon/event"
+    """Where coupons are asked for. Default the platform's documented address."""
+
+    max_in_flight: Count = 256
+    """Requests under way at once, per process. Default 256: ample for 1000 a second at 0.2 s each."""
+
+    connect_timeout: Duration = 3.0
+    """Longest wait for a connection. Default 3s."""
+
+    total_timeout: Duration = 10.0
+    """Longest duration of a whole call. Default 10s; the platform's slowest published answer took 2.9 s."""
+
+    max_response_size: Size = 64 << 10
+    """Bytes of a reply that are read; the rest is cut off. Default 64KiB; real replies are below 1 KiB."""
+
+
+class Retries(Group):
+    """Calls that are made again within seconds."""
+
+    max_attempts_now: Count = 3
+    """Calls for one order before its outcome is final. Default 3."""
+
+    base: Duration = 0.5
+    """First pause's upper end; it doubles with every try, and the pause is drawn from 0 to it. Default 500ms."""
+
+    cap: Duration = 10.0
+    """Upper end of any pause. Default 10s."""
+
+    retry_after_cap: Duration = 30.0
+    """Longest pause that the platform's Retry-After is granted. Default 30s."""
+
+
+class Intake(Group):
+    """What may be held in memory: what was taken in and is not yet committed."""
+
+    max_records: Count = 2000
+    """Records held at once; beyond it partitions are paused. Default 2000."""
+
+    max_bytes: Size = 64 << 20
+    """Their bytes. Default 64MiB; at least `kafka.max_message_size`."""
+
+
+class Ledger(Group):
+    """When outcomes and offsets are written, in one transaction."""
+
+    flush_interval: Duration = 0.1
+    """Longest wait of a finished record for its transaction. Default 100ms."""
+
+    flush_records: Count = 300
+    """Finished records at which the transaction is made at once. Default 300."""
+
+
+class PrivacySettings(Group):
+    """What of a plate leaves the service."""
+
+    plates: PlateMode = PlateMode.BOTH
+    """Plates in the outcome topic: `clear`, `hash` (keyed, HMAC-SHA256), `both` or `none`. Default `both`;
+    `hash` and `both` need the secret `plate_hash`."""
+
+
+class Web(Group):
+    """The port for metrics and health."""
+
+    host: Word = "0.0.0.0"  # noqa: S104  # a pod is scraped and probed from outside
+    """Address to listen on. Default 0.0.0.0: all."""
+
+    port: Port = 8080
+    """Port to listen on; 0 takes any free one. Default 8080."""
+
+
+class Log(Group):
+    """What is logged, and in which form."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least level that is logged; `debug` has a line for every final outcome. Default `info`."""
+
+    format: Literal["auto", "json", "console"] = "auto"
+    """`json`, `console`, or `auto`: console on a terminal, else JSON. Default `auto`."""
+
+
+class Settings(Group):
+    """Everything that a deployment sets. What a coupon is granted for stands in the rules file instead."""
+
+    kafka: Kafka
+    """Kafka."""
+
+    rules: Path
+    """The rules file, or a folder of them. No default. In the settings file relative to its folder."""
+
+    gateway: Gateway = Gateway()
+    """The parking platform."""
+
+    retries: Retries = Retries()
+    """Calls made again."""
+
+    intake: Intake = Intake()
+    """Bounds of memory."""
+
+    ledger: Ledger = Ledger()
+    """Writing outcomes."""
+
+    drain_timeout: Duration = 20.0
+    """Time for calls under way to end, when stopping and in a rebalance. Default 20s; twice the longest call."""
+
+    secrets: Annotated[dict[str, Secret], BeforeValidator(secret_names)] = Field({}, repr=False)
+    """Secrets by name (the rules file names them), best as `CHARGING_COUPON__SECRETS__<NAME>`. Default none."""
+
+    secrets_dir: Path | None = None
+    """Folder with a file for each secret, as Kubernetes mounts them. Default none."""
+
+    privacy: PrivacySettings = PrivacySettings()
+    """Plates."""
+
+    web: Web = Web()
+    """Metrics and health."""
+
+    log: Log = Log()
+    """Logs."""
+
+    guarantee: Literal["exactly_once", "at_least_once"] = "exactly_once"
+    """`exactly_once`: one outcome an order, by transactions (Kafka 2.5 or later, and rights to them). `at_least_once`:
+    without them; after a crash an outcome can come again under its `outcome_id`. Default `exactly_once`."""
+
+    @model_validator(mode="after")
+    def _agree_with_each_other(self) -> Self:
+        findings = list(_disagreements(self))
+        if findings:
+            text = "; ".join(f"{'.'.join(finding.path)} {finding.message}" for finding in findings)
+            raise PydanticCustomError("disagreement", "{text}", {"text": text, "findings": findings})
+        return self
+
+    def secret(self, name: str) -> str:
+        """The secret's text: from `secrets`, else from its file in `secrets_dir`."""
+        found = self.secrets.get(canonical(name))
+        return found.get_secret_value() if found is not None else self._secret_from_file(name)
+
+    def check_secrets(self, names: Iterable[str]) -> None:
+        """Refuses all at once the secrets that are named and not there."""
+        problems: list[Problem] = []
+        for name in dict.fromkeys(names):
+            try:
+                self.secret(name)
+            except ConfigurationError as error:
+                problems += error.problems
+        if problems:
+            raise ConfigurationError(problems)
+
+    def plate_privacy(self) -> Privacy:
+        """How outcomes show plates, with the key for their hashes."""
+        plates = self.privacy.plates
+        if not plates.hashed:
+            return Privacy(plates)
+        try:
+            return Privacy(plates, self.secret(PLATE_HASH_SECRET).encode())
+        except ConfigurationError as error:
+            raise ConfigurationError([_hash_key_missing(plates, error.problems[0])]) from error
+
+    def _secret_from_file(self, name: str) -> str:
+        variable = f"{PREFIX}SECRETS__{canonical(name).upper()}"
+        if self.secrets_dir is None:
+            raise one_problem(
+                variable, f"the secret {name!r} is nowhere", "set this variable, or secrets_dir"
+            )
+        file = self.secrets_dir / name
+        if file.parent != self.secrets_dir or name.startswith("."):
+            raise one_problem(
+                str(self.secrets_dir), f"{name!r} cannot be a secret's name", "use letters, digits and _"
+            )
+        try:
+            text = without_newline(file.read_text("utf-8-sig"))
+        except FileNotFoundError:
+            raise one_problem(
+                str(file), f"no file holds the secret {name!r}", f"write it, or set {variable}"
+            ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "not UTF-8"
+            raise one_problem(str(file), f"cannot be read: {why}", "make it a readable UTF-8 file") from None
+        if not text:
+            raise one_problem(str(file), f"the secret {name!r} is empty", "write its text into the file")
+        return text
+
+
+class Finding(NamedTuple):
+    """Settings that do not agree, or that name what cannot be used."""
+
+    path: tuple[str, ...]
+    message: str
+    remedy: str
+    other: tuple[str, ...] = ()
+    """The setting that it disagrees with: its place is told where `path` has its default."""
+
+
+def _disagreements(settings: Settings) -> Iterator[Finding]:
+    """Each value is fine by itself, and two of them are not."""
+    kafka = settings.kafka
+    if settings.drain_timeout >= kafka.rebalance_timeout:
+        yield Finding(
+            ("drain_timeout",),
+            f"({settings.drain_timeout:g}s) is not below kafka.rebalance_timeout ({kafka.rebalance_timeout:g}s): "
+            "a rebalance would throw the member out while it drains",
+            "lower drain_timeout or raise kafka.rebalance_timeout",
+            ("kafka", "rebalance_timeout"),
+        )
+    if kafka.heartbeat_interval * 3 > kafka.session_timeout:
+        yield Finding(
+            ("kafka", "heartbeat_interval"),
+            f"({kafka.heartbeat_interval:g}s) is more than a third of kafka.session_timeout "
+            f"({kafka.session_timeout:g}s): one lost heartbeat would cost the membership",
+            "lower kafka.heartbeat_interval or raise kafka.session_timeout",
+            ("kafka", "session_timeout"),
+        )
+    if settings.gateway.connect_timeout > settings.gateway.total_timeout:
+        yield Finding(
+            ("gateway", "connect_timeout"),
+            "is longer than gateway.total_timeout",
+            "lower gateway.connect_timeout or raise gateway.total_timeout",
+            ("gateway", "total_timeout"),
+        )
+    if settings.retries.base > settings.retries.cap:
+        yield Finding(
+            ("retries", "base"),
+            "is longer than retries.cap",
+            "lower retries.base or raise retries.cap",
+            ("retries", "cap"),
+        )
+    if settings.intake.max_bytes < kafka.max_message_size:
+        yield Finding(
+            ("intake", "max_bytes"),
+            "is less than kafka.max_message_size: the largest record could never be taken in",
+            "raise intake.max_bytes",
+            ("kafka", "max_message_size"),
+        )
+    topics = kafka.topics
+    if topics.outcomes == topics.dead_letters or {topics.outcomes, topics.dead_letters} & set(topics.events):
+        yield Finding(
+            ("kafka", "topics"),
+            "names one topic for two purposes",
+            "give events, outcomes and dead_letters topics of their own",
+        )
+    yield from _security_findings(kafka.security, settings)
+
+
+_SECURITY = ("kafka", "security")
+
+
+def _security_findings(security: Security, settings: Settings) -> Iterator[Finding]:
+    """Protocol, files, user and token that do not go together, or cannot be used."""
+    if security.tls:
+        yield from _certificate_findings(security, settings)
+    else:
+        for name in ("ca_file", "certificate_file", "key_file", "key_password"):
+            if getattr(security, name) is not None:
+                yield _finding(
+                    name,
+                    f"is set, but kafka.security.protocol is {security.protocol}: nothing would be encrypted",
+                    "set kafka.security.protocol to ssl or sasl_ssl, or remove it",
+                )
+    if not security.sasl:
+        for name in ("mechanism", "username"):
+            if getattr(security, name) is not None:
+                yield _finding(
+                    name,
+                    f"is set, but kafka.security.protocol is {security.protocol}: no user would be told",
+                    "set kafka.security.protocol to sasl_ssl or sasl_plaintext, or remove it",
+                )
+    elif security.mechanism is None:
+        yield _finding(
+            "mechanism",
+            f"is missing: kafka.security.protocol is {security.protocol}",
+            "set it to what the brokers offer: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER",
+        )
+    elif security.mechanism == "OAUTHBEARER":
+        yield from _token_findings(security.oauth, settings)
+    else:
+        if security.username is None:
+            yield _finding(
+                "username", f"is missing: {security.mechanism} needs it", "set it to our Kafka user"
+            )
+        yield from _secret_findings(("password",), security.password, settings)
+
+
+def _certificate_findings(security: Security, settings: Settings) -> Iterator[Finding]:
+    password: str | None = None
+    if security.key_password is not None:
+        missing = list(_secret_findings(("key_password",), security.key_password, settings))
+        yield from missing
+        password = "" if missing else settings.secret(security.key_password)
+    for trouble in certificates.troubles(
+        security.ca_file, security.certificate_file, security.key_file, password
+    ):
+        yield _finding(trouble.setting, trouble.message, trouble.remedy)
+
+
+def _token_findings(oauth: OAuth, settings: Settings) -> Iterator[Finding]:
+    if (oauth.token_file is None) == (oauth.token_url is None):
+        yield _finding(
+            "oauth",
+            "is to say where the token comes from: in one of token_file and token_url",
+            "set the one, and not the other",
+        )
+    elif oauth.token_url is not None:
+        if oauth.client_id is None:
+            yield _finding(
+                "oauth.client_id", "is missing: oauth.token_url needs it", "set it to our client's id"
+            )
+        yield from _secret_findings(("oauth", "client_secret"), oauth.client_secret, settings)
+
+
+def _secret_findings(path: tuple[str, ...], name: str, settings: Settings) -> Iterator[Finding]:
+    """A secret that is named and not there. Its name may be the secret itself, by mistake: then it is not repeated."""
+    default = group_at((*_SECURITY, *path[:-1])).model_fields[path[-1]].default
+    try:
+        settings.secret(name)
+    except ConfigurationError as error:
+        if name == default:
+            why = error.problems[0]
+            yield _finding(".".join(path), f"needs a secret: {why.place}: {why.message}", why.remedy)
+        else:
+            yield _finding(
+                ".".join(path),
+                "names a secret that is neither in secrets nor in secrets_dir",
+                f"write here only its name (such as {default or 'kafka_key_password'}), and its text there",
+            )
+
+
+def _finding(name: str, message: str, remedy: str) -> Finding:
+    return Finding((*_SECURITY, *name.split(".")), message, remedy)
+
+
+def group_at(location: Location) -> type[Group]:
+    """The group of settings there, or the innermost on the way."""
+    group: type[Group] = Settings
+    for part in location:
+        field = group.model_fields.get(str(part))
+        inner: Any = field.annotation if field is not None else None
+        if not (isinstance(inner, type) and issubclass(inner, Group)):
+            break
+        group = inner
+    return group
+
+
+def _hash_key_missing(plates: PlateMode, why: Problem) -> Problem:
+    return Problem(
+        why.place,
+        f"privacy.plates is `{plates}`, whose hashes need the secret `{PLATE_HASH_SECRET}`: {why.message}",
+        f"set {PREFIX}SECRETS__{PLATE_HASH_SECRET.upper()} to a long random text and keep it, "
+        "or set privacy.plates to `clear` or `none`",
+    )
+
+
+def one_problem(place: str, message: str, remedy: str) -> ConfigurationError:
+    """An error of a single problem."""
+    return ConfigurationError([Problem(place, message, remedy)])
