@@ -27,7 +27,8 @@ Imports point down: `cli -> service -> intake -> delivery -> core`; `gateway`, `
 continue" (`core.errors`).
 
 What a deployment sets is in `settings`; what a coupon is granted for is in the rules file
-(`rulebook` loads it). Whoever speaks to Kafka gets there by `connection`. `sandbox` has a platform and a Kafka to try all this with.
+(`rulebook` loads it). Whoever speaks to Kafka gets there by `connection`. `sandbox` has a platform
+and a Kafka to try all this with.
 """
 
 __version__ = "0.1.0"
