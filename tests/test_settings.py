@@ -1,12 +1,15 @@
 """Settings from a file, the environment and secret files; every mistake with its place and remedy."""
 
+import functools
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from consumer.core.errors import ConfigurationError
 from consumer.core.outcomes import PlateMode
-from consumer.settings import Settings, load_settings
+from consumer.settings import Settings, load_settings, settings_in_force
 
 ENOUGH = {
     "CHARGING_COUPON__KAFKA__BOOTSTRAP_SERVERS": "kafka-1:9092, kafka-2:9092",
@@ -66,7 +69,12 @@ def test_variables_have_no_case_after_the_prefix() -> None:
 
 
 def test_variables_of_other_programs_are_left_alone() -> None:
-    kubernetes = {"CHARGING_COUPON_PORT": "tcp://10.0.0.1:80", "CHARGING_COUPON_SERVICE_HOST": "10.0.0.1"}
+    kubernetes = {
+        "CHARGING_COUPON_PORT": "tcp://10.0.0.1:80",
+        "CHARGING_COUPON_PORT_8080_TCP_ADDR": "10.0.0.1",
+        "CHARGING_COUPON_SERVICE_HOST": "10.0.0.1",
+        "CHARGING_COUPON_SETTINGS": "tcp://10.0.0.1:80",
+    }
 
     assert load_settings(None, ENOUGH | kubernetes) == load_settings(None, ENOUGH)
 
@@ -299,6 +307,43 @@ def test_no_secret_is_in_a_repr_or_an_error() -> None:
     assert "s3cret" not in " ".join(
         problems(None, {"CHARGING_COUPON__SECRETS": "s3cret", "CHARGING_COUPON__RULES": "r"})
     )
+
+
+def test_what_is_in_force_reads_back_as_the_same_settings(tmp_path: Path) -> None:
+    secrets = {name: text for name, text in ENOUGH.items() if "SECRETS" in name}
+    unusual = {
+        "CHARGING_COUPON__KAFKA__START_FROM": "2026-03-01T00:00:00+08:00",
+        "CHARGING_COUPON__KAFKA__TOPICS__OUTCOMES_RETENTION": "36.5h",
+        "CHARGING_COUPON__GATEWAY__TOTAL_TIMEOUT": "7.125",
+        "CHARGING_COUPON__GATEWAY__MAX_RESPONSE_SIZE": "1025",
+        "CHARGING_COUPON__KAFKA__CLIENT_RACK": "true",
+    }
+    tree: dict[str, Any] = {}
+    for name, value, _ in settings_in_force(None, ENOUGH | unusual):
+        *groups, last = name.split(".")
+        group = functools.reduce(lambda inner, part: inner.setdefault(part, {}), groups, tree)
+        if value is not None and groups != ["secrets"]:
+            group[last] = value
+    file = tmp_path / "settings.yaml"
+    file.write_text(json.dumps(tree), "utf-8")
+
+    assert load_settings(file, secrets) == load_settings(None, ENOUGH | unusual)
+
+
+def test_a_secret_in_a_file_is_in_force_under_its_name_alone(tmp_path: Path) -> None:
+    (tmp_path / "main").write_text("of the file", "utf-8")
+    (tmp_path / "lot-a").write_text("never read: the variable wins", "utf-8")
+    (tmp_path / "..data").mkdir()
+    found = settings_in_force(
+        None,
+        ENOUGH | {"CHARGING_COUPON__SECRETS_DIR": str(tmp_path), "CHARGING_COUPON__SECRETS__LOT_A": "s3cret"},
+    )
+
+    assert [each for each in found if each.name.startswith("secrets.")] == [
+        ("secrets.lot_a", "***", "CHARGING_COUPON__SECRETS__LOT_A"),
+        ("secrets.plate_hash", "***", "CHARGING_COUPON__SECRETS__PLATE_HASH"),
+        ("secrets.main", "***", str(tmp_path / "main")),
+    ]
 
 
 def test_every_setting_says_what_it_is() -> None:
