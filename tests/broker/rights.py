@@ -54,7 +54,7 @@ class _CreateAclsResponse(Response):  # type: ignore[misc]  # aiokafka has no ty
     SCHEMA = Schema(("throttle", Int32), ("results", Array(("code", Int16), ("message", _TEXT))))
 
 
-class CreateAclsV1(RequestStruct):
+class CreateAclsV1(RequestStruct):  # type: ignore[misc]  # aiokafka has no types
     API_KEY = 30
     API_VERSION = 1
     RESPONSE_TYPE = _CreateAclsResponse
