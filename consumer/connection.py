@@ -74,6 +74,17 @@ def member_arguments(kafka: Kafka) -> dict[str, Any]:
     return {"client_rack": kafka.client_rack, "group_instance_id": kafka.group_instance_id}
 
 
+def secrets_in_use(kafka: Kafka, secret: Callable[[str], str]) -> list[str]:
+    """What `arguments` makes use of, and no line may hold."""
+    security = kafka.security
+    names = [security.key_password] if security.tls else []
+    if security.sasl:
+        asks = security.oauth.token_url is not None
+        oauth = security.mechanism == "OAUTHBEARER"
+        names.append((security.oauth.client_secret if asks else None) if oauth else security.password)
+    return [secret(name) for name in names if name is not None]
+
+
 def _tls(security: Security, secret: Callable[[str], str]) -> ssl.SSLContext:
     password = secret(security.key_password) if security.key_password is not None else None
     files = (security.ca_file, security.certificate_file, security.key_file, password)

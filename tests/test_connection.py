@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from consumer.connection import ClientToken, FileToken, TokenError, arguments, member_arguments, reach
+from consumer.connection import (
+    ClientToken,
+    FileToken,
+    TokenError,
+    arguments,
+    member_arguments,
+    reach,
+    secrets_in_use,
+)
 from consumer.core.errors import BrokerUnavailableError, ConfigurationError
 from consumer.settings import OAuth, Settings, load_settings
 from tests.pki import Authority
@@ -82,12 +90,36 @@ def test_paths_are_relative_to_the_settings_file_and_the_password_is_the_secrets
     found = arguments(settings.kafka, settings.secret)
 
     assert settings.kafka.security.ca_file == folder / "ca.pem"
+    assert secrets_in_use(settings.kafka, settings.secret) == ["a password", "a password"]
     assert found["security_protocol"] == "SASL_SSL"
     assert found["sasl_mechanism"] == "SCRAM-SHA-512"
     assert (found["sasl_plain_username"], found["sasl_plain_password"]) == ("charging", "a password")
     assert len(found["ssl_context"].get_ca_certs()) == 1
     assert found["ssl_context"].check_hostname
     assert found["ssl_context"].verify_mode is ssl.CERT_REQUIRED
+
+
+@pytest.mark.parametrize(
+    ("lines", "secrets"),
+    [
+        (["protocol: ssl", "password: empty_handed"], []),
+        (["protocol: sasl_plaintext", "mechanism: OAUTHBEARER", "oauth: {token_file: t}"], []),
+        (
+            [
+                "protocol: sasl_plaintext",
+                "mechanism: OAUTHBEARER",
+                "oauth: {token_url: https://x/t, client_id: c}",
+            ],
+            ["a client secret"],
+        ),
+    ],
+)
+def test_secrets_that_are_not_used_are_not_asked_for(
+    folder: Path, lines: list[str], secrets: list[str]
+) -> None:
+    settings = loaded(folder, *lines)
+
+    assert secrets_in_use(settings.kafka, settings.secret) == secrets
 
 
 def test_without_the_check_of_the_host_the_certificate_is_checked_still(folder: Path) -> None:

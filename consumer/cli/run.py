@@ -58,6 +58,7 @@ def _text(value: str | float | list[str] | None) -> str:
 def _service(file: "Path | None") -> "Service":
     """From settings, rules and secrets that are all right, and fit together; else all that is wrong."""
     from consumer import logs, rulebook
+    from consumer.connection import secrets_in_use
     from consumer.core.errors import ConfigurationError, Problem
     from consumer.service import Service
     from consumer.settings import load_settings
@@ -76,7 +77,11 @@ def _service(file: "Path | None") -> "Service":
         problems += error.problems
     if problems:
         raise ConfigurationError(list(dict.fromkeys(problems)))
-    hide = [*map(chosen.secret, secrets), chosen.plate_privacy().hash_key.decode()]
+    hide = [
+        *map(chosen.secret, secrets),
+        *secrets_in_use(chosen.kafka, chosen.secret),
+        chosen.plate_privacy().hash_key.decode(),
+    ]
     logs.configure(chosen.log.level, chosen.log.format, hide=hide)
     return service
 

@@ -1,0 +1,80 @@
+"""A member with a name of its own: restarted it goes on where it was, and two of one name do no harm. Where a new group begins."""
+
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from consumer.sandbox.gateway import SandboxGateway
+from tests.broker.kafka import Topics, produce
+from tests.broker.world import APP_ID, SECRET, World, event
+
+pytestmark = pytest.mark.broker
+
+NAMED = {"CHARGING_COUPON__KAFKA__GROUP_INSTANCE_ID": "member-1"}
+
+
+@pytest.fixture
+async def world(broker: str, topics: Topics, tmp_path: Path) -> AsyncIterator[World]:
+    async with SandboxGateway(apps={APP_ID: SECRET}, latency=0.02) as gateway:
+        world = World(broker, topics, tmp_path, gateway.url)
+        try:
+            yield world
+        finally:
+            world.end()
+
+
+async def test_a_named_member_killed_and_restarted_doubles_nothing_and_does_not_wait_for_its_session(
+    world: World,
+) -> None:
+    world.settings.write_text(
+        world.settings.read_text("utf-8").replace("session_timeout: 6s", "session_timeout: 60s"), "utf-8"
+    )
+    await produce(world.broker, world.topics.events, [event(number) for number in range(900)])
+    member = world.start(**NAMED)
+    await world.until_outcomes(100)
+    member.kill()
+    member = world.start(**NAMED)
+    await world.until_done(50)
+    counts = Counter(outcome["order_id"] for outcome in await world.outcomes())
+    assert counts == Counter(f"ORDER{number:08}" for number in range(900))
+    assert await member.stop() == 0
+
+
+async def test_of_two_members_of_one_name_the_older_writes_nothing_any_more(world: World) -> None:
+    await produce(world.broker, world.topics.events, [event(number) for number in range(900)])
+    old = world.start(**NAMED)
+    await world.until_outcomes(100)
+    old.process.send_signal(signal.SIGSTOP)
+    new = world.start(**NAMED)
+    await world.until_outcomes(500)
+    old.process.send_signal(signal.SIGCONT)
+    await world.until_done(60)
+    counts = Counter(outcome["order_id"] for outcome in await world.outcomes())
+    assert counts == Counter(f"ORDER{number:08}" for number in range(900))
+    assert await new.stop() == 0
+
+
+async def test_a_new_group_begins_at_the_first_record_of_a_time(world: World) -> None:
+    now = datetime.now(UTC)
+    async with AIOKafkaProducer(bootstrap_servers=world.broker) as producer:
+        for number in range(40):
+            at = now - timedelta(minutes=40 - number)
+            await producer.send_and_wait(
+                world.topics.events,
+                event(number),
+                timestamp_ms=int(at.timestamp() * 1000),
+                partition=number % 3,
+            )
+    start = (now - timedelta(minutes=10)).isoformat()
+    member = world.start(CHARGING_COUPON__KAFKA__START_FROM=start)
+    await world.until_outcomes(10)
+    outcomes = await world.outcomes()
+    assert sorted(outcome["order_id"] for outcome in outcomes) == [
+        f"ORDER{number:08}" for number in range(30, 40)
+    ]
+    assert await member.stop() == 0
