@@ -118,7 +118,7 @@ def _mend(escape: re.Match[str]) -> str:
 # -- An event ---------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Event:
     """A decoded record.
 
@@ -203,6 +203,7 @@ class Path:
     Attributes:
         text: as written.
         many: it can lead to several values.
+        name: set where it is no more than a name in the row.
 
     """
 
@@ -210,6 +211,7 @@ class Path:
     _root: str | None
     _steps: tuple[_Step, ...]
     many: bool
+    name: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> "Path":
@@ -233,7 +235,9 @@ class Path:
             position = match.end()
         if (not steps and root in (None, "headers")) or rest.startswith("."):
             raise ValueError(f"`{text}` is no path: it leads nowhere")
-        return cls(text, root, tuple(steps), any(isinstance(step, _Items) for step in steps))
+        many = any(isinstance(step, _Items) for step in steps)
+        name = steps[0] if root is None and len(steps) == 1 and isinstance(steps[0], str) else None
+        return cls(text, root, tuple(steps), many, name)
 
     def find(self, row: object, event: Event) -> object:
         """The value there; None where there is none, or null."""

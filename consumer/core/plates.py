@@ -22,6 +22,11 @@ def normalise(text: str) -> str:
     )  # again: what was left out may have stood between letter and accent
 
 
+def is_normal(text: str) -> bool:
+    """True for a mainland plate in its one spelling."""
+    return _PLAUSIBLE.fullmatch(text) is not None
+
+
 def is_doubtful(plate: str) -> bool:
     """True for what is no mainland plate by its pattern. The vendor's own samples are: warn, never reject."""
     return _PLAUSIBLE.fullmatch(plate) is None

@@ -5,11 +5,23 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
+from typing import NamedTuple
 
 from consumer.core import plates
 from consumer.core.envelopes import ENCRYPTED, Envelope, is_encrypted
 from consumer.core.events import Order, Value
-from consumer.core.fields import Field, UnreadableError, Zone, elapsed_seconds, is_placeholder, kind_of
+from consumer.core.fields import (
+    Field,
+    FieldType,
+    Reader,
+    UnreadableError,
+    Zone,
+    elapsed_seconds,
+    is_before,
+    is_placeholder,
+    kind_of,
+    reader_of,
+)
 from consumer.core.formats import Event, Path, Refusal, fill_paths, found_at, scalar_text
 from consumer.core.outcomes import Finding, Outcome, Reason
 from consumer.core.templates import Template, text_of
@@ -117,22 +129,23 @@ class Plausibility:
     watts: int = 1_000_000
     seconds: int = 60
 
-    def doubts(self, values: Mapping[str, Value], now: datetime | None) -> Sequence[tuple[Reason, str]]:
+    def doubts(self, values: Mapping[str, Value], latest: datetime | None) -> Sequence[tuple[Reason, str]]:
         """Reason and detail of each, the weightiest first."""
         found: list[tuple[Reason, str]] = []
         started, ended = values.get("started_at"), values.get("ended_at")
-        times = [time for time in (started, ended) if isinstance(time, datetime)]
-        if any(time.year < 2000 for time in times):
-            found.append((Reason.BEFORE_2000, "a time before the year 2000"))
+        for time in (started, ended):
+            if isinstance(time, datetime):
+                if time.year < 2000:
+                    found.append((Reason.BEFORE_2000, "a time before the year 2000"))
+                elif latest is not None and time > latest:
+                    found.append((Reason.IN_FUTURE, "it ends in the future; is the zone right?"))
         seconds = values.get("seconds")
-        if len(times) == 2 and times[1] < times[0] and times[1].astimezone(UTC) < times[0].astimezone(UTC):
+        if isinstance(started, datetime) and isinstance(ended, datetime) and is_before(ended, started):
             found.append((Reason.END_BEFORE_START, "it ended before it started"))
         elif isinstance(seconds, int) and seconds < 0:
             found.append((Reason.END_BEFORE_START, "it lasted less than nothing"))
         elif isinstance(seconds, int):
             found += self._of_duration(values, seconds)
-        if now is not None and any(time > now + self.future for time in times):
-            found.append((Reason.IN_FUTURE, "it ends in the future; is the zone right?"))
         if plates.is_doubtful(str(values["plate"])):
             found.append((Reason.PLATE_DOUBTFUL, "the plate looks like none"))
         return found
@@ -216,8 +229,17 @@ class Source:
         if len(rows) > MAX_ORDERS:
             detail = f"{len(rows)} orders in one record, more than {MAX_ORDERS}"
             return (self._invalid(0, Reason.TOO_LARGE, detail),)
-        clock = _Clock(now, recorded_at)
-        return tuple(self._read_row(index, row, event, find_station, clock) for index, row in enumerate(rows))
+        window = self._window(now, recorded_at)
+        return tuple(
+            self._read_row(index, row, event, find_station, window) for index, row in enumerate(rows)
+        )
+
+    def _window(self, now: datetime | None, recorded_at: datetime | None) -> "_Window":
+        if now is None:
+            return _ANY_TIME
+        oldest = None if self.deadline is None else now - self.deadline
+        late = oldest is not None and recorded_at is not None and recorded_at < oldest
+        return _Window(oldest, now + self.plausibility.future, late)
 
     def _rows(self, event: Event) -> list[object]:
         for path in self.orders:
@@ -231,7 +253,7 @@ class Source:
         return event.body if isinstance(event.body, list) else [event.body]
 
     def _read_row(
-        self, index: int, row: object, event: Event, find_station: FindStation, clock: "_Clock"
+        self, index: int, row: object, event: Event, find_station: FindStation, window: "_Window"
     ) -> Order | Finding:
         if isinstance(row, Refusal):
             return self._invalid(index, row.reason, row.detail)
@@ -259,7 +281,7 @@ class Source:
             detail = "ended_at: a time that means none"
             return self._ended(index, Outcome.SKIPPED, Reason.NOT_FINISHED, detail, values)
         order = self._order(index, values, problems)
-        return order if isinstance(order, Finding) else self._judged(order, clock)
+        return order if isinstance(order, Finding) else self._judged(order, window)
 
     def _finds_nothing(self, row: object) -> bool:
         """What is encrypted would else look like a missing plate."""
@@ -267,20 +289,18 @@ class Source:
         return all(place.find(row, alone) is None for place in self.fields)
 
     def _values(
-        self, row: object, event: Event, find_station: FindStation
+        self, row: dict[str, object], event: Event, find_station: FindStation
     ) -> tuple[dict[str, Value], dict[str, UnreadableError]]:
         """What can be read, and what cannot."""
         reading = _Reading(row, event)
         values, problems = reading.values, reading.problems
-        fields = self.fields
-        for place in self.fields[: self._naming]:
-            reading.take(place, None)
+        fields, readers = self.fields, self._readers
+        reading.take(readers[: self._naming], None)
         station = find_station(_maybe(values, "station_id"), _maybe(values, "connector_id"))
         if station is not None and station.id in self.overrides:
-            fields = self.overrides[station.id]
+            fields, readers = self.overrides[station.id], self._other_readers[station.id]
         zone = station.zone if station is not None else None
-        for place in fields[self._naming :]:
-            reading.take(place, zone)
+        reading.take(readers[self._naming :], zone)
         _tidy_identity(values, problems)
         if self._has_made:
             reading.make(fields)
@@ -293,13 +313,39 @@ class Source:
         seconds = values.get("seconds")
         if isinstance(seconds, int):
             values["minutes"] = seconds // 60
-        _localise(values, zone or self.zone)
+        zone = zone or self.zone
+        if zone is not None:
+            values["zone"] = zone.name
+            for name in self._times:
+                moment = values.get(name)
+                if isinstance(moment, datetime) and moment.tzinfo is not zone.rules:
+                    values[name] = moment.astimezone(zone.rules)
         return values, problems
 
     @cached_property
     def _naming(self) -> int:
         """How many fields name the station; they stand first."""
         return sum(place.name in NAMING_FIELDS for place in self.fields)
+
+    @cached_property
+    def _readers(self) -> tuple[tuple[str, Reader], ...]:
+        return tuple((place.name, reader_of(place)) for place in self.fields)
+
+    @cached_property
+    def _other_readers(self) -> Mapping[str, tuple[tuple[str, Reader], ...]]:
+        """By station."""
+        return {
+            station: tuple((place.name, reader_of(place)) for place in fields)
+            for station, fields in self.overrides.items()
+        }
+
+    @cached_property
+    def _required(self) -> tuple[str, ...]:
+        return tuple(place.name for place in self.fields if place.required)
+
+    @cached_property
+    def _times(self) -> tuple[str, ...]:
+        return tuple(place.name for place in self.fields if place.type is FieldType.TIMESTAMP)
 
     @cached_property
     def _has_made(self) -> bool:
@@ -310,7 +356,7 @@ class Source:
         self, index: int, values: dict[str, Value], problems: dict[str, UnreadableError]
     ) -> Order | Finding:
         event_id, missing = self.event_id.fill(lambda name: text_of(values, name))
-        if missing is not None or is_placeholder(event_id):
+        if missing is not None or (event_id != values.get("order_id") and is_placeholder(event_id)):
             error = problems.get(missing or "")
             what = f"`{missing}` is absent" if missing else "a placeholder, the same for many orders"
             detail = f"no event id: {error.detail if error else what}"
@@ -324,19 +370,19 @@ class Source:
             return self._ended(index, Outcome.SKIPPED, Reason.PLATE_MISSING, "no plate", values)
         for name, error in problems.items():
             return self._invalid(index, error.reason, f"{name}: {error.detail}", values)
-        for place in self.fields:
-            if place.required and place.name not in values:
-                return self._invalid(index, Reason.FIELD_MISSING, f"{place.name} is absent", values)
+        for name in self._required:
+            if name not in values:
+                return self._invalid(index, Reason.FIELD_MISSING, f"{name} is absent", values)
         return Order(index, self.name, str(values["order_id"]), event_id, str(values["plate"]), values)
 
-    def _judged(self, order: Order, clock: "_Clock") -> Order | Finding:
+    def _judged(self, order: Order, window: "_Window") -> Order | Finding:
         """The order, or why it gets no coupon though it can be read."""
-        doubts = self.plausibility.doubts(order.values, clock.now)
+        doubts = self.plausibility.doubts(order.values, window.latest)
         aside = next((doubt for doubt in doubts if doubt[0] in self.plausibility.set_aside), None)
         # An end before 2000 is a wrong clock; other doubts are not worth a dead letter once it is too late.
         wrong_clock = aside is not None and aside[0] is Reason.BEFORE_2000
-        if self.deadline is not None and not wrong_clock and clock.is_past(self.deadline, order.values):
-            detail = f"the charge ended more than {_hours(self.deadline)} ago"
+        if not wrong_clock and window.is_past(order.values.get("ended_at")):
+            detail = f"the charge ended more than {self.deadline} ago"
             return self._ended(order.index, Outcome.EXPIRED, Reason.DEADLINE, detail, order.values)
         if aside is not None:
             return Finding(
@@ -349,7 +395,7 @@ class Source:
             )
         if not doubts:
             return order
-        reasons = tuple(reason for reason, _ in doubts)
+        reasons = tuple(dict.fromkeys(reason for reason, _ in doubts))
         return Order(
             order.index, order.source, order.order_id, order.event_id, order.plate, order.values, reasons
         )
@@ -367,46 +413,49 @@ class Source:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Clock:
-    """When it is, and when the record was written; None where that is not to be looked at, or not known."""
+class _Window(NamedTuple):
+    """When a charge must have ended to get a coupon.
 
-    now: datetime | None
-    recorded_at: datetime | None
+    Attributes:
+        oldest: earlier is too late by now; None means never too late.
+        latest: later cannot be.
+        late: the record was written too long ago, whatever stands in it.
 
-    def is_past(self, deadline: timedelta, values: Mapping[str, Value]) -> bool:
+    """
+
+    oldest: datetime | None = None
+    latest: datetime | None = None
+    late: bool = False
+
+    def is_past(self, ended: Value | None) -> bool:
         """Counted from the earlier of the end of charging and the record's timestamp."""
-        if self.now is None:
-            return False
-        ended = values.get("ended_at")
-        late = isinstance(ended, datetime) and self.now - ended > deadline
-        return late or (self.recorded_at is not None and self.now - self.recorded_at > deadline)
+        return self.late or (self.oldest is not None and isinstance(ended, datetime) and ended < self.oldest)
 
 
-def _hours(span: timedelta) -> str:
-    hours = span.total_seconds() / 3600
-    return f"{hours:g} h"
+_ANY_TIME = _Window()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Reading:
     """What can be read of a row so far, and what cannot."""
 
-    row: object
+    row: dict[str, object]
     event: Event
     values: dict[str, Value] = field(default_factory=dict)
     problems: dict[str, UnreadableError] = field(default_factory=dict)
 
-    def take(self, place: Field, zone: Zone | None) -> None:
-        try:
-            value = place.get(self.row, self.event, zone)
-        except UnreadableError as error:
-            # A start that means none is none; an end that means none tells something.
-            if error.reason is not Reason.NOT_FINISHED or place.name == "ended_at":
-                self.problems[place.name] = error
-            return
-        if value is not None:
-            self.values[place.name] = value
+    def take(self, readers: tuple[tuple[str, Reader], ...], zone: Zone | None) -> None:
+        row, event, values = self.row, self.event, self.values
+        for name, reader in readers:
+            try:
+                value = reader(row, event, zone)
+            except UnreadableError as error:
+                # A start that means none is none; an end that means none tells something.
+                if error.reason is not Reason.NOT_FINISHED or name == "ended_at":
+                    self.problems[name] = error
+                continue
+            if value is not None:
+                values[name] = value
 
     def make(self, fields: tuple[Field, ...]) -> None:
         """What depends on other fields."""
@@ -450,7 +499,7 @@ def _tidy_identity(values: dict[str, Value], problems: dict[str, UnreadableError
         else:
             _bound(values, problems, "order_id", order_id, MAX_ID)
     plate = _maybe(values, "plate")
-    if plate is not None:
+    if plate is not None and not plates.is_normal(plate):
         written = plate[: 4 * MAX_PLATE]
         plate = plates.normalise(written)
         if not plate or is_placeholder(written) or is_placeholder(plate) or written.lower() in NO_PLATE:
@@ -487,19 +536,10 @@ def _measure(values: dict[str, Value]) -> None:
     started, ended = values.get("started_at"), values.get("ended_at")
     if isinstance(started, datetime) and isinstance(ended, datetime):
         seconds = elapsed_seconds(started, ended)
-        later = ended.replace(fold=1)
-        if seconds < 0 <= elapsed_seconds(started, later):
+        if seconds < 0 <= elapsed_seconds(started, ended.replace(fold=1)):
             # Of two equal hours in autumn it was the second one.
-            values["ended_at"], seconds = later, elapsed_seconds(started, later)
+            values["ended_at"] = ended.replace(fold=1)
+            seconds = elapsed_seconds(started, ended.replace(fold=1))
         values["seconds"] = seconds
     elif "charging_seconds" in values:
         values["seconds"] = values["charging_seconds"]
-
-
-def _localise(values: dict[str, Value], zone: Zone | None) -> None:
-    if zone is None:
-        return
-    values["zone"] = zone.name
-    for name, value in values.items():
-        if isinstance(value, datetime):
-            values[name] = value.astimezone(zone.rules)
