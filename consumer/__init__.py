@@ -20,6 +20,7 @@ The path of one record::
 5. `ledger` writes what became of each order (`core.outcomes`) together with the offset that marks
    the record done, in one transaction of `transactions`, fenced by the group's generation. If that
    is cut off anywhere, none of it is visible, and the next owner goes on from where this one was.
+   (With `guarantee: at_least_once` it is a writer of `publishing`: the outcome first, the offset after.)
 
 Imports point down: `cli -> service -> intake -> delivery -> core`; `gateway`, `ledger`, `flow`,
 `metrics`, `web` and `rulebook` are siblings that `service` builds and passes in. Everything in
@@ -27,8 +28,9 @@ Imports point down: `cli -> service -> intake -> delivery -> core`; `gateway`, `
 continue" (`core.errors`).
 
 What a deployment sets is in `settings`; what a coupon is granted for is in the rules file
-(`rulebook` loads it). Whoever speaks to Kafka gets there by `connection`. `sandbox` has a platform
-and a Kafka to try all this with.
+(`rulebook` loads it). Whoever speaks to Kafka gets there by `connection`; `link` sends what is asked
+until its answer is final, `waiting` waits for a Kafka that is not ready, and says so. `selfcheck`
+looks whether the machine can do the work. `sandbox` has a platform and a Kafka to try all this with.
 """
 
 __version__ = "0.1.0"

@@ -1,6 +1,7 @@
 """A signed form -> how the call ended. HTTP on aiohttp; decides nothing but whether the request was sent."""
 
 import ssl
+from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -43,10 +44,13 @@ class HttpGateway:
         total_seconds: float = 15.0,
         max_reply_bytes: int = 64 * 1024,
         ssl_context: ssl.SSLContext | None = None,
+        on_date: Callable[[str], None] = lambda _date: None,
     ) -> None:
+        """`on_date` is told the `Date` of each reply as it comes."""
         self._timeout = aiohttp.ClientTimeout(total=total_seconds, connect=connect_seconds)
         self._max_reply_bytes = max_reply_bytes
         self._ssl = ssl_context
+        self._on_date = on_date
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -87,6 +91,7 @@ class HttpGateway:
             async with self._session.post(
                 url, data=body, allow_redirects=False, trace_request_ctx=connection
             ) as response:
+                self._on_date(response.headers.get("Date", ""))
                 reply = await self._read(response)
                 return Answered(response.status, reply, response.headers.get("Retry-After"), resent)
         except _NOT_SENT as error:

@@ -25,6 +25,7 @@ from consumer.intake import Intake
 from consumer.ledger import Done, Encoder, Ledger
 from consumer.link import Membership, TopicPartition
 from consumer.metrics import Metrics
+from consumer.selfcheck import Clock
 from consumer.settings import Settings
 from consumer.waiting import Kafka, Waiting
 from consumer.web import WebServer
@@ -85,6 +86,7 @@ class Service:
                     connect_seconds=settings.gateway.connect_timeout,
                     total_seconds=settings.gateway.total_timeout,
                     max_reply_bytes=settings.gateway.max_response_size,
+                    on_date=Clock().note,
                 )
             )
             log.info(

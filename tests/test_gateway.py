@@ -116,6 +116,16 @@ async def test_the_body_is_read_whatever_the_status(gateway: HttpGateway, status
     assert end == Answered(status, b"why", "7")
 
 
+async def test_the_date_of_each_reply_is_told() -> None:
+    async def answer(_request: web.Request) -> web.Response:
+        return web.json_response({"code": "1001"}, headers={"Date": "Sun, 01 Mar 2026 12:00:00 GMT"})
+
+    dates: list[str] = []
+    async with HttpGateway(on_date=dates.append) as gateway, http_server(answer) as url:
+        await gateway.post(url, b"")
+    assert dates == ["Sun, 01 Mar 2026 12:00:00 GMT"]
+
+
 async def test_no_cookie_is_sent_back(gateway: HttpGateway) -> None:
     cookies: list[str | None] = []
 

@@ -57,12 +57,13 @@ def _text(value: str | float | list[str] | None) -> str:
 
 def _service(file: "Path | None") -> "Service":
     """From settings, rules and secrets that are all right, and fit together; else all that is wrong."""
-    from consumer import logs, rulebook
+    from consumer import logs, rulebook, selfcheck
     from consumer.connection import secrets_in_use
     from consumer.core.errors import ConfigurationError, Problem
     from consumer.service import Service
     from consumer.settings import load_settings
 
+    selfcheck.check()
     chosen = load_settings(file)
     rules = rulebook.load(chosen.rules)
     secrets = [account.secret for account in rules.accounts.values()]
