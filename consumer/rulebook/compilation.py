@@ -473,7 +473,7 @@ class Compilation:
     def _gate(self, location: Location, model: SkipModel) -> Gate:
         given = [key for key in (model.values_in, model.not_in, model.present) if key is not None]
         if len(given) != 1 and (given or model.missing is not Missing.SKIP):
-            self._problem(location, "a gate needs either `in` or `not_in`", "give one of them")
+            self._problem(location, "a gate needs one of `in`, `not_in` and `present`", "give one of them")
         inverted = model.not_in is not None or model.present is not None
         return Gate(
             paths=tuple(self._paths((*location, "paths"), model.paths)),

@@ -485,6 +485,7 @@ def _without_none(annotation: Any) -> Any:
 
 def _model_of(annotation: Any) -> type[BaseModel] | None:
     """The model in `Model`, `Annotated[Model, ...]` or `Model | None`."""
+    annotation = _without_none(annotation)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     if hasattr(annotation, "__metadata__"):

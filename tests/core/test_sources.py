@@ -1,0 +1,497 @@
+"""What is taken off a record, what cannot be, what is too late; and every preset on anything at all."""
+
+import json
+from base64 import b64encode
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consumer import rulebook
+from consumer.core.events import Coordinates, Headers, Order, Record
+from consumer.core.fields import UNITS, Field, FieldType
+from consumer.core.outcomes import Finding, Outcome, Reason
+from consumer.core.rules import RuleBook
+from consumer.rulebook.compilation import preset_names
+
+NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+CHARGE: dict[str, object] = {
+    "order_id": "A1",
+    "plate": "粤BD12345",
+    "station_id": "S1",
+    "started_at": "2026-11-25T08:00:00+08:00",
+    "ended_at": "2026-11-25T09:00:00+08:00",
+    "energy_kwh": 18.6,
+}
+
+
+def book(source: str, more: str = "") -> RuleBook:
+    return rulebook.parse(f"version: 1\n{more}\nsources:\n  charges: {source}\n")
+
+
+def read_all(
+    rules: RuleBook,
+    value: bytes,
+    now: datetime | None = NOW,
+    *,
+    key: bytes | None = None,
+    headers: Headers = (),
+    timestamp_ms: int = -1,
+) -> tuple[Order | Finding, ...]:
+    return rules.read_as(
+        rules.sources[0], Record(Coordinates("t", 0, 0), timestamp_ms, key, value, headers), now
+    )
+
+
+def read(
+    rules: RuleBook, value: object = CHARGE, now: datetime | None = NOW, **record: Any
+) -> Order | Finding:
+    (item,) = read_all(rules, value if isinstance(value, bytes) else orjson.dumps(value), now, **record)
+    return item
+
+
+def order(rules: RuleBook, value: object = CHARGE, now: datetime | None = NOW, **record: Any) -> Order:
+    item = read(rules, value, now, **record)
+    assert isinstance(item, Order), item
+    return item
+
+
+def end(
+    rules: RuleBook, value: object = CHARGE, now: datetime | None = NOW, **record: Any
+) -> tuple[Outcome, Reason, bool]:
+    item = read(rules, value, now, **record)
+    assert isinstance(item, Finding), item
+    return item.outcome, item.reason, item.dead_letter
+
+
+CANONICAL = book("{extends: canonical}")
+
+
+# -- Envelopes --------------------------------------------------------------------------------------
+
+PLAIN = orjson.dumps(CHARGE)
+FRAMED = b"\0\0\0\0\x07" + PLAIN
+
+
+@pytest.mark.parametrize(
+    ("envelope", "value"),
+    [
+        ("schema_registry", FRAMED),
+        ("schema_registry", PLAIN),
+        ("{skip_bytes: 5}", FRAMED),
+        ("{charset: gbk}", json.dumps(CHARGE, ensure_ascii=False).encode("gbk")),
+        ("{charset: UTF-16}", json.dumps(CHARGE, ensure_ascii=False).encode("utf-16")),
+        ("{charset: utf-8}", b"\xef\xbb\xbf" + PLAIN),
+        ("{unwrap: $}", orjson.dumps(PLAIN.decode())),
+        ("{unwrap: $}", orjson.dumps(orjson.dumps(PLAIN.decode()).decode())),
+        ("{unwrap: $}", orjson.dumps([PLAIN.decode()])),
+        ("{unwrap: [a.b, c]}", orjson.dumps({"c": PLAIN.decode()})),
+        ("{unwrap: c}", orjson.dumps({"c": CHARGE})),
+        ("{unwrap: c}", orjson.dumps({"c": "\ufeff" + PLAIN.decode()})),
+        ("{base64: c}", orjson.dumps({"c": b64encode(PLAIN).decode()})),
+        ("connect", orjson.dumps({"schema": {"type": "struct"}, "payload": CHARGE})),
+        ("connect", PLAIN),
+        ("cloudevents", orjson.dumps({"specversion": "1.0", "id": "1", "data": CHARGE})),
+        ("cloudevents", orjson.dumps({"specversion": "1.0", "id": "1", "data": PLAIN.decode()})),
+        (
+            "cloudevents, connect",
+            orjson.dumps({"specversion": "1.0", "data": {"schema": None, "payload": CHARGE}}),
+        ),
+    ],
+)
+def test_what_is_around_an_event_is_taken_off(envelope: str, value: bytes) -> None:
+    rules = book(f"{{extends: canonical, envelope: [{envelope}]}}")
+
+    assert order(rules, value).values == order(CANONICAL).values
+
+
+@pytest.mark.parametrize(
+    ("envelope", "value", "reason", "words"),
+    [
+        ("schema_registry", b"\0\0\0\0\x07\x02\x10A1", Reason.NOT_JSON, "Avro or Protobuf"),
+        ("schema_registry", b"\0\0\0\0\x07", Reason.NOT_JSON, "Avro or Protobuf"),
+        ("schema_registry", b"\0\0", Reason.NOT_JSON, "Avro or Protobuf"),
+        ("connect", FRAMED, Reason.NOT_JSON, "schema_registry"),
+        ("connect", "{}".encode("utf-16"), Reason.NOT_JSON, "charset"),
+        ("{charset: gbk}", b"\xff{}", Reason.NOT_TEXT, "gbk"),
+        ("{unwrap: c}", PLAIN, Reason.SCHEMA, "`c`"),
+        ("{unwrap: c}", b'{"c": "x"}', Reason.NOT_JSON, "not JSON"),
+        ("{base64: c}", b'{"c": "x"}', Reason.SCHEMA, "base64"),
+        ("cloudevents", b'{"specversion": "1.0"}', Reason.SCHEMA, "without data"),
+        ("{skip_bytes: 9999}", PLAIN, Reason.NOT_JSON, "empty"),
+        ("connect", orjson.dumps(PLAIN.decode()), Reason.SCHEMA, "unwrap: $"),
+        ("{unwrap: Data}", b'{"OperatorID": "1", "Data": "AAEC", "Sig": "0"}', Reason.ENCRYPTED, "decrypt"),
+    ],
+)
+def test_what_cannot_be_taken_off_says_why(envelope: str, value: bytes, reason: Reason, words: str) -> None:
+    item = read(book(f"{{extends: canonical, envelope: [{envelope}]}}"), value)
+
+    assert isinstance(item, Finding)
+    assert (item.outcome, item.reason, item.dead_letter) == (Outcome.INVALID, reason, True)
+    assert words in item.detail
+
+
+def test_text_within_text_without_end_is_refused() -> None:
+    value = "{}"
+    for _ in range(12):
+        value = json.dumps(value)
+
+    assert end(book("{extends: canonical, envelope: [{unwrap: $}]}"), value.encode())[1] is Reason.TOO_DEEP
+
+
+def test_the_envelope_of_what_is_extended_comes_within() -> None:
+    rules = book("{extends: [connect, canonical], envelope: [schema_registry, {unwrap: m}]}")
+    value = b"\0\0\0\0\x07" + orjson.dumps({"m": orjson.dumps({"schema": None, "payload": CHARGE}).decode()})
+
+    assert order(rules, value).order_id == "A1"
+
+
+@pytest.mark.parametrize(
+    ("scale", "unscaled", "number"),
+    [
+        (2, -100, "-1.00"),
+        (0, 5, "5"),
+        (3, 18600, "18.600"),
+        ("2", 128, "1.28"),
+        (-2, 3, "300"),
+        (10, 2**70, None),
+    ],
+)
+def test_connects_decimals_have_a_sign_and_their_schemas_scale(
+    scale: object, unscaled: int, number: str | None
+) -> None:
+    raw = unscaled.to_bytes((unscaled.bit_length() + 8) // 8, "big", signed=True)
+    schema = {
+        "type": "struct",
+        "fields": [
+            {
+                "field": "row",
+                "type": "struct",
+                "fields": [
+                    {
+                        "field": "amount",
+                        "type": "bytes",
+                        "name": "org.apache.kafka.connect.data.Decimal",
+                        "parameters": {"scale": scale},
+                    }
+                ],
+            }
+        ],
+    }
+    value = {"schema": schema, "payload": {"row": {**CHARGE, "amount": b64encode(raw).decode()}}}
+    rules = book(
+        "{extends: [connect, canonical], orders: row, fields: {amount: {paths: amount, type: decimal}}}"
+    )
+
+    found = order(rules, value).values["amount"]
+
+    assert found == (Decimal(number) if number else Decimal(unscaled).scaleb(-10))
+
+
+def test_what_stands_beside_an_event_can_be_read() -> None:
+    rules = book(
+        "{extends: canonical, envelope: [{unwrap: m}], fields: "
+        "{site: $headers.Site, kind: $message.kind, car: $key.car, key: $key, order_id: {template: '{$headers.site}/{no|order_id}'}}}"
+    )
+    value = {"m": PLAIN.decode(), "kind": "x"}
+    headers: Headers = (("site", b"old"), ("SITE", b"S7"), ("bad", b"\xff"), ("none", None))
+
+    values = order(rules, value, key=b'{"car": 7}', headers=headers).values
+
+    assert {name: values[name] for name in ("site", "kind", "car", "key", "order_id")} == {
+        "site": "S7",
+        "kind": "x",
+        "car": "7",
+        "key": '{"car": 7}',
+        "order_id": "S7/A1",
+    }
+    assert end(rules, value, key=b"\xff", headers=headers[2:])[1] is Reason.ID_MISSING
+
+
+# -- What depends on others, on stations ------------------------------------------------------------
+
+
+def test_of_two_equal_hours_in_autumn_an_end_before_its_start_was_in_the_second() -> None:
+    rules = book("{extends: canonical, zone: Europe/Berlin}")
+    night = CHARGE | {"started_at": "2026-10-25T02:50:00", "ended_at": "2026-10-25T02:10:00"}
+
+    found = order(rules, night, now=None)
+
+    assert found.values["seconds"] == 1200
+    assert str(found.values["ended_at"]) == "2026-10-25 02:10:00+01:00"
+
+
+def test_a_night_in_which_an_hour_is_left_out_is_an_hour_shorter() -> None:
+    rules = book("{extends: canonical, zone: Europe/Berlin}")
+    night = CHARGE | {"started_at": "2026-03-29 01:30:00", "ended_at": "2026-03-29 03:30:00"}
+
+    assert order(rules, night, now=None).values["seconds"] == 3600
+
+
+def test_a_start_without_a_date_can_be_of_the_day_before_its_end() -> None:
+    rules = book(
+        "{extends: canonical, zone: Asia/Shanghai, fields: {started_at: "
+        "{template: '{date} {started_at}', format: yyyy-MM-dd HH:mm, not_after: ended_at}}}"
+    )
+    value = CHARGE | {"date": "2026-11-25", "started_at": "23:50", "ended_at": "2026-11-25T00:35:00"}
+
+    assert order(rules, value).values["seconds"] == 2700
+
+
+# -- Plausibility -----------------------------------------------------------------------------------
+
+DOUBTFUL: dict[str, dict[str, object]] = {
+    "end_before_start": {"ended_at": "2026-11-25T07:59:59+08:00"},
+    "in_future": {"started_at": "2026-11-25T12:10:00Z", "ended_at": "2026-11-25T12:11:00Z", "energy_kwh": 1},
+    "before_2000": {"started_at": "1999-12-31T23:00:00Z", "ended_at": "1999-12-31T23:59:59Z"},
+    "too_much_energy": {"energy_kwh": 1017},
+    "durations_disagree": {"charging_seconds": 3661},
+    "plate_doubtful": {"plate": "ABC-1234"},
+}
+FINE: dict[str, dict[str, object]] = {
+    "end_before_start": {"started_at": "2026-11-25T09:00:00+08:00", "energy_kwh": 0},
+    "in_future": {"ended_at": "2026-11-25T12:10:00Z"},
+    "before_2000": {"started_at": "2026-11-25T00:00:00Z"},
+    "too_much_energy": {"energy_kwh": 1016},
+    "durations_disagree": {"charging_seconds": 3660},
+    "plate_doubtful": {"plate": "粤B·12345"},
+}
+SENT = ("durations_disagree", "plate_doubtful")
+
+
+@pytest.mark.parametrize("doubt", DOUBTFUL)
+def test_what_cannot_be_is_set_aside_or_sent_by_default(doubt: str) -> None:
+    value = CHARGE | DOUBTFUL[doubt]
+
+    if doubt in SENT:
+        assert order(CANONICAL, value).suspicions == (doubt,)
+    else:
+        assert end(CANONICAL, value) == (Outcome.SUSPECT, doubt, True)
+    assert order(CANONICAL, CHARGE | FINE[doubt]).suspicions == ()
+
+
+@pytest.mark.parametrize("doubt", DOUBTFUL)
+def test_and_the_other_way_round_where_it_is_configured(doubt: str) -> None:
+    other = "set_aside" if doubt in SENT else "send"
+    rules = book(f"{{extends: canonical, plausibility: {{{doubt}: {other}}}, deadline: off}}")
+    value = CHARGE | DOUBTFUL[doubt]
+
+    if doubt in SENT:
+        assert end(rules, value) == (Outcome.SUSPECT, doubt, True)
+    else:
+        assert order(rules, value).suspicions == (doubt,)
+
+
+def test_its_bounds_can_be_set() -> None:
+    rules = book(
+        "{extends: canonical, plausibility: {max_kw: 7.5, future_tolerance: 5h, duration_tolerance: 1h}}"
+    )
+
+    assert end(rules)[1] is Reason.TOO_MUCH_ENERGY
+    assert order(rules, CHARGE | {"energy_kwh": 7, "charging_seconds": 7200}).suspicions == ()
+    assert order(rules, CHARGE | {"ended_at": "2026-11-25T17:00:00Z"}).suspicions == ()
+
+
+def test_what_a_source_extends_keeps_its_bounds_but_for_those_that_it_sets_anew() -> None:
+    rules = rulebook.parse(
+        "version: 1\nsources:\n"
+        "  a: {extends: b, topics: [a], plausibility: {before_2000: send}}\n"
+        "  b: {extends: canonical, topics: [b], plausibility: {end_before_start: send}}\n"
+    )
+
+    assert order(rules, CHARGE | DOUBTFUL["end_before_start"]).suspicions == ("end_before_start",)
+
+
+# -- Too late ---------------------------------------------------------------------------------------
+
+DAY = timedelta(hours=24)
+ENDED = datetime(2026, 11, 25, 1, tzinfo=UTC)
+
+
+def ms(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)
+
+
+def test_a_charge_that_ended_more_than_a_day_ago_is_expired_without_a_dead_letter() -> None:
+    assert end(CANONICAL, now=ENDED + DAY + timedelta(seconds=1)) == (Outcome.EXPIRED, Reason.DEADLINE, False)
+    assert order(CANONICAL, now=ENDED + DAY)
+
+
+def test_the_day_is_counted_from_the_records_timestamp_where_that_is_earlier() -> None:
+    now = ENDED + timedelta(hours=1)
+
+    assert end(CANONICAL, now=now, timestamp_ms=ms(now - DAY) - 1)[0] is Outcome.EXPIRED
+    assert order(CANONICAL, now=now, timestamp_ms=ms(now))
+
+
+@pytest.mark.parametrize("timestamp_ms", [-1, 0, 1_795_568_400, 2**62])
+def test_a_timestamp_that_is_none_does_not_count(timestamp_ms: int) -> None:
+    assert order(CANONICAL, timestamp_ms=timestamp_ms)
+
+
+def test_a_fresh_timestamp_does_not_make_an_old_charge_new() -> None:
+    now = ENDED + timedelta(days=400)
+
+    assert end(CANONICAL, now=now, timestamp_ms=ms(now))[0] is Outcome.EXPIRED
+
+
+def test_an_old_charge_is_not_worth_a_dead_letter_for_a_doubt() -> None:
+    now = ENDED + timedelta(days=400)
+
+    assert end(CANONICAL, CHARGE | DOUBTFUL["too_much_energy"], now=now)[0] is Outcome.EXPIRED
+    assert end(CANONICAL, CHARGE | DOUBTFUL["before_2000"], now=now)[0] is Outcome.SUSPECT
+
+
+@pytest.mark.parametrize(
+    ("source", "top", "hours"),
+    [
+        ("{extends: canonical}", "deadline: 2h", 2),
+        ("{extends: canonical, deadline: 90m}", "deadline: 2h", 1.5),
+        ("{extends: canonical, deadline: 2d}", "deadline: off", 48),
+    ],
+)
+def test_the_deadline_can_be_set_for_the_file_and_for_a_source(source: str, top: str, hours: float) -> None:
+    rules = book(source, top)
+    late = ENDED + timedelta(hours=hours)
+
+    assert order(rules, now=late)
+    assert end(rules, now=late + timedelta(seconds=1))[0] is Outcome.EXPIRED
+
+
+@pytest.mark.parametrize(
+    ("source", "top"),
+    [("{extends: canonical}", "deadline: off"), ("{extends: canonical, deadline: off}", "")],
+)
+def test_it_can_be_switched_off(source: str, top: str) -> None:
+    assert order(book(source, top), now=ENDED + timedelta(days=4000), timestamp_ms=ms(ENDED))
+
+
+# -- Presets, on anything ---------------------------------------------------------------------------
+
+WRAPPERS = ("canal", "cloudevents", "connect", "debezium")
+PRESETS = {
+    name: book(
+        f"{{extends: [{name}, flat], fields: {{energy_wh: {{unit: kWh}}}}}}"
+        if name in WRAPPERS
+        else f"{{extends: {name}}}"
+    )
+    for name in preset_names()
+}
+
+
+def test_every_preset_is_described_at_its_head() -> None:
+    for name in PRESETS:
+        text = (Path(rulebook.__file__).parents[1] / "presets" / f"{name}.yaml").read_text("utf-8")
+        assert text.startswith("# "), name
+
+
+def check(rules: RuleBook, value: bytes, **record: Any) -> None:
+    items = read_all(rules, value, **record)
+
+    assert [item.index for item in items] == list(range(len(items)))
+    assert items
+    for item in items:
+        orjson.dumps(dict(item.values or {}), default=str)
+        assert "cannot be read" not in getattr(item, "detail", "")
+        if isinstance(item, Order):
+            assert item.order_id
+            assert item.event_id
+            assert item.plate
+
+
+@settings(max_examples=60)
+@given(st.binary(max_size=60), st.none() | st.binary(max_size=10))
+def test_any_bytes_have_an_end_with_every_preset(value: bytes, key: bytes | None) -> None:
+    for rules in PRESETS.values():
+        for prefix in (b"", b"{", b'{"schema":null,"payload":'):
+            check(rules, prefix + value, key=key, headers=(("stationId", value), ("ce_id", None)))
+
+
+NAMES = sorted(
+    {
+        step
+        for rules in PRESETS.values()
+        for field in rules.sources[0].fields
+        for path in (*field.paths, *field.minus, *field.value, *field.unit_from)
+        for step in path._steps
+        if isinstance(step, str)
+    }
+    | {"data", "after", "before", "op", "type", "payload", "schema", "specversion", "data_base64", "context"}
+)
+_scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.sampled_from(
+        [
+            *(
+                "",
+                "A1",
+                "粤BD12345",
+                "-1",
+                "null",
+                "Wh",
+                "1e99",
+                "4,00",
+                "1.0",
+                "INSERT",
+                "COMPLETED",
+                "Ended",
+            ),
+            *("2026-11-25T09:00:00Z", "2026-11-25 24:00:00", "0001-01-01T00:00:00Z", "9999-12-31 23:59:59"),
+            "Transaction.Begin",
+        ]
+    )
+    | st.text(max_size=5)
+)
+_anything = st.recursive(
+    _scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=6),
+    max_leaves=25,
+)
+
+
+@settings(max_examples=200)
+@given(st.dictionaries(st.sampled_from(NAMES), _anything, max_size=12), st.sampled_from(sorted(PRESETS)))
+def test_any_json_in_a_presets_own_fields_has_an_end(event: dict[str, Any], name: str) -> None:
+    check(PRESETS[name], json.dumps(event).encode())
+
+
+# -- Exactness --------------------------------------------------------------------------------------
+
+_exact = [(type_, unit) for type_ in (FieldType.ENERGY, FieldType.MONEY) for unit in UNITS[type_]]
+
+
+@given(st.integers(-(10**12), 10**12), st.integers(0, 6), st.sampled_from(_exact), st.booleans())
+def test_an_amount_is_what_its_digits_say_in_every_unit(
+    digits: int, places: int, unit: tuple[FieldType, str], text: bool
+) -> None:
+    """Against integers alone: digits * unit / 10^places, half to even."""
+    type_, name = unit
+    size = UNITS[type_][name] * 10**4
+    numerator, denominator = digits * int(size), 10 ** (places + 4)
+    whole, rest = divmod(numerator, denominator)
+    if 2 * rest > denominator or (2 * rest == denominator and whole % 2):
+        whole += 1
+    written = Decimal(digits).scaleb(-places)
+    field = Field("x", type_, scale=UNITS[type_][name])
+
+    assert field.read(f"{written:f}" if text else written) == whole
+
+
+@given(st.integers(0, 10**9), st.integers(0, 10**9))
+def test_a_difference_of_two_readings_is_rounded_once(first: int, second: int) -> None:
+    rules = DIFFERENCE
+    value = CHARGE | {"a": second, "b": str(first)}
+    read_order = read(rules, value, now=None)
+
+    assert (read_order.values or {})["x_wh"] == round(Decimal(second - first) / 10)
+
+
+DIFFERENCE = book("{extends: canonical, fields: {x_wh: {paths: a, minus: b, unit: 0.0001kWh, type: energy}}}")
