@@ -26,7 +26,7 @@ from consumer.core.events import Coordinates, Record
 from consumer.core.offsets import Tracker, UnusableMap, decode_map
 from consumer.core.outcomes import Resolution
 from consumer.ledger import Done, Ledger
-from consumer.link import CommittedOffset, Membership, TopicPartition
+from consumer.link import CommittedOffset, Membership, TopicPartition, words
 from consumer.logs import Intervals
 from consumer.metrics import Metrics
 from consumer.transactions import transactional_ids
@@ -322,7 +322,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
 
     def _note_problem(self, error: KafkaError) -> None:
         self._problems += 1
-        self._cannot_poll = f"cannot poll: {type(error).__name__}: {error}"
+        self._cannot_poll = f"cannot poll: {words(error)}"
         if self._problems & (self._problems - 1) == 0:  # at the 1st, 2nd, 4th, 8th ... time in a row
             log.warning("intake.cannot_poll", problem=self._cannot_poll, times=self._problems)
         if time.monotonic() - self._polled_at > GIVE_UP_SECONDS:
@@ -430,7 +430,9 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             try:
                 held = await self._open_once(member, partitions)
             except (BrokerUnavailableError, RefusedError, KafkaError) as error:
-                self._cannot_open = f"cannot open the assignment: {str(error) or type(error).__name__}"
+                self._cannot_open = (
+                    f"cannot open the assignment: {words(error) if isinstance(error, KafkaError) else error}"
+                )
                 held_back = intervals.due(self._cannot_open, time.monotonic())
                 if held_back is not None:
                     log.warning("intake.cannot_open", problem=self._cannot_open, times=held_back + 1)

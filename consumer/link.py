@@ -399,8 +399,9 @@ def judge(stage: str, code: int, culprits: tuple[int, ...] = ()) -> FlushResult:
 
 
 def words(error: BaseException) -> str:
-    """An exception in words."""
-    return f"{type(error).__name__} {error}".strip()
+    """An exception in words; aiokafka's begin with their name."""
+    name, text = type(error).__name__, str(error)
+    return text if text.startswith((name, "[Error")) else f"{name} {text}".strip()
 
 
 def named(code: int) -> str:

@@ -15,7 +15,7 @@ from aiokafka.errors import KafkaError
 from consumer.connection import arguments, member_arguments, reach
 from consumer.core.errors import BrokerUnavailableError, CouponConsumerError, GuaranteeError, RefusedError
 from consumer.ledger import Writer
-from consumer.link import GroupConsumer, KafkaLink, Membership
+from consumer.link import GroupConsumer, KafkaLink, Membership, words
 from consumer.logs import Intervals
 from consumer.publishing import PlainWriter, Publisher
 from consumer.settings import Settings
@@ -27,6 +27,9 @@ T = TypeVar("T")
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
 """Seconds between two looks at a Kafka that is not ready."""
+
+CLOSE_SECONDS = 3.0
+"""Longest wait for Kafka's answer when leaving."""
 
 WATCH_SECONDS = 3.0
 """Seconds between two looks at a Kafka that is."""
@@ -149,11 +152,13 @@ class Kafka:
                 await self.consumer.look_again()
 
     async def close(self) -> None:
-        """Leave the group, close both connections."""
-        try:
-            await self.consumer.stop()
-        finally:
-            await self.link.client.close()
+        """Leave the group, close both connections; a Kafka that does not answer is not waited for."""
+        for end in (self.consumer.stop, self.link.client.close):
+            try:
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await end()
+            except (TimeoutError, KafkaError, OSError) as error:
+                log.warning("service.kafka_not_closed", problem=_in_words(error))
 
 
 async def _open_link(client: AIOKafkaClient, settings: Settings) -> KafkaLink:
@@ -177,7 +182,7 @@ def _missing(topics: Mapping[str, str]) -> str:
 
 
 def _in_words(error: BaseException) -> str:
-    return str(error) if isinstance(error, CouponConsumerError) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, CouponConsumerError) else words(error)
 
 
 async def _unless(stopped: "asyncio.Future[Any]", work: Coroutine[Any, Any, T]) -> T | None:

@@ -161,3 +161,28 @@ def test_standard_output_stays_free_for_results() -> None:
 
     assert done.stdout == ""
     assert '"event":"x"' in done.stderr
+
+
+def test_what_aiokafka_repeats_is_told_less_and_less_often() -> None:
+    stream = configured()
+    repeated = logging.getLogger("aiokafka.client")
+    for number in range(500):
+        repeated.error("Unable connect to node with id %s: %s", number, "refused")
+    repeated.warning("Something else")
+    logging.getLogger("ours").warning("of our own")
+    logging.getLogger("ours").warning("of our own")
+    events = [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
+    assert events == [
+        "Unable connect to node with id 0: refused",
+        "Something else",
+        "of our own",
+        "of our own",
+    ]
+
+
+def test_a_matter_that_goes_on_is_told_at_growing_intervals_with_how_often_it_was_met() -> None:
+    intervals = logs.Intervals(first=10.0, longest=100.0)
+    told = {second: count for second in range(400) if (count := intervals.due("away", second)) is not None}
+    assert told == {0: 0, 10: 9, 30: 19, 70: 39, 150: 79, 250: 99, 350: 99}
+    assert intervals.due("away", 501) == 0  # quiet for longer than the longest: a new matter
+    assert intervals.due("something else", 501) == 0
