@@ -67,6 +67,9 @@ DERIVED_FIELDS = {
 }
 """Fields that are made of others: whole minutes of `seconds`, the request's id, the zone of local times."""
 
+IN_TEXT = "in_text"
+"""The unit stands behind each number: `18.6 kWh`."""
+
 CLOCK = "HH:MM:SS"
 SHORT_CLOCK = "HH:MM"
 ISO_DURATION = "iso"
@@ -180,7 +183,8 @@ class Field:
         exponent_from: where the power of ten stands in there that it is multiplied by.
         scale: what one of the source's units is in the base unit.
         multiplier: the part of `scale` that is not the unit.
-        written: how a duration is written, if it is no number: a key of UNITS.
+        written: how a duration is written, if it is no number: a key of UNITS; or IN_TEXT.
+        total: the numbers at all the places that the first path with any leads to, together.
         comma: numbers in text have a decimal comma.
         hexadecimal: a text is hexadecimal of ASCII.
         connect_scale: the value is Kafka Connect's bytes of a decimal with so many places.
@@ -206,6 +210,7 @@ class Field:
     scale: Decimal = Decimal(1)
     multiplier: Decimal = Decimal(1)
     written: str = ""
+    total: bool = False
     comma: bool = False
     hexadecimal: bool = False
     connect_scale: int | None = None
@@ -258,6 +263,8 @@ class Field:
 
     def get(self, row: object, event: Event, station_zone: Zone | None) -> Value | None:
         """The value in our terms, or None. Raises UnreadableError."""
+        if self.total:
+            return self._total(row, event)
         raw = self.find(row, event)
         if raw is None:
             return None
@@ -267,6 +274,16 @@ class Field:
         if subtrahend is None:
             return None  # half of a difference is no difference
         return self._rounded(_EXACT.subtract(self._amount(raw), self._amount(subtrahend)))
+
+    def _total(self, row: object, event: Event) -> Value | None:
+        for path in self.paths:
+            found = list(found_at((path,), row, event))
+            if found:
+                total = _ZERO
+                for raw in found:
+                    total = _EXACT.add(total, self._amount(raw))
+                return self._rounded(total)
+        return None
 
     def read(self, raw: object, station_zone: Zone | None = None) -> Value:
         """A raw value in our terms. Raises UnreadableError."""
@@ -293,6 +310,9 @@ class Field:
             exponent = next(found_at(self.exponent_from, reading, event), None)
             if exponent is not None:
                 scale = _EXACT.multiply(scale, _power_of_ten(exponent))
+        if self.written == IN_TEXT:
+            number, unit = _number_and_unit(raw)
+            return _EXACT.multiply(_number(number, comma=self.comma), self._scale_of(unit))
         return _EXACT.multiply(self._number(raw), scale)
 
     def _scale_of(self, unit: object) -> Decimal:
@@ -336,7 +356,7 @@ Reader = Callable[[dict[str, object], Event, Zone | None], Value | None]
 
 def reader_of(field: Field) -> Reader:
     """What `field.get` does."""
-    if field.minus:
+    if field.minus or field.total:
         return field.get
     find, read = _finder_of(field), _converter_of(field)
     name = (
@@ -392,7 +412,7 @@ def _converter_of(field: Field) -> Callable[[object, Zone | None], Value]:
             return _read_text
         case FieldType.TIMESTAMP if field.formats[0].text == "iso" and not field.to_minutes:
             return _iso_reader_of(field)
-        case FieldType.ENERGY | FieldType.MONEY:
+        case FieldType.ENERGY | FieldType.MONEY if not field.written:
             return _decimal_reader_of(field)
         case _:
             return field.read
@@ -433,7 +453,7 @@ _PLAIN_ISO = re.compile(r"[12]\d{3}-\d\d-\d\d[T ](?:[01]\d|2[0-3]):\d\d:\d\d(?:Z
 
 
 PLACEHOLDERS = frozenset(
-    {"-1", "null", "(null)", "none", "nil", "undefined", "unknown", "nan", "n/a", "-", "--"}
+    {"-1", "null", "(null)", "none", "nil", "undefined", "unknown", "nan", "n/a", "-", "--", "true", "false"}
 )
 _LONGEST_PLACEHOLDER = max(map(len, PLACEHOLDERS))
 _NO_DIGITS_BUT_ZERO = re.compile(r"[0\s_./:+-]+")
@@ -513,6 +533,17 @@ def _bounded(number: Decimal) -> Decimal:
     return number
 
 
+_WITH_UNIT = re.compile(r"([¥￥]?)\s*([-+0-9.,eE]*[0-9.])\s*(\D*)", re.ASCII)
+
+
+def _number_and_unit(raw: object) -> tuple[str, str]:
+    match = _WITH_UNIT.fullmatch(raw[:100].strip()) if isinstance(raw, str) else None
+    unit = (match[3].strip() or ("元" if match[1] else "")) if match else ""
+    if match is None or not unit:
+        raise UnreadableError(Reason.SCHEMA, f"{kind_of(raw)} that is no number with its unit")
+    return match[2], unit
+
+
 def _power_of_ten(raw: object) -> Decimal:
     exponent = _number(raw)
     if exponent != exponent.to_integral_value() or abs(exponent) > 12:
@@ -579,6 +610,9 @@ EPOCHS: Mapping[str, Decimal] = {
 }
 """Time formats that are numbers, and their unit in microseconds. `_local`: read as UTC they show the wall clock."""
 
+ARRAY = "array"
+"""A time format: `[2026, 6, 3, 9, 0, 0]`, and nanoseconds, as Java writes local times."""
+
 _ISO = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d)(:\d\d)?(?:(?<=:\d\d)[.,](\d{1,12}))?"
     r"(?: ?([Zz]|[+-]\d\d(?::?\d\d)?))?(?:\[[\w/+:-]+\])?",
@@ -620,7 +654,7 @@ class TimeFormat:
     @classmethod
     def parse(cls, text: str) -> "TimeFormat":
         """Raises ValueError."""
-        if text == "iso" or text in EPOCHS:
+        if text in ("iso", ARRAY) or text in EPOCHS:
             return cls(text)
         known: list[str] = []
         body = ""
@@ -650,9 +684,11 @@ class TimeFormat:
         """Aware where the value says its offset; None if it is not written so. May raise ValueError, OverflowError."""
         size = EPOCHS.get(self.text)
         if size is not None:
-            elapsed = _whole(_EXACT.multiply(_number(raw), size), ROUND_HALF_EVEN)
+            elapsed = int(_EXACT.multiply(_number(raw), size).to_integral_value(ROUND_HALF_EVEN))
             found = _EPOCH + timedelta(microseconds=elapsed)
             return found.replace(tzinfo=None) if self.text.endswith(_LOCAL) else found
+        if self.text == ARRAY:
+            return _of_array(raw)
         if not isinstance(raw, str | int) or isinstance(raw, bool):
             return None
         text = str(raw)[:100]
@@ -662,6 +698,13 @@ class TimeFormat:
         if match is None:
             return None
         return _composed(match.groupdict()) if self._pattern else _iso(*match.groups())
+
+
+def _of_array(raw: object) -> datetime | None:
+    if not isinstance(raw, list) or not 5 <= len(raw) <= 7 or not all(type(part) is int for part in raw):
+        return None
+    year, month, day, hour, minute, second, nanos = [*raw, 0, 0][:7]
+    return datetime(year, month, day, hour, minute, second, nanos // 1000)  # noqa: DTZ001  # a wall clock, its zone comes later
 
 
 def _iso(date: str, time: str, second: str | None, fraction: str | None, offset: str | None) -> datetime:

@@ -164,7 +164,12 @@ class Plausibility:
 
 # -- A source ---------------------------------------------------------------------------------------
 
-NO_PLATE = frozenset({"无", "无牌", "无牌车", "无车牌", "未知", "暂无", "空", "_无_", "no plate", "noplate"})
+NO_PLATE = frozenset(
+    {
+        *("无", "无牌", "无牌车", "无牌照", "无车牌", "无车牌号", "_无_", "空", "暂无", "没有"),
+        *("未知", "未识别", "未录入", "未绑定", "no plate", "noplate", "no_plate"),
+    }
+)
 """Texts that systems write where they have no plate, beside placeholders."""
 
 FindStation = Callable[[str | None, str | None], Station | None]
@@ -494,7 +499,9 @@ def _tidy_identity(values: dict[str, Value], problems: dict[str, UnreadableError
     """Order number and plate: normalised, bounded, or not there."""
     order_id = _maybe(values, "order_id")
     if order_id is not None:
-        if is_placeholder(order_id):
+        if "\0" in order_id:  # from a buffer of fixed length
+            order_id = values["order_id"] = order_id.strip("\0 ")
+        if is_placeholder(order_id) or not order_id:
             del values["order_id"]
         else:
             _bound(values, problems, "order_id", order_id, MAX_ID)

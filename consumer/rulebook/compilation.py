@@ -20,6 +20,7 @@ from consumer.core.expressions import Kind
 from consumer.core.fields import (
     DERIVED_FIELDS,
     EPOCHS,
+    IN_TEXT,
     KNOWN_FIELDS,
     UNITS,
     WRITTEN_DURATIONS,
@@ -369,7 +370,8 @@ class Compilation:
             exponent_from=tuple(self._paths((*location, "exponent_from"), model.exponent_from)),
             scale=self._scale(location, name, type_, model),
             multiplier=model.multiplier or Decimal(1),
-            written=model.unit if model.unit in WRITTEN_DURATIONS and type_ is FieldType.DURATION else "",
+            written=_written(model.unit, type_),
+            total=model.sum is not None,
             comma=model.decimal == ",",
             hexadecimal=model.encoding is not None,
             connect_scale=model.connect_scale,
@@ -391,11 +393,15 @@ class Compilation:
                 self._problem((*location, key), f"{name} is no timestamp", "leave this out", key=True)
         if model.multiplier is not None and type_ not in UNITS:
             self._problem((*location, "multiplier"), f"{name} has no unit", "leave this out", key=True)
-        for key in ("minus", "value", "unit_from", "exponent_from", "decimal", "connect_scale"):
+        for key in ("minus", "sum", "value", "unit_from", "exponent_from", "decimal", "connect_scale"):
             if getattr(model, key) is not None and type_ not in _NUMBERS:
                 self._problem((*location, key), f"{name} is no number", "leave this out", key=True)
         if model.encoding is not None and type_ is not FieldType.STRING:
             self._problem((*location, "encoding"), f"{name} is no text", "leave this out", key=True)
+        if model.sum is not None and (model.minus is not None or model.paths is None):
+            self._problem(
+                (*location, "sum"), "a sum is one of `paths`, without `minus`", "leave one out", key=True
+            )
         for key in ("unit_from", "exponent_from"):
             if getattr(model, key) is not None and model.value is None:
                 message = f"`{key}` is looked up beside `value`, and there is none"
@@ -457,8 +463,8 @@ class Compilation:
         if model.unit is None:
             remedy = f"add `unit`, one of {', '.join(units)}"
             self._problem(location, f"{name} needs a unit", remedy, key=True)
-        elif model.unit not in units:
-            remedy = did_you_mean(model.unit, list(units))
+        elif model.unit not in units and model.unit != IN_TEXT:
+            remedy = did_you_mean(model.unit, [*units, IN_TEXT])
             self._problem((*location, "unit"), f"`{model.unit}` is no unit of {type_}", remedy)
         return units.get(model.unit or "", Decimal(1)) * (model.multiplier or Decimal(1))
 
@@ -687,6 +693,13 @@ def _wanted(fields: Mapping[str, FieldModel]) -> Iterator[tuple[str, FieldModel]
         type_ = KNOWN_FIELDS.get(name) or spec.type
         if not (id(spec) in offered and spec.paths and spec.unit is None and type_ in UNITS):
             yield name, spec
+
+
+def _written(unit: str | None, type_: FieldType) -> str:
+    """How its numbers are written, if not as numbers."""
+    if unit == IN_TEXT or (unit in WRITTEN_DURATIONS and type_ is FieldType.DURATION):
+        return unit or ""
+    return ""
 
 
 def _has_place(model: FieldModel) -> bool:

@@ -130,6 +130,8 @@ class FieldModel(Model):
     """What it is where the event has no value, from other fields: `ended_at - charging_seconds`."""
     minus: Texts | None = None
     """Where the number stands that is subtracted from it, such as a meter's reading at the start."""
+    sum: Literal[True] | None = None
+    """The numbers at all places that the first path with any leads to, together: `details[*].energy`."""
     value: Texts | None = None
     """Where `paths` (and `minus`) lead to objects: where the number stands in there."""
     unit_from: Texts | None = None
@@ -139,7 +141,7 @@ class FieldModel(Model):
     type: Annotated[FieldType, Field(strict=False)] | None = None
     """How it is read; fixed for the fields that we know, else `string`."""
     unit: Text | None = None
-    """What the source counts in; energies become Wh, money fen, durations seconds. Needed for these."""
+    """What the source counts in; energies become Wh, money fen, durations seconds. Needed for these. `in_text` where the unit stands behind each number, as in `18.6 kWh`."""
     multiplier: (
         Annotated[Decimal, BeforeValidator(_decimal, json_schema_input_type=float), Field(gt=0)] | None
     ) = None
@@ -151,7 +153,7 @@ class FieldModel(Model):
     connect_scale: Annotated[int, Field(ge=0, le=40)] | None = None
     """The value is a Kafka Connect decimal without its schema: base64 of bytes with so many decimal places."""
     format: Texts | None = None
-    """A timestamp's: iso (default), epoch_s, epoch_ms, epoch_us, epoch_ns, epoch_min, the same with `_local` for clocks that took local time for UTC, or patterns like `yyyy-MM-dd HH:mm:ss`."""
+    """A timestamp's: iso (default), epoch_s, epoch_ms, epoch_us, epoch_ns, epoch_min, the same with `_local` for clocks that took local time for UTC, array (`[2026, 6, 3, 9, 0]`), or patterns like `yyyy-MM-dd HH:mm:ss`."""
     zone: Text | None = None
     """Of timestamps without an offset: `Asia/Shanghai`, `+08:00`, or `station` for the station's own."""
     precision: Literal["s", "min"] | None = None

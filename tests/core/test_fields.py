@@ -146,6 +146,20 @@ def moment(raw: object, *formats: str, zone: Zone | None = None) -> datetime:
         (1777678800, "epoch_s", "2026-05-01T23:40:00"),
         ("1777678800035", "epoch_ms", "2026-05-01T23:40:00.035000"),
         (29673600, "epoch_min", "2026-06-02T16:00:00"),
+        (Decimal("1777678800.035"), "epoch_s", "2026-05-01T23:40:00.035000"),
+        (1777678800035000, "epoch_us", "2026-05-01T23:40:00.035000"),
+        ("1777678800035000000", "epoch_ns", "2026-05-01T23:40:00.035000"),
+        (1777707600000, "epoch_ms_local", "2026-05-01T23:40:00"),
+        ("2026-06-03T09:00:00+08:00[Asia/Shanghai]", "iso", "2026-06-03T01:00:00"),
+        ("2026-06-03T24:00", "iso", "2026-06-03T16:00:00"),
+        ("2028-02-29T23:59:59,5Z", "iso", "2028-02-29T23:59:59.500000"),
+        ("2026-06-03T09:00:00-0330", "iso", "2026-06-03T12:30:00"),
+        (20260503104500, "yyyyMMddHHmmss", "2026-05-03T02:45:00"),
+        ("3/8/26 9:05 PM", "M/d/yy h:mm a", "2026-03-08T13:05:00"),
+        ("2026-03-08 下午09:05", "yyyy-MM-dd ahh:mm", "2026-03-08T13:05:00"),
+        ("08 Mar 2026 12:05:00 am", "dd MMM yyyy hh:mm:ss a", "2026-03-07T16:05:00"),
+        ("2026-06-03T09:00:00+0500", "yyyy-MM-dd'T'HH:mm:ssXXX", "2026-06-03T04:00:00"),
+        ("2026年6月3日 09:00", "yyyy年M月d日 HH:mm", "2026-06-03T01:00:00"),
     ],
 )
 def test_times_are_read_in_their_format_and_zone(raw: object, written: str, utc: str) -> None:
@@ -171,6 +185,10 @@ def test_a_time_keeps_its_own_offset_whatever_zone_is_configured() -> None:
         ("2026-06-03T25:00:00Z", "iso"),
         ("2026113104500", "yyyyMMddHHmmss"),
         ("soon", "epoch_s"),
+        ("2026-06-03T24:00:01Z", "iso"),
+        ("2027-02-29T09:00:00Z", "iso"),
+        ("3/8/26 13:05 PM", "M/d/yy h:mm a"),
+        ("2026-06-03T09:00:00Zulu", "iso"),
         (10**14, "epoch_s"),
         (1777678800, "iso"),
         (True, "epoch_s"),
@@ -182,6 +200,56 @@ def test_what_is_no_time_is_refused(raw: object, written: str) -> None:
         moment(raw, written, zone=SHANGHAI)
 
     assert caught.value.reason in (Reason.SCHEMA, Reason.OVERFLOW, Reason.NOT_FINISHED)
+
+
+@pytest.mark.parametrize(
+    ("raw", "written"),
+    [
+        ("0001-01-01T00:00:00Z", "iso"),
+        ("0001-01-01 00:00:00", "yyyy-MM-dd HH:mm:ss"),
+        ("0000-00-00 00:00:00", "yyyy-MM-dd HH:mm:ss"),
+        ("9999-12-31T23:59:59-12:00", "iso"),
+        (-62135596800000, "epoch_ms"),
+        (0, "epoch_ms"),
+        ("0", "epoch_s"),
+    ],
+)
+def test_a_time_that_means_none_is_told_from_one_that_cannot_be_read(raw: object, written: str) -> None:
+    with pytest.raises(UnreadableError) as caught:
+        moment(raw, written, zone=SHANGHAI)
+
+    assert caught.value.reason is Reason.NOT_FINISHED
+
+
+def test_a_clock_that_was_never_set_is_a_time() -> None:
+    assert moment("1970-01-01T00:00:00Z", "iso").year == 1970
+
+
+def test_seconds_that_are_noise_are_cut_off() -> None:
+    field = Field(
+        "f", FieldType.TIMESTAMP, formats=(TimeFormat.parse("iso"),), to_minutes=True, zone=SHANGHAI
+    )
+
+    assert field.read("2026-06-03T09:00:59.9Z") == datetime(2026, 6, 3, 9, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("raw", "unit", "seconds"),
+    [
+        ("PT1H30M", "iso", 5400),
+        ("P1DT0.5S", "iso", 86400),
+        ("PT90M", "iso", 5400),
+        ("1.03:10:31", CLOCK, 97831),
+        ("190:31", "HH:MM", 685860),
+    ],
+)
+def test_written_durations_are_read(raw: str, unit: str, seconds: int) -> None:
+    assert read(raw, FieldType.DURATION, unit) == seconds
+
+
+@pytest.mark.parametrize(("raw", "unit"), [("P", "iso"), ("PT", "iso"), ("P1M", "iso"), ("1:5", "HH:MM")])
+def test_what_is_none_is_refused(raw: str, unit: str) -> None:
+    assert refused(raw, FieldType.DURATION, unit) is Reason.SCHEMA
 
 
 def test_a_wall_clock_without_a_zone_is_refused() -> None:
@@ -198,7 +266,20 @@ def test_a_field_can_be_in_its_stations_zone() -> None:
     assert field.read("2026-06-03T09:00:00", urumqi) == datetime(2026, 6, 3, 3, tzinfo=UTC)
 
 
-@pytest.mark.parametrize("text", ["YYYY-MM-DD", "HH:mm", "yyyy-MM", "yyyy-MM-dd dd", "iso8601", ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "YYYY-MM-DD",
+        "HH:mm",
+        "yyyy-MM",
+        "yyyy-MM-dd dd",
+        "yyyy-MM-dd d",
+        "yyyy-MM-dd hh:mm",
+        "yyyy-MM-dd HH:mm a",
+        "iso8601",
+        "",
+    ],
+)
 def test_what_is_no_time_format_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="no time format"):
         TimeFormat.parse(text)

@@ -90,6 +90,10 @@ EVENT = {
     "list": [{"n": 1}, {"n": 2}],
     "usage": [{"type": "TIME", "volume": "1.9"}, {"type": "ENERGY", "volume": "15.3"}],
     "a.b": {"c": True},
+    "periods": [
+        {"start": "a", "dims": [{"type": "ENERGY", "v": 1}]},
+        {"start": "b", "dims": [{"type": "TIME"}, {"type": "PARKING", "v": 3}]},
+    ],
 }
 
 
@@ -106,6 +110,17 @@ EVENT = {
         ("list.n", None),
         ("usage[type=ENERGY].volume", "15.3"),
         ("usage[type=POWER].volume", None),
+        ("usage[type=POWER|ENERGY].volume", "15.3"),
+        ("usage[type=ENERGY,volume=1].volume", None),
+        ("usage[type=ENERGY,phase=].volume", "15.3"),
+        ("list[-1].n", 2),
+        ("list[-3].n", None),
+        ("list[*].n", 1),
+        ("list[*].m", None),
+        ("cdr_location[*].id", "LOC1"),
+        ("cdr_location[0].id", "LOC1"),
+        ("periods[dims.type=PARKING].start", "b"),
+        ("periods[*].dims[type=PARKING|TIME].v", 3),
         ('["a.b"].c', True),
         ("$", EVENT),
         ("$.id", 7),
@@ -138,6 +153,9 @@ def test_what_is_no_path_is_refused(text: str) -> None:
         (False, "false"),
         (0, "0"),
         (Decimal("1.50"), "1.50"),
+        (Decimal("4.0"), "4"),
+        (Decimal("-0.0"), "0"),
+        (Decimal("9007199254740993.0"), None),
         (Decimal("1E+5"), None),
         (Decimal("1.2345678966500001E+26"), None),
         (Decimal("1E-999999"), None),

@@ -468,7 +468,7 @@ def test_any_json_in_a_presets_own_fields_has_an_end(event: dict[str, Any], name
 _exact = [(type_, unit) for type_ in (FieldType.ENERGY, FieldType.MONEY) for unit in UNITS[type_]]
 
 
-@given(st.integers(-(10**12), 10**12), st.integers(0, 6), st.sampled_from(_exact), st.booleans())
+@given(st.integers(-(10**9), 10**9), st.integers(0, 6), st.sampled_from(_exact), st.booleans())
 def test_an_amount_is_what_its_digits_say_in_every_unit(
     digits: int, places: int, unit: tuple[FieldType, str], text: bool
 ) -> None:
@@ -495,3 +495,60 @@ def test_a_difference_of_two_readings_is_rounded_once(first: int, second: int) -
 
 
 DIFFERENCE = book("{extends: canonical, fields: {x_wh: {paths: a, minus: b, unit: 0.0001kWh, type: energy}}}")
+
+
+# -- Numbers and times in unusual clothes -----------------------------------------------------------
+
+CLOTHES = book(
+    "{extends: canonical, zone: Asia/Shanghai, fields: {energy_wh: {unit: in_text}, fee_fen: {unit: in_text}, "
+    "charging_seconds: {unit: in_text}, ended_at: {format: [array, iso]}, parts_wh: {paths: ['none[*].x', 'parts[*].e'], "
+    "type: energy, unit: kWh, sum: true}}}"
+)
+
+
+@pytest.mark.parametrize(
+    ("changed", "field", "value"),
+    [
+        ({"energy_kwh": "30.5 kWh"}, "energy_wh", 30500),
+        ({"energy_kwh": "3050Wh"}, "energy_wh", 3050),
+        ({"energy_kwh": "30.5度"}, "energy_wh", 30500),
+        ({"total_fee_yuan": "¥12.50"}, "fee_fen", 1250),
+        ({"total_fee_yuan": "-3 元"}, "fee_fen", -300),
+        ({"charging_seconds": "45分钟"}, "charging_seconds", 2700),
+        ({"parts": [{"e": 1.1115}, {"e": "2.2220"}, {"e": None}, {}]}, "parts_wh", 3334),
+        ({"parts": {"e": 1}}, "parts_wh", 1000),
+        ({"parts": []}, "parts_wh", None),
+        ({"ended_at": [2026, 11, 25, 9, 0]}, "seconds", 3600),
+        ({"ended_at": [2026, 11, 25, 9, 0, 5, 250_000_000]}, "seconds", 3605),
+    ],
+)
+def test_units_behind_numbers_sums_and_lists_as_times_are_read(
+    changed: Any, field: str, value: int | None
+) -> None:
+    base = CHARGE | {"energy_kwh": "1 kWh"}
+
+    assert order(CLOTHES, base | changed).values.get(field) == value
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"energy_kwh": 30.5},
+        {"energy_kwh": "30.5"},
+        {"energy_kwh": "30.5 kvarh"},
+        {"energy_kwh": "kWh 30.5"},
+        {"energy_kwh": "1 2 kWh"},
+        {"parts": [{"e": 1}, {"e": "x"}]},
+        {"ended_at": [2026, 11]},
+        {"ended_at": [2026, 13, 1, 0, 0]},
+        {"ended_at": [2026, 11, 25, 9, True]},
+        {"ended_at": [10**15, 1, 1, 0, 0]},
+    ],
+)
+def test_and_refused_where_they_are_not_quite_that(changed: Any) -> None:
+    assert end(CLOTHES, CHARGE | {"energy_kwh": "1 kWh"} | changed)[:2] == (Outcome.INVALID, Reason.SCHEMA)
+
+
+@pytest.mark.parametrize("identity", [True, "false", "\0\0", "0\0"])
+def test_what_is_no_number_of_an_order_is_none(identity: object) -> None:
+    assert end(CANONICAL, CHARGE | {"order_id": identity})[1] is Reason.ID_MISSING
