@@ -10,6 +10,7 @@ from consumer import rulebook
 from consumer.connection import arguments
 from consumer.core.outcomes import Outcome
 from consumer.metrics import Metrics
+from consumer.rulebook.compilation import preset_names
 from consumer.settings import load_settings
 from tests.pki import Authority
 
@@ -50,6 +51,19 @@ def test_its_secure_settings_are_the_connections(folder: Path) -> None:
     assert len(options["ssl_context"].get_ca_certs()) == 1
 
 
+def test_its_tables_are_read_as_its_tests_say(folder: Path) -> None:
+    (source,) = rulebook.load(folder / "tables.yaml").sources
+
+    assert source.name == "orders"
+
+
+def test_its_presets_are_the_presets() -> None:
+    section = README.split("### Read your platform's messages")[1].split("###")[0]
+    rows = [row.split("|")[1] for row in section.splitlines() if row.startswith("| `")]
+
+    assert sorted(re.findall(r"`([\w.-]+)`", " ".join(rows))) == preset_names()
+
+
 def test_its_metrics_are_the_services() -> None:
     registry = CollectorRegistry()
     Metrics(registry)
@@ -59,7 +73,9 @@ def test_its_metrics_are_the_services() -> None:
 
 
 def test_its_outcomes_are_all_outcomes() -> None:
-    assert re.findall(r"^\| `(\w+)` \|", README.split("## Watch it")[0], re.MULTILINE) == list(Outcome)
+    section = README.split("## What became of a charge")[1].split("## Watch it")[0]
+
+    assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == list(Outcome)
 
 
 @pytest.mark.parametrize("link", re.findall(r"\]\(([^)#]+)\)", README))
