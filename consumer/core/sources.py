@@ -247,14 +247,16 @@ class Source:
         return _Window(oldest, now + self.plausibility.future, late)
 
     def _rows(self, event: Event) -> list[object]:
+        scalar: object = None
         for path in self.orders:
             found = path.find(event.body, event)
             if isinstance(found, list):
                 return found
-            if found is not None:
+            if isinstance(found, dict):
                 return [found]
+            scalar = scalar if found is None else found
         if self.orders:
-            return [{}]  # no order, but the gates may know why
+            return [{} if scalar is None else scalar]  # no order, but the gates may know why
         return event.body if isinstance(event.body, list) else [event.body]
 
     def _read_row(

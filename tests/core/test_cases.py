@@ -193,3 +193,55 @@ def test_another_of_the_kind_is_read_right(name: str, variation: dict[str, Any])
 def test_every_payload_is_of_a_kind_with_others_of_it() -> None:
     assert list(KINDS) == list(PAYLOADS)
     assert all(kind["kind"] and len(kind["variations"]) >= 2 for kind in KINDS.values())
+
+
+# -- What a mapping changes ---------------------------------------------------------------------------
+
+
+def remapped(name: str, source: str, rules: str = "") -> CouponRequest | Finding | Order:
+    text = f"version: 1\naccounts: {{main: {{app_id: a, secret: main, api_type: t}}}}\nsources:\n  one: {source}\n{rules}"
+    book = rulebook.parse(text)
+    record = Record(Coordinates("t", 0, 0), -1, b"CS-1", PAYLOADS[name]["payload"].encode(), ())
+    (item,) = book.read_as(book.sources[0], record, None)
+    return book.plan(item) if rules and isinstance(item, Order) else item
+
+
+def test_a_zone_makes_mixed_offsets_readable() -> None:
+    item = remapped("PAY-033", "{extends: ocpp16-stop, zone: '+01:00'}")
+
+    assert isinstance(item, Order)
+    assert item.values["seconds"] == 4920
+
+
+def test_a_number_can_be_made_of_other_fields_where_there_is_none() -> None:
+    item = remapped(
+        "PAY-031",
+        "{extends: ocpp16-stop, fields: {at: startTimestamp}, event_id: '{station_id}/{connector_id}/{at}'}",
+    )
+
+    assert isinstance(item, Order)
+    assert item.event_id == item.order_id == "CP9/2/2026-02-26T01:12:50Z"
+
+
+def test_an_unknown_energy_matters_only_to_rules_that_ask_for_it() -> None:
+    source = SOURCES.split("\n  wallbox:\n")[1].split("\nstations:")[0]
+    rules = "rules: [{name: time, account: main, api_store_code: S, subject: x, metadata: {m: {name: n, value: minutes}}}]"
+
+    plan = remapped("PAY-067", f"\n{source}", rules)
+
+    assert isinstance(plan, CouponRequest)
+    assert plan.metadata == {"m": 90}
+
+
+def test_a_stations_name_can_come_from_beside_the_message() -> None:
+    item = remapped("PAY-029", "{extends: ocpp201-ended, fields: {charging_station: $key}}")
+
+    assert isinstance(item, Order)
+    assert item.event_id == "CS-1/2"
+
+
+def test_without_a_stations_name_a_number_that_only_it_knows_is_refused() -> None:
+    item = remapped("PAY-029", "{extends: ocpp201-ended}")
+
+    assert isinstance(item, Finding)
+    assert item.reason is Reason.ID_MISSING

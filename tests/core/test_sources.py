@@ -497,6 +497,14 @@ def test_a_difference_of_two_readings_is_rounded_once(first: int, second: int) -
 DIFFERENCE = book("{extends: canonical, fields: {x_wh: {paths: a, minus: b, unit: 0.0001kWh, type: energy}}}")
 
 
+def test_a_text_where_orders_could_be_does_not_hide_the_order_beside_it() -> None:
+    rules = book("{extends: canonical, orders: [data, $]}")
+
+    assert order(rules, CHARGE | {"data": "x"})
+    assert end(book("{extends: canonical, orders: data}"), CHARGE | {"data": "x"})[1] is Reason.SCHEMA
+    assert end(book("{extends: canonical, orders: data}"))[1] is Reason.ID_MISSING
+
+
 # -- Numbers and times in unusual clothes -----------------------------------------------------------
 
 CLOTHES = book(
