@@ -418,7 +418,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._metrics.assignments.inc()
         self._metrics.assigned.set(len(partitions))
         log.info("intake.assigned", partitions=[f"{tp.topic}-{tp.partition}" for tp in partitions])
-        if partitions:
+        if partitions and not self._stopping.is_set():  # a last rebalance while stopping opens nothing
             self._consumer.pause(*partitions)
             member = self._consumer.membership()  # captured once, see Membership
             self._opening = asyncio.create_task(self._open(member, partitions))
@@ -438,6 +438,11 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
                     log.warning("intake.cannot_open", problem=self._cannot_open, times=held_back + 1)
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 5.0)
+                continue
+            except Exception:  # a bug of ours must not leave the partitions paused, and nobody told
+                self._cannot_open = "cannot open the assignment: see the log"
+                log.exception("intake.open_failed")
+                await asyncio.sleep(5.0)
                 continue
             self._cannot_open = None
             if held is None:
