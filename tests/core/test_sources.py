@@ -193,6 +193,68 @@ def test_connects_decimals_have_a_sign_and_their_schemas_scale(
     assert found == (Decimal(number) if number else Decimal(unscaled).scaleb(-10))
 
 
+def test_connects_decimals_are_found_in_lists_and_maps_and_with_scales_of_their_own() -> None:
+    decimal = {"type": "bytes", "name": "org.apache.kafka.connect.data.Decimal", "parameters": {"scale": "1"}}
+    variable = {"type": "struct", "name": "io.debezium.data.VariableScaleDecimal"}
+    fields = [
+        {"field": "list", "type": "array", "items": decimal},
+        {"field": "map", "type": "map", "values": decimal},
+        {"field": "own", **variable},
+        {"field": "broken", **decimal},
+        {"field": "odd", "type": "struct", "fields": "none"},
+        "no field",
+    ]
+    row = {
+        "list": ["FQ=="],
+        "map": {"a": "FQ=="},
+        "own": {"scale": 2, "value": "FQ=="},
+        "broken": "!",
+        "odd": {},
+    }
+    rules = book(
+        "{extends: [connect, canonical], fields: {a: {paths: 'list[0]', type: decimal}, b: {paths: map.a, type: decimal}, "
+        "c: {paths: own, type: decimal}, d: broken, e: {paths: bare, type: decimal, connect_scale: 3}}}"
+    )
+
+    values = order(
+        rules, {"schema": {"type": "struct", "fields": fields}, "payload": CHARGE | row | {"bare": "FQ=="}}
+    ).values
+
+    assert [values[name] for name in "abcde"] == [
+        Decimal("2.1"),
+        Decimal("2.1"),
+        Decimal("0.21"),
+        "!",
+        Decimal("0.021"),
+    ]
+
+
+def test_a_schema_as_deep_as_its_payload_has_an_end() -> None:
+    value: Any = 1
+    schema: Any = {"type": "int32"}
+    for _ in range(400):
+        value, schema = [value], {"type": "array", "items": schema}
+
+    items = read_all(
+        book("{extends: [connect, canonical]}"), json.dumps({"schema": schema, "payload": value}).encode()
+    )
+
+    assert items
+
+
+@pytest.mark.parametrize(
+    "ended_at", ["2026-02-30T09:00:00Z", "2026-11-25T09:00:00+25:00", "2026-11-25T09:61:00Z"]
+)
+def test_a_day_that_does_not_exist_is_refused(ended_at: str) -> None:
+    assert end(CANONICAL, CHARGE | {"ended_at": ended_at})[:2] == (Outcome.INVALID, Reason.SCHEMA)
+
+
+def test_a_start_beyond_the_calendar_is_refused() -> None:
+    rules = book("{extends: canonical, fields: {started_at: {computed: ended_at - charging_seconds}}}")
+
+    assert end(rules, CHARGE | {"charging_seconds": 10**12})[:2] == (Outcome.INVALID, Reason.OVERFLOW)
+
+
 def test_what_stands_beside_an_event_can_be_read() -> None:
     rules = book(
         "{extends: canonical, envelope: [{unwrap: m}], fields: "
