@@ -373,13 +373,14 @@ class Source:
             return self._invalid(index, unfit.reason, f"event id: {unfit.detail}", values)
         values["event_id"] = event_id
         values.setdefault("order_id", event_id)
+        for name in self._required:
+            if name not in values:
+                error = problems.get(name) or UnreadableError(Reason.FIELD_MISSING, "absent, and required")
+                return self._invalid(index, error.reason, f"{name}: {error.detail}", values)
         if "plate" not in values and "plate" not in problems:
             return self._ended(index, Outcome.SKIPPED, Reason.PLATE_MISSING, "no plate", values)
         for name, error in problems.items():
             return self._invalid(index, error.reason, f"{name}: {error.detail}", values)
-        for name in self._required:
-            if name not in values:
-                return self._invalid(index, Reason.FIELD_MISSING, f"{name} is absent", values)
         return Order(index, self.name, str(values["order_id"]), event_id, str(values["plate"]), values)
 
     def _judged(self, order: Order, window: "_Window") -> Order | Finding:

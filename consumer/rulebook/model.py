@@ -165,7 +165,7 @@ class FieldModel(Model):
     empty: Scalars | None = None
     """Values that mean "no value"."""
     required: bool = False
-    """Without it the order is invalid."""
+    """Without it the order is invalid, even if it has no plate."""
 
 
 class SkipModel(Model):

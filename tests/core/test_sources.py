@@ -567,6 +567,15 @@ def test_a_text_where_orders_could_be_does_not_hide_the_order_beside_it() -> Non
     assert end(book("{extends: canonical, orders: data}"))[1] is Reason.ID_MISSING
 
 
+def test_what_is_required_is_asked_for_before_the_plate() -> None:
+    rules = book("{extends: canonical, fields: {plate: {required: true}, energy_wh: {required: true}}}")
+
+    assert end(rules, CHARGE | {"plate": ""}) == (Outcome.INVALID, Reason.FIELD_MISSING, True)
+    assert end(rules, CHARGE | {"plate": None, "energy_kwh": "x"})[1] is Reason.FIELD_MISSING
+    assert end(rules, CHARGE | {"energy_kwh": "x"})[1] is Reason.SCHEMA
+    assert end(rules, CHARGE | {"energy_kwh": None})[1] is Reason.FIELD_MISSING
+
+
 # -- Numbers and times in unusual clothes -----------------------------------------------------------
 
 CLOTHES = book(
