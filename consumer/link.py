@@ -243,6 +243,10 @@ class KafkaLink:
         """Keep the partitions and leaders of these topics known, and of no others."""
         await self.client.set_topics(list(topics))
 
+    async def look_again(self) -> None:
+        """Ask for partitions and leaders now: an answer said that they are others."""
+        await self.client.force_metadata_update()
+
     def partition_count(self, topic: str) -> int:
         """Partitions as of the last metadata: a topic may have grown, or been deleted and made anew."""
         known = self.client.cluster.partitions_for_topic(topic)

@@ -135,7 +135,7 @@ class Publisher:
                     raise Ended(Ambiguous("produce", "no leader until the deadline"))
                 await asyncio.sleep(wait)
                 wait = min(wait * 2, 0.1)
-                await self._link.client.force_metadata_update()
+                await self._link.look_again()
         if culprits:
             raise Ended(Retriable("produce", refused, tuple(culprits)))
 

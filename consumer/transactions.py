@@ -44,6 +44,7 @@ from aiokafka.protocol.types import (
 
 from consumer.core.errors import BrokerUnavailableError, GuaranteeError
 from consumer.link import (
+    LEADER_MOVED,
     LOST,
     Ambiguous,
     Code,
@@ -213,6 +214,8 @@ class TransactionWriter:
             result = ended.result
             if isinstance(result, Retriable | Fenced):  # every request was answered: an abort is allowed
                 result = await self._abort(result)
+        if isinstance(result, Retriable) and result.code in LEADER_MOVED:
+            await self._link.look_again()  # a topic made anew can have fewer partitions
         self.live = isinstance(result, Committed | Retriable)
         return result
 

@@ -113,7 +113,7 @@ async def test_brokers_that_come_late_and_topics_that_come_later_are_waited_for(
     assert away["status"] == 503
     assert not away["joined"]
     assert (await member.get("/healthz"))[0] == 200
-    assert len(member.log_tail().splitlines()) < 25
+    assert len(member.events()) < 25
     await mortal.restart()
     topics = world.topics
     without = await until_it_says(member, f"topic {topics.events}: it does not exist")
