@@ -1,36 +1,35 @@
 """The demo as a user runs it: in a process of its own, on a Kafka of its own."""
 
+import io
+import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from rich.console import Console
 
+from consumer.cli import demo as demo_command
+from consumer.cli.stage import Names, Play
 from consumer.sandbox.broker import REPOSITORY_VARIABLE, cache_folder
+from consumer.sandbox.reconcile import OutcomeFields, Report
+from consumer.sandbox.scenarios import BROWN_OUT, STEADY, Scenario
+from consumer.sandbox.screen import Screen
 
 pytestmark = pytest.mark.broker
 
 SECONDS = 120
-
-TAMPERED = """
-import sys
-from functools import partial
-from consumer.cli import demo, main
-
-def tamper(outcomes):
-    first = next(each for each in outcomes if each["outcome"] == "granted")
-    print("tampered with", first["order_id"])
-    return [*outcomes, first] if {doubled} else [each for each in outcomes if each is not first]
-
-demo.show = partial(demo.show, tamper=tamper)
-main(["demo", "--events", "25"])
-"""
+WHOLE_PLATE = re.compile(r"[粤川京沪浙苏鄂][A-Z][A-Z0-9]{4}")
 
 
 class Demo:
@@ -45,11 +44,10 @@ class Demo:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,  # Ctrl-C goes to all processes of a terminal's group
-            env=os.environ
+            env=_environment()
             | {
                 "TMPDIR": str(temporary),
                 "XDG_CACHE_HOME": str(cache_folder().parent),
-                "PYTHONPATH": os.pathsep.join(sys.path),
                 "PYTHONWARNINGS": "error::ResourceWarning",
             }
             | environment,
@@ -76,6 +74,9 @@ class Demo:
             self._process.kill()
         self._process.communicate()
 
+    def line(self, text: str) -> str:
+        return next(line for line in self.lines if text in line)
+
     @property
     def output(self) -> str:
         return "\n".join(self.lines)
@@ -91,6 +92,15 @@ class Demo:
 
 
 Start = Callable[..., Demo]
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def _get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as response:
+        return str(response.read().decode())
 
 
 def _read(file: Path) -> bytes:
@@ -115,37 +125,89 @@ def start(tmp_path: Path) -> Iterator[Start]:
         demo.kill()
 
 
-def test_every_event_of_the_demo_is_accounted_for(start: Start) -> None:
-    demo = start("-m", "consumer", "demo", "--events", "60")
+async def _play(servers: str, prefix: str, scenario: Scenario, **options: Any) -> tuple[Report, str]:
+    """In this process, on a Kafka that others use too."""
+    text = io.StringIO()
+    names = Names(f"{prefix}.events", f"{prefix}.outcomes", f"{prefix}.dead", f"{prefix}.group")
+    with Screen(Console(file=text)) as screen:
+        report = await Play(scenario, names=names, **options).run(servers, screen)
+    return report, text.getvalue()
 
-    assert demo.end() == 0, demo.output
-    assert "Every order has exactly one outcome, the expected one" in demo.output
-    assert re.search(r"│ all +│ +60 │ +\d+ │ \d+ +│", demo.output)
-    assert not re.search(r"[粤川京沪浙苏鄂][A-Z][A-Z0-9]{4}", demo.output), "a whole plate was shown"
-    assert demo.leftovers() == []
+
+def _lose(outcomes: list[OutcomeFields]) -> list[OutcomeFields]:
+    first = _granted(outcomes)
+    return [each for each in outcomes if each is not first]
+
+
+def _double(outcomes: list[OutcomeFields]) -> list[OutcomeFields]:
+    return [*outcomes, _granted(outcomes)]
+
+
+def _granted(outcomes: list[OutcomeFields]) -> OutcomeFields:
+    return next(each for each in outcomes if each["outcome"] == "granted")
 
 
 @pytest.mark.parametrize(
-    ("doubled", "problem"),
-    [(False, "no outcome, expected granted"), (True, "2 outcomes (granted, granted), expected one")],
+    ("tamper", "problem"),
+    [(_lose, "no outcome, expected granted"), (_double, "2 outcomes (granted, granted), expected one")],
 )
-def test_the_demo_fails_and_names_the_order_whose_outcome_is_lost_or_doubled(
-    start: Start, doubled: bool, problem: str
+async def test_the_demo_names_the_order_whose_outcome_is_lost_or_doubled(
+    broker: str, topic_prefix: str, tamper: Callable[[list[OutcomeFields]], list[OutcomeFields]], problem: str
 ) -> None:
-    demo = start("-c", TAMPERED.format(doubled=doubled))
+    orders: list[str] = []
 
-    assert demo.end() == 1, demo.output
-    order = re.search(r"tampered with (\S+)", demo.output)
-    assert order is not None
-    assert re.search(rf"order {order[1]} \(record \S+\): {re.escape(problem)}", demo.output)
+    def tampered(outcomes: list[OutcomeFields]) -> list[OutcomeFields]:
+        orders.append(_granted(outcomes)["order_id"])
+        return tamper(outcomes)
+
+    report, shown = await _play(broker, topic_prefix, STEADY, events=25, tamper=tampered)
+
+    assert not report.agrees
+    assert re.search(rf"order {orders[0]} \(record \S+\): {re.escape(problem)}", shown)
+
+
+async def test_through_a_brown_out_every_order_has_one_outcome_and_the_platform_says_the_same(
+    broker: str, topic_prefix: str
+) -> None:
+    report, shown = await _play(broker, topic_prefix, BROWN_OUT.scaled(0.25), events=300)
+
+    assert report.problems == ()
+    assert report.outcomes == report.orders
+    good = next(row for row in report.rows if row.kind == "good")
+    assert good.outcomes["granted"] > good.orders / 2
+    assert sum(good.outcomes.values()) > good.outcomes["granted"], "the platform never failed"
+    assert "The platform fails most calls" in shown
+    assert "one that the scenario allows" in shown
+
+
+def test_the_demo_says_that_all_agree_and_leaves_nothing(start: Start) -> None:
+    demo = start("-m", "consumer", "demo", "--events", "40")
+
+    assert demo.end() == 0, demo.output
+    assert "Every order has exactly one outcome, the expected one" in demo.output
+    assert re.search(r"40 records, \d+ orders, \d+ outcomes", demo.output)
+    assert "charging-coupon demo --scenario brown-out" in demo.output
+    assert not WHOLE_PLATE.search(demo.output)
     assert demo.leftovers() == []
+
+
+def test_a_demo_that_disagrees_ends_with_1(monkeypatch: pytest.MonkeyPatch, logging_as_before: None) -> None:
+    async def show(play: Play, screen: Screen) -> Report:
+        return Report((), ("order A1: no outcome, expected granted",), 1, 1, 0, 0)
+
+    monkeypatch.setattr(demo_command, "_show", show)
+
+    with pytest.raises(typer.Exit) as ended:
+        demo_command.demo()
+
+    assert ended.value.exit_code == 1
 
 
 @pytest.mark.parametrize(
     ("moment", "number", "status"),
     [
         ("Starting Kafka", signal.SIGINT, 130),
-        ("Producing", signal.SIGINT, 130),
+        ("Sending", signal.SIGINT, 130),
         ("Stopping the service", signal.SIGINT, 130),
         ("granted", signal.SIGTERM, 143),
     ],
@@ -153,7 +215,7 @@ def test_the_demo_fails_and_names_the_order_whose_outcome_is_lost_or_doubled(
 def test_an_interrupted_demo_leaves_nothing(
     start: Start, moment: str, number: signal.Signals, status: int
 ) -> None:
-    demo = start("-m", "consumer", "demo")
+    demo = start("-m", "consumer", "demo", "--events", "30")
     demo.read_until(moment)
     began = time.monotonic()
 
@@ -183,11 +245,34 @@ def test_a_demo_interrupted_while_it_fetches_kafka_leaves_nothing(start: Start, 
     assert demo.leftovers() == []
 
 
-def test_a_demo_that_keeps_running_ends_well_when_it_is_interrupted(start: Start) -> None:
-    demo = start("-m", "consumer", "demo", "--events", "20", "--keep-running")
-    demo.read_until("Ctrl-C ends it")
+def test_a_demo_that_stays_up_says_how_to_reach_it_and_ends_well_when_it_is_interrupted(start: Start) -> None:
+    demo = start("-m", "consumer", "demo", "--events", "20", "--keep")
+    demo.read_until("Further outcomes")
+    send, read = (line.strip() for line in demo.lines if "python" in line and "-c" in line)
+    journal, metrics = (
+        re.search(r"http://\S+", demo.line(name)) for name in ("platform's journal", "service's metrics")
+    )
+    assert journal
+    assert metrics
 
+    assert "op0000000000000demo" in _get(f"{journal[0]}journal")
+    assert "coupon_outcomes_total" in _get(metrics[0])
+    sent = subprocess.check_output(shlex.split(send), text=True, env=_environment())
+    demo.read_until("granted")
+    reading = subprocess.Popen(shlex.split(read), stdout=subprocess.PIPE, text=True, env=_environment())
+    try:
+        assert reading.stdout is not None
+        outcomes = [json.loads(reading.stdout.readline()) for _ in range(22)]
+        reading.send_signal(signal.SIGINT)
+        reading.communicate(timeout=SECONDS)
+    finally:
+        reading.kill()
+    assert reading.returncode == 0
     demo.interrupt(signal.SIGINT)
 
     assert demo.end() == 0, demo.output
+    (order,) = re.findall(r"order (\w+) is record", sent)
+    assert any(each["order_id"] == order and each["outcome"] == "granted" for each in outcomes)
+    assert "粤B****5" in {each["plate"] for each in outcomes}
+    assert not WHOLE_PLATE.search(demo.output.replace('plate="粤B12345"', ""))
     assert demo.leftovers() == []

@@ -4,9 +4,11 @@ import logging
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from consumer.sandbox.scenarios import SCENARIOS
 
 SettingsFile = Annotated[
     Path | None,
@@ -27,6 +29,22 @@ class Format(StrEnum):
 
 
 FormatOption = Annotated[Format, typer.Option("--format", help="For people, or for machines.")]
+
+
+def scenario_option(help: str) -> Any:  # noqa: A002  # as the option calls it
+    """`--scenario`: one of the names in `consumer.sandbox.scenarios`."""
+    return typer.Option(
+        metavar=f"[{'|'.join(SCENARIOS)}]",
+        autocompletion=lambda: list(SCENARIOS),
+        callback=_known_scenario,
+        help=help,
+    )
+
+
+def _known_scenario(name: str | None) -> str | None:
+    if name is not None and name not in SCENARIOS:
+        raise typer.BadParameter(f"{name!r} is none of {', '.join(SCENARIOS)}")
+    return name
 
 
 def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -5,6 +5,9 @@ from typing import Annotated
 
 import typer
 
+from consumer.cli.common import scenario_option
+from consumer.sandbox.scenarios import SCENARIOS
+
 
 def sandbox(
     *,
@@ -12,10 +15,19 @@ def sandbox(
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any free one.")
     ] = 8088,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    latency: Annotated[float, typer.Option(min=0, help="Mean seconds until a reply.")] = 0.1,
+    scenario: Annotated[
+        str | None,
+        scenario_option(
+            "Latency and failures over time, from the first call on, instead of --latency and --jitter."
+        ),
+    ] = None,
+    latency: Annotated[
+        float | None, typer.Option(min=0, help="Mean seconds until a reply.", show_default="0.1")
+    ] = None,
     jitter: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the latency by which it varies.")
-    ] = 0.5,
+        float | None,
+        typer.Option(min=0, max=1, help="Share of the latency by which it varies.", show_default="0.5"),
+    ] = None,
     failure: Annotated[
         list[str] | None,
         typer.Option(help="An answer by chance, as NAME=RATE: 503=0.02, reset=0.01, 1405=0.05. Repeatable."),
@@ -39,6 +51,9 @@ def sandbox(
     import asyncio
     import contextlib
 
+    if scenario and (latency, jitter) != (None, None):
+        raise typer.BadParameter("--scenario sets latency and jitter; leave out either these or it")
+
     from consumer.sandbox.answers import load_script
     from consumer.sandbox.gateway import DEMO_APPS, SandboxGateway
 
@@ -46,8 +61,9 @@ def sandbox(
         gateway = SandboxGateway(
             apps=_pairs("app", app) if app else DEMO_APPS,
             script=load_script(script) if script is not None else None,
-            latency=latency,
-            jitter=jitter,
+            scenario=SCENARIOS[scenario] if scenario else None,
+            latency=0.1 if latency is None else latency,
+            jitter=0.5 if jitter is None else jitter,
             failures={name: _rate(rate) for name, rate in _pairs("failure", failure or []).items()},
             seed=seed,
             journal_file=journal,
@@ -58,6 +74,9 @@ def sandbox(
         if not app:
             for app_id, secret in DEMO_APPS.items():
                 print(f"App       {app_id}, secret {secret}")
+        if gateway.scenario:
+            for phase in gateway.scenario.phases:
+                print(f"{phase.seconds:5.0f} s   the platform {phase.words}")
         print("Ctrl-C ends it.", flush=True)
         try:
             await _until_told_to_stop()

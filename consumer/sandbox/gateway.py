@@ -7,9 +7,11 @@ Checks every request (`verify`), decides on an answer (`answers`), remembers it
 import asyncio
 import contextlib
 import random
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +22,7 @@ from aiohttp import web
 
 from consumer.sandbox.answers import ANSWERS, Answer, Call, Delivery, Script, by_chance, by_plate, check_rates
 from consumer.sandbox.journal import Entry, Journal, page
+from consumer.sandbox.scenarios import Moment, Scenario
 from consumer.sandbox.verify import Form, read_form
 
 ENDPOINT = "/gate/1.0/parking/mcoupon/event"
@@ -39,6 +42,7 @@ class SandboxGateway:
     Attributes:
         journal: what it received; grants are made before the answer is on its way.
         latency, script: as given; they may be changed while it serves.
+        scenario: if there is one, it has its say before the plate, and the latency is its.
 
     """
 
@@ -47,6 +51,7 @@ class SandboxGateway:
         *,
         apps: Mapping[str, str] = DEMO_APPS,
         script: Script | None = None,
+        scenario: Scenario | None = None,
         latency: float = 0.0,
         jitter: float = 0.0,
         failures: Mapping[str, float] | None = None,
@@ -55,12 +60,15 @@ class SandboxGateway:
     ) -> None:
         """Raises ConfigurationError for failures that it does not know.
 
-        `apps` are the secrets by app id, `latency` is the mean in seconds, `jitter` the share of it by
+        A scenario begins with the first call. `apps` are the secrets by app id, `latency` is the mean in seconds, `jitter` the share of it by
         which it varies (0.5: from half to one and a half), `failures` the rates of answers drawn by chance.
         """
         self.journal = Journal()
         self._apps = apps
         self.script = script
+        self.scenario = scenario
+        self._scenario_began: float | None = None
+        self._troubled: Counter[str] = Counter()
         self.latency = latency
         self._jitter = jitter
         self._failures = failures or {}
@@ -84,6 +92,13 @@ class SandboxGateway:
         """The page."""
         host, port = self._address
         return f"http://{host}:{port}"
+
+    def moment(self) -> Moment | None:
+        """Where the scenario is; None without one."""
+        if self.scenario is None:
+            return None
+        began = self._scenario_began
+        return self.scenario.at(0.0 if began is None else time.monotonic() - began)
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
         """Listens; port 0 takes any free one. Raises OSError if it cannot."""
@@ -124,6 +139,8 @@ class SandboxGateway:
 
     async def _event(self, request: web.Request) -> web.StreamResponse:
         received_at, begun = datetime.now(UTC), asyncio.get_running_loop().time()
+        if self._scenario_began is None:
+            self._scenario_began = time.monotonic()
         form = read_form(request.headers.get("Content-Type", ""), await request.read(), self._apps)
         event_id = form.parameters.get("event_id", "")
         plate = form.parameters.get("plate", "")
@@ -184,25 +201,45 @@ class SandboxGateway:
         journal = self.journal
         journal.calls_by_event[event_id] += 1
         call = Call(event_id, plate, journal.calls_by_event[event_id], form.parameters)
-        if event_id in journal.grants:
-            answer = ANSWERS["1403"]
-        else:
-            answer = (
-                (self.script(call) if self.script else None)
-                or by_plate(call)
-                or by_chance(call, self._failures, str(self._seed))
-                or ANSWERS["1001"]
-            )
+        answer = self._trouble(call) or self._answer(call)
         if answer.grants:
             journal.write_grant(event_id, uuid.UUID(int=self._random.getrandbits(128)).hex, call.nth)
         else:
             journal.write_call(event_id, answer.name)
         return answer, answer.grants
 
+    def _trouble(self, call: Call) -> Answer | None:
+        """How the scenario lets this call fail, if it does."""
+        moment = self.moment()
+        if moment is None:
+            return None
+        answer = by_chance(call, moment.phase.failures, f"{self._seed}/{moment.phase.name}")
+        if answer is None:
+            return None
+        if answer.grants and not self._answer(call).grants:
+            answer = ANSWERS["reset"]  # a failure grants nothing that would not have been granted
+        self._troubled[call.event_id] += 1
+        return answer
+
+    def _answer(self, call: Call) -> Answer:
+        if call.event_id in self.journal.grants:
+            return ANSWERS["1403"]
+        met = replace(call, nth=call.nth - self._troubled[call.event_id])  # else its story would skip a step
+        return (
+            (self.script(call) if self.script else None)
+            or by_plate(met)
+            or by_chance(call, self._failures, str(self._seed))
+            or ANSWERS["1001"]
+        )
+
     def _delay(self, answer: Answer) -> float:
         if answer.latency is not None:
             return answer.latency
-        return self.latency * (1 + self._jitter * self._random.uniform(-1, 1))
+        moment = self.moment()
+        latency, jitter = (
+            (self.latency, self._jitter) if moment is None else (moment.latency, moment.phase.jitter)
+        )
+        return latency * (1 + jitter * self._random.uniform(-1, 1))
 
     def _body(self, answer: Answer, plate: str, serial: str, seconds: float, received_at: datetime) -> bytes:
         if answer.body is not None:

@@ -2,11 +2,12 @@
 
 They are in the canonical format, `charging-completed.v1`, and meant for `demo-rules.yaml`
 and a sandbox gateway without failures by chance: then every outcome is known beforehand.
+Where calls fail by chance, it is known which ends an order may come to.
 """
 
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from itertools import chain, count
@@ -35,6 +36,7 @@ class Expected:
         order_id: None where the record holds none.
         outcome: as in `consumer.core.outcomes.Outcome`.
         reason: where the outcome is one of ours.
+        in_trouble: what else it may come to where calls fail by chance.
 
     """
 
@@ -42,6 +44,7 @@ class Expected:
     order_id: str | None
     outcome: str
     reason: str | None = None
+    in_trouble: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +131,31 @@ class _Maker:
             if digits not in PLATE_ENDINGS:
                 return f"{city}{letter}{digits}" if self.random.random() < 0.4 else f"{city}D{letter}{digits}"
 
-    def answered(self, ending: str, outcome: str) -> SampleEvent:
-        """A charge whose plate asks for an answer."""
-        return self.of(self.charge(plate=self.plate(ending)), outcome)
+    def answered(self, ending: str, outcome: str, *on_the_way: str) -> SampleEvent:
+        """A charge whose plate asks for answers: what the last one makes of it, and the earlier ones."""
+        return self.of(self.charge(plate=self.plate(ending)), outcome, on_the_way=on_the_way)
 
-    def of(self, order: Mapping[str, Any], outcome: str, reason: str | None = None) -> SampleEvent:
+    def of(
+        self,
+        order: Mapping[str, Any],
+        outcome: str,
+        reason: str | None = None,
+        on_the_way: Iterable[str] = (),
+    ) -> SampleEvent:
         """A record of one order, keyed by the plate so that a car's charges stay in order."""
         key = str(order.get("plate") or order["order_id"])
-        return _event(key, _json(order), Expected(0, str(order["order_id"]), outcome, reason))
+        expected = Expected(
+            0, str(order["order_id"]), outcome, reason, _in_trouble(outcome, reason, on_the_way)
+        )
+        return _event(key, _json(order), expected)
+
+
+def _in_trouble(outcome: str, reason: str | None, on_the_way: Iterable[str] = ()) -> frozenset[str]:
+    """Calls that fail may be the last ones; a reply that is lost hides a grant. Our own verdicts stay."""
+    if reason is not None:
+        return frozenset()
+    lost = {"already_granted"} if outcome == "granted" else set()
+    return frozenset({"platform_failed", *lost, *on_the_way})
 
 
 def _event(key: str, value: bytes | None, *expected: Expected) -> SampleEvent:
@@ -157,7 +177,11 @@ def _good(maker: _Maker) -> SampleEvent:
 def _repeated(maker: _Maker) -> SampleEvent:
     """Senders push an order again until they are sure that it arrived (domain: events, a)."""
     assert maker.good is not None  # the first kind of all
-    again = replace(maker.good.expected[0], outcome="already_granted")
+    again = replace(
+        maker.good.expected[0],
+        outcome="already_granted",
+        in_trouble=frozenset({"granted", "platform_failed"}),
+    )
     return replace(maker.good, expected=(again,))
 
 
@@ -168,7 +192,7 @@ def _two_orders(maker: _Maker) -> SampleEvent:
         orders[0]["plate"],
         _json({"orders": orders}),
         *(
-            Expected(index, order["order_id"], *outcome)
+            Expected(index, order["order_id"], *outcome, _in_trouble(*outcome))
             for index, (order, outcome) in enumerate(zip(orders, outcomes, strict=True))
         ),
     )
@@ -211,12 +235,16 @@ KINDS: Mapping[str, _Kind] = {
     "short": _Kind("charges below the threshold", 6, _short),
     "no_plate": _Kind("charges without a plate", 4, _no_plate),
     "broken_off": _Kind("charges ended by a fault", 2, _broken_off),
-    "elsewhere": _Kind("charges at stations without a rule", 2, _elsewhere),
+    "elsewhere": _Kind("stations without a rule", 2, _elsewhere),
     "not_json": _Kind("records that are cut off", 2, _not_json),
     "tombstone": _Kind("tombstones", 1, _tombstone),
     "trouble": _Kind("platform in trouble once", 4, lambda maker: maker.answered("8503", "granted")),
-    "lot_trouble": _Kind("lot in trouble once", 2, lambda maker: maker.answered("8405", "granted")),
-    "late_entry": _Kind("entry uploaded late", 2, lambda maker: maker.answered("8002", "granted")),
+    "lot_trouble": _Kind(
+        "lot in trouble once", 2, lambda maker: maker.answered("8405", "granted", "lot_failed")
+    ),
+    "late_entry": _Kind(
+        "entry uploaded late", 2, lambda maker: maker.answered("8002", "granted", "not_entered")
+    ),
     "lost_reply": _Kind(
         "replies lost after the grant", 2, lambda maker: maker.answered("8403", "already_granted")
     ),

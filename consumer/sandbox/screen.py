@@ -1,100 +1,176 @@
-"""What the demo shows: its steps, some outcomes, the summary. Writes to a terminal, or plain lines elsewhere."""
+"""What the demo shows: its steps, a live view, some outcomes, the summary. Writes to a terminal, or plain lines elsewhere."""
 
 import time
 from collections import Counter
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.live import Live
+from rich.status import Status
 from rich.table import Table
+from rich.text import Text
 
-from consumer.core.plates import mask
 from consumer.sandbox.reconcile import OutcomeFields, Report
+from consumer.sandbox.view import Example, State, plain_line, render
 
 SHOWN_OF_EACH = 2
-"""Outcomes of each kind that are shown as they come; all would be hundreds of lines."""
+"""Outcomes of each kind that are sure to be shown; all would be hundreds of lines."""
 
 MOST_PROBLEMS = 20
 _PLAIN_WIDTH = 110
-_PLAIN_EVERY = 2.0  # seconds
+_EVERY, _LATER_EVERY = 2.0, 10.0
+_LATER = 30.0
+"""Seconds after which plain lines come less often."""
+
+_EXAMPLE_EVERY = 0.5  # seconds; more could not be read
+_EXAMPLES_KEPT = 30
 
 
 class Screen:
-    """A terminal with a bar for what is done, or lines that say it. Enter it around what it is to show."""
+    """A live view on a terminal, or lines that say the same. Enter it around what it is to show."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        self._console = console or Console(highlight=False)
-        if not self._console.is_terminal:
-            self._console = Console(
-                file=self._console.file, width=_PLAIN_WIDTH, highlight=False, color_system=None
-            )
-        self._bar = Progress(
-            TextColumn("  Orders with an outcome"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=self._console,
-            transient=True,
-        )
-        self._task = self._bar.add_task("", total=None, visible=False)
+    def __init__(self, console: Console | None = None, *, plain: bool = False) -> None:
+        console = console or Console(highlight=False)
+        self._live = console.is_terminal and not console.is_dumb_terminal and not plain
+        if not self._live:
+            console = Console(file=console.file, width=_PLAIN_WIDTH, highlight=False, color_system=None)
+        self._console = console
+        self._view: Live | None = None
+        self._status: Status | None = None
+        self._step = Text()
         self._shown: Counter[str] = Counter()
-        self._began = self._said = time.monotonic()
+        self._examples: list[Example] = []
+        self._phase = ""
+        self._outcome_at = 0.0
+        self._began = time.monotonic()
+        self._said = 0.0
+
+    @property
+    def examples(self) -> list[Example]:
+        """Outcomes to show, the latest last."""
+        return self._examples
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            self._bar.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        with ExitStack() as stack:
+            stack.callback(self._end_view)
+            stack.callback(self._end_status)
+        if error is not None and not isinstance(error, Exception):
+            self._console.print("Interrupted: broker, sandbox and service are gone, and their files.")
 
     def step(self, line: str) -> None:
-        """What is being done."""
-        self._console.print(f"{time.monotonic() - self._began:5.1f}s  {line}", markup=False)
+        """What is being done from now on; on a terminal with something that turns, until it is done."""
+        self._end_view()
+        self._end_status()
+        if not self._live:
+            self._say(line)
+            return
+        self._step = Text(self._timed(line))
+        self._status = self._console.status(self._step)
+        self._status.start()
+
+    def show(self, state: State) -> None:
+        """Where it stands: often on a terminal, now and then in lines."""
+        if self._live:
+            self._end_status()
+            if self._view is None:
+                self._view = Live(console=self._console, auto_refresh=False)
+                self._view.start()
+            width, height = self._console.size
+            self._view.update(render(state, width, height), refresh=True)
+            return
+        if state.phase != self._phase:
+            self._phase = state.phase
+            self._say(f"The platform {state.phase}")
+            self._said = self._said or time.monotonic()
+        elapsed = time.monotonic() - self._said
+        if elapsed > (_EVERY if state.seconds < _LATER else _LATER_EVERY) or state.is_last:
+            self._said = time.monotonic()
+            self._say(plain_line(state))
 
     def outcome(self, outcome: OutcomeFields) -> None:
-        """The first ones of each kind, plates masked."""
-        kind = f"{outcome['outcome']} {outcome['reason'] or ''}".strip()
-        self._shown[kind] += 1
-        if self._shown[kind] > SHOWN_OF_EACH:
+        """The first ones of each kind, in the view also some of the others; plates masked."""
+        example = Example.of(outcome)
+        self._shown[example.kind] += 1
+        rare = self._shown[example.kind] <= SHOWN_OF_EACH
+        if not self._live:
+            if rare:
+                self._print_example(example)
             return
-        plate = mask(outcome["plate"]) if outcome["plate"] else "-"
-        attempts = outcome["attempts"]["count"]
-        said = f"{outcome['code'] or ''} {outcome['message'] or outcome['detail'] or ''}".strip()
-        calls = f", {attempts} calls" if attempts > 1 else ""
-        self._console.print(f"        {kind:<24} {plate:<10} {said}{calls}", markup=False)
+        now = time.monotonic()
+        if rare or now - self._outcome_at > _EXAMPLE_EVERY:
+            self._outcome_at = now
+            self._examples = [*self._examples[-_EXAMPLES_KEPT:], example]
 
-    def progress(self, done: int, total: int) -> None:
-        """How many orders have an outcome."""
-        if self._console.is_terminal:
-            self._bar.update(self._task, completed=done, total=total, visible=done < total)
-        elif time.monotonic() - self._said > _PLAIN_EVERY or done == total:
-            self._said = time.monotonic()
-            self.step(f"{done} of {total} orders have an outcome")
+    def each_outcome(self, outcome: OutcomeFields) -> None:
+        """A line for it, plate masked."""
+        self._print_example(Example.of(outcome))
+
+    def lines(self, *lines: str) -> None:
+        """Text that can be copied: no line is broken."""
+        self._end_view()
+        self._end_status()
+        for line in lines:
+            self._console.print(line, markup=False, soft_wrap=True)
 
     def summary(self, report: Report) -> None:
         """Every kind of sample and what became of it; what disagrees, by name."""
-        table = Table("what was produced", "records", "orders", "outcomes", title_justify="left")
-        for column in table.columns[1:3]:
-            column.justify = "right"
+        self._end_view()
+        self._end_status()
+        table = Table("what was sent", "orders", "what became of them", box=SIMPLE_HEAD, pad_edge=False)
+        table.columns[1].justify = "right"
         for row in report.rows:
-            outcomes = ", ".join(f"{name} {count}" for name, count in sorted(row.outcomes.items()))
-            table.add_row(row.words, str(row.records), str(row.orders), outcomes)
-        table.add_section()
-        table.add_row("all", str(report.records), str(report.orders), str(report.outcomes))
+            ranked = sorted(row.outcomes.items(), key=lambda each: (-each[1], each[0]))
+            table.add_row(row.words, str(row.orders), ", ".join(f"{name} {count}" for name, count in ranked))
         self._console.print(table)
+        self._console.print(
+            f"{report.records} records, {report.orders} orders, {report.outcomes} outcomes", markup=False
+        )
         if report.agrees:
-            self._console.print(
-                f"Every order has exactly one outcome, the expected one; the platform granted {report.grants} "
-                "coupons and its journal says the same; every offset is committed.",
-                markup=False,
-            )
+            self._console.print(_verdict(report), style="green", markup=False)
             return
-        self._console.print(f"{len(report.problems)} disagreements:", markup=False)
+        self._console.print(f"{len(report.problems)} disagreements:", style="red", markup=False)
         for problem in report.problems[:MOST_PROBLEMS]:
             self._console.print(f"  {problem}", markup=False, soft_wrap=True)
         if len(report.problems) > MOST_PROBLEMS:
             self._console.print(f"  and {len(report.problems) - MOST_PROBLEMS} more")
+
+    def _say(self, line: str) -> None:
+        self._console.print(self._timed(line), markup=False, soft_wrap=True)
+
+    def _timed(self, line: str) -> str:
+        return f"{time.monotonic() - self._began:5.1f}s  {line}"
+
+    def _print_example(self, example: Example) -> None:
+        self._console.print(Text("        ") + example.line)
+
+    def _end_view(self) -> None:
+        if self._view is not None:
+            self._view.stop()
+            self._view = None
+
+    def _end_status(self) -> None:
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+            self._console.print(self._step, soft_wrap=True)
+
+
+def _verdict(report: Report) -> str:
+    which = "one that the scenario allows" if report.troubled else "the expected one"
+    unheard = (
+        f" ({report.unheard} in replies that were lost: those outcomes say attempts.ambiguous)"
+        if report.unheard
+        else ""
+    )
+    return (
+        f"Every order has exactly one outcome, {which}; the platform granted {report.grants} "
+        f"coupons and its journal says the same{unheard}; every offset is committed."
+    )

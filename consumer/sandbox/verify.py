@@ -19,6 +19,7 @@ REQUIRED = ("app_id", "api_store_code", "api_type", "event_id", "plate", "subjec
 _FORM = "application/x-www-form-urlencoded"
 _CHARSET = re.compile(r"charset\s*=\s*\"?([\w-]+)", re.IGNORECASE)
 _FLAT_METADATA = re.compile(r"metadata(?:\[(?P<bracket>[^\[\]]+)\]\.|\.(?P<dot>.+)\.)(?P<part>name|value)")
+_LONE_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _INT32 = 1 << 31
 
 
@@ -97,7 +98,9 @@ def _check_content_type(content_type: str) -> Refused | None:
 
 def _decode(part: bytes) -> str:
     """Strict where web frameworks are lenient: a lone percent sign or a byte outside UTF-8 is a bug."""
-    if re.search(rb"%(?![0-9A-Fa-f]{2})", part):
+    if b"%" not in part:
+        return part.replace(b"+", b" ").decode("utf-8")
+    if _LONE_PERCENT.search(part):
         raise ValueError("a percent sign that encodes nothing")
     return unquote_to_bytes(part.replace(b"+", b" ")).decode("utf-8")
 

@@ -100,7 +100,7 @@ def test_the_broker_ends_with_a_starter_that_is_killed_and_its_folder_goes_with_
         "import asyncio, time\n"
         "from consumer.sandbox.broker import EmbeddedBroker\n"
         "broker = EmbeddedBroker()\n"
-        "asyncio.run(broker.start())\n"
+        "asyncio.run(broker.start(lambda line: print(line, flush=True)))\n"
         "print(broker.pid, broker.data_folder, flush=True)\n"
         "time.sleep(60)\n"
     )
@@ -111,7 +111,9 @@ def test_the_broker_ends_with_a_starter_that_is_killed_and_its_folder_goes_with_
     }
     starter = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment)
     assert starter.stdout is not None
-    pid, folder = starter.stdout.readline().decode().split()
+    while (line := starter.stdout.readline().decode()).startswith("Starting"):
+        pass
+    pid, folder = line.split()
     starter.kill()
     starter.communicate()
 
@@ -123,7 +125,7 @@ def test_the_broker_ends_with_a_starter_that_is_killed_and_its_folder_goes_with_
 
     again = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, env=environment)
     assert again.stdout is not None
-    again.stdout.readline()
+    assert again.stdout.readline().startswith(b"Starting Kafka")
     again.kill()
     again.communicate()
 

@@ -4,15 +4,19 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import aiohttp
 import pytest
+import typer
 
+from consumer.cli.sandbox import sandbox
 from consumer.core.errors import ConfigurationError
 from consumer.sandbox.answers import ANSWERS, PLATE_ENDINGS, Answer, Call, load_script
 from consumer.sandbox.gateway import DEMO_APP_ID, DEMO_APP_SECRET, SandboxGateway
+from consumer.sandbox.scenarios import Phase, Scenario
 from consumer.sandbox.verify import expected_sign
 
 
@@ -240,14 +244,66 @@ async def test_grants_survive_a_restart_with_a_journal_file(
         assert set(gateway.journal.grants) == {"E1", "E2"}
 
 
+async def test_a_scenario_begins_with_the_first_call_and_fails_calls_before_the_plate_has_its_say(
+    http: aiohttp.ClientSession,
+) -> None:
+    trouble = Phase("trouble", "fails everything", 0.5, (0.0, 0.0), failures={"503": 1.0})
+    well = Phase("well", "answers", 1.0, (0.05, 0.05))
+    scenario = Scenario("short", "first trouble", (trouble, well), events=1)
+    async with SandboxGateway(scenario=scenario) as gateway:
+        await asyncio.sleep(0.6)
+        statuses = [(await _post(http, gateway, event_id=each, plate="粤BX1003"))[0] for each in ("E1", "E2")]
+        await asyncio.sleep(0.5)
+        begun = time.monotonic()
+        later = await _post(http, gateway, event_id="E1", plate="粤BX1003")
+
+    assert statuses == [503, 503]
+    assert later[1] == "1003"
+    assert time.monotonic() - begun > 0.015  # 0.05 less its jitter
+
+
+async def test_a_lost_reply_grants_only_what_the_plate_would_be_granted_and_only_once(
+    http: aiohttp.ClientSession,
+) -> None:
+    losing = Phase("losing", "loses replies", 60.0, (0.0, 0.0), failures={"lost": 1.0})
+    async with SandboxGateway(scenario=Scenario("lost", "", (losing,), events=1)) as gateway:
+        for event_id, plate in (("E1", "粤B12345"), ("E1", "粤B12345"), ("E2", "粤BX1003")):
+            with pytest.raises(aiohttp.ClientError):
+                await _post(http, gateway, event_id=event_id, plate=plate)
+        assert list(gateway.journal.grants) == ["E1"]
+        assert [entry.answer for entry in gateway.journal.entries] == ["lost", "reset", "reset"]
+
+
+async def test_calls_that_the_scenario_failed_do_not_count_for_what_the_plate_tells(
+    http: aiohttp.ClientSession,
+) -> None:
+    trouble = Phase("trouble", "fails everything", 0.2, (0.0, 0.0), failures={"503": 1.0})
+    well = Phase("well", "answers", 1.0, (0.0, 0.0))
+    scenario = Scenario("short", "first trouble", (trouble, well), events=1)
+    async with SandboxGateway(scenario=scenario) as gateway:
+        await _post(http, gateway, plate="粤BX8002")
+        await asyncio.sleep(0.25)
+        codes = [(await _post(http, gateway, plate="粤BX8002"))[1] for _ in range(2)]
+
+    assert codes == ["1002", "1001"]
+
+
+def test_a_scenario_and_a_latency_exclude_each_other() -> None:
+    with pytest.raises(typer.BadParameter, match="--scenario sets latency and jitter"):
+        sandbox(scenario="slow", latency=0.5)
+
+
 def test_the_command_serves_until_it_is_interrupted() -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     program = "import typer; from consumer.cli.sandbox import sandbox; typer.run(sandbox)"
-    command = [sys.executable, "-c", program, "--port", "0"]
+    command = [sys.executable, "-c", program, "--port", "0", "--scenario", "brown-out"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
     assert process.stdout is not None
-    while b"Ctrl-C" not in process.stdout.readline():
-        assert process.poll() is None
+    said = b""
+    while b"Ctrl-C" not in said:
+        said += process.stdout.readline()
+        assert process.poll() is None, said
+    assert b"8 s   the platform fails most calls" in said
 
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=10)

@@ -39,6 +39,7 @@ def _outcome(
     reason: str | None = None,
     serial: str | None = None,
     calls: int = 0,
+    ambiguous: bool = False,
 ) -> dict[str, Any]:
     return {
         "record": {"topic": "events", "partition": 0, "offset": offset},
@@ -48,7 +49,7 @@ def _outcome(
         "outcome": outcome,
         "reason": reason,
         "grant_serial": serial,
-        "attempts": {"count": calls},
+        "attempts": {"count": calls, "ambiguous": ambiguous},
     }
 
 
@@ -88,9 +89,9 @@ def test_everything_that_fits_together_agrees() -> None:
     ("removed", "name"),
     [
         (0, "order A1 (record events-0@0): no outcome, expected granted"),
-        (3, "order B2 (record events-0@2): no outcome, expected skipped"),
+        (3, "order B2 (record events-0@2): no outcome, expected skipped (plate_missing)"),
         (4, "order C1 (record events-0@3): no outcome, expected limited"),
-        (5, "no order (record events-0@4): no outcome, expected skipped"),
+        (5, "no order (record events-0@4): no outcome, expected skipped (tombstone)"),
     ],
 )
 def test_an_outcome_that_is_missing_names_its_order(removed: int, name: str) -> None:
@@ -155,7 +156,10 @@ def _another(outcomes: Outcomes, _journal: Journal) -> None:
         (_forget("A1"), "order A1 (record events-0@1): already granted, and the platform granted nothing"),
         (_grant("C1", "S3"), "order C1: the platform granted a coupon, and no outcome says so"),
         (_grant("Z9", "S3"), "order Z9: the platform granted a coupon, and no outcome says so"),
-        (_change(3, attempts={"count": 3}), "order C1: 3 calls by its outcomes, the platform saw 1"),
+        (
+            _change(3, attempts={"count": 3, "ambiguous": False}),
+            "order C1: 3 calls by its outcomes, the platform saw 1",
+        ),
     ],
 )
 def test_what_disagrees_names_its_order(change: Callable[[Outcomes, Journal], None], problem: str) -> None:
@@ -192,3 +196,104 @@ def test_a_connection_that_broke_may_have_carried_one_call_more() -> None:
     )
 
     assert reconcile(_produced(), _outcomes(), journal).agrees
+
+
+def _troubled() -> list[Produced]:
+    samples = [
+        SampleEvent(
+            "good", b"k", b"{}", (), (_may(0, "A1", "granted", "already_granted", "platform_failed"),)
+        ),
+        SampleEvent("limited", b"k", b"{}", (), (_may(0, "C1", "limited", "platform_failed"),)),
+        SampleEvent("short", b"k", b"{}", (), (Expected(0, "D1", "skipped", "below_threshold"),)),
+    ]
+    return [Produced(Coordinates("events", 0, offset), sample) for offset, sample in enumerate(samples)]
+
+
+def _may(index: int, order_id: str, outcome: str, *others: str) -> Expected:
+    return Expected(index, order_id, outcome, in_trouble=frozenset(others))
+
+
+def _ends(first: dict[str, Any], second: str = "limited", third: str = "skipped") -> Outcomes:
+    reason = "below_threshold" if third == "skipped" else None
+    return [
+        _outcome(0, "A1", calls=3, **first),
+        _outcome(1, "C1", second, calls=3),
+        _outcome(2, "D1", third, reason=reason),
+    ]
+
+
+def _grants(*event_ids: str) -> Journal:
+    journal = Journal(grants=dict.fromkeys(event_ids, "S1"))
+    journal.calls_by_event.update({"A1": 3, "C1": 3})
+    return journal
+
+
+GRANTED = {"outcome": "granted", "serial": "S1"}
+AMBIGUOUS = {"outcome": "already_granted", "ambiguous": True}
+UNHEARD = {"outcome": "platform_failed", "ambiguous": True}
+
+
+@pytest.mark.parametrize("first", [GRANTED, AMBIGUOUS, UNHEARD])
+@pytest.mark.parametrize("second", ["limited", "platform_failed"])
+def test_where_calls_fail_an_order_may_come_to_several_ends(first: dict[str, Any], second: str) -> None:
+    report = reconcile(_troubled(), _ends(first, second), _grants("A1"), troubled=True)
+
+    assert report.problems == ()
+    assert report.unheard == (first is UNHEARD)
+    calm = reconcile(_troubled(), _ends(first, second), _grants("A1"))
+    assert calm.agrees == (first is GRANTED and second == "limited")
+
+
+@pytest.mark.parametrize(
+    ("ends", "grants", "problem"),
+    [
+        (
+            _ends(GRANTED, "granted"),
+            ["A1"],
+            "order C1 (record events-0@1): granted, expected limited or platform_failed",
+        ),
+        (
+            _ends(GRANTED, third="platform_failed"),
+            ["A1"],
+            "order D1 (record events-0@2): platform_failed, expected skipped (below_threshold)",
+        ),
+        (
+            _ends(GRANTED)[:2],
+            ["A1"],
+            "order D1 (record events-0@2): no outcome, expected skipped (below_threshold)",
+        ),
+        (
+            [*_ends(GRANTED), *_ends(UNHEARD)[:1]],
+            ["A1"],
+            "order A1 (record events-0@0): 2 outcomes (granted, platform_failed), expected one",
+        ),
+        (_ends(GRANTED), [], "order A1 (record events-0@0): granted S1, and the platform granted nothing"),
+        (_ends(GRANTED), ["A1", "C1"], "order C1: the platform granted a coupon, and no outcome says so"),
+        (
+            _ends({"outcome": "platform_failed"}),
+            ["A1"],
+            "order A1: the platform granted a coupon, and no outcome says so",
+        ),
+        (
+            _ends({"outcome": "already_granted"}),
+            ["A1"],
+            "order A1: already granted, and no outcome says by which call",
+        ),
+    ],
+)
+def test_where_calls_fail_everything_else_is_still_exact(
+    ends: Outcomes, grants: list[str], problem: str
+) -> None:
+    assert problem in reconcile(_troubled(), ends, _grants(*grants), troubled=True).problems
+
+
+def test_where_calls_fail_one_may_not_arrive_and_none_may_be_made_up() -> None:
+    journal = _grants("A1")
+    journal.calls_by_event["C1"] = 2
+    assert reconcile(_troubled(), _ends(GRANTED), journal, troubled=True).agrees
+    assert not reconcile(_troubled(), _ends(GRANTED), journal).agrees
+
+    journal.calls_by_event["C1"] = 4
+    assert reconcile(_troubled(), _ends(GRANTED), journal, troubled=True).problems == (
+        "order C1: 3 calls by its outcomes, the platform saw 4",
+    )

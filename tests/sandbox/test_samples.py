@@ -54,3 +54,10 @@ def test_ordinary_plates_ask_for_no_answer() -> None:
     for event in sample_events(2000, now=NOW):
         if event.kind in {"good", "repeated", "short", "two_orders"} and event.key:
             assert event.key.decode()[-4:] not in PLATE_ENDINGS
+
+
+def test_where_calls_fail_an_order_that_the_platform_decides_may_fail_and_our_own_verdicts_stay() -> None:
+    for event in sample_events(500, now=NOW):
+        for expected in event.expected:
+            assert ("platform_failed" in expected.in_trouble) == (expected.reason is None)
+            assert ("already_granted" in expected.in_trouble) == (expected.outcome == "granted")

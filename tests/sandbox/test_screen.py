@@ -1,10 +1,13 @@
 import io
+from dataclasses import replace
 from typing import Any
 
+import pytest
 from rich.console import Console
 
 from consumer.sandbox.reconcile import Report, Row
 from consumer.sandbox.screen import MOST_PROBLEMS, SHOWN_OF_EACH, Screen
+from consumer.sandbox.view import State, plain_line
 
 
 def _outcome(**changed: object) -> dict[str, Any]:
@@ -24,9 +27,34 @@ def _report(*problems: str) -> Report:
     return Report(rows, problems, records=2, orders=2, outcomes=2, grants=1)
 
 
-def _shown(*, terminal: bool = False) -> tuple[Screen, io.StringIO]:
+def _shown(*, terminal: bool = False, plain: bool = False) -> tuple[Screen, io.StringIO]:
     text = io.StringIO()
-    return Screen(Console(file=text, force_terminal=terminal, width=100, highlight=False)), text
+    console = Console(file=text, force_terminal=terminal, width=100, height=24, highlight=False)
+    return Screen(console, plain=plain), text
+
+
+STATE = State(
+    scenario="brown-out",
+    seconds=3.0,
+    phase="fails most calls",
+    left=4.0,
+    troubled=True,
+    records=600,
+    produced=420,
+    orders=440,
+    done=400,
+    rate=28.0,
+    lag=3,
+    in_flight=12,
+    p50=0.08,
+    p99=1.9,
+    again=5,
+    dead_letters=6,
+    replies={},
+    outcomes={},
+    examples=[],
+)
+DONE = replace(STATE, produced=600, done=440, lag=0)
 
 
 def test_outcomes_are_shown_with_masked_plates_and_only_the_first_of_each_kind() -> None:
@@ -68,13 +96,71 @@ def test_more_problems_than_anyone_reads_are_counted() -> None:
 
 
 def test_lines_hold_no_colours_unless_there_is_a_terminal() -> None:
-    for terminal in (False, True):
-        screen, text = _shown(terminal=terminal)
+    for terminal, plain in ((False, False), (True, False), (True, True)):
+        screen, text = _shown(terminal=terminal, plain=plain)
         with screen:
             screen.step("Starting [bold]Kafka[/bold]")
-            screen.progress(1, 2)
-            screen.progress(2, 2)
+            screen.show(STATE)
+            screen.show(DONE)
             screen.summary(_report())
 
-        assert ("\x1b[" in text.getvalue()) == terminal
+        assert ("\x1b[" in text.getvalue()) == (terminal and not plain)
         assert "[bold]Kafka[/bold]" in text.getvalue()
+        assert "Every order has exactly one outcome" in text.getvalue()
+
+
+def test_a_terminal_shows_the_view_in_place_and_its_last_state_stays() -> None:
+    screen, text = _shown(terminal=True)
+    with screen:
+        screen.outcome(_outcome())
+        screen.show(STATE)
+        screen.show(DONE)
+        screen.step("Stopping")
+
+    shown = text.getvalue()
+    assert shown.count("Outcomes as they come") == 3  # twice, and when the view ends
+    assert shown.rindex("600 of 600 sent") < shown.index("Stopping")
+    assert "\x1b[1A\x1b[2K" in shown
+
+
+def test_lines_come_when_the_platform_changes_at_the_end_and_not_more_often_than_anyone_reads() -> None:
+    screen, text = _shown()
+    with screen:
+        for _ in range(100):
+            screen.show(STATE)
+        screen.show(replace(STATE, phase="recovers"))
+        screen.show(DONE)
+
+    assert [line[8:] for line in text.getvalue().splitlines()] == [
+        "The platform fails most calls",
+        "The platform recovers",
+        "The platform fails most calls",
+        plain_line(DONE),
+    ]
+
+
+def test_what_is_to_be_copied_is_not_broken_into_lines() -> None:
+    screen, text = _shown()
+
+    screen.lines("x" * 300)
+
+    assert text.getvalue() == "x" * 300 + "\n"
+
+
+def test_an_interrupted_demo_says_that_it_is_gone() -> None:
+    screen, text = _shown()
+
+    with pytest.raises(KeyboardInterrupt), screen:
+        raise KeyboardInterrupt
+
+    assert text.getvalue().startswith("Interrupted: ")
+
+
+def test_grants_that_went_unheard_are_told() -> None:
+    screen, text = _shown()
+
+    screen.summary(replace(_report(), troubled=True, unheard=3))
+
+    told = " ".join(text.getvalue().split())
+    assert "one that the scenario allows" in told
+    assert "(3 in replies that were lost: those outcomes say attempts.ambiguous)" in told

@@ -1,0 +1,158 @@
+"""How the platform behaves over time, as data: latency and failures by phase. Performs no I/O, reads no clock.
+
+A new one is an entry of `SCENARIOS`; `charging-coupon demo` and `charging-coupon sandbox`
+offer whatever is in there.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """A stretch of time in which the platform behaves in one way.
+
+    Attributes:
+        words: what one would notice of it; they go on after "the platform".
+        seconds: how long; the last phase of a scenario goes on for ever.
+        latency: mean seconds until a reply, at its beginning and at its end.
+        jitter: share of the latency by which it varies (0.5: from half to one and a half).
+        failures: rates of answers (`answers.ANSWERS`) drawn by chance, before the plate has its say.
+
+    """
+
+    name: str
+    words: str
+    seconds: float
+    latency: tuple[float, float]
+    jitter: float = 0.6
+    failures: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A scenario at one point in time.
+
+    Attributes:
+        latency: mean seconds until a reply, now.
+        left: seconds until the next phase; None in the last one.
+
+    """
+
+    phase: Phase
+    latency: float
+    left: float | None
+
+    @property
+    def troubled(self) -> bool:
+        """Calls fail that would not otherwise."""
+        return bool(self.phase.failures)
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A platform's behaviour over time, and the load that shows it.
+
+    Attributes:
+        words: for those who choose.
+        events: records that the demo produces unless told otherwise.
+        call_timeout: seconds that the demo's service waits for a reply; ample where waiting
+            too long is not the point, for machines that have more to do.
+
+    """
+
+    name: str
+    words: str
+    phases: tuple[Phase, ...]
+    events: int
+    call_timeout: float = 30.0
+
+    @property
+    def seconds(self) -> float:
+        """All phases together."""
+        return sum(phase.seconds for phase in self.phases)
+
+    @property
+    def fails(self) -> bool:
+        """Some calls fail, so that an order may come to another end than without."""
+        return any(phase.failures for phase in self.phases)
+
+    def at(self, seconds: float) -> Moment:
+        """So many seconds after its beginning."""
+        *passing, last = self.phases
+        for phase in passing:
+            if seconds < phase.seconds:
+                return Moment(phase, _between(phase, seconds), phase.seconds - seconds)
+            seconds -= phase.seconds
+        return Moment(last, _between(last, seconds), None)
+
+    def rate(self, events: int) -> float:
+        """Records a second that so many of them are produced at.
+
+        They fill the scenario, so that each phase is met. Where there is one phase
+        only, few records need not take that long.
+        """
+        evenly = events / self.seconds
+        return evenly if len(self.phases) > 1 else max(evenly, self.events / self.seconds)
+
+    def scaled(self, factor: float) -> "Scenario":
+        """The same in so many times the time: phases, latencies and timeout."""
+        phases = tuple(
+            replace(
+                phase,
+                seconds=phase.seconds * factor,
+                latency=(phase.latency[0] * factor, phase.latency[1] * factor),
+            )
+            for phase in self.phases
+        )
+        return replace(self, phases=phases, call_timeout=self.call_timeout * factor)
+
+
+def _between(phase: Phase, seconds: float) -> float:
+    begin, end = phase.latency
+    return begin + (end - begin) * min(1.0, seconds / phase.seconds)
+
+
+_WELL = (0.08, 0.08)
+
+STEADY = Scenario(
+    "steady",
+    "the platform answers within about a tenth of a second",
+    (Phase("well", "answers at once", 20.0, _WELL),),
+    events=600,
+)
+SLOW = Scenario(
+    "slow",
+    "the platform takes 1 to 3 seconds for each reply",
+    (Phase("slow", "takes 1 to 3 seconds for a reply", 25.0, (2.0, 2.0), jitter=0.5),),
+    events=500,
+)
+BROWN_OUT = Scenario(
+    "brown-out",
+    "the platform slows down, fails most calls for 8 seconds, and recovers",
+    (
+        Phase("well", "answers at once", 7.0, _WELL),
+        Phase("slowing", "takes longer and longer", 4.0, (0.1, 1.5), failures={"503": 0.1}),
+        Phase(
+            "brown-out",
+            "fails most calls, and some replies to grants are lost",
+            8.0,
+            (1.5, 2.2),
+            failures={"503": 0.35, "500": 0.1, "html": 0.05, "hang": 0.07, "lost": 0.08},
+        ),
+        Phase(
+            "recovering",
+            "recovers: fewer calls fail, replies come sooner",
+            4.0,
+            (2.0, 0.2),
+            failures={"503": 0.15},
+        ),
+        Phase("well again", "answers at once", 9.0, _WELL),
+    ),
+    events=600,
+    call_timeout=3.0,
+)
+
+SCENARIOS: Mapping[str, Scenario] = {scenario.name: scenario for scenario in (STEADY, SLOW, BROWN_OUT)}
+"""Every scenario by name."""

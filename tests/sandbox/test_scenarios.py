@@ -1,0 +1,86 @@
+from dataclasses import replace
+
+import pytest
+
+from consumer.sandbox.answers import check_rates
+from consumer.sandbox.scenarios import BROWN_OUT, SCENARIOS, SLOW, STEADY, Phase, Scenario
+
+TWO = Scenario(
+    "two",
+    "first one, then the other",
+    (
+        Phase("first", "rises", 10.0, (1.0, 3.0), failures={"503": 0.5}),
+        Phase("last", "stays", 5.0, (0.5, 0.5)),
+    ),
+    events=150,
+)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "phase", "latency", "left", "troubled"),
+    [
+        (0.0, "first", 1.0, 10.0, True),
+        (5.0, "first", 2.0, 5.0, True),
+        (9.999, "first", pytest.approx(3.0, abs=0.001), pytest.approx(0.001), True),
+        (10.0, "last", 0.5, None, False),
+        (1000.0, "last", 0.5, None, False),
+    ],
+)
+def test_latency_goes_from_a_phases_beginning_to_its_end_and_the_last_phase_stays(
+    seconds: float, phase: str, latency: float, left: float | None, troubled: bool
+) -> None:
+    moment = TWO.at(seconds)
+
+    assert (moment.phase.name, moment.latency, moment.left) == (phase, latency, left)
+    assert moment.troubled is troubled
+
+
+def test_a_brown_out_slows_down_fails_most_calls_and_recovers() -> None:
+    moments = [BROWN_OUT.at(second) for second in range(int(BROWN_OUT.seconds) + 1)]
+    rates = [sum(moment.phase.failures.values()) for moment in moments]
+    worst = rates.index(max(rates))
+
+    assert max(rates) > 0.5
+    assert rates[0] == rates[-1] == 0
+    assert moments[worst - 1].latency > 10 * moments[0].latency
+    assert moments[-1].latency == moments[0].latency
+    assert moments[-1].left is None
+
+
+def test_a_slow_platform_takes_one_to_three_seconds_and_fails_nothing() -> None:
+    moment = SLOW.at(3.0)
+
+    assert moment.latency * (1 - moment.phase.jitter) == 1.0
+    assert moment.latency * (1 + moment.phase.jitter) == 3.0
+    assert not SLOW.fails
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=SCENARIOS)
+def test_every_scenario_lasts_long_enough_to_be_watched_and_its_answers_exist(scenario: Scenario) -> None:
+    for phase in scenario.phases:
+        check_rates(phase.failures)
+    assert 20 <= scenario.seconds <= 40
+    assert SCENARIOS[scenario.name] is scenario
+
+
+def test_records_fill_a_scenario_with_phases_and_few_do_not_take_that_long_without() -> None:
+    assert TWO.rate(150) == 10.0
+    assert TWO.rate(15) == 1.0
+    one = replace(TWO, phases=TWO.phases[:1])
+    assert one.rate(15) == one.rate(150) == 15.0
+    assert one.rate(1500) == 150.0
+
+
+def test_scaled_all_times_are_and_the_rates_of_failure_are_not() -> None:
+    half = BROWN_OUT.scaled(0.5)
+
+    assert half.seconds == BROWN_OUT.seconds / 2
+    assert half.call_timeout == BROWN_OUT.call_timeout / 2
+    assert half.at(6.0).latency == BROWN_OUT.at(12.0).latency / 2
+    assert half.at(6.0).phase.failures == BROWN_OUT.at(12.0).phase.failures
+    assert half.events == BROWN_OUT.events
+
+
+def test_a_steady_scenario_never_troubles() -> None:
+    assert not STEADY.fails
+    assert not STEADY.at(5.0).troubled
