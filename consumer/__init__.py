@@ -21,7 +21,11 @@ The path of one record::
 5. `ledger` writes what became of each order (`core.outcomes`) together with the offset that marks
    the record done, in one transaction of `transactions`, fenced by the group's generation. If that
    is cut off anywhere, none of it is visible, and the next owner goes on from where this one was.
-   (With `guarantee: at_least_once` it is a writer of `publishing`: the outcome first, the offset after.)
+   (`guarantee: at_least_once` writes outcomes first and offsets after: `publishing.PlainWriter`.)
+
+Beside the path: `waiting` gets the service to a Kafka that is not there yet (`connection`,
+`certificates`: TLS and SASL), `link` speaks to Kafka's coordinators, `selfcheck` looks at the
+machine first, `topics` at what Kafka must offer.
 
 Imports point down: `cli -> service -> intake -> delivery -> core`; `gateway`, `ledger`, `flow`,
 `metrics`, `web` and `rulebook` are siblings that `service` builds and passes in. Everything in
