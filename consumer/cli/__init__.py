@@ -30,7 +30,7 @@ app = typer.Typer(
 )
 app.command(epilog="Example: charging-coupon run --settings settings.yaml")(run.run)
 app.command(epilog="Example: charging-coupon topics --settings settings.yaml --create")(topics.topics)
-app.command(epilog="Example: charging-coupon demo --events 1000")(demo.demo)
+app.command(epilog="Example: charging-coupon demo --scenario brown-out")(demo.demo)
 app.command(epilog="Example: charging-coupon sandbox --port 8088 --failure 503=0.05")(sandbox.sandbox)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from consumer.cli.common import scenario_option
+from consumer.cli.common import keep_logs_quiet, scenario_option
 from consumer.sandbox.scenarios import SCENARIOS
 
 if TYPE_CHECKING:
@@ -53,9 +53,10 @@ def demo(
     import asyncio
 
     from consumer.cli.stage import Play
+    from consumer.sandbox.gateway import DEMO_APP_SECRET
     from consumer.sandbox.screen import Screen
 
-    _keep_logs_off_the_screen()
+    keep_logs_quiet(hide=[DEMO_APP_SECRET])
     play = Play(SCENARIOS[scenario], events=events, seed=seed, keep=keep)
     try:
         with Screen(plain=plain) as screen:
@@ -64,13 +65,6 @@ def demo(
         raise typer.Exit(SIGTERM_EXIT) from None
     if not report.agrees:
         raise typer.Exit(1)
-
-
-def _keep_logs_off_the_screen() -> None:
-    from consumer import logs
-    from consumer.sandbox.gateway import DEMO_APP_SECRET
-
-    logs.configure("error", hide=[DEMO_APP_SECRET])
 
 
 async def _show(play: "Play", screen: "Screen") -> "Report":
@@ -107,7 +101,7 @@ def _say_what_next(screen: "Screen") -> None:
         "What next:",
         "  charging-coupon demo --scenario brown-out   the platform fails for a while",
         "  charging-coupon demo --events 20000         many charges at once",
-        "  charging-coupon demo --keep                 stays up: look around, send your own",
+        "  charging-coupon demo --keep                 stays up, to look around",
         "  charging-coupon run --help                  on your own Kafka and platform",
         f"The rules that decided: {rules}",
     )

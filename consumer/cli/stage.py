@@ -109,7 +109,7 @@ class Play:
     async def _create_topics(self, servers: str, screen: Screen) -> None:
         names = (self._names.events, self._names.outcomes, self._names.dead_letters)
         await ensure_topics(servers, dict.fromkeys(names, TopicSpec(PARTITIONS, 1)))
-        screen.step(f"Created the topics {', '.join(names)}")
+        screen.step(f"Created {', '.join(names)}")
 
     def _service(self, servers: str, gateway: SandboxGateway) -> Service:
         rules = Path(str(files("consumer.sandbox") / "demo-rules.yaml"))

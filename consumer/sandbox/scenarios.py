@@ -151,7 +151,7 @@ BROWN_OUT = Scenario(
         Phase("well again", "answers at once", 9.0, _WELL),
     ),
     events=600,
-    call_timeout=3.0,
+    call_timeout=2.8,
 )
 
 SCENARIOS: Mapping[str, Scenario] = {scenario.name: scenario for scenario in (STEADY, SLOW, BROWN_OUT)}

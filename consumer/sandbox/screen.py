@@ -22,7 +22,7 @@ SHOWN_OF_EACH = 2
 MOST_PROBLEMS = 20
 _PLAIN_WIDTH = 110
 _EVERY, _LATER_EVERY = 2.0, 10.0
-_LATER = 30.0
+_LATER = 45.0
 """Seconds after which plain lines come less often."""
 
 _EXAMPLE_EVERY = 0.5  # seconds; more could not be read

@@ -233,7 +233,7 @@ def _ranking(title: str, counts: Sequence[tuple[str, int, str]], rows: int, cell
 def _duration(seconds: float | None) -> str:
     if seconds is None:
         return "-"
-    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+    return f"{seconds * 1000:.0f} ms" if seconds < 0.9995 else f"{seconds:.1f} s"
 
 
 def _fit(text: str, cells: int) -> str:
