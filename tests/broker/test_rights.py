@@ -195,6 +195,7 @@ async def test_with_exactly_these_rights_events_end_in_outcomes_and_dead_letters
         place.end()
 
 
+@pytest.mark.long
 async def test_without_any_one_of_them_the_event_stays_where_it_is_and_the_service_says_what_it_may_not(
     strict: StrictBroker,
     topic_prefix: str,

@@ -276,7 +276,13 @@ FAILURES = {
 }
 
 
-@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@pytest.mark.parametrize(
+    "loop",
+    [
+        pytest.param(asyncio.new_event_loop, id="asyncio"),
+        pytest.param(uvloop.new_event_loop, id="uvloop", marks=pytest.mark.long),
+    ],
+)
 @pytest.mark.parametrize("failure", FAILURES)
 def test_what_is_wrong_is_told_in_one_line(
     kafka: SecureBroker, failure: str, loop: Callable[[], asyncio.AbstractEventLoop]
@@ -374,6 +380,7 @@ async def test_the_service_works_over_tls_with_a_user_whose_password_file_ends_i
     assert await member.stop() == 0
 
 
+@pytest.mark.long
 async def test_brokers_that_end_connections_as_tokens_expire_cost_no_outcome_and_double_none(
     kafka: SecureBroker, world: World
 ) -> None:
@@ -393,6 +400,7 @@ async def test_brokers_that_end_connections_as_tokens_expire_cost_no_outcome_and
     assert await member.stop() == 0
 
 
+@pytest.mark.long
 async def test_a_service_that_is_not_let_in_waits_says_why_and_goes_on_once_it_is(
     kafka: SecureBroker, world: World
 ) -> None:

@@ -22,7 +22,7 @@ from tests.broker.rights import CHECKED, GROUP, TOPIC, Right, grant, take_away
 from tests.broker.world import APP_ID, SECRET, Member, World, event
 from tests.conftest import CreateTopics
 
-pytestmark = pytest.mark.broker
+pytestmark = [pytest.mark.broker, pytest.mark.long]
 
 ABSENT_AT_START = float(os.environ.get("ABSENT_SECONDS", "5"))
 ABSENT_LATER = float(os.environ.get("ABSENT_LATER_SECONDS", "8"))
