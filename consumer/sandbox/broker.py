@@ -32,8 +32,6 @@ DEFAULT_VERSION = "4.1.2"
 REPOSITORY_VARIABLE = "CHARGING_COUPON_MAVEN"
 """Environment variable with a mirror of Maven Central, for networks that do not reach it."""
 
-DEFAULT_REPOSITORY = "https://repo1.maven.org/maven2"
-
 Progress = Callable[[str], None]
 """Is told, a line at a time, what is being done."""
 
@@ -367,7 +365,9 @@ class _Files:
             )
         if self.folder.is_dir():
             return
-        repository = os.environ.get(REPOSITORY_VARIABLE, DEFAULT_REPOSITORY).rstrip("/")
+        from jgo.constants import MAVEN_CENTRAL_URL  # noqa: PLC0415  # of the extra [demo], and only to fetch
+
+        repository = os.environ.get(REPOSITORY_VARIABLE, MAVEN_CENTRAL_URL).rstrip("/")
         python = (sys.executable, "-P", str(_HERE / "fetch.py"))
         status, why = await _run([*python, self._version, str(self.folder), repository], progress)
         if status:
