@@ -1,10 +1,13 @@
-"""Each test's own topics and group, on the session's broker."""
+"""Each test's own topics, group, gateway and world, on the session's broker."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from pathlib import Path
 
 import pytest
 
+from consumer.sandbox.gateway import SandboxGateway
 from tests.broker.kafka import Topics
+from tests.broker.world import APP_ID, SECRET, World
 
 
 @pytest.fixture
@@ -21,3 +24,20 @@ async def topics(
     )
     await create_topics(broker, {names.events: 4, names.outcomes: 3, names.dead_letters: 1})
     return names
+
+
+@pytest.fixture
+async def gateway() -> AsyncIterator[SandboxGateway]:
+    """A platform that knows the world's account."""
+    async with SandboxGateway(apps={APP_ID: SECRET}) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+async def world(broker: str, topics: Topics, tmp_path: Path, gateway: SandboxGateway) -> AsyncIterator[World]:
+    """A deployment whose members end with the test."""
+    world = World(broker, topics, tmp_path, gateway.url)
+    try:
+        yield world
+    finally:
+        world.end()

@@ -23,27 +23,12 @@ from consumer.sandbox.gateway import SandboxGateway
 from tests.broker.kafka import FaultyClient, Topics, in_seconds, member, produce, read_all
 from tests.broker.proxy import KAFKA_2_4, WITHOUT_TRANSACTIONS, older
 from tests.broker.rights import CHECKED, TRANSACTIONAL_ID, Right, grant, take_away
-from tests.broker.world import APP_ID, SECRET, World, event
+from tests.broker.world import World, event
 from tests.conftest import CreateTopics
 
 pytestmark = pytest.mark.broker
 
 AT_LEAST_ONCE = {"CHARGING_COUPON__GUARANTEE": "at_least_once"}
-
-
-@pytest.fixture
-async def gateway() -> AsyncIterator[SandboxGateway]:
-    async with SandboxGateway(apps={APP_ID: SECRET}) as gateway:
-        yield gateway
-
-
-@pytest.fixture
-async def world(broker: str, topics: Topics, tmp_path: Path, gateway: SandboxGateway) -> AsyncIterator[World]:
-    world = World(broker, topics, tmp_path, gateway.url)
-    try:
-        yield world
-    finally:
-        world.end()
 
 
 async def test_kill_9_under_at_least_once_loses_nothing_and_a_reader_folds_to_one_outcome_an_order(

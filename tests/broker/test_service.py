@@ -5,8 +5,6 @@ import re
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,25 +12,10 @@ from aiokafka import AIOKafkaProducer
 
 from consumer.sandbox.answers import ANSWERS
 from consumer.sandbox.gateway import SandboxGateway
-from tests.broker.kafka import Topics, produce, read_all
-from tests.broker.world import APP_ID, SECRET, World, event
+from tests.broker.kafka import produce, read_all
+from tests.broker.world import World, event
 
 pytestmark = pytest.mark.broker
-
-
-@pytest.fixture
-async def gateway() -> AsyncIterator[SandboxGateway]:
-    async with SandboxGateway(apps={APP_ID: SECRET}) as gateway:
-        yield gateway
-
-
-@pytest.fixture
-async def world(broker: str, topics: Topics, tmp_path: Path, gateway: SandboxGateway) -> AsyncIterator[World]:
-    world = World(broker, topics, tmp_path, gateway.url)
-    try:
-        yield world
-    finally:
-        world.end()
 
 
 def by_order(outcomes: list[dict[str, Any]]) -> Counter[str]:
