@@ -1,4 +1,6 @@
-"""One record -> its resolutions: read, plan, call the platform until there is a last word. I/O only through Protocols.
+"""One record -> its resolutions: read, plan, call the platform until there is a last word, or a long wait.
+
+I/O only through Protocols.
 
 Orders of one ordering key (the plate) are delivered in the order of their records, and
 there is at most one request at a time for a key and for an event_id.
@@ -10,15 +12,15 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from consumer.core.coupons import CouponRequest
 from consumer.core.errors import ConfigurationError, Problem
-from consumer.core.events import Order, Record
-from consumer.core.outcomes import Attempts, Finding, Outcome, Resolution
+from consumer.core.events import Attempts, GatewayWords, Order, Record, Wait
+from consumer.core.outcomes import Finding, Later, Outcome, Reason, Resolution
 from consumer.core.replies import Answered, AttemptEnd, NotSent, Reply, ReplyTable
-from consumer.core.retries import Again, Done, RetryPolicy, next_step
+from consumer.core.retries import Again, Done, RetryPolicy, Stopped, excused_seconds, next_step
 from consumer.core.signing import encode_form
 from consumer.flow import Flow
 from consumer.gateway import Gateway
@@ -58,6 +60,10 @@ class Rules(Protocol):
 
     def plan(self, order: Order) -> CouponRequest | Finding:
         """What is to be done for one order."""
+        ...
+
+    def deadline(self, order: Order, record: Record, label: str) -> datetime | None:
+        """When it is too late for another call after the reply of this label."""
         ...
 
 
@@ -248,15 +254,45 @@ class Delivery:
         )
         if plan.shadow:
             return base
+        too_late = self._too_late(rules, base, item)
+        if too_late is not None:
+            return too_late
         secret_name = rules.accounts[plan.account].secret
         self._secret(plan.account, secret_name)  # a missing one is found before a place is taken
         place = self._keys.enter(("plate", item.plate), ("event_id", item.event_id))
-        return _OrderDelivery(base, item, plan, secret_name, rules.replies, place, progress)
+        return _OrderDelivery(base, item, plan, secret_name, rules, place, progress)
+
+    def _too_late(self, rules: Rules, base: Resolution, order: Order) -> Resolution | None:
+        """An order whose deadline passed in a retry topic (the service was away): its last reply is its end."""
+        context = base.record.retry
+        if context is None or not context.attempts.count:
+            return None
+        row = rules.replies.rows.get(context.label) or rules.replies.rows["other"]
+        excused = excused_seconds(context, base.decided_at)
+        deadline = _deadline(rules, order, base.record, context.label, excused)
+        if deadline is None or base.decided_at <= deadline:
+            return None
+        attempts = replace(
+            context.attempts, ambiguous=context.attempts.ambiguous and row.outcome is not Outcome.GRANTED
+        )
+        return replace(
+            base,
+            outcome=row.outcome,
+            detail="its deadline passed while it waited for another attempt",
+            dead_letter=row.dead_letter,
+            attempts=attempts,
+            words=context.words,
+            label=context.label,
+        )
 
     def _found(
         self, rules: Rules, record: Record, finding: Finding, order: Order | None = None
     ) -> Resolution:
         """A finding is an end of its own; what the finding does not say of a read order, the order does."""
+        context, now = record.retry, self._clock()
+        later = None
+        if finding.reason is Reason.HOLD and self._policy.delays:
+            later = self._policy.later(Wait.HOLD, now, context, excused=excused_seconds(context, now))
         values, source = finding.values, finding.source
         if order is not None:
             values = values if values is not None else order.values
@@ -265,7 +301,7 @@ class Delivery:
             record=record,
             index=finding.index if order is None else order.index,
             outcome=finding.outcome,
-            decided_at=self._clock(),
+            decided_at=now,
             reason=finding.reason,
             detail=finding.detail,
             dead_letter=finding.dead_letter,
@@ -276,6 +312,10 @@ class Delivery:
             values=values,
             suspicions=() if order is None else order.suspicions,
             reverses=finding.reverses,
+            attempts=Attempts() if context is None else context.attempts,
+            words=GatewayWords() if context is None else context.words,
+            label="" if context is None else context.label,
+            later=later,
         )
 
     def _secret(self, account: str, name: str) -> str:
@@ -299,14 +339,20 @@ class Delivery:
 
     async def _call_until_last_word(self, delivery: "_OrderDelivery") -> Resolution:
         """Attempts, with the place held throughout and a permit only while a call is under way."""
-        account = delivery.request.account
+        account, record = delivery.request.account, delivery.base.record
         url = delivery.request.url or self._url
-        attempts = Attempts()
-        may_be_granted = delivery.base.record.maybe_sent
+        attempts = Attempts() if record.retry is None else record.retry.attempts
+        may_be_granted = record.maybe_sent or attempts.ambiguous
+        excused = excused_seconds(record.retry, delivery.base.decided_at)
+        calls = 0
         while True:
             if not delivery.progress.begun:
                 await self._open.wait()
             async with self._flow.permit(account) as permit:
+                excused += permit.stopped_seconds
+                if permit.set_aside:
+                    attempts = replace(attempts, ambiguous=may_be_granted)
+                    return self._set_aside(delivery, attempts, excused)
                 if not self._may_call(delivery.progress):
                     continue  # held while it waited for its permit
                 # Encoded here, so that waiting orders keep no bodies.
@@ -316,19 +362,31 @@ class Delivery:
                 end = await self._gateway.post(url, body)
                 seconds = self._monotonic() - started
                 now = self._clock()
-                reply = _without(delivery.replies.classify(end, now), secret, delivery.order.plate)
+                reply = _without(delivery.rules.replies.classify(end, now), secret, delivery.order.plate)
                 permit.report(reply)
             self._metrics.requests.labels(account, reply.label).inc()
             self._metrics.request_seconds.labels(account).observe(seconds)
             may_be_granted = may_be_granted or reply.ambiguous or (isinstance(end, Answered) and end.resent)
-            step = next_step(reply, attempts.count + 1, self._policy, self._random())
-            if isinstance(step, Again | Done):
+            step = next_step(
+                reply,
+                calls + 1,
+                self._policy,
+                self._random(),
+                now=now,
+                deadline=_deadline(delivery.rules, delivery.order, record, reply.label, excused),
+                context=record.retry,
+                excused=excused,
+            )
+            if not isinstance(step, Stopped):
+                calls += 1
                 attempts = Attempts(attempts.count + 1, attempts.first_at or called_at, now, seconds)
-            if isinstance(step, Done):
-                attempts = replace(
-                    attempts, ambiguous=may_be_granted and reply.outcome is not Outcome.GRANTED
+            if isinstance(step, Done | Later):
+                ambiguous = may_be_granted and (
+                    isinstance(step, Later) or reply.outcome is not Outcome.GRANTED
                 )
-                return self._ended(delivery, end, reply, attempts)
+                attempts = replace(attempts, ambiguous=ambiguous)
+                later = step if isinstance(step, Later) else None
+                return self._ended(delivery, end, reply, attempts, later)
             self._metrics.retries.labels(reply.label).inc()
             if isinstance(step, Again):
                 await self._sleep(step.after)
@@ -340,8 +398,26 @@ class Delivery:
             self._quiet.clear()
         return progress.begun
 
+    def _set_aside(self, delivery: "_OrderDelivery", attempts: Attempts, excused: float) -> Resolution:
+        """Its account is refused, while others go on: it waits where it is in nobody's way."""
+        now, context = self._clock(), delivery.base.record.retry
+        return replace(
+            delivery.base,
+            outcome=Outcome.PLATFORM_FAILED,
+            decided_at=now,
+            attempts=attempts,
+            words=GatewayWords() if context is None else context.words,
+            label="" if context is None else context.label,
+            later=self._policy.later(Wait.STOP, now, context, excused=excused),
+        )
+
     def _ended(
-        self, delivery: "_OrderDelivery", end: AttemptEnd, reply: Reply, attempts: Attempts
+        self,
+        delivery: "_OrderDelivery",
+        end: AttemptEnd,
+        reply: Reply,
+        attempts: Attempts,
+        later: Later | None,
     ) -> Resolution:
         return replace(
             delivery.base,
@@ -354,6 +430,7 @@ class Delivery:
             attempts=attempts,
             words=reply.words,
             label=reply.label,
+            later=later,
         )
 
 
@@ -372,9 +449,15 @@ class _OrderDelivery:
     order: Order
     request: CouponRequest
     secret_name: str
-    replies: ReplyTable
+    rules: Rules
     place: Place
     progress: _Progress
+
+
+def _deadline(rules: Rules, order: Order, record: Record, label: str, excused: float) -> datetime | None:
+    """The rules' deadline, moved by what the order has waited for no fault of its own."""
+    deadline = rules.deadline(order, record, label)
+    return None if deadline is None else deadline + timedelta(seconds=excused)
 
 
 def _no_answer(error: str, *, sent: bool) -> str:

@@ -25,6 +25,8 @@ class Flow:
 
     Attributes:
         max_in_flight: HTTP calls at once, at most.
+        sets_aside: orders of a refused account need not wait here while other accounts go on:
+            there are retry topics.
 
     """
 
@@ -34,11 +36,13 @@ class Flow:
         max_in_flight: int,
         accounts: Iterable[str],
         metrics: Metrics,
+        sets_aside: bool = False,
         probe_seconds: float = 30.0,
         probe_cap_seconds: float = 300.0,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.max_in_flight = max_in_flight
+        self.sets_aside = sets_aside
         self._slots = asyncio.Semaphore(max_in_flight)  # serves in order of asking
         self._metrics = metrics
         self._monotonic = monotonic
@@ -75,29 +79,45 @@ class Flow:
             return "config_alarm"
         return None
 
+    def _others_go_on(self) -> bool:
+        return self.sets_aside and not all(self._gates[account].line.closed for account in self._accounts)
+
     def _gate(self, account: str) -> "_Gate":
         gate = self._gates.get(account)
         if gate is None:
             line = StopLine(probe_seconds=self._probe_seconds, probe_cap_seconds=self._probe_cap_seconds)
-            gate = self._gates[account] = _Gate(account, line, self._metrics, self._monotonic)
+            gate = self._gates[account] = _Gate(
+                account, line, self._metrics, self._monotonic, self._others_go_on
+            )
         return gate
 
 
 class Permit:
-    """Leave for one order to make one call. Entered in order of asking, left when the call is over."""
+    """Leave for one order to make one call. Entered in order of asking, left when the call is over.
+
+    Attributes:
+        set_aside: there is no leave: the account is refused, another order probes it, and other accounts go on.
+        stopped_seconds: spent at the stop line.
+
+    """
 
     def __init__(self, gate: "_Gate", slots: asyncio.Semaphore, metrics: Metrics) -> None:
         self._gate = gate
         self._slots = slots
         self._metrics = metrics
         self._leave: Pass | None = None
+        self.set_aside = False
+        self.stopped_seconds = 0.0
 
     async def __aenter__(self) -> Self:
         gate = self._gate
         gate.orders += 1
         try:
             while True:
-                self._leave = await gate.admit()
+                self._leave = await self._pass_the_line()
+                if self._leave is None:
+                    self.set_aside = True
+                    return self
                 await self._slots.acquire()
                 if gate.line.holds(self._leave):
                     break
@@ -108,6 +128,12 @@ class Permit:
             raise
         self._metrics.in_flight.inc()
         return self
+
+    async def _pass_the_line(self) -> Pass | None:
+        arrived = self._gate.monotonic()
+        leave = await self._gate.admit()
+        self.stopped_seconds += self._gate.monotonic() - arrived
+        return leave
 
     def report(self, reply: Reply) -> None:
         """Tell how the call ended; without this, or without an answer, a probe has told nothing."""
@@ -126,8 +152,9 @@ class Permit:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._slots.release()
-        self._metrics.in_flight.dec()
+        if not self.set_aside:
+            self._slots.release()
+            self._metrics.in_flight.dec()
         self._leave_gate()
 
     def _leave_gate(self) -> None:
@@ -142,44 +169,52 @@ class _Gate:
 
     Attributes:
         orders: orders at the line, queued for a slot, or in flight.
+        monotonic: clock, seconds.
         reason: label of the reply that closed the line.
 
     """
 
     def __init__(
-        self, account: str, line: StopLine, metrics: Metrics, monotonic: Callable[[], float]
+        self,
+        account: str,
+        line: StopLine,
+        metrics: Metrics,
+        monotonic: Callable[[], float],
+        others_go_on: Callable[[], bool],
     ) -> None:
         self.account = account
         self.line = line
         self.orders = 0
         self.reason = ""
-        self._monotonic = monotonic
-        self._waiting: deque[asyncio.Future[Pass]] = deque()
+        self.monotonic = monotonic
+        self._others_go_on = others_go_on
+        self._waiting: deque[asyncio.Future[Pass | None]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._alarm = metrics.config_alarm.labels(account)
         self._alarm.set(0)
 
-    async def admit(self) -> Pass:
+    async def admit(self) -> Pass | None:
+        """Leave to call, once there is; None for an order that is set aside."""
         if not self.line.closed and not self._waiting:
-            leave = self.line.admit(self._monotonic())
+            leave = self.line.admit(self.monotonic())
             assert leave is not None, "an open line lets everyone through"
             return leave
-        waiter: asyncio.Future[Pass] = asyncio.get_running_loop().create_future()
+        waiter: asyncio.Future[Pass | None] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         self._let_through()
         try:
             return await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled():
-                self.lost(
-                    waiter.result()
-                )  # leave was given, and its task was cancelled before it could use it
+                leave = waiter.result()
+                if leave is not None:
+                    self.lost(leave)  # given, and its task was cancelled before it could use it
             elif waiter in self._waiting:
                 self._waiting.remove(waiter)
             raise
 
     def stop(self, leave: Pass, reply: Reply) -> None:
-        if self.line.stop(leave, self._monotonic()):
+        if self.line.stop(leave, self.monotonic()):
             self.reason = reply.label
             self._alarm.set(1)
             log.error(
@@ -200,7 +235,7 @@ class _Gate:
             self._let_through()
 
     def lost(self, leave: Pass) -> None:
-        self.line.lost(leave, self._monotonic())
+        self.line.lost(leave, self.monotonic())
         self._let_through()
 
     def _let_through(self) -> None:
@@ -212,14 +247,24 @@ class _Gate:
             if self._waiting[0].done():  # cancelled; its task has yet to notice
                 self._waiting.popleft()
                 continue
-            now = self._monotonic()
+            now = self.monotonic()
             leave = self.line.admit(now)
             if leave is None:
                 if not self.line.probing:
                     loop = asyncio.get_running_loop()
                     self._timer = loop.call_later(self.line.probe_in(now), self._let_through)
+                self._set_aside()
                 return
             self._waiting.popleft().set_result(leave)
+
+    def _set_aside(self) -> None:
+        """While other accounts go on, only one order waits here: the one that will probe."""
+        if not self._others_go_on():
+            return
+        while len(self._waiting) > (0 if self.line.probing else 1):
+            waiter = self._waiting.pop()
+            if not waiter.done():
+                waiter.set_result(None)
 
 
 def _remedy(account: str, reply: Reply) -> str:

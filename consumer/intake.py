@@ -14,7 +14,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import structlog
@@ -22,7 +22,8 @@ from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.errors import KafkaError
 
 from consumer.core.errors import BrokerUnavailableError, RefusedError
-from consumer.core.events import Coordinates, Record
+from consumer.core.events import Coordinates, Record, RetryContext
+from consumer.core.headers import read_replay, read_retry
 from consumer.core.offsets import Tracker, UnusableMap, decode_map
 from consumer.core.outcomes import Resolution
 from consumer.ledger import Done, Ledger
@@ -45,8 +46,8 @@ GIVE_UP_SECONDS = 60.0
 OPEN_SECONDS = 30.0
 """How long one try to open an assignment may take before it is said aloud and tried again."""
 
-FULL, OFFSET_MAP = "full", "offset_map"
-"""Reasons of ours to pause; the flow has its own."""
+FULL, OFFSET_MAP, NOT_DUE = "full", "offset_map", "not_due"
+"""Reasons of ours to pause; the flow has its own. The last is a retry topic's, and no trouble."""
 
 
 class Consumer(Protocol):
@@ -151,7 +152,11 @@ MakeLedger = Callable[
 
 @dataclass(eq=False, slots=True)
 class Assignment:
-    """What one assignment of the group holds; it is closed, and never used again."""
+    """What one assignment of the group holds; it is closed, and never used again.
+
+    Attributes:
+        not_due: when the head of a retry topic's partition is due.
+    """
 
     member: Membership
     starts: Mapping[TopicPartition, Start]
@@ -160,6 +165,7 @@ class Assignment:
     own_ids: tuple[str, str]
     writing: "asyncio.Task[str | None] | None" = None
     deliveries: "set[asyncio.Task[None]]" = field(default_factory=set)
+    not_due: dict[TopicPartition, datetime] = field(default_factory=dict)
     admitting: bool = True
     closed: bool = False
     records: int = 0
@@ -189,6 +195,8 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         pause_reason: Callable[[], str | None],
         bounds: Bounds,
         metrics: Metrics,
+        retry_topics: Iterable[str] = (),
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self.joined = False
         self.rebalancing = True
@@ -203,6 +211,8 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._pause_reason = pause_reason
         self._bounds = bounds
         self._metrics = metrics
+        self._retry_topics = frozenset(retry_topics)
+        self._clock = clock
         self._assignment: Assignment | None = None
         self._opening: asyncio.Task[None] | None = None
         self._paused: dict[TopicPartition, str] = {}
@@ -213,7 +223,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._cannot_open: str | None = None
         self._problems = 0
         self._polled_at = time.monotonic()
-        self._seen_reasons = {FULL, OFFSET_MAP}
+        self._seen_reasons = {FULL, OFFSET_MAP, NOT_DUE}
 
     # -- The poll loop --------------------------------------------------------------------------------
 
@@ -267,7 +277,8 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             self.last_turn = before = now
             for partition, records in batches.items():
                 for record in records:
-                    self._admit(partition, record)
+                    if not self._admit(partition, record):
+                        break
 
     async def _wait_for_room(self) -> None:
         """A short fullness is waited for: pausing would throw away what was fetched ahead."""
@@ -290,7 +301,10 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             self._paused = {}
             return
         everything = self._pause_reason() or (FULL if self._full() else None)
-        wanted = {
+        now = self._clock()
+        held.not_due = {partition: due_at for partition, due_at in held.not_due.items() if due_at > now}
+        wanted = dict.fromkeys(held.not_due, NOT_DUE)
+        wanted |= {
             partition: everything or OFFSET_MAP
             for partition in held.starts
             if everything or held.ledger.full(partition)
@@ -348,32 +362,49 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
 
     # -- One record -----------------------------------------------------------------------------------
 
-    def _admit(self, partition: TopicPartition, polled: Any) -> None:
+    def _admit(self, partition: TopicPartition, polled: Any) -> bool:
+        """Take one record in. False: nothing more of this partition can be taken now."""
         held = self._assignment
         if held is None or not held.admitting or partition not in held.starts:
-            return  # of an assignment that is over, or not yet open: it will be read again
+            return False  # of an assignment that is over, or not yet open: it will be read again
         start = held.starts[partition]
         if polled.offset < held.positions[partition]:
             self._begin_anew(held, partition, polled.offset)
-            return
+            return False
+        record = self._record(partition, polled, maybe_sent=polled.offset < start.maybe_sent_below)
+        if record.retry is not None and record.retry.due_at > self._clock():
+            # Nothing of the topic is kept in memory: it is read again when its head is due.
+            held.not_due[partition] = record.retry.due_at
+            self._consumer.seek(partition, polled.offset)
+            return False
         held.positions[partition] = polled.offset + 1
         if not start.tracker.take(polled.offset):
             held.ledger.touch(partition)
-            return
-        record = Record(
-            coordinates=Coordinates(partition.topic, partition.partition, polled.offset),
-            timestamp_ms=polled.timestamp,
-            key=polled.key,
-            value=polled.value,
-            headers=tuple(polled.headers),
-            maybe_sent=polled.offset < start.maybe_sent_below,
-        )
+            return True
         held.records += 1
         held.bytes += record.size
         self._metrics.records.labels(partition.topic).inc()
         task = asyncio.create_task(self._deliver_one(held, record, asyncio.get_running_loop().time()))
         held.deliveries.add(task)
         task.add_done_callback(held.deliveries.discard)
+        return True
+
+    def _record(self, partition: TopicPartition, polled: Any, *, maybe_sent: bool) -> Record:
+        headers = tuple(polled.headers)
+        retry: RetryContext | str | None = None
+        if partition.topic in self._retry_topics:
+            retry = read_retry(headers)
+        return Record(
+            coordinates=Coordinates(partition.topic, partition.partition, polled.offset),
+            timestamp_ms=polled.timestamp,
+            key=polled.key,
+            value=polled.value,
+            headers=headers,
+            maybe_sent=maybe_sent,
+            retry=retry if isinstance(retry, RetryContext) else None,
+            replay=read_replay(headers),
+            refused=retry if isinstance(retry, str) else "",
+        )
 
     def _begin_anew(self, held: Assignment, partition: TopicPartition, offset: int) -> None:
         """The log ends before our place: it was cut or made anew, and what we hold of it says nothing any more."""
@@ -496,12 +527,14 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         beginnings: Mapping[TopicPartition, int],
         ends: Mapping[TopicPartition, int],
     ) -> Mapping[TopicPartition, int]:
-        """Where the settings begin what the group has no offset of."""
+        """Where the settings begin what the group has no offset of. An order that waits for a retry is never passed over."""
+        waiting = {tp: beginnings[tp] for tp in partitions if tp.topic in self._retry_topics}
+        partitions = [tp for tp in partitions if tp not in waiting]
         if not isinstance(self._start_from, datetime):
-            return ends if self._start_from == "latest" else beginnings
+            return {**(ends if self._start_from == "latest" else beginnings), **waiting}
         at = int(self._start_from.timestamp() * 1000)
         found = await self._consumer.offsets_for_times(dict.fromkeys(partitions, at)) if partitions else {}
-        return {tp: place.offset if (place := found.get(tp)) else ends[tp] for tp in partitions}
+        return waiting | {tp: place.offset if (place := found.get(tp)) else ends[tp] for tp in partitions}
 
     def _start(
         self, tp: TopicPartition, committed: CommittedOffset, beginning: int, end: int, first: int | None

@@ -7,7 +7,7 @@ before, so that the map that is committed says exactly what the committed outcom
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -17,11 +17,13 @@ from consumer.core.errors import BrokerUnavailableError, RefusedError
 from consumer.core.events import Record
 from consumer.core.offsets import FULL_MAP_BYTES, MAX_MAP_BYTES, OffsetMap, Tracker, decode_map, encode_map
 from consumer.core.outcomes import (
+    Later,
     Message,
     OutcomeContext,
     Resolution,
     encode_dead_letter,
     encode_outcome,
+    encode_retry,
     reduced,
 )
 from consumer.link import (
@@ -79,20 +81,27 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """A resolution -> the records that are written for it."""
+    """A resolution -> the records that are written for it.
+
+    Attributes:
+        retries: the retry topics, as `Later.topic` counts them.
+    """
 
     outcomes: str
     dead_letters: str
     context: OutcomeContext
     message_bytes: int = 1_000_000
+    retries: Sequence[str] = ()
 
     def encode(self, resolution: Resolution) -> list["Entry"]:
-        """The outcome, and beside it the dead letter where there is one."""
-        at = int(resolution.decided_at.timestamp() * 1000)
+        """The outcome, and beside it the dead letter where there is one; or the retry."""
+        if resolution.later is not None:
+            return self._retry(resolution, resolution.later)
+        at = _milliseconds(resolution.decided_at)
         outcome = encode_outcome(resolution, self.context)
         if outcome.size > self.message_bytes:
             outcome = reduced(outcome)
-        entries = [Entry(self.outcomes, at, outcome, lambda: reduced(outcome))]
+        entries = [Entry(self.outcomes, at, outcome, lambda: reduced(outcome), resolution)]
         if resolution.dead_letter:
             letter = encode_dead_letter(resolution, self.context, self.message_bytes)
             entries.append(
@@ -100,15 +109,35 @@ class Encoder:
             )
         return entries
 
+    def _retry(self, resolution: Resolution, later: Later) -> list["Entry"]:
+        retry = encode_retry(resolution, later, self.context)
+
+        def end() -> list[Entry]:
+            """With our headers it is larger than the topic takes: it ends here, and can be replayed."""
+            detail = "too large for a retry topic with the headers of a retry"
+            return self.encode(replace(resolution, later=None, dead_letter=True, detail=detail))
+
+        if retry.size > self.message_bytes:
+            return end()
+        topic, at = self.retries[later.topic], _milliseconds(resolution.decided_at)
+        return [Entry(topic, at, retry, lambda: retry, resolution, end)]
+
 
 @dataclass(slots=True)
 class Entry:
-    """A record to be written, and how to make it smaller if the broker finds it too large."""
+    """A record to be written, and how to make it smaller if the broker finds it too large.
+
+    Attributes:
+        resolution: that it tells; a dead letter only goes along.
+        instead: what to write if the broker does not take it at all.
+    """
 
     topic: str
     timestamp_ms: int
     message: Message
     shrink: Callable[[], Message]
+    resolution: Resolution | None = None
+    instead: "Callable[[], list[Entry]] | None" = None
 
     def outgoing(self) -> Outgoing:
         """As the writer takes it."""
@@ -118,12 +147,16 @@ class Entry:
 
 @dataclass(slots=True)
 class Done:
-    """A record that ended, with all its resolutions."""
+    """A record that ended, with all that is written for it."""
 
     record: Record
-    resolutions: Sequence[Resolution]
     taken_at: float
     entries: list[Entry]
+
+    def replace(self, entry: Entry, others: Sequence[Entry]) -> None:
+        """Write the others in its place."""
+        at = next(index for index, own in enumerate(self.entries) if own is entry)
+        self.entries[at : at + 1] = others
 
 
 @dataclass(slots=True)
@@ -131,11 +164,11 @@ class _Batch:
     done: list[Done]
     offsets: dict[TopicPartition, CommittedOffset]
     refused: int = 0
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[tuple[Done, Entry]] = field(default_factory=list)
 
     def outgoing(self) -> list[Outgoing]:
-        self.entries = [entry for done in self.done for entry in done.entries]
-        return [entry.outgoing() for entry in self.entries]
+        self.entries = [(done, entry) for done in self.done for entry in done.entries]
+        return [entry.outgoing() for _, entry in self.entries]
 
 
 class Ledger:
@@ -176,7 +209,7 @@ class Ledger:
     def add(self, record: Record, resolutions: Sequence[Resolution], taken_at: float) -> None:
         """The record ended. Its resolutions and its offset go out with the next flush."""
         entries = [entry for resolution in resolutions for entry in self._encoder.encode(resolution)]
-        self._pending.append(Done(record, resolutions, taken_at, entries))
+        self._pending.append(Done(record, taken_at, entries))
         self._work.set()
         if len(self._pending) >= self._bounds.records:
             self._enough.set()
@@ -302,9 +335,12 @@ class Ledger:
         """Make what the broker refused smaller; the rest of the batch is not touched."""
         shrunk = False
         for index in result.culprits:
-            entry = batch.entries[index]
+            done, entry = batch.entries[index]
             smaller = entry.shrink()
-            if smaller.size < entry.message.size:
+            if entry.instead is not None:
+                done.replace(entry, entry.instead())
+                shrunk = True
+            elif smaller.size < entry.message.size:
                 entry.message = smaller
                 shrunk = True
         return shrunk
@@ -362,17 +398,19 @@ class Ledger:
             self._metrics.map_bytes.labels(*labels).set(len(offset.metadata))
         for done in batch.done:
             self._metrics.record_seconds.observe(now - done.taken_at)
-            for resolution in done.resolutions:
-                self._count(resolution, wall)
+            for entry in done.entries:
+                if entry.resolution is not None:
+                    self._count(entry, entry.resolution, wall)
         if batch.done:
             self._on_committed(batch.done)
 
-    def _count(self, resolution: Resolution, wall: datetime) -> None:
+    def _count(self, entry: Entry, resolution: Resolution, wall: datetime) -> None:
         reason = resolution.reason or ""
         code = resolution.label
+        later = resolution.later
         log.debug(
-            "ledger.outcome",
-            **resolution.record.coordinates._asdict(),
+            "ledger.outcome" if later is None else "ledger.retry",
+            **resolution.record.origin._asdict(),
             order_index=resolution.index,
             order_id=(resolution.values or {}).get("order_id"),
             outcome=resolution.outcome,
@@ -380,7 +418,11 @@ class Ledger:
             code=code,
             attempts=resolution.attempts.count,
             rule=resolution.rule,
+            due_at=None if later is None else later.due_at.isoformat(),
         )
+        if later is not None:
+            self._metrics.retries_later.labels(entry.topic, later.wait, code).inc()
+            return
         self._metrics.outcomes.labels(resolution.outcome, reason, code).inc()
         if resolution.dead_letter:
             self._metrics.dead_letters.labels(resolution.outcome, reason).inc()
@@ -396,6 +438,10 @@ class Ledger:
             log.warning(
                 "ledger.cannot_write", problem=self.trouble, times=batch.refused, records=len(batch.done)
             )
+
+
+def _milliseconds(at: datetime) -> int:
+    return int(at.timestamp() * 1000)
 
 
 def _partition(record: Record) -> TopicPartition:

@@ -51,7 +51,16 @@ class Metrics:
         )
         self.in_flight = Gauge("coupon_requests_in_flight", "HTTP calls under way.", registry=registry)
         self.retries = Counter(
-            "coupon_retries", "Calls made again, by the code of the call before.", ["code"], registry=registry
+            "coupon_retries",
+            "Calls made again within seconds, by the code of the call before.",
+            ["code"],
+            registry=registry,
+        )
+        self.retries_later = Counter(
+            "coupon_retries_later",
+            "Orders written to a retry topic, by what they wait for and the code of the last call, once committed.",
+            ["topic", "waits_for", "code"],
+            registry=registry,
         )
         self.outcomes = Counter(
             "coupon_outcomes",

@@ -61,7 +61,10 @@ class Service:
         self._privacy = settings.plate_privacy()
         self._intake: Intake | None = None
         self._flow = Flow(
-            max_in_flight=settings.gateway.max_in_flight, accounts=rules.accounts, metrics=self.metrics
+            max_in_flight=settings.gateway.max_in_flight,
+            accounts=rules.accounts,
+            metrics=self.metrics,
+            sets_aside=bool(settings.retries.delays),
         )
         self._stopping = asyncio.Event()
         self._waiting = Waiting()
@@ -125,6 +128,7 @@ class Service:
             settings.kafka.topics.dead_letters,
             OutcomeContext(kafka.cluster_id, self._privacy),
             settings.kafka.max_message_size,
+            settings.retry_topics,
         )
 
         def make_ledger(
@@ -153,6 +157,7 @@ class Service:
                 base_seconds=settings.retries.base,
                 cap_seconds=settings.retries.cap,
                 retry_after_cap_seconds=settings.retries.retry_after_cap,
+                delays=tuple(settings.retries.delays),
             ),
             url=settings.gateway.url,
             metrics=self.metrics,
@@ -171,8 +176,10 @@ class Service:
                 settings.intake.max_records, settings.intake.max_bytes, settings.drain_timeout
             ),
             metrics=self.metrics,
+            retry_topics=settings.retry_topics,
         )
-        kafka.consumer.subscribe(list(settings.kafka.topics.events), listener=self._intake)
+        topics = [*settings.kafka.topics.events, *settings.retry_topics]
+        kafka.consumer.subscribe(topics, listener=self._intake)
         if self._stopping.is_set():
             return
         await self._intake.run()

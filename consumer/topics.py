@@ -111,11 +111,26 @@ def plan(settings: Settings) -> list[TopicPlan]:
         ),
         Want("max.message.bytes", size, "an original is up to kafka.max_message_size long", at_least=True),
     )
+    waiting = (
+        Want("partitions", topics.partitions, "members can share the work", at_least=True),
+        Want("cleanup.policy", "delete", "compaction would remove orders that wait"),
+        Want(
+            "retention.ms",
+            _ms(topics.retries_retention),
+            "long enough for the service to be away; events hold whole plates",
+            at_least=True,
+        ),
+        Want("max.message.bytes", size, "an original is up to kafka.max_message_size long", at_least=True),
+    )
     return [
         *events,
         TopicPlan(topics.outcomes, "kafka.topics.outcomes", "every order's outcome goes there", True, outcomes),
         TopicPlan(
             topics.dead_letters, "kafka.topics.dead_letters", "what a person must see goes there", True, letters
+        ),
+        *(
+            TopicPlan(name, "kafka.topics.retries", "orders wait there for another attempt", True, waiting)
+            for name in settings.retry_topics
         ),
     ]  # fmt: skip  # a row a topic
 
@@ -425,9 +440,11 @@ def rights(settings: Settings, *, create: bool = False) -> list[Right]:
     """Exactly what the service needs; with `create` also what `topics --create` needs."""
     kafka = settings.kafka
     written = (kafka.topics.outcomes, kafka.topics.dead_letters)
+    waiting = settings.retry_topics
     found = [
         *(Right("topic", name, ("Read", "Describe"), "events are read") for name in kafka.topics.events),
         *(Right("topic", name, ("Write", "Describe"), "outcomes and dead letters are written") for name in written),
+        *(Right("topic", name, ("Read", "Write", "Describe"), "orders wait there") for name in waiting),
         Right("group", kafka.group_id, ("Read", "Describe"), "members join, and commit offsets"),
     ]  # fmt: skip  # a row a right
     if settings.guarantee == "exactly_once":
@@ -440,5 +457,5 @@ def rights(settings: Settings, *, create: bool = False) -> list[Right]:
         why = "`topics` compares the configuration"
         found += [Right("topic", name, ("DescribeConfigs",), why) for name in events]
         why = "`topics --create` creates it, and compares"
-        found += [Right("topic", name, ("Create", "DescribeConfigs"), why) for name in written]
+        found += [Right("topic", name, ("Create", "DescribeConfigs"), why) for name in (*written, *waiting)]
     return found

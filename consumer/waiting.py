@@ -110,7 +110,7 @@ class Kafka:
             link = await _open_link(client, settings)
             if missing := _missing(await link.missing(_topics(settings))):
                 raise BrokerUnavailableError(missing)
-            await link.follow((kafka.topics.outcomes, kafka.topics.dead_letters))
+            await link.follow((kafka.topics.outcomes, kafka.topics.dead_letters, *settings.retry_topics))
             consumer = GroupConsumer(
                 group_id=kafka.group_id,
                 enable_auto_commit=False,
@@ -174,7 +174,7 @@ async def _open_link(client: AIOKafkaClient, settings: Settings) -> KafkaLink:
 
 def _topics(settings: Settings) -> tuple[str, ...]:
     topics = settings.kafka.topics
-    return (*topics.events, topics.outcomes, topics.dead_letters)
+    return (*topics.events, topics.outcomes, topics.dead_letters, *settings.retry_topics)
 
 
 def _missing(topics: Mapping[str, str]) -> str:

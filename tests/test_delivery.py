@@ -17,8 +17,8 @@ from prometheus_client import CollectorRegistry
 
 from consumer.core.coupons import CouponRequest
 from consumer.core.errors import ConfigurationError
-from consumer.core.events import Coordinates, Order, Record
-from consumer.core.outcomes import Attempts, Finding, GatewayWords, Outcome, Reason, Resolution
+from consumer.core.events import Attempts, Coordinates, GatewayWords, Order, Record
+from consumer.core.outcomes import Finding, Outcome, Reason, Resolution
 from consumer.core.replies import Answered, AttemptEnd, NoAnswer, NotSent, ReplyTable
 from consumer.core.retries import RetryPolicy
 from consumer.core.signing import sign
@@ -47,6 +47,10 @@ class FakeRules:
     hash: str = "hash-1"
     accounts: Mapping[str, Account] = field(default_factory=lambda: {"main": Account("main-secret")})
     replies: ReplyTable = field(default_factory=ReplyTable.defaults)
+    lasts: timedelta | None = None
+
+    def deadline(self, order: Order, record: Record, label: str) -> datetime | None:
+        return None if self.lasts is None else NOW + self.lasts
 
     def read(self, record: Record, now: datetime) -> tuple[Order | Finding, ...]:
         assert now == NOW

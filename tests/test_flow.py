@@ -8,7 +8,8 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 import consumer.flow
-from consumer.core.outcomes import GatewayWords, Outcome
+from consumer.core.events import GatewayWords
+from consumer.core.outcomes import Outcome
 from consumer.core.replies import Reply, Then
 from consumer.flow import Flow
 from consumer.metrics import Metrics

@@ -15,10 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from consumer.core.events import Coordinates, Record
+from consumer.core.events import Attempts, Coordinates, GatewayWords, Record
 from consumer.core.outcomes import (
-    Attempts,
-    GatewayWords,
     Outcome,
     OutcomeContext,
     PlateMode,

@@ -131,7 +131,7 @@ class Play:
                     "connect_timeout": self._scenario.call_timeout,
                     "total_timeout": self._scenario.call_timeout,
                 },
-                "retries": {"base": "200ms", "cap": "1s"},
+                "retries": {"base": "200ms", "cap": "1s", "delays": []},  # nobody watches for minutes
                 "secrets": {"demo_app": DEMO_APP_SECRET, "plate_hash": "the demo's plates are no one's"},
                 "drain_timeout": DRAIN_SECONDS,
                 "web": {"host": "127.0.0.1", "port": 0},

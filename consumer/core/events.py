@@ -1,9 +1,10 @@
-"""What goes forward through the rooms: a Kafka record, and the orders that it holds. Performs no I/O."""
+"""What goes forward through the rooms: a Kafka record, the orders that it holds, what was tried for them. No I/O."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
+from enum import StrEnum
 from typing import NamedTuple
 
 Headers = tuple[tuple[str, bytes | None], ...]
@@ -14,7 +15,7 @@ Value = str | int | bool | Decimal | datetime
 
 
 class Coordinates(NamedTuple):
-    """Where a record stands in Kafka. For a retried record: where it stood first."""
+    """Where a record stands in Kafka."""
 
     topic: str
     partition: int
@@ -22,8 +23,111 @@ class Coordinates(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Attempts:
+    """What an order's delivery went through.
+
+    Attributes:
+        count: HTTP calls made.
+        first_at, last_at: wall clock of the first call's start and the last call's end.
+        seconds: duration of the last call.
+        ambiguous: an earlier call may have granted the coupon (timeout, reset, crash);
+            said of `already_granted`, whose grant may be ours.
+
+    """
+
+    count: int = 0
+    first_at: datetime | None = None
+    last_at: datetime | None = None
+    seconds: float | None = None
+    ambiguous: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayWords:
+    """What the platform said last, as it said it (domain: replies). None where it did not say."""
+
+    code: str | None = None
+    http_status: int | None = None
+    message: str | None = None
+    hint: str | None = None
+    seqno: str | None = None
+    data_node: str | None = None
+    time_cost_ms: int | None = None
+    grant_serial: str | None = None
+    enter_time: str | None = None
+
+
+class Wait(StrEnum):
+    """What an order waits for in a retry topic."""
+
+    REPLY = "reply"
+    """Another answer: the last one was not the platform's last word."""
+
+    STOP = "stop"
+    """Its account's stop line; neither an attempt, nor time towards the deadline."""
+
+    HOLD = "hold"
+    """The end of a hold in the rules; likewise."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryContext:
+    """What a retry topic's record says of the order that waits in it (`consumer.core.headers`).
+
+    Attributes:
+        origin: where the event stands.
+        timestamp_ms: the event's, by Kafka.
+        index: the order's place in the event: only this one is run again.
+        wait: what it waits for.
+        written_at, due_at: since when, until when.
+        tier: retry topics that it has been through because of replies, this one included.
+        waits: the same because of `stop` and `hold`.
+        excused_seconds: spent so before this wait; not counted towards the deadline.
+        attempts: so far; `ambiguous` if one of them may have granted the coupon.
+        label: of the last reply; empty where none came.
+        words: what it said, as far as an outcome needs it.
+        event_id: as it was sent, so that later rules cannot change it; None where none was read.
+        order_id: for whoever looks at the topic.
+
+    """
+
+    origin: Coordinates
+    timestamp_ms: int
+    index: int
+    wait: Wait
+    written_at: datetime
+    due_at: datetime
+    tier: int = 0
+    waits: int = 0
+    excused_seconds: float = 0.0
+    attempts: Attempts = Attempts()
+    label: str = ""
+    words: GatewayWords = GatewayWords()
+    event_id: str | None = None
+    order_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What `charging-coupon replay` says of a record that it sent back (`consumer.core.headers`).
+
+    Attributes:
+        of: `outcome_id` of the dead letter.
+        count: how often the event was sent back by now: the guard against going round for ever.
+        index: the order's place in the event: only this one is run again.
+        release: send it even if it is implausible; somebody has looked.
+
+    """
+
+    of: str
+    count: int
+    index: int
+    release: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
-    """One record of an events topic, as polled.
+    """One record of an events topic or a retry topic, as polled.
 
     Attributes:
         coordinates: where it was read.
@@ -31,6 +135,9 @@ class Record:
         value: the event's bytes; None is a tombstone.
         maybe_sent: an earlier owner of the partition, which did not close cleanly,
             may already have sent this record's requests.
+        retry: what waits in it, in a retry topic.
+        replay: who sent it back, where somebody did.
+        refused: why it can be no order of ours; empty where it can.
 
     """
 
@@ -40,6 +147,26 @@ class Record:
     value: bytes | None
     headers: Headers = ()
     maybe_sent: bool = False
+    retry: RetryContext | None = None
+    replay: Replay | None = None
+    refused: str = ""
+
+    @property
+    def origin(self) -> Coordinates:
+        """Where the event stands: the same through all retry topics."""
+        return self.retry.origin if self.retry is not None else self.coordinates
+
+    @property
+    def event_timestamp_ms(self) -> int:
+        """Kafka's timestamp of the event."""
+        return self.retry.timestamp_ms if self.retry is not None else self.timestamp_ms
+
+    @property
+    def only(self) -> int | None:
+        """The one order that is to be run; None for all."""
+        if self.retry is not None:
+            return self.retry.index
+        return self.replay.index if self.replay is not None else None
 
     @property
     def size(self) -> int:

@@ -16,11 +16,11 @@ from urllib.parse import quote
 
 import orjson
 
-from consumer.core.events import Coordinates, Headers, Record, Value
+from consumer.core.events import Attempts, Coordinates, GatewayWords, Record, RetryContext, Value, Wait
+from consumer.core.headers import Header, event_headers, own_headers, retry_headers
 
 CE_TYPE = "charging-coupon.outcome.v1"
 TRACE_HEADERS = ("traceparent", "tracestate")
-DEAD_LETTER_PREFIX = "coupon_"
 
 LONGEST_TEXT = 2000
 """Characters of the platform's `message` and `hint` that an outcome keeps."""
@@ -121,43 +121,27 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Attempts:
-    """What an order's delivery went through.
+class Later:
+    """An order goes to a retry topic instead of ending. The outcome beside it is what it would end as now.
 
     Attributes:
-        count: HTTP calls made.
-        first_at, last_at: wall clock of the first call's start and the last call's end.
-        seconds: duration of the last call.
-        ambiguous: an earlier call may have granted the coupon (timeout, reset, crash);
-            said of `already_granted`, whose grant may be ours.
+        topic: the retry topic's place among all of them, shortest delay first.
+        due_at: when it is taken in again.
+        tier, waits, excused_seconds: as in `RetryContext`, this wait counted.
 
     """
 
-    count: int = 0
-    first_at: datetime | None = None
-    last_at: datetime | None = None
-    seconds: float | None = None
-    ambiguous: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class GatewayWords:
-    """What the platform said last, as it said it (domain: replies). None where it did not say."""
-
-    code: str | None = None
-    http_status: int | None = None
-    message: str | None = None
-    hint: str | None = None
-    seqno: str | None = None
-    data_node: str | None = None
-    time_cost_ms: int | None = None
-    grant_serial: str | None = None
-    enter_time: str | None = None
+    wait: Wait
+    topic: int
+    due_at: datetime
+    tier: int
+    waits: int
+    excused_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Resolution:
-    """One order's end: an outcome, with a dead letter where asked for. The ledger writes it.
+    """What becomes of one order: an outcome, with a dead letter where asked for; or a retry. The ledger writes it.
 
     Attributes:
         record: the record that held the order.
@@ -166,6 +150,7 @@ class Resolution:
         metadata: the values computed by the rule, by metadata key.
         decided_at: when this was decided, aware.
         label: the last reply's metric label (`Reply.label`); empty where no call was made.
+        later: it waits in a retry topic, and has no outcome yet.
 
     """
 
@@ -188,6 +173,7 @@ class Resolution:
     attempts: Attempts = Attempts()
     words: GatewayWords = GatewayWords()
     label: str = ""
+    later: Later | None = None
 
 
 class PlateMode(StrEnum):
@@ -272,7 +258,7 @@ def encode_outcome(resolution: Resolution, context: OutcomeContext) -> Message:
     values, parameters = resolution.values or {}, resolution.parameters or {}
     plate = _text(values.get("plate")) or parameters.get("plate")
     order_id = _text(values.get("order_id"))
-    identity = outcome_id(context.cluster_id, record.coordinates, resolution.index)
+    identity = outcome_id(context.cluster_id, record.origin, resolution.index)
     body: dict[str, Any] = {
         "outcome_id": identity,
         "outcome": resolution.outcome,
@@ -317,7 +303,7 @@ def encode_outcome(resolution: Resolution, context: OutcomeContext) -> Message:
         ("ce_specversion", b"1.0"),
         ("ce_id", _utf8(identity)),
         ("ce_type", CE_TYPE.encode()),
-        ("ce_source", _utf8(f"/{context.cluster_id}/{record.coordinates.topic}")),
+        ("ce_source", _utf8(f"/{context.cluster_id}/{record.origin.topic}")),
         ("ce_time", _utf8(body["decided_at"] or "")),
         ("content-type", b"application/json"),
     ]
@@ -386,12 +372,12 @@ def _attempts(attempts: Attempts) -> dict[str, Any]:
 
 
 def _place(record: Record) -> dict[str, Any]:
-    topic, partition, offset = record.coordinates
+    topic, partition, offset = record.origin
     return {
         "topic": topic,
         "partition": partition,
         "offset": offset,
-        "timestamp": _instant_of_ms(record.timestamp_ms),
+        "timestamp": _instant_of_ms(record.event_timestamp_ms),
     }
 
 
@@ -405,8 +391,8 @@ def encode_dead_letter(resolution: Resolution, context: OutcomeContext, max_byte
     """
     record = resolution.record
     ours = _dead_letter_headers(resolution, context)
-    theirs = _headers_of_others(record.headers)
-    whole = Message(record.key, record.value, [*theirs, *ours, (f"{DEAD_LETTER_PREFIX}payload", b"original")])
+    theirs = event_headers(record.headers)
+    whole = Message(record.key, record.value, [*theirs, *ours, *own_headers({"payload": "original"})])
     if whole.size <= max_bytes:
         return whole
     stand_in = {
@@ -415,16 +401,15 @@ def encode_dead_letter(resolution: Resolution, context: OutcomeContext, max_byte
         "headers_left_out": len(theirs),
         "record": _place(record),
     }
-    headers = [*ours, (f"{DEAD_LETTER_PREFIX}payload", b"replaced"), ("content-type", b"application/json")]
+    headers = [*ours, *own_headers({"payload": "replaced"}), ("content-type", b"application/json")]
     return Message(_short_key(record.key), _json(stand_in), headers)
 
 
-def _dead_letter_headers(resolution: Resolution, context: OutcomeContext) -> list[tuple[str, bytes | None]]:
+def _dead_letter_headers(resolution: Resolution, context: OutcomeContext) -> list[Header]:
     record, values, parameters = resolution.record, resolution.values or {}, resolution.parameters or {}
     plate = _text(values.get("plate")) or parameters.get("plate")
-    topic, partition, offset = record.coordinates
+    topic, partition, offset = record.origin
     texts = {
-        "outcome_id": outcome_id(context.cluster_id, record.coordinates, resolution.index),
         "outcome": resolution.outcome.value,
         "reason": None if resolution.reason is None else resolution.reason.value,
         "detail": _hide(resolution.detail, plate, context.privacy) or None,
@@ -435,23 +420,56 @@ def _dead_letter_headers(resolution: Resolution, context: OutcomeContext) -> lis
         "topic": topic,
         "partition": str(partition),
         "offset": str(offset),
-        "timestamp": str(record.timestamp_ms),
+        "timestamp": str(record.event_timestamp_ms),
         "account": resolution.account,
         "rule": resolution.rule,
         "rules_hash": resolution.rules_hash or None,
         "attempts": str(resolution.attempts.count),
         "decided_at": _instant(resolution.decided_at),
     }
-    return [
-        (f"{DEAD_LETTER_PREFIX}{name}", _utf8(text if name == "outcome_id" else _cut(text, LONGEST_WORD)))
-        for name, text in texts.items()
-        if text is not None
-    ]
+    identity = outcome_id(context.cluster_id, record.origin, resolution.index)
+    return own_headers(
+        {"outcome_id": identity} | {name: _cut(text, LONGEST_WORD) for name, text in texts.items()}
+    )
 
 
-def _headers_of_others(headers: Headers) -> list[tuple[str, bytes | None]]:
-    """All but ours: a dead letter that comes back a second time has one set of them, the newest."""
-    return [header for header in headers if not header[0].startswith(DEAD_LETTER_PREFIX)]
+# -- A retry ----------------------------------------------------------------------------------------
+
+
+def encode_retry(resolution: Resolution, later: Later, context: OutcomeContext) -> Message:
+    """The original key, value and headers, and beside them what the next attempt has to know. Never raises."""
+    record, values = resolution.record, resolution.values or {}
+    plate = _text(values.get("plate"))
+    words = resolution.words
+    known = RetryContext(
+        origin=record.origin,
+        timestamp_ms=record.event_timestamp_ms,
+        index=resolution.index,
+        wait=later.wait,
+        written_at=resolution.decided_at,
+        due_at=later.due_at,
+        tier=later.tier,
+        waits=later.waits,
+        excused_seconds=later.excused_seconds,
+        attempts=resolution.attempts,
+        label=resolution.label,
+        words=GatewayWords(
+            code=_cut(words.code, LONGEST_WORD),
+            http_status=words.http_status,
+            message=_cut(_hide(words.message, plate, context.privacy), LONGEST_WORD),
+            seqno=_cut(words.seqno, LONGEST_WORD),
+            enter_time=_cut(words.enter_time, LONGEST_WORD),
+        ),
+        event_id=_text(values.get("event_id")),
+        order_id=_text(values.get("order_id")),
+    )
+    texts = retry_headers(known) | {
+        "outcome_id": outcome_id(context.cluster_id, record.origin, resolution.index),
+        "account": resolution.account,
+        "rule": resolution.rule,
+        "rules_hash": resolution.rules_hash or None,
+    }
+    return Message(record.key, record.value, [*event_headers(record.headers), *own_headers(texts)])
 
 
 # -- Both -------------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 
-from consumer.core.outcomes import GatewayWords, Outcome
+from consumer.core.events import GatewayWords
+from consumer.core.outcomes import Outcome
 
 
 @dataclass(frozen=True, slots=True)

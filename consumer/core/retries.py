@@ -1,19 +1,28 @@
-"""A reply and the attempts so far -> another attempt, a wait at the stop line, or the end. Performs no I/O."""
+"""A reply and the attempts so far -> another attempt, a wait, or the end. Performs no I/O.
 
+Retries have two ranges: within seconds the order waits in memory and keeps its key; after
+that it waits in a retry topic for minutes to hours, where it is in nobody's way.
+"""
+
+from bisect import bisect_left
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
+from consumer.core.events import RetryContext, Wait
+from consumer.core.outcomes import Later
 from consumer.core.replies import Reply, Then
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """The bounds of retrying within seconds.
+    """The bounds of retrying.
 
     Attributes:
-        max_attempts_now: calls made for one order, the first among them.
+        max_attempts_now: calls made for one order within seconds, the first among them.
         base_seconds: upper bound of the first wait; it doubles with each attempt.
         cap_seconds: the upper bound stops growing here.
-        retry_after_cap_seconds: more than this is not waited, whatever Retry-After says.
+        retry_after_cap_seconds: more than this is not waited in memory, whatever Retry-After says.
+        delays: seconds in each retry topic, ascending; the last one repeats. None: no retry topics.
 
     """
 
@@ -21,6 +30,7 @@ class RetryPolicy:
     base_seconds: float = 0.5
     cap_seconds: float = 10.0
     retry_after_cap_seconds: float = 30.0
+    delays: tuple[float, ...] = ()
 
     def backoff(self, attempt: int, jitter: float, retry_after: float | None = None) -> float:
         """Seconds to wait after the attempt-th call (from 1), with `jitter` from [0, 1): full jitter.
@@ -29,6 +39,41 @@ class RetryPolicy:
         """
         bound = min(self.cap_seconds, self.base_seconds * 2.0 ** min(attempt - 1, 64))
         return max(bound * jitter, min(retry_after or 0.0, self.retry_after_cap_seconds))
+
+    def later(
+        self,
+        wait: Wait,
+        now: datetime,
+        context: RetryContext | None = None,
+        *,
+        excused: float = 0.0,
+        retry_after: float | None = None,
+    ) -> Later:
+        """The next retry topic for an order, `context` being where it comes from.
+
+        Delays are fixed, since a record waits for the one before it. So a longer Retry-After
+        is met by a later topic. A `stop` or a `hold` is looked at again after the second
+        delay at most: when it ends, nobody wants to wait for the longest.
+        """
+        tier, waits = (context.tier, context.waits) if context is not None else (0, 0)
+        if wait is Wait.REPLY:
+            topic = max(tier, bisect_left(self.delays, retry_after or 0.0))
+            tier += 1
+        else:
+            topic = min(waits, 1)
+            waits += 1
+        topic = min(topic, len(self.delays) - 1)
+        due_at = now + timedelta(seconds=self.delays[topic])
+        return Later(wait, topic, due_at, tier, waits, excused)
+
+
+def excused_seconds(context: RetryContext | None, now: datetime) -> float:
+    """What an order has waited for no fault of its own, and what its deadline therefore moves by."""
+    if context is None:
+        return 0.0
+    if context.wait is Wait.REPLY:
+        return context.excused_seconds
+    return context.excused_seconds + max(0.0, (now - context.written_at).total_seconds())
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +93,38 @@ class Done:
     """The reply is the last word."""
 
 
-NextStep = Again | Stopped | Done
+NextStep = Again | Later | Stopped | Done
 """What follows a call: a closed set."""
 
 
-def next_step(reply: Reply, attempts: int, policy: RetryPolicy, jitter: float) -> NextStep:
-    """Decide after a call. `attempts` counts the calls so far, this one included, stops not.
+def next_step(
+    reply: Reply,
+    calls: int,
+    policy: RetryPolicy,
+    jitter: float,
+    *,
+    now: datetime,
+    deadline: datetime | None = None,
+    context: RetryContext | None = None,
+    excused: float = 0.0,
+) -> NextStep:
+    """Decide after a call.
 
-    A row that says `later` is retried here too: until there are retry topics, a try
-    within seconds is the only one that it gets.
+    `calls` counts those since the record was taken in, this one included, stops not.
+    After `deadline` (None: never) no call is made any more, and so none is waited for; `excused`
+    seconds are in it already.
+    Without retry topics a row that says `later` is retried within seconds, too: better than not at all.
     """
     if reply.then is Then.STOP:
         return Stopped()
-    if reply.then is Then.FINAL or attempts >= policy.max_attempts_now:
+    if reply.then is Then.FINAL:
         return Done()
-    return Again(policy.backoff(attempts, jitter, reply.retry_after))
+    if calls < policy.max_attempts_now and not (reply.then is Then.LATER and policy.delays):
+        again = Again(policy.backoff(calls, jitter, reply.retry_after))
+        if deadline is not None and now + timedelta(seconds=again.after) > deadline:
+            return Done()
+        return again
+    if reply.then is Then.NOW or not policy.delays:
+        return Done()
+    later = policy.later(Wait.REPLY, now, context, excused=excused, retry_after=reply.retry_after)
+    return Done() if deadline is not None and later.due_at > deadline else later

@@ -5,7 +5,7 @@ new book.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from heapq import merge
 
@@ -22,6 +22,7 @@ from consumer.core.expressions import Binding, Compiler, Expression, Failure
 from consumer.core.formats import Refusal, scalar_text
 from consumer.core.outcomes import Finding, Outcome, Reason
 from consumer.core.replies import ReplyTable
+from consumer.core.retries import excused_seconds
 from consumer.core.sources import Source, Station
 from consumer.core.templates import Template, text_of
 
@@ -107,6 +108,7 @@ class RuleBook:
         self._by_topic = {topic: source for source in self.sources for topic in source.topics}
         self._any_topic = next((source for source in self.sources if not source.topics), None)
         self._index = {source.name: _Index(self.rules, source.name) for source in self.sources}
+        self._lasts = {source.name: source.deadline for source in self.sources}
 
     def topics(self) -> tuple[str, ...]:
         """The topics that sources name."""
@@ -119,25 +121,60 @@ class RuleBook:
     # -- A record ------------------------------------------------------------------------------------
 
     def read(self, record: Record, now: datetime) -> tuple[Order | Finding, ...]:
-        """The record's orders, and what was found instead of one. At least one item; never raises."""
-        source = self.source_for(record.coordinates.topic)
+        """The record's orders, and what was found instead of one. At least one item; never raises.
+
+        Of a record that comes back (a retry, a replay) only the order that it is about, as it was sent.
+        """
+        if record.refused:
+            return (_invalid(Reason.SCHEMA, record.refused),)
+        topic = record.origin.topic
+        source = self.source_for(topic)
         if source is None:
-            return (_invalid(Reason.SCHEMA, f"no source reads the topic {record.coordinates.topic}"),)
-        return self.read_as(source, record, now)
+            return (_invalid(Reason.SCHEMA, f"no source reads the topic {topic}", index=record.only or 0),)
+        items = self.read_as(source, record, now - timedelta(seconds=excused_seconds(record.retry, now)))
+        if record.only is None:
+            return items
+        found = next((item for item in items if item.index == record.only), None)
+        if found is None:
+            detail = "the event holds no such order any more: it is read in another way than before"
+            return (_invalid(Reason.SCHEMA, detail, source=source.name, index=record.only),)
+        return (_as_sent(found, record) if isinstance(found, Order) else found,)
 
     def read_as(self, source: Source, record: Record, now: datetime | None) -> tuple[Order | Finding, ...]:
         """As `read`, by a source of one's own choice; without `now` nothing is too late or in the future."""
         if record.value is None:
             return (Finding(0, Outcome.SKIPPED, Reason.TOMBSTONE, "no value", source=source.name),)
+        # `expired` says that there never was an attempt; and whoever replays an order wants it sent.
+        tried = record.retry is not None and record.retry.attempts.count > 0
         try:
             event = source.envelope.open(record)
             if isinstance(event, Refusal):
                 return (_refused(event, source.name),)
-            return source.read(event, self.find_station, now, _recorded_at(record))
+            return source.read(
+                event,
+                self.find_station,
+                now,
+                _recorded_at(record),
+                expires=not tried and record.replay is None,
+                release=record.replay is not None and record.replay.release,
+            )
         except RecursionError:
             return (_invalid(Reason.TOO_DEEP, "objects or lists are nested too deeply", source=source.name),)
         except Exception as error:  # noqa: BLE001  # whatever the bytes: a record has an outcome, and is not read again
             return (_invalid(Reason.SCHEMA, f"cannot be read: {type(error).__name__}", source=source.name),)
+
+    def deadline(self, order: Order, record: Record, label: str) -> datetime | None:
+        """When it is too late for another call after the reply of this label; None if it never is.
+
+        Counted from the earlier of the end of charging and the event's timestamp; for a replay from its own.
+        """
+        row = self.replies.rows.get(label)
+        own = None if row is None or row.deadline_seconds is None else timedelta(seconds=row.deadline_seconds)
+        lasts = min((bound for bound in (own, self._lasts[order.source]) if bound is not None), default=None)
+        ended_at = None if record.replay is not None else order.values.get("ended_at")
+        times = (ended_at, _recorded_at(record))
+        since = min((time for time in times if isinstance(time, datetime)), default=None)
+        return None if since is None or lasts is None else since + lasts
 
     def find_station(self, station_id: str | None, connector_id: str | None) -> Station | None:
         """By its own number, else by that of one of its connectors."""
@@ -266,9 +303,18 @@ _YEAR_2000_MS, _YEAR_9000_MS = 946_684_800_000, 221_845_392_000_000
 
 def _recorded_at(record: Record) -> datetime | None:
     """None where the producer wrote none, or seconds for milliseconds."""
-    if not _YEAR_2000_MS <= record.timestamp_ms <= _YEAR_9000_MS:
+    milliseconds = record.event_timestamp_ms
+    if not _YEAR_2000_MS <= milliseconds <= _YEAR_9000_MS:
         return None
-    return _EPOCH + timedelta(milliseconds=record.timestamp_ms)
+    return _EPOCH + timedelta(milliseconds=milliseconds)
+
+
+def _as_sent(order: Order, record: Record) -> Order:
+    """The platform knows a grant by its event_id: one that new rules make differently would be a second grant."""
+    event_id = record.retry.event_id if record.retry is not None else None
+    if event_id is None or event_id == order.event_id:
+        return order
+    return replace(order, event_id=event_id, values={**order.values, "event_id": event_id})
 
 
 def _refused(refusal: Refusal, source: str) -> Finding:
@@ -277,8 +323,8 @@ def _refused(refusal: Refusal, source: str) -> Finding:
     return _invalid(refusal.reason, refusal.detail, source=source)
 
 
-def _invalid(reason: Reason, detail: str, source: str | None = None) -> Finding:
-    return Finding(0, Outcome.INVALID, reason, detail, dead_letter=True, source=source)
+def _invalid(reason: Reason, detail: str, source: str | None = None, index: int = 0) -> Finding:
+    return Finding(index, Outcome.INVALID, reason, detail, dead_letter=True, source=source)
 
 
 def _ended(

@@ -215,10 +215,14 @@ class Source:
         find_station: FindStation,
         now: datetime | None = None,
         recorded_at: datetime | None = None,
+        *,
+        expires: bool = True,
+        release: bool = False,
     ) -> tuple[Order | Finding, ...]:
         """At least one item; a row that cannot be read does not sink its siblings.
 
-        Without `now` neither the deadline nor the future is looked at.
+        Without `now` neither the deadline nor the future is looked at; without `expires` the
+        deadline is not. With `release` nothing is set aside: its doubts only mark it.
         """
         if not isinstance(event.body, dict | list):
             detail = f"{kind_of(event.body)} where an object is expected"
@@ -234,17 +238,19 @@ class Source:
         if len(rows) > MAX_ORDERS:
             detail = f"{len(rows)} orders in one record, more than {MAX_ORDERS}"
             return (self._invalid(0, Reason.TOO_LARGE, detail),)
-        window = self._window(now, recorded_at)
+        window = self._window(now, recorded_at, expires=expires, release=release)
         return tuple(
             self._read_row(index, row, event, find_station, window) for index, row in enumerate(rows)
         )
 
-    def _window(self, now: datetime | None, recorded_at: datetime | None) -> "_Window":
+    def _window(
+        self, now: datetime | None, recorded_at: datetime | None, *, expires: bool, release: bool
+    ) -> "_Window":
         if now is None:
-            return _ANY_TIME
-        oldest = None if self.deadline is None else now - self.deadline
+            return _Window(release=release)
+        oldest = None if self.deadline is None or not expires else now - self.deadline
         late = oldest is not None and recorded_at is not None and recorded_at < oldest
-        return _Window(oldest, now + self.plausibility.future, late)
+        return _Window(oldest, now + self.plausibility.future, late, release)
 
     def _rows(self, event: Event) -> list[object]:
         scalar: object = None
@@ -386,7 +392,9 @@ class Source:
     def _judged(self, order: Order, window: "_Window") -> Order | Finding:
         """The order, or why it gets no coupon though it can be read."""
         doubts = self.plausibility.doubts(order.values, window.latest)
-        aside = next((doubt for doubt in doubts if doubt[0] in self.plausibility.set_aside), None)
+        aside = None
+        if not window.release:
+            aside = next((doubt for doubt in doubts if doubt[0] in self.plausibility.set_aside), None)
         # An end before 2000 is a wrong clock; other doubts are not worth a dead letter once it is too late.
         wrong_clock = aside is not None and aside[0] is Reason.BEFORE_2000
         if not wrong_clock and window.is_past(order.values.get("ended_at")):
@@ -428,19 +436,18 @@ class _Window(NamedTuple):
         oldest: earlier is too late by now; None means never too late.
         latest: later cannot be.
         late: the record was written too long ago, whatever stands in it.
+        release: somebody has looked at the doubts, and wants the coupon granted.
 
     """
 
     oldest: datetime | None = None
     latest: datetime | None = None
     late: bool = False
+    release: bool = False
 
     def is_past(self, ended: Value | None) -> bool:
         """Counted from the earlier of the end of charging and the record's timestamp."""
         return self.late or (self.oldest is not None and isinstance(ended, datetime) and ended < self.oldest)
-
-
-_ANY_TIME = _Window()
 
 
 @dataclass(slots=True)

@@ -12,7 +12,9 @@ from consumer.core.errors import ConfigurationError, Problem
 from consumer.core.outcomes import PlateMode, Privacy
 from consumer.settings.values import (
     PREFIX,
+    SECONDS,
     Count,
+    Delays,
     Duration,
     Names,
     Port,
@@ -23,6 +25,7 @@ from consumer.settings.values import (
     StartFrom,
     Word,
     canonical,
+    in_largest,
     secret_names,
     web_address,
     without_newline,
@@ -57,14 +60,20 @@ class Topics(Group):
     dead_letters: Word = "coupon-dead-letters"
     """Topic of the originals that a person has to look at. Default `coupon-dead-letters`."""
 
+    retries: Word = "coupon-retries"
+    """Prefix of the retry topics, one for each of `retries.delays`. Default `coupon-retries`: `coupon-retries.1m` ..."""
+
     partitions: Count = 3
-    """Partitions of these two, at least, as `topics` checks and creates them. Default 3: three readers can share."""
+    """Partitions of each of these, at least, as `topics` checks and creates them. Default 3: three can share the work."""
 
     outcomes_retention: Retention = 90 * 86400.0
     """How long outcomes are kept, as `topics` checks and creates it. Default 90d: a quarter's complaints and accounts."""
 
     dead_letters_retention: Retention = 30 * 86400.0
     """How long dead letters are kept, likewise. Default 30d: they hold whole plates, and are mended within days."""
+
+    retries_retention: Retention = 7 * 86400.0
+    """How long retry topics keep what waits in them, likewise. Default 7d: longer than the service may be away."""
 
 
 class OAuth(Group):
@@ -202,10 +211,10 @@ class Gateway(Group):
 
 
 class Retries(Group):
-    """Calls that are made again within seconds."""
+    """Calls that are made again: within seconds from memory, later from retry topics."""
 
     max_attempts_now: Count = 3
-    """Calls for one order before its outcome is final. Default 3."""
+    """Calls for one order within seconds; then it goes to a retry topic, or its outcome is final. Default 3."""
 
     base: Duration = 0.5
     """First pause's upper end; it doubles with every try, and the pause is drawn from 0 to it. Default 500ms."""
@@ -214,7 +223,11 @@ class Retries(Group):
     """Upper end of any pause. Default 10s."""
 
     retry_after_cap: Duration = 30.0
-    """Longest pause that the platform's Retry-After is granted. Default 30s."""
+    """Longest pause within seconds that the platform's Retry-After is granted. Default 30s."""
+
+    delays: Delays = (60.0, 300.0, 1800.0)
+    """Delays of the retry topics; an order goes from one to the next, and the last repeats until the order's deadline
+    (rules file). Default 1m, 5m, 30m. `[]`: no retry topics, an outcome is final after `max_attempts_now`."""
 
 
 class Intake(Group):
@@ -307,6 +320,13 @@ class Settings(Group):
     guarantee: Literal["exactly_once", "at_least_once"] = "exactly_once"
     """`exactly_once`: one outcome an order, by transactions (Kafka 2.5 or later, and rights to them). `at_least_once`:
     without them; after a crash an outcome can come again under its `outcome_id`. Default `exactly_once`."""
+
+    @property
+    def retry_topics(self) -> tuple[str, ...]:
+        """Their names, in the order of `retries.delays`."""
+        return tuple(
+            f"{self.kafka.topics.retries}.{in_largest(delay, SECONDS)}" for delay in self.retries.delays
+        )
 
     @model_validator(mode="after")
     def _agree_with_each_other(self) -> Self:
@@ -418,6 +438,15 @@ def _disagreements(settings: Settings) -> Iterator[Finding]:
             ("kafka", "max_message_size"),
         )
     topics = kafka.topics
+    if settings.retries.delays and settings.retries.delays[-1] * 2 > topics.retries_retention:
+        yield Finding(
+            ("retries", "delays"),
+            f"wait up to {in_largest(settings.retries.delays[-1], SECONDS)}, more than half of "
+            f"kafka.topics.retries_retention ({in_largest(topics.retries_retention, SECONDS)}): "
+            "Kafka could remove an order that waits",
+            "lower the last delay or raise kafka.topics.retries_retention",
+            ("kafka", "topics", "retries_retention"),
+        )
     if topics.outcomes == topics.dead_letters or {topics.outcomes, topics.dead_letters} & set(topics.events):
         yield Finding(
             ("kafka", "topics"),

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from itertools import pairwise
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
@@ -47,6 +48,13 @@ def size_bytes(value: object) -> object:
             raise ValueError(f"{value!r} is not a size; write 64KiB, 256MiB, 1GiB, or bytes as a number")
         return int(found[1]) * BYTES[found[2]]
     return value
+
+
+def _ascending(delays: tuple[float, ...]) -> tuple[float, ...]:
+    """An order goes from one to the next; each has a topic of its own."""
+    if any(later <= earlier for earlier, later in pairwise(delays)):
+        raise ValueError("do not ascend; write the shortest first, each once, such as 1m, 5m, 30m")
+    return delays
 
 
 def _is_number(text: str) -> bool:
@@ -117,6 +125,9 @@ def _start(value: object) -> object:
 Names = Annotated[tuple[str, ...], BeforeValidator(_comma_list), Field(min_length=1)]
 Word = Annotated[str, Field(min_length=1)]
 Duration = Annotated[float, BeforeValidator(duration_seconds), Field(gt=0, le=7 * 86400)]
+Delays = Annotated[
+    tuple[Duration, ...], BeforeValidator(_comma_list), Field(max_length=10), AfterValidator(_ascending)
+]
 Retention = Annotated[float, BeforeValidator(duration_seconds), Field(ge=3600, le=3650 * 86400)]
 Size = Annotated[int, BeforeValidator(size_bytes), Field(ge=1024, le=1 << 40)]
 Count = Annotated[int, BeforeValidator(_not_a_boolean), Field(ge=1, le=1_000_000)]

@@ -25,6 +25,13 @@ class Topics:
     dead_letters: str
     group: str
     partitions: int
+    delays: str = "[]"
+    """Setting `retries.delays`."""
+
+    @property
+    def retries(self) -> str:
+        """Prefix of the retry topics."""
+        return f"{self.group}-retries"
 
 
 async def produce(

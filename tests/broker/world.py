@@ -67,12 +67,13 @@ class World:
 kafka:
   bootstrap_servers: ["{broker}"]
   group_id: {topics.group}
-  topics: {{events: [{topics.events}], outcomes: {topics.outcomes}, dead_letters: {topics.dead_letters}}}
+  topics: {{events: [{topics.events}], outcomes: {topics.outcomes}, dead_letters: {topics.dead_letters},
+           retries: {topics.retries}}}
   session_timeout: 6s
   heartbeat_interval: 1s
   rebalance_timeout: 20s
 gateway: {{url: "{gateway_url}", max_in_flight: 64, total_timeout: 5s}}
-retries: {{base: 50ms, cap: 200ms}}
+retries: {{base: 50ms, cap: 200ms, delays: {topics.delays}}}
 drain_timeout: 8s
 rules: rules.yaml
 secrets: {{main: {SECRET}, plate_hash: a key for plates}}

@@ -10,10 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.core.events import Coordinates, Headers, Record, Value
+from consumer.core.events import Attempts, Coordinates, GatewayWords, Headers, Record, Value
 from consumer.core.outcomes import (
-    Attempts,
-    GatewayWords,
     Message,
     Outcome,
     OutcomeContext,

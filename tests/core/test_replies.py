@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.core.outcomes import GatewayWords, Outcome
+from consumer.core.events import GatewayWords
+from consumer.core.outcomes import Outcome
 from consumer.core.replies import Answered, NoAnswer, NotSent, ReplyRow, ReplyTable, Then, is_row_name, redact
 
 SAMPLES = Path(__file__).parent.parent / "samples" / "replies"

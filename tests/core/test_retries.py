@@ -1,13 +1,17 @@
 """How often, and after what wait, an order is tried again within seconds."""
 
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.core.outcomes import GatewayWords, Outcome
+from consumer.core.events import GatewayWords
+from consumer.core.outcomes import Outcome
 from consumer.core.replies import Reply, Then
 from consumer.core.retries import Again, Done, RetryPolicy, Stopped, next_step
 
+NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 POLICY = RetryPolicy(max_attempts_now=3, base_seconds=0.5, cap_seconds=10, retry_after_cap_seconds=30)
 
 
@@ -52,14 +56,14 @@ def test_no_wait_is_negative_or_longer_than_the_caps(
 
 @pytest.mark.parametrize("then", [Then.NOW, Then.LATER, Then.NOW_THEN_LATER])
 def test_what_can_be_retried_is_retried_within_the_bound(then: Then) -> None:
-    assert Again(0.25) == next_step(reply(then), 1, POLICY, 0.5)
-    assert Again(0.5) == next_step(reply(then), 2, POLICY, 0.5)
-    assert Done() == next_step(reply(then), 3, POLICY, 0.5)
+    assert Again(0.25) == next_step(reply(then), 1, POLICY, 0.5, now=NOW)
+    assert Again(0.5) == next_step(reply(then), 2, POLICY, 0.5, now=NOW)
+    assert Done() == next_step(reply(then), 3, POLICY, 0.5, now=NOW)
 
 
 def test_a_final_reply_is_the_last_word_at_once() -> None:
-    assert Done() == next_step(reply(Then.FINAL, retry_after=5), 1, POLICY, 0.5)
+    assert Done() == next_step(reply(Then.FINAL, retry_after=5), 1, POLICY, 0.5, now=NOW)
 
 
 def test_a_stop_is_no_end_however_often_it_comes() -> None:
-    assert Stopped() == next_step(reply(Then.STOP), 1000, POLICY, 0.5)
+    assert Stopped() == next_step(reply(Then.STOP), 1000, POLICY, 0.5, now=NOW)
