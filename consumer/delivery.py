@@ -17,7 +17,7 @@ from typing import Protocol
 
 from consumer.core.coupons import CouponRequest
 from consumer.core.errors import ConfigurationError, Problem
-from consumer.core.events import Attempts, GatewayWords, Order, Record, Wait
+from consumer.core.events import NO_ATTEMPTS, NO_WORDS, Attempts, Order, Record, Wait
 from consumer.core.outcomes import Finding, Later, Outcome, Reason, Resolution
 from consumer.core.replies import Answered, AttemptEnd, NotSent, Reply, ReplyTable
 from consumer.core.retries import Again, Done, RetryPolicy, Stopped, excused_seconds, next_step
@@ -312,8 +312,8 @@ class Delivery:
             values=values,
             suspicions=() if order is None else order.suspicions,
             reverses=finding.reverses,
-            attempts=Attempts() if context is None else context.attempts,
-            words=GatewayWords() if context is None else context.words,
+            attempts=NO_ATTEMPTS if context is None else context.attempts,
+            words=NO_WORDS if context is None else context.words,
             label="" if context is None else context.label,
             later=later,
         )
@@ -341,7 +341,7 @@ class Delivery:
         """Attempts, with the place held throughout and a permit only while a call is under way."""
         account, record = delivery.request.account, delivery.base.record
         url = delivery.request.url or self._url
-        attempts = Attempts() if record.retry is None else record.retry.attempts
+        attempts = NO_ATTEMPTS if record.retry is None else record.retry.attempts
         may_be_granted = record.maybe_sent or attempts.ambiguous
         excused = excused_seconds(record.retry, delivery.base.decided_at)
         calls = 0
@@ -406,7 +406,7 @@ class Delivery:
             outcome=Outcome.PLATFORM_FAILED,
             decided_at=now,
             attempts=attempts,
-            words=GatewayWords() if context is None else context.words,
+            words=NO_WORDS if context is None else context.words,
             label="" if context is None else context.label,
             later=self._policy.later(Wait.STOP, now, context, excused=excused),
         )

@@ -57,6 +57,10 @@ class GatewayWords:
     enter_time: str | None = None
 
 
+NO_ATTEMPTS = Attempts()
+NO_WORDS = GatewayWords()
+
+
 class Wait(StrEnum):
     """What an order waits for in a retry topic."""
 
@@ -100,9 +104,9 @@ class RetryContext:
     tier: int = 0
     waits: int = 0
     excused_seconds: float = 0.0
-    attempts: Attempts = Attempts()
+    attempts: Attempts = NO_ATTEMPTS
     label: str = ""
-    words: GatewayWords = GatewayWords()
+    words: GatewayWords = NO_WORDS
     event_id: str | None = None
     order_id: str | None = None
 

@@ -16,7 +16,17 @@ from urllib.parse import quote
 
 import orjson
 
-from consumer.core.events import Attempts, Coordinates, GatewayWords, Record, RetryContext, Value, Wait
+from consumer.core.events import (
+    NO_ATTEMPTS,
+    NO_WORDS,
+    Attempts,
+    Coordinates,
+    GatewayWords,
+    Record,
+    RetryContext,
+    Value,
+    Wait,
+)
 from consumer.core.headers import Header, event_headers, own_headers, retry_headers
 
 CE_TYPE = "charging-coupon.outcome.v1"
@@ -170,8 +180,8 @@ class Resolution:
     reverses: str | None = None
     parameters: Mapping[str, str] | None = None
     metadata: Mapping[str, int] | None = None
-    attempts: Attempts = Attempts()
-    words: GatewayWords = GatewayWords()
+    attempts: Attempts = NO_ATTEMPTS
+    words: GatewayWords = NO_WORDS
     label: str = ""
     later: Later | None = None
 
