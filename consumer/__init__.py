@@ -2,11 +2,11 @@
 
 The path of one record::
 
-    events topic -> intake -> delivery -> flow -> gateway -> (reply) -> delivery -> ledger -> outcome topic
-                    poll      read        stop    POST                  classify    one       dead-letter topic
-                    track     match       line                          again, or   Kafka     source offsets
-                    pause     build       permit                        the end     trans-    with their map
-                    rebalance sign                                                  action
+    events topic -+-> intake -> delivery -> flow -> gateway -> (reply) -> delivery -> ledger -> outcome topic
+    retry topics -+   poll      read        stop    POST                  classify    one       retry topics
+                      track     match       line                          again,      Kafka     dead-letter topic
+                      pause     build       permit                        later, or   trans-    source offsets
+                      rebalance sign                                      the end     action    with their map
 
 1. `intake` polls, notes the offset in the partition's tracker (`core.offsets`) and starts one task
    for the record. It pauses partitions instead of falling behind or out of the group, and lives
@@ -17,7 +17,9 @@ The path of one record::
    `core.coupons`). Orders with the same plate or event_id wait for each other.
 3. `flow` says when the order may call the platform; `gateway` posts the form that `core.signing`
    signed, and brings back what was said, without an opinion on it.
-4. `delivery` classifies the reply (`core.replies`): final, or again (`core.retries`).
+4. `delivery` classifies the reply (`core.replies`): final, again in a moment, or later
+   (`core.retries`). What waits for later goes to a retry topic with all that is known of it in its
+   headers (`core.headers`), and comes in by 1. when it is due; one order of one record, and no other.
 5. `ledger` writes what became of each order (`core.outcomes`) together with the offset that marks
    the record done, in one transaction of `transactions`, fenced by the group's generation. If that
    is cut off anywhere, none of it is visible, and the next owner goes on from where this one was.

@@ -15,8 +15,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from consumer.core.events import Attempts, Coordinates, GatewayWords, Record
+from consumer.core.events import Attempts, Coordinates, GatewayWords, Record, Replay, Wait
+from consumer.core.headers import replay_headers
 from consumer.core.outcomes import (
+    Later,
+    Message,
     Outcome,
     OutcomeContext,
     PlateMode,
@@ -25,6 +28,7 @@ from consumer.core.outcomes import (
     Resolution,
     encode_dead_letter,
     encode_outcome,
+    encode_retry,
     reduced,
 )
 
@@ -155,18 +159,38 @@ def test_every_outcome_that_is_written_keeps_to_the_schema(resolution: Resolutio
         OUTCOME.validate(orjson.loads(written.value or b""))
 
 
-def test_the_dead_letters_headers_are_all_described() -> None:
-    rejected = replace(examples()["rejected"], reason=Reason.POLICY, detail="why")
-    letter = encode_dead_letter(rejected, CONTEXT, 1_000_000)
-    rows = [
-        line
-        for line in (SCHEMAS / "README.md").read_text("utf-8").splitlines()
-        if line.startswith("| `coupon_")
-    ]
+def headers_described(heading: str) -> set[str]:
+    """The headers of ours that a section of the schemas' README names."""
+    text = (SCHEMAS / "README.md").read_text("utf-8")
+    section = text.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+    return set(re.findall(r"`(coupon_\w+)(?:: true)?`", section))
 
-    assert set(re.findall(r"`(coupon_\w+)`", "\n".join(rows))) == {
-        name for name, _ in letter.headers if name.startswith("coupon_")
-    }
+
+def headers_written(message: Message) -> set[str]:
+    return {name for name, _ in message.headers if name.startswith("coupon_")}
+
+
+def test_the_dead_letters_headers_are_all_headers_described() -> None:
+    rejected = replace(examples()["rejected"], reason=Reason.POLICY, detail="why")
+
+    assert headers_described("Dead letters") == headers_written(
+        encode_dead_letter(rejected, CONTEXT, 1_000_000)
+    )
+
+
+def test_the_retries_headers_are_all_headers_described() -> None:
+    at = datetime(2026, 11, 25, tzinfo=UTC)
+    words = GatewayWords("1002", 200, message="no", seqno="1", enter_time="2026")
+    waiting = replace(examples()["granted"], words=words, label="1002")
+    later = Later(Wait.REPLY, 0, at, 1, 0, 0.0)
+
+    assert headers_described("Retry topics") == headers_written(encode_retry(waiting, later, CONTEXT))
+
+
+def test_the_replays_headers_are_all_headers_described() -> None:
+    names = {name for name, _ in replay_headers(Replay("c/t/0/0/0", 1, 0, release=True))}
+
+    assert headers_described("Replays") == names
 
 
 # -- The folding rule of schemas/README.md ----------------------------------------------------------

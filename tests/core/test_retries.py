@@ -1,15 +1,16 @@
-"""How often, and after what wait, an order is tried again within seconds."""
+"""How often, and after what wait, an order is tried again: within seconds, and later."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.core.events import GatewayWords
-from consumer.core.outcomes import Outcome
+from consumer.core.events import Coordinates, GatewayWords, RetryContext, Wait
+from consumer.core.outcomes import Later, Outcome
 from consumer.core.replies import Reply, Then
-from consumer.core.retries import Again, Done, RetryPolicy, Stopped, next_step
+from consumer.core.retries import Again, Done, RetryPolicy, Stopped, excused_seconds, next_step
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 POLICY = RetryPolicy(max_attempts_now=3, base_seconds=0.5, cap_seconds=10, retry_after_cap_seconds=30)
@@ -67,3 +68,90 @@ def test_a_final_reply_is_the_last_word_at_once() -> None:
 
 def test_a_stop_is_no_end_however_often_it_comes() -> None:
     assert Stopped() == next_step(reply(Then.STOP), 1000, POLICY, 0.5, now=NOW)
+
+
+# -- Later ------------------------------------------------------------------------------------------
+
+LATER = RetryPolicy(max_attempts_now=3, delays=(60, 300, 1800))
+
+
+def after(context: RetryContext | None, seconds: float, **changes: Any) -> RetryContext:
+    """An order that was written `seconds` before it is due, coming from `context`."""
+    known: dict[str, Any] = {
+        "origin": Coordinates("charges", 0, 0),
+        "timestamp_ms": 0,
+        "index": 0,
+        "wait": Wait.REPLY,
+        "written_at": NOW - timedelta(seconds=seconds),
+        "due_at": NOW,
+        "tier": 0 if context is None else context.tier,
+    }
+    return RetryContext(**(known | changes))
+
+
+def test_what_is_for_later_is_not_tried_again_at_once() -> None:
+    step = next_step(reply(Then.LATER), 1, LATER, 0.5, now=NOW)
+
+    assert step == Later(Wait.REPLY, 0, NOW + timedelta(seconds=60), 1, 0, 0.0)
+
+
+def test_what_is_for_now_and_later_waits_only_when_the_tries_at_once_are_used_up() -> None:
+    assert isinstance(next_step(reply(Then.NOW_THEN_LATER), 2, LATER, 0.5, now=NOW), Again)
+    assert isinstance(next_step(reply(Then.NOW_THEN_LATER), 3, LATER, 0.5, now=NOW), Later)
+
+
+def test_what_is_for_now_only_ends_when_the_tries_at_once_are_used_up() -> None:
+    assert next_step(reply(Then.NOW), 3, LATER, 0.5, now=NOW) == Done()
+
+
+@pytest.mark.parametrize(("tier", "topic", "seconds"), [(0, 0, 60), (1, 1, 300), (2, 2, 1800), (7, 2, 1800)])
+def test_each_wait_is_longer_than_the_one_before_and_the_last_repeats(
+    tier: int, topic: int, seconds: int
+) -> None:
+    step = next_step(reply(Then.LATER), 1, LATER, 0.5, now=NOW, context=after(None, 60, tier=tier))
+
+    assert step == Later(Wait.REPLY, topic, NOW + timedelta(seconds=seconds), tier + 1, 0, 0.0)
+
+
+@pytest.mark.parametrize(("asked", "topic"), [(0, 0), (60, 0), (61, 1), (900, 2), (1e9, 2)])
+def test_a_longer_retry_after_is_met_by_a_later_topic(asked: float, topic: int) -> None:
+    """In one topic all wait equally long, so that no record waits behind one that is due after it."""
+    step = next_step(reply(Then.LATER, retry_after=asked), 1, LATER, 0.5, now=NOW)
+
+    assert isinstance(step, Later)
+    assert step.topic == topic
+
+
+def test_nothing_is_waited_for_that_would_come_after_the_deadline() -> None:
+    for then, calls in ((Then.LATER, 1), (Then.NOW_THEN_LATER, 3)):
+        at_it = next_step(reply(then), calls, LATER, 0.5, now=NOW, deadline=NOW + timedelta(seconds=60))
+        behind = next_step(reply(then), calls, LATER, 0.5, now=NOW, deadline=NOW + timedelta(seconds=59))
+        assert isinstance(at_it, Later)
+        assert behind == Done()
+    assert next_step(reply(Then.NOW), 1, LATER, 0.5, now=NOW, deadline=NOW) == Done()
+
+
+@pytest.mark.parametrize(("waits", "topic"), [(0, 0), (1, 1), (2, 1), (50, 1)])
+def test_a_stop_is_looked_at_again_after_the_second_delay_at_most_and_is_no_step_on_the_way(
+    waits: int, topic: int
+) -> None:
+    found = LATER.later(Wait.STOP, NOW, after(None, 60, tier=2, waits=waits), excused=7.0)
+
+    assert (found.topic, found.tier, found.waits, found.excused_seconds) == (topic, 2, waits + 1, 7.0)
+
+
+def test_a_policy_with_one_delay_has_one_topic_for_everything() -> None:
+    policy = RetryPolicy(delays=(60,))
+
+    assert policy.later(Wait.HOLD, NOW, after(None, 60, waits=3)).topic == 0
+    assert policy.later(Wait.REPLY, NOW, after(None, 60, tier=3), retry_after=1e6).topic == 0
+
+
+@pytest.mark.parametrize(("wait", "seconds"), [(Wait.REPLY, 10.0), (Wait.STOP, 70.0), (Wait.HOLD, 70.0)])
+def test_only_waits_that_are_not_the_orders_fault_excuse_it(wait: Wait, seconds: float) -> None:
+    assert excused_seconds(after(None, 60, wait=wait, excused_seconds=10.0), NOW) == seconds
+
+
+def test_a_clock_that_went_back_excuses_nothing() -> None:
+    assert excused_seconds(after(None, -60, wait=Wait.STOP), NOW) == 0.0
+    assert excused_seconds(None, NOW) == 0.0
