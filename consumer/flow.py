@@ -114,7 +114,7 @@ class Permit:
         gate.orders += 1
         try:
             while True:
-                self._leave = await self._pass_the_line()
+                self._leave = gate.pass_now() or await self._wait_at_the_line()
                 if self._leave is None:
                     self.set_aside = True
                     return self
@@ -129,7 +129,7 @@ class Permit:
         self._metrics.in_flight.inc()
         return self
 
-    async def _pass_the_line(self) -> Pass | None:
+    async def _wait_at_the_line(self) -> Pass | None:
         arrived = self._gate.monotonic()
         leave = await self._gate.admit()
         self.stopped_seconds += self._gate.monotonic() - arrived
@@ -193,12 +193,12 @@ class _Gate:
         self._alarm = metrics.config_alarm.labels(account)
         self._alarm.set(0)
 
+    def pass_now(self) -> Pass | None:
+        """Leave to call where nobody waits; None: wait."""
+        return None if self.line.closed or self._waiting else self.line.admit(self.monotonic())
+
     async def admit(self) -> Pass | None:
         """Leave to call, once there is; None for an order that is set aside."""
-        if not self.line.closed and not self._waiting:
-            leave = self.line.admit(self.monotonic())
-            assert leave is not None, "an open line lets everyone through"
-            return leave
         waiter: asyncio.Future[Pass | None] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
         self._let_through()

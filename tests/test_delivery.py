@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -17,8 +17,8 @@ from prometheus_client import CollectorRegistry
 
 from consumer.core.coupons import CouponRequest
 from consumer.core.errors import ConfigurationError
-from consumer.core.events import Attempts, Coordinates, GatewayWords, Order, Record
-from consumer.core.outcomes import Finding, Outcome, Reason, Resolution
+from consumer.core.events import Attempts, Coordinates, GatewayWords, Order, Record, RetryContext, Wait
+from consumer.core.outcomes import Finding, Later, Outcome, Reason, Resolution
 from consumer.core.replies import Answered, AttemptEnd, NoAnswer, NotSent, ReplyTable
 from consumer.core.retries import RetryPolicy
 from consumer.core.signing import sign
@@ -111,9 +111,17 @@ def setup(
     url: str = "http://gateway/event",
     max_in_flight: int = 100,
     secrets: Mapping[str, str] = SECRETS,
+    policy: RetryPolicy = RetryPolicy(),  # noqa: B008  # frozen
+    accounts: Sequence[str] = ("main",),
 ) -> Setup:
     metrics = Metrics(CollectorRegistry())
-    flow = Flow(max_in_flight=max_in_flight, accounts=["main"], metrics=metrics, probe_seconds=0.01)
+    flow = Flow(
+        max_in_flight=max_in_flight,
+        accounts=accounts,
+        metrics=metrics,
+        sets_aside=bool(policy.delays),
+        probe_seconds=0.01,
+    )
     slept: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -126,7 +134,7 @@ def setup(
         flow=flow,
         gateway=gateway,
         secrets=secrets,
-        policy=RetryPolicy(),
+        policy=policy,
         url=url,
         metrics=metrics,
         clock=lambda: NOW,
@@ -650,3 +658,184 @@ class HangingGateway:
     async def post(self, url: str, body: bytes) -> AttemptEnd:
         await asyncio.sleep(3600)
         raise AssertionError("never")
+
+
+# Later: an order that cannot end now waits in a retry topic.
+
+LATER = RetryPolicy(delays=(60, 300, 1800))
+NOT_ENTERED = Answered(200, b'{"code":"1002"}')
+
+
+def retried(*orders: dict[str, Any], index: int = 0, **context: Any) -> Record:
+    """A record of a retry topic; its event stands at offset 7."""
+    known: dict[str, Any] = {
+        "origin": Coordinates("events", 0, 7),
+        "timestamp_ms": 0,
+        "index": index,
+        "wait": Wait.REPLY,
+        "written_at": NOW - timedelta(minutes=1),
+        "due_at": NOW,
+        "tier": 1,
+        "attempts": Attempts(3, NOW - timedelta(hours=1), NOW - timedelta(minutes=1), 0.5),
+        "label": "1500",
+        "words": GatewayWords(code="1500", http_status=200, message="busy"),
+    }
+    value = json.dumps(orders, ensure_ascii=False).encode()
+    where = Coordinates("retries.1m", 2, 40)
+    return Record(where, 0, None, value, retry=RetryContext(**(known | context)))
+
+
+async def test_an_order_that_failed_thrice_waits_in_a_retry_topic_and_gives_its_plate_free() -> None:
+    gateway = ScriptedGateway(FAILED, FAILED, FAILED, GRANTED)
+    parts = setup(gateway, policy=LATER)
+
+    (waiting,) = await parts.delivery.deliver(record(order()))
+    (other,) = await asyncio.wait_for(parts.delivery.deliver(record(order("E2"), offset=1)), 30)
+
+    assert waiting.later == Later(Wait.REPLY, 0, NOW + timedelta(minutes=1), 1, 0, 0.0)
+    assert (waiting.label, waiting.attempts.count, waiting.words.code) == ("1500", 3, "1500")
+    assert (other.outcome, other.later) == (Outcome.GRANTED, None)
+
+
+async def test_a_car_that_has_not_entered_is_asked_for_once_at_a_time() -> None:
+    gateway = ScriptedGateway(NOT_ENTERED)
+    parts = setup(gateway, policy=LATER)
+
+    (waiting,) = await parts.delivery.deliver(record(order()))
+
+    assert (len(gateway.calls), parts.slept) == (1, [])
+    assert waiting.later is not None
+    assert waiting.later.topic == 0
+
+
+async def test_attempts_go_on_counting_where_the_last_one_left_off() -> None:
+    parts = setup(ScriptedGateway(GRANTED), policy=LATER)
+
+    (resolution,) = await parts.delivery.deliver(retried(order()))
+
+    assert (resolution.outcome, resolution.later) == (Outcome.GRANTED, None)
+    assert resolution.attempts.count == 4
+    assert resolution.attempts.first_at == NOW - timedelta(hours=1)
+    assert resolution.attempts.last_at == NOW
+
+
+async def test_each_time_there_are_as_many_tries_at_once_and_then_the_next_topic() -> None:
+    parts = setup(ScriptedGateway(FAILED), policy=LATER)
+
+    (resolution,) = await parts.delivery.deliver(retried(order(), tier=1))
+
+    assert resolution.attempts.count == 6
+    assert resolution.later == Later(Wait.REPLY, 1, NOW + timedelta(minutes=5), 2, 0, 0.0)
+
+
+@pytest.mark.parametrize(("before", "after"), [(True, True), (False, False)])
+async def test_a_grant_that_may_be_ours_is_still_known_after_the_wait(before: bool, after: bool) -> None:
+    parts = setup(ScriptedGateway(DUPLICATE), policy=LATER)
+
+    (resolution,) = await parts.delivery.deliver(retried(order(), attempts=Attempts(1, ambiguous=before)))
+
+    assert (resolution.outcome, resolution.attempts.ambiguous) == (Outcome.ALREADY_GRANTED, after)
+
+
+async def test_a_timeout_before_the_wait_is_carried_along() -> None:
+    parts = setup(ScriptedGateway(NoAnswer("timeout")), policy=LATER)
+
+    (resolution,) = await parts.delivery.deliver(record(order()))
+
+    assert resolution.later is not None
+    assert resolution.attempts.ambiguous
+
+
+async def test_where_the_next_wait_would_pass_the_deadline_the_last_reply_is_the_end() -> None:
+    book = FakeRules(lasts=timedelta(seconds=59))
+    parts = setup(ScriptedGateway(FAILED), policy=LATER, rules=lambda: book)
+
+    (resolution,) = await parts.delivery.deliver(record(order()))
+
+    assert (resolution.outcome, resolution.later) == (Outcome.PLATFORM_FAILED, None)
+    assert (resolution.attempts.count, resolution.dead_letter) == (3, True)
+
+
+async def test_an_order_whose_deadline_passed_while_the_service_was_away_ends_with_its_last_reply() -> None:
+    book = FakeRules(lasts=timedelta(seconds=-1))
+    gateway = ScriptedGateway(GRANTED)
+    parts = setup(gateway, policy=LATER, rules=lambda: book)
+
+    (resolution,) = await parts.delivery.deliver(retried(order()))
+
+    assert gateway.calls == []
+    assert (resolution.outcome, resolution.label, resolution.later) == (Outcome.PLATFORM_FAILED, "1500", None)
+    assert (resolution.words.message, resolution.attempts.count) == ("busy", 3)
+    assert resolution.dead_letter
+    assert resolution.detail == "its deadline passed while it waited for another attempt"
+
+
+async def test_time_at_the_stop_line_moves_the_deadline() -> None:
+    book = FakeRules(lasts=timedelta(seconds=-1))
+    parts = setup(ScriptedGateway(GRANTED), policy=LATER, rules=lambda: book)
+
+    (resolution,) = await parts.delivery.deliver(retried(order(), wait=Wait.STOP))
+
+    assert resolution.outcome is Outcome.GRANTED
+
+
+async def test_an_order_on_hold_waits_and_is_looked_at_again() -> None:
+    parts = setup(ScriptedGateway(GRANTED), policy=LATER)
+
+    (waiting,) = await parts.delivery.deliver(record({"finding": "hold"}))
+    (again,) = await parts.delivery.deliver(
+        retried({"finding": "hold"}, wait=Wait.HOLD, waits=1, tier=0, attempts=Attempts(), label="")
+    )
+
+    assert waiting.later == Later(Wait.HOLD, 0, NOW + timedelta(minutes=1), 0, 1, 0.0)
+    assert again.later == Later(Wait.HOLD, 1, NOW + timedelta(minutes=5), 0, 2, 60.0)
+
+
+async def test_without_retry_topics_a_hold_is_an_end() -> None:
+    parts = setup(ScriptedGateway(GRANTED))
+
+    (held,) = await parts.delivery.deliver(record({"finding": "hold"}))
+
+    assert (held.outcome, held.reason, held.later) == (Outcome.SKIPPED, Reason.HOLD, None)
+
+
+async def test_orders_of_a_refused_account_wait_in_a_retry_topic_while_others_go_on() -> None:
+    """One of them stays to probe; no attempt is counted, and the time does not count towards the deadline."""
+
+    class ByAccount:
+        async def post(self, url: str, body: bytes) -> AttemptEnd:
+            await asyncio.sleep(0)
+            return REFUSED if b"refused" in body else GRANTED
+
+    class TwoAccounts(FakeRules):
+        def plan(self, order: Order) -> CouponRequest | Finding:
+            request = super().plan(order)
+            assert isinstance(request, CouponRequest)
+            account = "refused" if order.event_id.startswith("refused") else "main"
+            return replace(request, account=account)
+
+    book = TwoAccounts(accounts={"main": Account("main-secret"), "refused": Account("main-secret")})
+    parts = setup(ByAccount(), policy=LATER, rules=lambda: book, accounts=("main", "refused"))
+
+    prober = asyncio.create_task(parts.delivery.deliver(record(order("refused-0", "P0"))))
+    await asyncio.sleep(0.02)
+    ends = await asyncio.wait_for(
+        asyncio.gather(
+            *(
+                parts.delivery.deliver(record(order(f"{account}-{n}", f"P{account}{n}"), offset=n))
+                for n in range(1, 4)
+                for account in ("main", "refused")
+            )
+        ),
+        30,
+    )
+
+    by_account = {
+        account: [end for (end,) in ends if end.account == account] for account in ("main", "refused")
+    }
+    assert {end.outcome for end in by_account["main"]} == {Outcome.GRANTED}
+    assert {end.later and end.later.wait for end in by_account["refused"]} == {Wait.STOP}
+    assert {end.attempts.count for end in by_account["refused"]} == {0}
+    assert not prober.done()
+    prober.cancel()
+    await asyncio.gather(prober, return_exceptions=True)

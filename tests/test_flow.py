@@ -32,9 +32,19 @@ def metrics() -> Metrics:
 
 
 def flow_of(
-    metrics: Metrics, *accounts: str, max_in_flight: int = 10, probe_seconds: float = PROBE_SECONDS
+    metrics: Metrics,
+    *accounts: str,
+    max_in_flight: int = 10,
+    probe_seconds: float = PROBE_SECONDS,
+    sets_aside: bool = False,
 ) -> Flow:
-    return Flow(max_in_flight=max_in_flight, accounts=accounts, metrics=metrics, probe_seconds=probe_seconds)
+    return Flow(
+        max_in_flight=max_in_flight,
+        accounts=accounts,
+        metrics=metrics,
+        sets_aside=sets_aside,
+        probe_seconds=probe_seconds,
+    )
 
 
 async def call(flow: Flow, account: str, reply: Reply) -> None:
@@ -285,3 +295,65 @@ async def test_leave_passes_over_orders_cancelled_in_the_same_turn(metrics: Metr
 
     await asyncio.wait_for(second, 30)
     assert flow._gates["a"].orders == 0
+
+
+# -- With retry topics, only the order that probes waits at a closed line ----------------------------
+
+
+async def test_orders_of_a_stopped_account_are_set_aside_while_another_account_goes_on(
+    metrics: Metrics,
+) -> None:
+    flow = flow_of(metrics, "a", "b", sets_aside=True, probe_seconds=60)
+    await call(flow, "a", STOP)
+    prober = asyncio.create_task(call(flow, "a", FINE))
+    assert not await soon(prober)
+
+    async with asyncio.timeout(5), flow.permit("a") as permit:
+        assert permit.set_aside
+    assert value(metrics, "coupon_requests_in_flight") == 0
+    await asyncio.wait_for(call(flow, "b", FINE), 5)
+    assert not prober.done()
+    await cancel(prober)
+
+
+async def test_orders_that_queue_when_the_line_closes_are_set_aside_but_one(metrics: Metrics) -> None:
+    flow = flow_of(metrics, "a", "b", sets_aside=True, max_in_flight=1, probe_seconds=60)
+    aside: list[int] = []
+
+    async def ask(number: int) -> None:
+        async with flow.permit("a") as permit:
+            if permit.set_aside:
+                aside.append(number)
+            else:
+                permit.report(FINE)
+
+    async with flow.permit("a") as permit:
+        tasks = [asyncio.create_task(ask(number)) for number in range(5)]
+        await asyncio.sleep(0)
+        permit.report(STOP)
+    await asyncio.wait(tasks, timeout=0.05)
+
+    assert sorted(aside) == [1, 2, 3, 4]
+    await cancel(*tasks)
+
+
+async def test_where_all_accounts_are_stopped_their_orders_wait_and_intake_pauses(metrics: Metrics) -> None:
+    flow = flow_of(metrics, "a", "b", sets_aside=True, probe_seconds=60)
+    for account in ("a", "b"):
+        await call(flow, account, STOP)
+    waiting = [asyncio.create_task(call(flow, "a", FINE)) for _ in range(3)]
+
+    assert not await soon(waiting[-1])
+    assert flow.pause_reason == "config_alarm"
+    await cancel(*waiting)
+
+
+async def test_the_time_at_the_stop_line_is_told(metrics: Metrics) -> None:
+    flow = flow_of(metrics, "a")
+    await call(flow, "a", STOP)
+
+    async with asyncio.timeout(5), flow.permit("a") as permit:
+        assert permit.stopped_seconds >= PROBE_SECONDS / 2
+        permit.report(FINE)
+    async with flow.permit("a") as permit:
+        assert permit.stopped_seconds < PROBE_SECONDS / 2

@@ -1,7 +1,9 @@
 """What intake does when Kafka's log or consumer is no longer what it was. The rest is tested on a real Kafka."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import pytest
@@ -11,7 +13,8 @@ from structlog.testing import capture_logs
 
 from consumer import intake
 from consumer.core.errors import BrokerUnavailableError
-from consumer.core.events import Record
+from consumer.core.events import Coordinates, Record, RetryContext, Wait
+from consumer.core.headers import own_headers, retry_headers
 from consumer.core.offsets import Tracker
 from consumer.core.outcomes import OutcomeContext, Resolution
 from consumer.intake import Intake
@@ -20,6 +23,7 @@ from consumer.link import Committed, CommittedOffset, FlushResult, Membership, O
 from consumer.metrics import Metrics
 
 PARTITION = TopicPartition("events", 0)
+NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 
 
 class Polled(NamedTuple):
@@ -27,16 +31,17 @@ class Polled(NamedTuple):
     timestamp: int = 1_700_000_000_000
     key: bytes | None = None
     value: bytes | None = b"{}"
-    headers: tuple[tuple[str, bytes], ...] = ()
+    headers: tuple[tuple[str, bytes | None], ...] = ()
 
 
 class FakeConsumer:
     """A consumer of one partition, whose polls bring what the test puts there."""
 
     def __init__(self) -> None:
-        self.polls: asyncio.Queue[list[int] | Exception] = asyncio.Queue()
+        self.polls: asyncio.Queue[list[int] | list[Polled] | Exception] = asyncio.Queue()
         self.rejoined = asyncio.Event()
         self.sought: list[int] = []
+        self.paused: set[TopicPartition] = set()
         self.end = 100
 
     def membership(self) -> Membership:
@@ -45,9 +50,11 @@ class FakeConsumer:
     def rejoin(self) -> None:
         self.rejoined.set()
 
-    def pause(self, *partitions: TopicPartition) -> None: ...
+    def pause(self, *partitions: TopicPartition) -> None:
+        self.paused.update(partitions)
 
-    def resume(self, *partitions: TopicPartition) -> None: ...
+    def resume(self, *partitions: TopicPartition) -> None:
+        self.paused.difference_update(partitions)
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         self.sought.append(offset)
@@ -63,7 +70,8 @@ class FakeConsumer:
         if isinstance(polled, Exception):
             self.polls.put_nowait(polled)  # it stays as it is
             raise polled
-        return {PARTITION: [Polled(offset) for offset in polled]}
+        records = [Polled(each) if isinstance(each, int) else each for each in polled]
+        return {PARTITION: [each for each in records if PARTITION not in self.paused]}
 
     async def beginning_offsets(self, partitions: list[TopicPartition]) -> Mapping[TopicPartition, int]:
         return dict.fromkeys(partitions, 0)
@@ -106,9 +114,11 @@ class FakeDelivery:
 
     def __init__(self) -> None:
         self.delivered: list[int] = []
+        self.records: list[Record] = []
 
     async def deliver(self, record: Record) -> Sequence[Resolution]:
         self.delivered.append(record.coordinates.offset)
+        self.records.append(record)
         return []
 
     def hold(self) -> None: ...
@@ -121,20 +131,23 @@ class FakeDelivery:
 class Room:
     """An intake whose partition was read up to offset 50."""
 
-    def __init__(self) -> None:
-        self.consumer, self.link, self.delivery = FakeConsumer(), FakeLink(50), FakeDelivery()
+    def __init__(self, *, committed: int = 50, start_from: str = "earliest", retries: bool = False) -> None:
+        self.consumer, self.link, self.delivery = FakeConsumer(), FakeLink(committed), FakeDelivery()
+        self.now = NOW
         self.metrics = Metrics(CollectorRegistry())
         self.intake = Intake(
             consumer=self.consumer,
             link=self.link,
             group="group",
             cluster_id="cluster",
-            start_from="earliest",
+            start_from=start_from,
             delivery=self.delivery,
             make_ledger=self._ledger,
             pause_reason=lambda: None,
             bounds=intake.Bounds(drain=1.0),
             metrics=self.metrics,
+            retry_topics=[PARTITION.topic] if retries else [],
+            clock=lambda: self.now,
         )
 
     def _ledger(
@@ -209,3 +222,82 @@ async def test_a_consumer_that_only_raises_is_told_and_then_given_up(monkeypatch
             async with asyncio.timeout(10):
                 await running
     assert 0 < sum(line["event"] == "intake.cannot_poll" for line in lines) <= 4
+
+
+# -- Retry topics -----------------------------------------------------------------------------------
+
+
+def waiting(offset: int, seconds: float) -> Polled:
+    """A record that is due so many seconds from NOW."""
+    context = RetryContext(
+        origin=Coordinates("charges", 4, 1000 + offset),
+        timestamp_ms=17,
+        index=1,
+        wait=Wait.REPLY,
+        written_at=NOW,
+        due_at=NOW + timedelta(seconds=seconds),
+    )
+    return Polled(offset, headers=tuple(own_headers(retry_headers(context))))
+
+
+@contextlib.asynccontextmanager
+async def running(room: Room) -> AsyncIterator[Room]:
+    task = asyncio.create_task(room.intake.run())
+    try:
+        await room.assigned()
+        yield room
+    finally:
+        room.intake.stop()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_the_head_of_a_retry_topic_waits_until_it_is_due_and_nothing_is_kept_meanwhile() -> None:
+    async with running(Room(retries=True)) as room:
+        room.consumer.polls.put_nowait([waiting(50, -1), waiting(51, 60), waiting(52, 61)])
+        await room.delivers([50])
+        room.consumer.polls.put_nowait([])
+        await until(lambda: bool(room.consumer.paused))
+        assert room.consumer.sought == [50, 51]
+        assert room.intake.paused == {"not_due": 1}
+        assert room.metrics.registry.get_sample_value("coupon_records_waiting") == 0
+
+        room.now = NOW + timedelta(seconds=60.5)
+        room.consumer.polls.put_nowait([])
+        await until(lambda: not room.consumer.paused)
+        room.consumer.polls.put_nowait([waiting(51, 60), waiting(52, 61)])
+        await room.delivers([50, 51])
+
+    (_, one) = room.delivery.records
+    assert (one.origin, one.event_timestamp_ms, one.only) == (Coordinates("charges", 4, 1051), 17, 1)
+    assert one.coordinates == Coordinates("events", 0, 51)
+
+
+async def test_a_foreign_record_in_a_retry_topic_is_delivered_as_one_that_is_refused() -> None:
+    async with running(Room(retries=True)) as room:
+        room.consumer.polls.put_nowait([Polled(50)])
+        await room.delivers([50])
+
+    assert room.delivery.records[0].refused == "no header coupon_topic: not written by this service"
+
+
+async def test_headers_like_a_retrys_mean_nothing_in_an_events_topic() -> None:
+    async with running(Room()) as room:
+        room.consumer.polls.put_nowait([waiting(50, 3600)])
+        await room.delivers([50])
+
+    (one,) = room.delivery.records
+    assert (one.retry, one.refused, one.only) == (None, "", None)
+
+
+@pytest.mark.parametrize(("retries", "begins"), [(False, 100), (True, 0)])
+async def test_a_group_that_starts_with_the_latest_still_takes_all_that_waits_for_a_retry(
+    retries: bool, begins: int
+) -> None:
+    async with running(Room(committed=-1, start_from="latest", retries=retries)) as room:
+        assert room.consumer.sought == [begins]
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not holds():  # noqa: ASYNC110  # it sets no event
+            await asyncio.sleep(0.01)

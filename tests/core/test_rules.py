@@ -1,7 +1,8 @@
 """A record -> its orders, an order -> what the first rule that matches says."""
 
 import json
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from consumer import rulebook
 from consumer.core.coupons import CouponRequest
-from consumer.core.events import Coordinates, Order, Record
+from consumer.core.events import Attempts, Coordinates, Order, Record, Replay, RetryContext, Wait
 from consumer.core.outcomes import Finding, Outcome, Reason
 from consumer.core.rules import RuleBook
 from consumer.core.sources import MAX_ORDERS
@@ -521,3 +522,133 @@ def test_local_time_is_the_stations() -> None:
     assert asked(rules, **times).rule == "night"
     assert ended(rules, **times, station_id="S2").reason is Reason.NO_RULE
     assert ended(rules, **times, station_id="S3").reason is Reason.RULE_ERROR
+
+
+# -- What comes back --------------------------------------------------------------------------------
+
+
+def back(event: object, **context: Any) -> Record:
+    known: dict[str, Any] = {
+        "origin": Coordinates("charges", 0, 7),
+        "timestamp_ms": -1,
+        "index": 0,
+        "wait": Wait.REPLY,
+        "written_at": NOW,
+        "due_at": NOW,
+        "attempts": Attempts(1),
+    }
+    where = Coordinates("retries.1m", 0, 3)
+    return Record(where, 0, None, orjson.dumps(event), retry=RetryContext(**(known | context)))
+
+
+def replayed(event: object, timestamp_ms: int = -1, **replay: Any) -> Record:
+    known: dict[str, Any] = {"of": "c/charges/0/7/0", "count": 1, "index": 0}
+    where = Coordinates("charges", 0, 9)
+    return Record(where, timestamp_ms, None, orjson.dumps(event), replay=Replay(**(known | replay)))
+
+
+def test_of_a_record_that_comes_back_only_the_order_that_it_is_about_is_read() -> None:
+    charges = [CHARGE | {"order_id": f"A{number}"} for number in range(3)]
+
+    for one in (back(charges, index=2), replayed(charges, index=2)):
+        (item,) = BOOK.read(one, NOW)
+        assert isinstance(item, Order)
+        assert (item.index, item.order_id) == (2, "A2")
+
+
+def test_an_order_that_the_event_does_not_hold_any_more_is_invalid() -> None:
+    (item,) = BOOK.read(back([CHARGE], index=5), NOW)
+
+    assert isinstance(item, Finding)
+    assert (item.index, item.outcome, item.reason) == (5, Outcome.INVALID, Reason.SCHEMA)
+
+
+def test_an_order_keeps_the_event_id_under_which_it_was_sent() -> None:
+    """The platform would take another one for another grant."""
+    (item,) = BOOK.read(back(CHARGE, event_id="as-sent"), NOW)
+
+    assert isinstance(item, Order)
+    assert (item.event_id, item.values["event_id"], item.order_id) == ("as-sent", "as-sent", "A1")
+
+
+def test_a_record_of_a_retry_topic_that_is_not_ours_is_invalid_with_its_reason() -> None:
+    stray = replace(
+        record(orjson.dumps(CHARGE)), refused="no header coupon_topic: not written by this service"
+    )
+
+    (item,) = BOOK.read(stray, NOW)
+
+    assert isinstance(item, Finding)
+    assert (item.outcome, item.detail, item.dead_letter) == (Outcome.INVALID, stray.refused, True)
+
+
+WEEK_LATER = NOW + timedelta(days=7)
+
+
+def test_an_order_that_was_tried_once_does_not_expire() -> None:
+    (tried,) = BOOK.read(back(CHARGE), WEEK_LATER)
+    (waited,) = BOOK.read(back(CHARGE, attempts=Attempts()), WEEK_LATER)
+
+    assert isinstance(tried, Order)
+    assert isinstance(waited, Finding)
+    assert waited.outcome is Outcome.EXPIRED
+
+
+@pytest.mark.parametrize("wait", [Wait.STOP, Wait.HOLD])
+def test_a_wait_that_is_not_its_fault_does_not_let_an_order_expire(wait: Wait) -> None:
+    (item,) = BOOK.read(back(CHARGE, attempts=Attempts(), wait=wait), WEEK_LATER)
+
+    assert isinstance(item, Order)
+
+
+def test_whoever_replays_an_old_order_wants_it_sent() -> None:
+    (item,) = BOOK.read(replayed(CHARGE), WEEK_LATER)
+
+    assert isinstance(item, Order)
+
+
+def test_a_replay_releases_what_was_set_aside_only_if_it_says_so() -> None:
+    suspect = CHARGE | {"energy_kwh": 100_000}
+
+    (kept,) = BOOK.read(replayed(suspect), NOW)
+    (released,) = BOOK.read(replayed(suspect, release=True), NOW)
+
+    assert isinstance(kept, Finding)
+    assert kept.outcome is Outcome.SUSPECT
+    assert isinstance(released, Order)
+    assert released.suspicions == (Reason.TOO_MUCH_ENERGY,)
+
+
+ENDED = datetime(2026, 11, 25, 1, 0, tzinfo=UTC)
+ENDED_MS = int(ENDED.timestamp() * 1000)
+
+
+@pytest.mark.parametrize(
+    ("label", "recorded_ms", "deadline"),
+    [
+        ("1500", -1, ENDED + timedelta(hours=24)),
+        ("1002", -1, ENDED + timedelta(hours=2)),
+        ("nothing known", -1, ENDED + timedelta(hours=24)),
+        ("1500", ENDED_MS - 3_600_000, ENDED + timedelta(hours=23)),
+        ("1500", ENDED_MS + 3_600_000, ENDED + timedelta(hours=24)),
+    ],
+)
+def test_the_deadline_counts_from_the_earlier_of_end_and_record_and_a_replys_own_may_be_shorter(
+    label: str, recorded_ms: int, deadline: datetime
+) -> None:
+    one = replace(record(orjson.dumps(CHARGE)), timestamp_ms=recorded_ms)
+
+    assert BOOK.deadline(order(), one, label) == deadline
+
+
+def test_a_replays_deadline_counts_from_the_replay() -> None:
+    one = replayed(CHARGE, timestamp_ms=ENDED_MS + 7 * 86_400_000)
+
+    assert BOOK.deadline(order(), one, "1500") == ENDED + timedelta(days=8)
+
+
+def test_with_the_deadline_off_only_a_replys_own_counts() -> None:
+    endless = book(head=HEAD.replace("version: 1", "version: 1\ndeadline: off"))
+
+    assert endless.deadline(order(endless), record(b""), "1500") is None
+    assert endless.deadline(order(endless), record(b""), "1002") == ENDED + timedelta(hours=2)

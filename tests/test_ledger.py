@@ -1,0 +1,149 @@
+"""What the ledger writes for a resolution, and what it makes of a record that is too large."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+
+from prometheus_client import CollectorRegistry
+
+from consumer.core.events import Attempts, Coordinates, Record, Wait
+from consumer.core.headers import read_retry
+from consumer.core.offsets import Tracker
+from consumer.core.outcomes import Later, Outcome, OutcomeContext, Resolution
+from consumer.ledger import Bounds, Encoder, Ledger
+from consumer.link import Committed, CommittedOffset, FlushResult, Outgoing, Retriable, TopicPartition
+from consumer.metrics import Metrics
+
+NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
+RETRIES = ("retries.1m", "retries.5m")
+ENCODER = Encoder("outcomes", "dead", OutcomeContext("cluster"), 10_000, RETRIES)
+PARTITION = TopicPartition("charges", 0)
+
+
+def waiting(value: bytes = b"{}", *, topic: int = 1) -> Resolution:
+    return Resolution(
+        record=Record(Coordinates("charges", 0, 7), 5, b"key", value, (("trace", b"\xff"),)),
+        index=2,
+        outcome=Outcome.PLATFORM_FAILED,
+        decided_at=NOW,
+        attempts=Attempts(3, NOW, NOW, 0.1, ambiguous=True),
+        label="1500",
+        values={"event_id": "E1", "order_id": "A1"},
+        later=Later(Wait.REPLY, topic, NOW + timedelta(minutes=5), 2, 0, 1.5),
+    )
+
+
+def test_an_order_that_waits_is_written_to_its_retry_topic_and_nowhere_else() -> None:
+    (entry,) = ENCODER.encode(waiting())
+
+    assert entry.topic == "retries.5m"
+    assert (entry.message.key, entry.message.value) == (b"key", b"{}")
+    assert entry.message.headers[0] == ("trace", b"\xff")
+    context = read_retry(tuple(entry.message.headers))
+    assert not isinstance(context, str)
+    assert (context.origin, context.timestamp_ms, context.index) == (Coordinates("charges", 0, 7), 5, 2)
+    assert (context.due_at, context.tier, context.excused_seconds) == (NOW + timedelta(minutes=5), 2, 1.5)
+    assert (context.attempts.count, context.attempts.ambiguous, context.label) == (3, True, "1500")
+    assert (context.event_id, context.order_id) == ("E1", "A1")
+
+
+def test_what_is_too_large_for_a_retry_ends_and_can_be_replayed() -> None:
+    outcome, letter = ENCODER.encode(waiting(bytes(9_900)))
+
+    assert (outcome.topic, letter.topic) == ("outcomes", "dead")
+    assert outcome.resolution is not None
+    assert outcome.resolution.later is None
+    assert b"too large for a retry topic" in (outcome.message.value or b"")
+
+
+class Writer:
+    """Refuses, as a broker does whose topic takes less than the settings say, what goes to a retry topic."""
+
+    def __init__(self) -> None:
+        self.written: list[Outgoing] = []
+        self.committed = asyncio.Event()
+
+    async def flush(
+        self, offsets: Mapping[TopicPartition, CommittedOffset], records: Sequence[Outgoing]
+    ) -> FlushResult:
+        culprits = tuple(index for index, record in enumerate(records) if record.topic in RETRIES)
+        if culprits:
+            return Retriable("produce", 10, culprits)
+        self.written += records
+        if records:
+            self.committed.set()
+        return Committed()
+
+    async def recover(self, deadline: float) -> bool:
+        raise NotImplementedError
+
+
+async def test_what_the_broker_does_not_take_as_a_retry_ends_too_and_is_counted_as_it_was_written() -> None:
+    writer, metrics = Writer(), Metrics(CollectorRegistry())
+    tracker = Tracker(7)
+    tracker.take(7)
+
+    async def read_offsets(*_: object) -> Mapping[TopicPartition, CommittedOffset]:
+        raise NotImplementedError
+
+    ledger = Ledger(
+        writer=writer,
+        read_offsets=read_offsets,
+        trackers={PARTITION: tracker},
+        encoder=ENCODER,
+        bounds=Bounds(interval=0.001),
+        metrics=metrics,
+        on_committed=lambda _: None,
+    )
+    running = asyncio.create_task(ledger.run())
+    ledger.add(waiting().record, [waiting()], 0.0)
+    async with asyncio.timeout(5):
+        await writer.committed.wait()
+    ledger.close()
+    await running
+
+    def counted(name: str, **labels: str) -> float | None:
+        return metrics.registry.get_sample_value(name, labels)
+
+    assert [record.topic for record in writer.written] == ["outcomes", "dead"]
+    assert counted("coupon_outcomes_total", outcome="platform_failed", reason="", code="1500") == 1
+    assert counted("coupon_dead_letters_total", outcome="platform_failed", reason="") == 1
+    assert counted("coupon_retries_later_total", topic="retries.5m", waits_for="reply", code="1500") is None
+
+
+async def test_a_retry_is_counted_by_topic_and_is_no_outcome() -> None:
+    metrics = Metrics(CollectorRegistry())
+    tracker = Tracker(7)
+    tracker.take(7)
+    done = asyncio.Event()
+
+    class Takes(Writer):
+        async def flush(
+            self, offsets: Mapping[TopicPartition, CommittedOffset], records: Sequence[Outgoing]
+        ) -> FlushResult:
+            return Committed()
+
+    async def read_offsets(*_: object) -> Mapping[TopicPartition, CommittedOffset]:
+        raise NotImplementedError
+
+    ledger = Ledger(
+        writer=Takes(),
+        read_offsets=read_offsets,
+        trackers={PARTITION: tracker},
+        encoder=ENCODER,
+        bounds=Bounds(interval=0.001),
+        metrics=metrics,
+        on_committed=lambda _: done.set(),
+    )
+    running = asyncio.create_task(ledger.run())
+    ledger.add(waiting().record, [waiting()], 0.0)
+    async with asyncio.timeout(5):
+        await done.wait()
+    ledger.close()
+    await running
+
+    labels = {"topic": "retries.5m", "waits_for": "reply", "code": "1500"}
+    assert metrics.registry.get_sample_value("coupon_retries_later_total", labels) == 1
+    assert not [
+        s for family in metrics.outcomes.collect() for s in family.samples if s.name.endswith("_total")
+    ]
