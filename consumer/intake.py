@@ -12,6 +12,7 @@ and the next owner does it again.
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -38,16 +39,22 @@ POLL_SECONDS = 0.2
 """Longest wait for records in one poll; a pause or a stop is noticed within it."""
 
 POLL_RECORDS = 200
-"""Records taken in one poll, so that one turn of the event loop stays short."""
+"""Records taken in one poll."""
+
+TURN_RECORDS = 10
+"""Records taken in one turn of the event loop, so that it stays short, and what they tell is heeded."""
 
 GIVE_UP_SECONDS = 60.0
 """Errors from polling for this long in a row: the consumer does not mend by itself, a new one has to be made."""
 
+LOOK_SECONDS = 20.0
+"""How often it is looked whether records are there that the consumer does not bring: twice in a row is once too often."""
+
 OPEN_SECONDS = 30.0
 """How long one try to open an assignment may take before it is said aloud and tried again."""
 
-FULL, OFFSET_MAP, NOT_DUE = "full", "offset_map", "not_due"
-"""Reasons of ours to pause; the flow has its own. The last is a retry topic's, and no trouble."""
+FULL, OFFSET_MAP, NOT_DUE, UNREADABLE = "full", "offset_map", "not_due", "unreadable"
+"""Reasons of ours to pause; the flow has its own. `not_due` is a retry topic's, and no trouble."""
 
 
 class Consumer(Protocol):
@@ -74,8 +81,13 @@ class Consumer(Protocol):
     def highwater(self, partition: TopicPartition) -> int | None:
         """The log's end as of the last fetch."""
 
-    async def getmany(self, *, timeout_ms: int, max_records: int) -> Mapping[TopicPartition, Sequence[Any]]:
-        """Records of partitions that are not paused."""
+    def place(self, partition: TopicPartition) -> int | None:
+        """Where the next poll reads on, past transaction markers and gaps; None while that is not known."""
+
+    async def getmany(
+        self, *partitions: TopicPartition, timeout_ms: int, max_records: int
+    ) -> Mapping[TopicPartition, Sequence[Any]]:
+        """Records of these partitions (none named: of all) as far as they are not paused."""
 
     async def beginning_offsets(self, partitions: list[TopicPartition]) -> Mapping[TopicPartition, int]:
         """The logs' starts."""
@@ -103,11 +115,16 @@ class Link(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What may be held in memory, and how long a drain may take (seconds)."""
+    """What may be held in memory, and how long a drain may take (seconds).
+
+    Attributes:
+        unreadable: records of a topic in a row that cannot be read, after which it is paused; 0: never.
+    """
 
     records: int = 2000
     bytes: int = 64 << 20
     drain: float = 20.0
+    unreadable: int = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +173,7 @@ class Assignment:
 
     Attributes:
         not_due: when the head of a retry topic's partition is due.
+        by_partition: records taken in and not yet committed.
     """
 
     member: Membership
@@ -166,6 +184,7 @@ class Assignment:
     writing: "asyncio.Task[str | None] | None" = None
     deliveries: "set[asyncio.Task[None]]" = field(default_factory=set)
     not_due: dict[TopicPartition, datetime] = field(default_factory=dict)
+    by_partition: "Counter[TopicPartition]" = field(default_factory=Counter)
     admitting: bool = True
     closed: bool = False
     records: int = 0
@@ -216,6 +235,9 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._assignment: Assignment | None = None
         self._opening: asyncio.Task[None] | None = None
         self._paused: dict[TopicPartition, str] = {}
+        self._paused_lately: set[TopicPartition] = set()
+        self._served: set[TopicPartition] = set()
+        self._unreadable: Counter[str] = Counter()
         self._room = asyncio.Event()
         self._stopping = asyncio.Event()
         self._made_anew: set[TopicPartition] = set()
@@ -223,7 +245,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._cannot_open: str | None = None
         self._problems = 0
         self._polled_at = time.monotonic()
-        self._seen_reasons = {FULL, OFFSET_MAP, NOT_DUE}
+        self._seen_reasons = {FULL, OFFSET_MAP, NOT_DUE, UNREADABLE}
 
     # -- The poll loop --------------------------------------------------------------------------------
 
@@ -232,16 +254,17 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
 
         Raises BrokerUnavailableError where the consumer is of no more use.
         """
-        stopping = asyncio.ensure_future(self._stopping.wait())
-        polling = asyncio.ensure_future(self._poll_on())
+        stopping: asyncio.Task[Any] = asyncio.ensure_future(self._stopping.wait())
+        working = [asyncio.ensure_future(self._poll_on()), asyncio.ensure_future(self._look_for_silence())]
         try:
-            await asyncio.wait([stopping, polling], return_when=asyncio.FIRST_COMPLETED)
-            if polling.done():
-                polling.result()  # it never ends well by itself
+            await asyncio.wait([stopping, *working], return_when=asyncio.FIRST_COMPLETED)
+            for task in working:
+                if task.done():
+                    task.result()  # it never ends well by itself
         finally:
-            for task in (stopping, polling):
+            for task in (stopping, *working):
                 task.cancel()
-            await asyncio.gather(stopping, polling, return_exceptions=True)
+            await asyncio.gather(stopping, *working, return_exceptions=True)
             await self._release("stopping")
 
     def stop(self) -> None:
@@ -266,6 +289,12 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         held = self._assignment
         return self._cannot_poll or self._cannot_open or (held.ledger.trouble if held is not None else None)
 
+    @property
+    def unreadable(self) -> list[str]:
+        """Topics that are paused because nothing in them can be read."""
+        bound = self._bounds.unreadable
+        return [topic for topic, count in self._unreadable.items() if bound and count >= bound]
+
     async def _poll_on(self) -> None:
         before = time.monotonic()
         while True:
@@ -275,10 +304,10 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             now = time.monotonic()
             self._account(now - before)
             self.last_turn = before = now
+            held = self._assignment
             for partition, records in batches.items():
-                for record in records:
-                    if not self._admit(partition, record):
-                        break
+                await self._take_in(held, partition, records)
+            self._pass_markers()
 
     async def _wait_for_room(self) -> None:
         """A short fullness is waited for: pausing would throw away what was fetched ahead."""
@@ -304,11 +333,11 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         now = self._clock()
         held.not_due = {partition: due_at for partition, due_at in held.not_due.items() if due_at > now}
         wanted = dict.fromkeys(held.not_due, NOT_DUE)
-        wanted |= {
-            partition: everything or OFFSET_MAP
-            for partition in held.starts
-            if everything or held.ledger.full(partition)
-        }
+        for partition in held.starts:
+            if everything or held.ledger.full(partition):
+                wanted[partition] = everything or OFFSET_MAP
+            elif partition.topic in self.unreadable:
+                wanted[partition] = UNREADABLE
         assigned = set(self._consumer.assignment())
         pause = [partition for partition in wanted if partition not in self._paused and partition in assigned]
         resume = [
@@ -319,19 +348,42 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         if resume:
             self._consumer.resume(*resume)
         self._paused = wanted
+        self._paused_lately.update(wanted)
 
     async def _poll(self) -> Mapping[TopicPartition, Sequence[Any]]:
         held = self._assignment
         room = self._bounds.records - held.records if held is not None else POLL_RECORDS
         try:
-            batches = await self._consumer.getmany(
-                timeout_ms=int(POLL_SECONDS * 1000), max_records=max(1, min(POLL_RECORDS, room))
-            )
+            batches = await self._poll_in_turn(held, max(1, min(POLL_RECORDS, room)))
         except KafkaError as error:
             self._note_problem(error)
             await asyncio.sleep(min(5.0, 0.1 * self._problems))
             return {}
         self._problems, self._polled_at, self._cannot_poll = 0, time.monotonic(), None
+        return batches
+
+    async def _poll_in_turn(
+        self, held: Assignment | None, most: int
+    ) -> Mapping[TopicPartition, Sequence[Any]]:
+        """One partition after the other, and none more than half of what is held: a deep backlog keeps nobody waiting.
+
+        The consumer by itself gives all that it fetched of one partition before it goes on to the next.
+        """
+        wait_ms = int(POLL_SECONDS * 1000)
+        if held is None or len(held.starts) < 2:
+            return await self._consumer.getmany(timeout_ms=wait_ms, max_records=most)
+        share = self._bounds.records // 2
+        open_ones = [tp for tp in held.starts if tp not in self._paused and held.by_partition[tp] < share]
+        others = [tp for tp in open_ones if tp not in self._served]
+        batches: Mapping[TopicPartition, Sequence[Any]] = {}
+        if self._served and others:
+            batches = await self._consumer.getmany(*others, timeout_ms=0, max_records=most)
+        if not batches:
+            self._served.clear()
+            batches = await self._consumer.getmany(
+                *(open_ones or held.starts), timeout_ms=wait_ms, max_records=most
+            )
+        self._served.update(batches)
         return batches
 
     def _note_problem(self, error: KafkaError) -> None:
@@ -341,6 +393,40 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             log.warning("intake.cannot_poll", problem=self._cannot_poll, times=self._problems)
         if time.monotonic() - self._polled_at > GIVE_UP_SECONDS:
             raise BrokerUnavailableError(self._cannot_poll) from error
+
+    async def _look_for_silence(self) -> None:
+        """A consumer can sit silently while there are records: then a new one has to be made."""
+        stuck: Mapping[TopicPartition, int] = {}
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            places, self._paused_lately = self._idle_places(), set(self._paused)
+            try:
+                async with asyncio.timeout(LOOK_SECONDS):
+                    ends = await self._consumer.end_offsets(list(places)) if places else {}
+            except (KafkaError, TimeoutError):
+                ends = {}  # Kafka is away, which others notice and tell
+            stuck_before = stuck
+            stuck = {tp: place for tp, place in places.items() if place < ends.get(tp, place)}
+            silent = [tp for tp, place in stuck.items() if stuck_before.get(tp) == place]
+            if silent:
+                what = ", ".join(f"{tp.topic}-{tp.partition}" for tp in silent)
+                log.warning("intake.silent", partitions=what, seconds=LOOK_SECONDS)
+                raise BrokerUnavailableError(
+                    f"the consumer brings no records of {what} though there are some"
+                )
+
+    def _idle_places(self) -> dict[TopicPartition, int]:
+        """Where partitions stand from which records could have come all the time."""
+        held = self._assignment
+        if held is None or not held.admitting:
+            return {}
+        share = self._bounds.records // 2
+        places = {
+            tp: self._consumer.place(tp)
+            for tp in held.starts
+            if tp not in self._paused_lately and held.by_partition[tp] < share
+        }
+        return {tp: place for tp, place in places.items() if place is not None}
 
     def _account(self, seconds: float) -> None:
         reasons = set(self._paused.values())
@@ -362,19 +448,32 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
 
     # -- One record -----------------------------------------------------------------------------------
 
-    def _admit(self, partition: TopicPartition, polled: Any) -> bool:
+    async def _take_in(
+        self, held: Assignment | None, partition: TopicPartition, records: Sequence[Any]
+    ) -> None:
+        """Of an assignment that is over, or not yet open, nothing is taken: it will be read again."""
+        if held is None or partition not in held.starts:
+            return
+        for number, polled in enumerate(records, 1):
+            if self._assignment is not held or not self._admit(held, partition, polled):
+                return
+            if number % TURN_RECORDS == 0:
+                await asyncio.sleep(0)
+
+    def _admit(self, held: Assignment, partition: TopicPartition, polled: Any) -> bool:
         """Take one record in. False: nothing more of this partition can be taken now."""
-        held = self._assignment
-        if held is None or not held.admitting or partition not in held.starts:
-            return False  # of an assignment that is over, or not yet open: it will be read again
+        if not held.admitting:
+            return False
         start = held.starts[partition]
         if polled.offset < held.positions[partition]:
             self._begin_anew(held, partition, polled.offset)
             return False
         record = self._record(partition, polled, maybe_sent=polled.offset < start.maybe_sent_below)
-        if record.retry is not None and record.retry.due_at > self._clock():
-            # Nothing of the topic is kept in memory: it is read again when its head is due.
-            held.not_due[partition] = record.retry.due_at
+        not_due = record.retry is not None and record.retry.due_at > self._clock()
+        if not_due or partition.topic in self.unreadable:
+            # Nothing that waits is kept in memory: it is read again when it can be taken.
+            if record.retry is not None and not_due:
+                held.not_due[partition] = record.retry.due_at
             self._consumer.seek(partition, polled.offset)
             return False
         held.positions[partition] = polled.offset + 1
@@ -382,6 +481,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             held.ledger.touch(partition)
             return True
         held.records += 1
+        held.by_partition[partition] += 1
         held.bytes += record.size
         self._metrics.records.labels(partition.topic).inc()
         task = asyncio.create_task(self._deliver_one(held, record, asyncio.get_running_loop().time()))
@@ -405,6 +505,18 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             replay=read_replay(headers),
             refused=retry if isinstance(retry, str) else "",
         )
+
+    def _pass_markers(self) -> None:
+        """What stands at a log's end and is no record (a transaction's marker, a compacted one) is done: no lag stays."""
+        held = self._assignment
+        if held is None or not held.admitting:
+            return
+        for partition, start in held.starts.items():
+            place = self._consumer.place(partition)
+            if place is not None and place > held.positions[partition]:
+                held.positions[partition] = place
+                if start.tracker.skip_to(place):
+                    held.ledger.touch(partition)
 
     def _begin_anew(self, held: Assignment, partition: TopicPartition, offset: int) -> None:
         """The log ends before our place: it was cut or made anew, and what we hold of it says nothing any more."""
@@ -433,10 +545,31 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         if held.closed:
             self._metrics.late_completions.inc()
         else:
+            self._note_readable(record.coordinates.topic, resolutions)
             held.ledger.add(record, resolutions, taken_at)
+
+    def _note_readable(self, topic: str, resolutions: Sequence[Resolution]) -> None:
+        """A topic of which nothing can be read is rather a mistake of ours than a thousand dead letters."""
+        if any(resolution.readable for resolution in resolutions):
+            if topic in self.unreadable:
+                log.info("intake.readable_again", topic=topic)
+            self._unreadable.pop(topic, None)
+            self._metrics.unreadable_alarm.labels(topic).set(0)
+            return
+        self._unreadable[topic] += 1
+        if self._unreadable[topic] == self._bounds.unreadable:
+            self._metrics.unreadable_alarm.labels(topic).set(1)
+            log.error(
+                "intake.topic_unreadable",
+                topic=topic,
+                records=self._bounds.unreadable,
+                problem=resolutions[0].detail if resolutions else "",
+                remedy="the topic is paused: correct its source in the rules and start again, then replay the dead letters",
+            )
 
     def _committed(self, held: Assignment, done: Sequence[Done]) -> None:
         held.records -= len(done)
+        held.by_partition.subtract(_partition(item.record) for item in done)
         held.bytes -= sum(item.record.size for item in done)
         self._room.set()
 
@@ -646,3 +779,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             self._assignment = None
             self._metrics.assigned.set(0)
         self._room.set()
+
+
+def _partition(record: Record) -> TopicPartition:
+    return TopicPartition(record.coordinates.topic, record.coordinates.partition)

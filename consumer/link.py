@@ -194,6 +194,13 @@ class GroupConsumer(AIOKafkaConsumer):
             coordinator._group_instance_id,  # noqa: SLF001 - aiokafka offers no accessor
         )
 
+    def place(self, partition: TopicPartition) -> int | None:
+        """Where the next poll reads on, past transaction markers and gaps; None while that is not known."""
+        subscription = self._subscription.subscription
+        assignment = subscription.assignment if subscription is not None else None
+        state = assignment.state_value(partition) if assignment is not None else None
+        return state.position if state is not None and state.has_valid_position else None
+
     async def look_again(self) -> None:
         """Ask for the topics' partitions now: a new one changes the assignment."""
         await self._client.force_metadata_update()

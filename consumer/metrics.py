@@ -93,6 +93,13 @@ class Metrics:
             registry=registry,
         )
 
+        self.unreadable_alarm = Gauge(
+            "coupon_unreadable_alarm",
+            "1 while a topic is paused because nothing in it can be read.",
+            ["topic"],
+            registry=registry,
+        )
+
         self.lag = Gauge(
             "coupon_partition_lag",
             "Records between the committed offset and the log's end, per owned partition.",

@@ -173,7 +173,10 @@ class Service:
             make_ledger=make_ledger,
             pause_reason=lambda: self._flow.pause_reason,
             bounds=intake.Bounds(
-                settings.intake.max_records, settings.intake.max_bytes, settings.drain_timeout
+                settings.intake.max_records,
+                settings.intake.max_bytes,
+                settings.drain_timeout,
+                settings.intake.max_unreadable,
             ),
             metrics=self.metrics,
             retry_topics=settings.retry_topics,
@@ -237,6 +240,7 @@ class Service:
             "partitions": [f"{tp.topic}-{tp.partition}" for tp in room.partitions] if room else [],
             "paused": room.paused if room else {},
             "halted_accounts": dict(self._flow.halted),
+            "unreadable_topics": room.unreadable if room else [],
             "waiting_for": self._waiting.what or (room.trouble if room else None),
         }
         return bool(details["joined"]) and not self._stopping.is_set(), details

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from consumer.core.errors import BrokerUnavailableError
 from consumer.core.events import Coordinates, Record, RetryContext, Wait
 from consumer.core.headers import own_headers, retry_headers
 from consumer.core.offsets import Tracker
-from consumer.core.outcomes import OutcomeContext, Resolution
+from consumer.core.outcomes import Outcome, OutcomeContext, Reason, Resolution
 from consumer.intake import Intake
 from consumer.ledger import Bounds, Done, Encoder, Ledger
 from consumer.link import Committed, CommittedOffset, FlushResult, Membership, Outgoing, TopicPartition
@@ -24,6 +25,8 @@ from consumer.metrics import Metrics
 
 PARTITION = TopicPartition("events", 0)
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
+
+GRANTED = Resolution(Record(Coordinates("events", 0, 0), 0, None, b""), 0, Outcome.GRANTED, NOW)
 
 
 class Polled(NamedTuple):
@@ -42,6 +45,7 @@ class FakeConsumer:
         self.rejoined = asyncio.Event()
         self.sought: list[int] = []
         self.paused: set[TopicPartition] = set()
+        self.at: int | None = None
         self.end = 100
 
     def membership(self) -> Membership:
@@ -65,7 +69,12 @@ class FakeConsumer:
     def highwater(self, partition: TopicPartition) -> int | None:
         return self.end
 
-    async def getmany(self, *, timeout_ms: int, max_records: int) -> Mapping[TopicPartition, Sequence[Any]]:
+    def place(self, partition: TopicPartition) -> int | None:
+        return self.at
+
+    async def getmany(
+        self, *partitions: TopicPartition, timeout_ms: int, max_records: int
+    ) -> Mapping[TopicPartition, Sequence[Any]]:
         polled = await self.polls.get()
         if isinstance(polled, Exception):
             self.polls.put_nowait(polled)  # it stays as it is
@@ -110,16 +119,20 @@ class FakeLink:
 
 
 class FakeDelivery:
-    """Every record ends at once, without orders."""
+    """Every record ends at once, with a grant if the test wants nothing else."""
 
     def __init__(self) -> None:
         self.delivered: list[int] = []
         self.records: list[Record] = []
+        self.ends: Callable[[int], Sequence[Resolution]] = lambda _: [GRANTED]
+        self.gate: asyncio.Event | None = None
 
     async def deliver(self, record: Record) -> Sequence[Resolution]:
         self.delivered.append(record.coordinates.offset)
         self.records.append(record)
-        return []
+        if self.gate is not None:
+            await self.gate.wait()
+        return self.ends(record.coordinates.offset)
 
     def hold(self) -> None: ...
 
@@ -131,7 +144,15 @@ class FakeDelivery:
 class Room:
     """An intake whose partition was read up to offset 50."""
 
-    def __init__(self, *, committed: int = 50, start_from: str = "earliest", retries: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        committed: int = 50,
+        start_from: str = "earliest",
+        retries: bool = False,
+        unreadable: int = 100,
+        pause_reason: str | None = None,
+    ) -> None:
         self.consumer, self.link, self.delivery = FakeConsumer(), FakeLink(committed), FakeDelivery()
         self.now = NOW
         self.metrics = Metrics(CollectorRegistry())
@@ -143,8 +164,8 @@ class Room:
             start_from=start_from,
             delivery=self.delivery,
             make_ledger=self._ledger,
-            pause_reason=lambda: None,
-            bounds=intake.Bounds(drain=1.0),
+            pause_reason=lambda: pause_reason,
+            bounds=intake.Bounds(drain=1.0, unreadable=unreadable),
             metrics=self.metrics,
             retry_topics=[PARTITION.topic] if retries else [],
             clock=lambda: self.now,
@@ -222,6 +243,96 @@ async def test_a_consumer_that_only_raises_is_told_and_then_given_up(monkeypatch
             async with asyncio.timeout(10):
                 await running
     assert 0 < sum(line["event"] == "intake.cannot_poll" for line in lines) <= 4
+
+
+# -- What is wrong with a topic, a log's end, a consumer --------------------------------------------
+
+
+def unreadable(offset: int) -> Resolution:
+    record = Record(Coordinates("events", 0, offset), 0, None, b"")
+    return Resolution(record, 0, Outcome.INVALID, NOW, Reason.NOT_JSON, "no JSON", dead_letter=True)
+
+
+async def test_a_topic_of_which_nothing_can_be_read_is_paused_with_one_alarm() -> None:
+    async with running(Room(unreadable=30)) as room:
+        room.delivery.ends = lambda offset: [unreadable(offset)]
+        with capture_logs() as lines:
+            room.consumer.polls.put_nowait(list(range(50, 130)))
+            room.consumer.polls.put_nowait([])
+            await until(lambda: bool(room.consumer.paused))
+
+        taken = room.delivery.delivered
+        assert 30 <= len(taken) < 50
+        assert room.consumer.sought[-1] == taken[-1] + 1  # the others stay where they are
+        assert (room.intake.unreadable, room.intake.paused) == (["events"], {"unreadable": 1})
+        assert [line["problem"] for line in lines if line["event"] == "intake.topic_unreadable"] == [
+            "no JSON"
+        ]
+        assert room.metrics.registry.get_sample_value("coupon_unreadable_alarm", {"topic": "events"}) == 1
+
+
+@pytest.mark.parametrize("bound", [0, 30])
+async def test_one_readable_record_among_them_or_no_bound_keeps_the_topic_going(bound: int) -> None:
+    async with running(Room(unreadable=bound)) as room:
+        room.delivery.ends = lambda offset: [GRANTED] if bound and offset % 29 == 0 else [unreadable(offset)]
+        room.consumer.polls.put_nowait(list(range(50, 130)))
+        await room.delivers(list(range(50, 130)))
+        assert room.intake.unreadable == []
+
+
+async def test_a_rule_that_fails_on_every_order_does_not_pause_a_topic_that_can_be_read() -> None:
+    async with running(Room(unreadable=10)) as room:
+        room.delivery.ends = lambda offset: [dataclasses.replace(unreadable(offset), rule="r1")]
+        room.consumer.polls.put_nowait(list(range(50, 80)))
+        await room.delivers(list(range(50, 80)))
+        assert room.intake.unreadable == []
+
+
+async def test_a_transaction_marker_at_the_logs_end_leaves_no_lag(room: Room) -> None:
+    await room.assigned()
+    room.consumer.at = 53
+    room.consumer.polls.put_nowait([50, 51])  # 52 is the marker
+    await room.delivers([50, 51])
+    await until(lambda: room.link.committed[PARTITION].offset == 53)
+
+
+async def test_the_place_of_a_consumer_is_no_news_while_a_record_is_under_way(room: Room) -> None:
+    """What was taken holds the frontier, whatever comes after it."""
+    gate = asyncio.Event()
+    room.delivery.gate = gate
+    await room.assigned()
+    room.consumer.at = 53
+    room.consumer.polls.put_nowait([50, 51])
+    await room.delivers([50, 51])
+    await asyncio.sleep(0.05)
+    assert room.link.committed[PARTITION].offset == 50
+    gate.set()
+    await until(lambda: room.link.committed[PARTITION].offset == 53)
+
+
+async def test_a_consumer_that_sits_silently_while_there_are_records_is_given_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(intake, "LOOK_SECONDS", 0.05)
+    room = Room()
+    room.consumer.at = 50  # and 100 is the log's end
+    task = asyncio.create_task(room.intake.run())
+    await room.assigned()
+    with pytest.raises(BrokerUnavailableError, match="the consumer brings no records of events-0"):
+        async with asyncio.timeout(10):
+            await task
+
+
+@pytest.mark.parametrize("why", ["at the end", "paused"])
+async def test_a_consumer_that_has_nothing_to_bring_is_left_alone(
+    monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    monkeypatch.setattr(intake, "LOOK_SECONDS", 0.02)
+    async with running(Room(pause_reason="config_alarm" if why == "paused" else None)) as room:
+        room.consumer.at = 100 if why == "at the end" else 50
+        room.consumer.polls.put_nowait([])
+        await asyncio.sleep(0.3)
+        assert room.intake.partitions == [PARTITION]
 
 
 # -- Retry topics -----------------------------------------------------------------------------------

@@ -16,7 +16,12 @@ pytestmark = pytest.mark.usefixtures("logging_as_before")
 
 
 def settings(broker: str = "kafka:9092", prefix: str = "", **topics: object) -> Settings:
-    names = {"events": [f"{prefix}events"], "outcomes": f"{prefix}outcomes", "dead_letters": f"{prefix}dead"}
+    names = {
+        "events": [f"{prefix}events"],
+        "outcomes": f"{prefix}outcomes",
+        "dead_letters": f"{prefix}dead",
+        "retries": f"{prefix}retries",
+    }
     return Settings.model_validate(
         {
             "kafka": {"bootstrap_servers": [broker], "topics": {**names, **topics}},
@@ -92,8 +97,9 @@ def exit_code(*arguments: str) -> object:
 @pytest.fixture
 def settings_file(broker: str, topic_prefix: str, tmp_path: Path) -> Path:
     file = tmp_path / "settings.yaml"
-    names = {"events": [f"{topic_prefix}-events"], "outcomes": f"{topic_prefix}-outcomes"}
-    kafka = {"bootstrap_servers": broker, "topics": {**names, "dead_letters": f"{topic_prefix}-dead"}}
+    names: dict[str, object] = {"events": [f"{topic_prefix}-events"], "outcomes": f"{topic_prefix}-outcomes"}
+    names |= {"dead_letters": f"{topic_prefix}-dead", "retries": f"{topic_prefix}-retries"}
+    kafka = {"bootstrap_servers": broker, "topics": names}
     file.write_text(
         json.dumps({"kafka": kafka, "rules": "rules.yaml", "privacy": {"plates": "none"}}), "utf-8"
     )
@@ -110,12 +116,14 @@ def test_what_is_missing_is_created_as_recommended_but_no_events_topic(
     before, after = capsys.readouterr().out.split("\n{", 1)
     told = json.loads("{" + after)
     ours = "`charging-coupon topics --create` creates it"
-    assert before.splitlines()[-3:] == [
+    retries = [f"{topic_prefix}-retries.{delay}" for delay in ("1m", "5m", "30m")]
+    assert before.splitlines()[-6:] == [
         f"{topic_prefix}-events: there is no such topic; have it created, or correct kafka.topics.events",
         f"{topic_prefix}-outcomes: there is no such topic; {ours}, or correct kafka.topics.outcomes",
         f"{topic_prefix}-dead: there is no such topic; {ours}, or correct kafka.topics.dead_letters",
+        *(f"{name}: there is no such topic; {ours}, or correct kafka.topics.retries" for name in retries),
     ]
-    assert told["created"] == [f"{topic_prefix}-outcomes", f"{topic_prefix}-dead"]
+    assert told["created"] == [f"{topic_prefix}-outcomes", f"{topic_prefix}-dead", *retries]
     assert [(each["topic"], each["property"]) for each in told["findings"] if not each["fine"]] == [
         (f"{topic_prefix}-events", "exists")
     ]
@@ -135,7 +143,8 @@ async def test_asking_creates_no_topic_and_what_was_created_stays_as_it_is(
 
     assert found[names[0]].properties["partitions"] == "4"
     retention = {name: found[name].properties["retention.ms"] for name in names[1:]}
-    assert retention == {names[1]: str(90 * DAY_MS), names[2]: str(30 * DAY_MS)}
+    days = {names[1]: 90, names[2]: 30, **dict.fromkeys(names[3:], 7)}
+    assert retention == {name: str(kept * DAY_MS) for name, kept in days.items()}
     assert {found[name].properties["segment.ms"] for name in names[1:]} == {str(DAY_MS)}
 
 

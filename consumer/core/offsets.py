@@ -65,6 +65,15 @@ class Tracker:
         self._absorb()
         return new
 
+    def skip_to(self, offset: int) -> bool:
+        """Nothing stands between the last record taken and `offset`. True if that moves the frontier."""
+        before = self._frontier
+        if offset > self.position:
+            self._add(self.position, offset)
+            self.position = offset
+            self._absorb()
+        return self._frontier > before
+
     def finish(self, offset: int) -> None:
         """The record at `offset` is done."""
         self._add(offset, offset + 1)

@@ -185,6 +185,11 @@ class Resolution:
     label: str = ""
     later: Later | None = None
 
+    @property
+    def readable(self) -> bool:
+        """The order could be read, whatever became of it."""
+        return self.outcome is not Outcome.INVALID or self.rule is not None
+
 
 class PlateMode(StrEnum):
     """What of a plate the outcome topic holds."""

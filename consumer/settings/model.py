@@ -239,6 +239,10 @@ class Intake(Group):
     max_bytes: Size = 64 << 20
     """Their bytes. Default 64MiB; at least `kafka.max_message_size`."""
 
+    max_unreadable: Annotated[int, Field(ge=0, le=1_000_000)] = 100
+    """Records of a topic in a row that cannot be read, after which the topic is paused with an alarm instead of going
+    to the dead letters as a whole. Default 100; 0: never."""
+
 
 class Ledger(Group):
     """When outcomes and offsets are written, in one transaction."""
