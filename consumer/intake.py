@@ -53,7 +53,7 @@ LOOK_SECONDS = 20.0
 OPEN_SECONDS = 30.0
 """How long one try to open an assignment may take before it is said aloud and tried again."""
 
-FULL, OFFSET_MAP, NOT_DUE, UNREADABLE = "full", "offset_map", "not_due", "unreadable"
+FULL, LEDGER, OFFSET_MAP, NOT_DUE, UNREADABLE = "full", "ledger", "offset_map", "not_due", "unreadable"
 """Reasons of ours to pause; the flow has its own. `not_due` is a retry topic's, and no trouble."""
 
 
@@ -245,7 +245,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._cannot_open: str | None = None
         self._problems = 0
         self._polled_at = time.monotonic()
-        self._seen_reasons = {FULL, OFFSET_MAP, NOT_DUE, UNREADABLE}
+        self._seen_reasons = {FULL, LEDGER, OFFSET_MAP, NOT_DUE, UNREADABLE}
 
     # -- The poll loop --------------------------------------------------------------------------------
 
@@ -329,7 +329,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         if held is None:
             self._paused = {}
             return
-        everything = self._pause_reason() or (FULL if self._full() else None)
+        everything = self._pause_reason() or (LEDGER if held.ledger.stuck else FULL if self._full() else None)
         now = self._clock()
         held.not_due = {partition: due_at for partition, due_at in held.not_due.items() if due_at > now}
         wanted = dict.fromkeys(held.not_due, NOT_DUE)

@@ -44,6 +44,9 @@ log = structlog.get_logger(__name__)
 RECOVERY_SECONDS = 60.0
 """How long one try to settle an ambiguous commit may take before it is said aloud and tried again."""
 
+STUCK_TIMES = 3
+"""Tries after which intake should pause: what the platform grants meanwhile could not be written down."""
+
 LONGEST_PAUSE = 5.0
 """Seconds between tries while Kafka refuses a transaction or is away."""
 
@@ -177,6 +180,7 @@ class Ledger:
     Attributes:
         opened: set once the first transaction is committed: nothing may be delivered before.
         trouble: why the flush under way has not ended well yet, in words; None while flushes do.
+        stuck: it has not ended well several times: nothing more should be taken in for it.
     """
 
     def __init__(
@@ -192,6 +196,7 @@ class Ledger:
     ) -> None:
         self.opened = asyncio.Event()
         self.trouble: str | None = None
+        self.stuck = False
         self._writer = writer
         self._read_offsets = read_offsets
         self._trackers = trackers
@@ -312,7 +317,7 @@ class Ledger:
             self._metrics.transaction_seconds.observe(asyncio.get_running_loop().time() - started)
             match result:
                 case Committed():
-                    self.trouble = None
+                    self._well_again()
                     return None
                 case Fenced(by=by, stage=stage, code=code):
                     return f"fenced by {by} at {stage} (error {code})"
@@ -328,7 +333,7 @@ class Ledger:
                             f"{result.stage} without an answer ({result.error}), and the membership is over"
                         )
                     if await self._settled(batch):
-                        self.trouble = None
+                        self._well_again()
                         return None
 
     def _shrink(self, batch: _Batch, result: Retriable) -> bool:
@@ -430,10 +435,14 @@ class Ledger:
         if isinstance(ended_at, datetime):
             self._metrics.event_age_seconds.observe(max(0.0, (wall - ended_at).total_seconds()))
 
+    def _well_again(self) -> None:
+        self.trouble, self.stuck = None, False
+
     def _say(self, result: Retriable | Ambiguous, batch: _Batch) -> None:
         problem = named(result.code) if isinstance(result, Retriable) else result.error
         self.trouble = f"cannot write outcomes: {problem} at {result.stage}"
         batch.refused += 1
+        self.stuck = batch.refused >= STUCK_TIMES
         if batch.refused & (batch.refused - 1) == 0:  # at the 1st, 2nd, 4th, 8th ... time
             log.warning(
                 "ledger.cannot_write", problem=self.trouble, times=batch.refused, records=len(batch.done)

@@ -20,7 +20,15 @@ from consumer.core.offsets import Tracker
 from consumer.core.outcomes import Outcome, OutcomeContext, Reason, Resolution
 from consumer.intake import Intake
 from consumer.ledger import Bounds, Done, Encoder, Ledger
-from consumer.link import Committed, CommittedOffset, FlushResult, Membership, Outgoing, TopicPartition
+from consumer.link import (
+    Committed,
+    CommittedOffset,
+    FlushResult,
+    Membership,
+    Outgoing,
+    Retriable,
+    TopicPartition,
+)
 from consumer.metrics import Metrics
 
 PARTITION = TopicPartition("events", 0)
@@ -75,7 +83,11 @@ class FakeConsumer:
     async def getmany(
         self, *partitions: TopicPartition, timeout_ms: int, max_records: int
     ) -> Mapping[TopicPartition, Sequence[Any]]:
-        polled = await self.polls.get()
+        try:
+            async with asyncio.timeout(timeout_ms / 1000):
+                polled = await self.polls.get()
+        except TimeoutError:
+            return {}
         if isinstance(polled, Exception):
             self.polls.put_nowait(polled)  # it stays as it is
             raise polled
@@ -99,6 +111,7 @@ class FakeLink:
 
     def __init__(self, committed: int) -> None:
         self.committed = {PARTITION: CommittedOffset(committed, "")}
+        self.refuses = False
 
     async def fence(self, ids: Iterable[str], deadline: float) -> Mapping[str, tuple[int, int]]:
         return dict.fromkeys(ids, (1, 1))
@@ -111,6 +124,8 @@ class FakeLink:
     async def flush(
         self, offsets: Mapping[TopicPartition, CommittedOffset], records: Sequence[Outgoing]
     ) -> FlushResult:
+        if self.refuses:
+            return Retriable("add_partitions", 3)
         self.committed.update(offsets)
         return Committed()
 
@@ -258,7 +273,6 @@ async def test_a_topic_of_which_nothing_can_be_read_is_paused_with_one_alarm() -
         room.delivery.ends = lambda offset: [unreadable(offset)]
         with capture_logs() as lines:
             room.consumer.polls.put_nowait(list(range(50, 130)))
-            room.consumer.polls.put_nowait([])
             await until(lambda: bool(room.consumer.paused))
 
         taken = room.delivery.delivered
@@ -327,12 +341,24 @@ async def test_a_consumer_that_sits_silently_while_there_are_records_is_given_up
 async def test_a_consumer_that_has_nothing_to_bring_is_left_alone(
     monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
-    monkeypatch.setattr(intake, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(intake, "LOOK_SECONDS", 0.3)
     async with running(Room(pause_reason="config_alarm" if why == "paused" else None)) as room:
         room.consumer.at = 100 if why == "at the end" else 50
-        room.consumer.polls.put_nowait([])
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(1.2)
         assert room.intake.partitions == [PARTITION]
+
+
+async def test_while_outcomes_cannot_be_written_no_more_records_are_taken_in() -> None:
+    async with running(Room()) as room:
+        room.link.refuses = True
+        room.consumer.polls.put_nowait([50])
+        await room.delivers([50])
+        await until(lambda: room.intake.trouble is not None)
+        await until(lambda: room.intake.paused == {"ledger": 1})
+
+        room.link.refuses = False
+        await until(lambda: room.link.committed[PARTITION].offset == 51)
+        await until(lambda: room.intake.paused == {})
 
 
 # -- Retry topics -----------------------------------------------------------------------------------
@@ -366,14 +392,12 @@ async def test_the_head_of_a_retry_topic_waits_until_it_is_due_and_nothing_is_ke
     async with running(Room(retries=True)) as room:
         room.consumer.polls.put_nowait([waiting(50, -1), waiting(51, 60), waiting(52, 61)])
         await room.delivers([50])
-        room.consumer.polls.put_nowait([])
         await until(lambda: bool(room.consumer.paused))
         assert room.consumer.sought == [50, 51]
         assert room.intake.paused == {"not_due": 1}
         assert room.metrics.registry.get_sample_value("coupon_records_waiting") == 0
 
         room.now = NOW + timedelta(seconds=60.5)
-        room.consumer.polls.put_nowait([])
         await until(lambda: not room.consumer.paused)
         room.consumer.polls.put_nowait([waiting(51, 60), waiting(52, 61)])
         await room.delivers([50, 51])

@@ -240,3 +240,23 @@ async def test_a_member_that_was_frozen_past_its_session_doubles_nothing_when_it
     assert by_order(await world.outcomes()) == Counter(f"ORDER{number:08}" for number in range(count))
     assert zombie.process.poll() is None  # it is a member again
     assert await zombie.stop() == 0
+
+
+async def test_a_deep_backlog_of_one_partition_does_not_keep_another_waiting(
+    world: World, gateway: SandboxGateway
+) -> None:
+    gateway.latency = 0.05
+    producer = AIOKafkaProducer(bootstrap_servers=world.broker)
+    await producer.start()
+    for number in range(5010):
+        partition = 0 if number < 5000 else 1
+        await producer.send(world.topics.events, event(number), partition=partition)
+    await producer.stop()
+    world.start()
+    await world.until_outcomes(1500)
+
+    outcomes = await world.outcomes()
+
+    granted_at = {outcome["order_id"]: outcome["decided_at"] for outcome in outcomes}
+    late = [granted_at.get(f"ORDER{number:08}", "never") for number in range(5000, 5010)]
+    assert max(late) < sorted(granted_at.values())[1200]
