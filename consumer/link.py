@@ -158,10 +158,15 @@ class Fenced:
 
 @dataclass(frozen=True, slots=True)
 class Ambiguous:
-    """It may be committed or not. `recover()`, `read_back()`, then drop or send again."""
+    """It may be committed or not. `recover()`, `read_back()`, then drop or send again.
+
+    Attributes:
+        fenced: the transactional id was initialised elsewhere meanwhile.
+    """
 
     stage: str
     error: str
+    fenced: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -218,10 +218,10 @@ class PlainWriter:
     """Writes one assignment's outcomes without transactions: the outcome first, the offset after.
 
     Nothing is lost. What stands between an outcome and its offset (a crash, a lost answer)
-    makes the outcome come again, under the same `outcome_id`.
+    makes the outcome come again, under the same `outcome_id`. Without a member no offsets go along.
     """
 
-    def __init__(self, link: KafkaLink, member: Membership, publisher: Publisher) -> None:
+    def __init__(self, link: KafkaLink, member: Membership | None, publisher: Publisher) -> None:
         self._link = link
         self._member = member
         self._publisher = publisher
@@ -234,7 +234,8 @@ class PlainWriter:
         deadline = asyncio.get_running_loop().time() + self._link.transaction_timeout
         try:
             await self._publish(records, deadline)
-            await self._commit(offsets, deadline)
+            if offsets:
+                await self._commit(offsets, deadline)
         except Ended as ended:
             return ended.result
         self._written = {}
@@ -242,7 +243,7 @@ class PlainWriter:
 
     async def recover(self, deadline: float) -> bool:
         """After a deadline without an answer: true while the group knows this member."""
-        return await self._link.confirms(self._member, deadline)
+        return self._member is None or await self._link.confirms(self._member, deadline)
 
     async def _publish(self, records: Sequence[Outgoing], deadline: float) -> None:
         """What an earlier try of the same flush wrote is not written again."""
@@ -255,6 +256,7 @@ class PlainWriter:
 
     async def _commit(self, offsets: Mapping[TopicPartition, CommittedOffset], deadline: float) -> None:
         """A late copy of an older commit only moves the offset back: then outcomes are repeated, none is lost."""
+        assert self._member is not None
         by_topic: dict[str, list[tuple[int, int, str]]] = defaultdict(list)
         for tp, committed in offsets.items():
             by_topic[tp.topic].append((tp.partition, committed.offset, committed.metadata))

@@ -44,6 +44,7 @@ from aiokafka.protocol.types import (
 
 from consumer.core.errors import BrokerUnavailableError, GuaranteeError
 from consumer.link import (
+    EPOCH_FENCED,
     LEADER_MOVED,
     LOST,
     Ambiguous,
@@ -168,22 +169,27 @@ class TransactionWriter:
     """Writes one assignment's transactions, one after the other.
 
     Attributes:
+        member: whose offsets go along; None where no offsets do.
         live: false after a flush that did not end well, until `recover()`.
     """
 
     def __init__(
         self,
         link: TransactionalLink,
-        member: Membership,
+        member: Membership | None,
         producers: Mapping[str, tuple[int, int]],
         publisher: Publisher,
     ) -> None:
-        """Begin under the first of `producers`: the two ids in turn, as `TransactionalLink.fence` initialised them."""
+        """Begin under the first of `producers`, as `TransactionalLink.fence` initialised them.
+
+        They are the two ids in turn; one is enough where no offsets go along.
+        """
         self.member = member
         self.live = True
         self._link = link
         self._publisher = publisher
-        first, self._other_id = list(producers)[:2]
+        first, *others = producers
+        self._other_id = next(iter(others), first)
         self._identity = publisher.identity = Identity(first, *producers[first])
         self._offsets_lost = False
         self._losses = 0
@@ -203,8 +209,9 @@ class TransactionWriter:
         self._deadline = asyncio.get_running_loop().time() + self._link.transaction_timeout
         result: FlushResult
         try:
-            await self._add_offsets()
-            await self._commit_offsets(offsets)
+            if offsets:
+                await self._add_offsets()
+                await self._commit_offsets(offsets)
             if records:
                 batches = self._publisher.batches(records, range(len(records)))
                 await self._add_partitions(batches)
@@ -227,7 +234,7 @@ class TransactionWriter:
         lost while the first one's late copy may live (a new generation refuses both).
         Raises BrokerUnavailableError where the deadline passes without an answer.
         """
-        if not await self._link.confirms(self.member, deadline):
+        if self.member is not None and not await self._link.confirms(self.member, deadline):
             return False
         with ended_as_exceptions():
             current = self._identity.transactional_id
@@ -252,6 +259,7 @@ class TransactionWriter:
         await self._step("add_offsets", request, lambda answer: answer.error_code)
 
     async def _commit_offsets(self, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
+        assert self.member is not None
         by_topic: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
         for tp, committed in offsets.items():
             by_topic[tp.topic].append((tp.partition, committed.offset, -1, committed.metadata, {}))
@@ -286,7 +294,7 @@ class TransactionWriter:
         coordinator = (CoordinationType.TRANSACTION, self._identity.transactional_id)
         code, _ = await self._link.ask("end", coordinator, request, lambda a: a.error_code, self._deadline)
         if code:  # fenced too: the first answer may have been lost at the broker's side
-            return Ambiguous("end", f"error {code}")
+            return Ambiguous("end", f"error {code}", fenced=code in EPOCH_FENCED)
         return Committed()
 
     async def _abort(self, result: Retriable | Fenced) -> FlushResult:

@@ -50,11 +50,11 @@ def test_help_names_the_commands_and_the_exit_codes(capsys: pytest.CaptureFixtur
     assert exit_code("--help") == 0
 
     text = capsys.readouterr().out
-    for word in ("run", "topics", "demo", "sandbox", "Exit codes", "130 interrupted"):
+    for word in ("run", "topics", "replay", "demo", "sandbox", "Exit codes", "130 interrupted"):
         assert word in text
 
 
-@pytest.mark.parametrize("command", ["run", "topics", "demo", "sandbox"])
+@pytest.mark.parametrize("command", ["run", "topics", "replay", "demo", "sandbox"])
 def test_every_commands_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(command, "--help") == 0
 
@@ -68,7 +68,7 @@ def test_every_command_is_listed_in_the_tests_above() -> None:
         if command.callback
     }
 
-    assert names == {"run", "topics", "demo", "sandbox"}
+    assert names == {"run", "topics", "replay", "demo", "sandbox"}
 
 
 def test_the_shell_completes_commands() -> None:

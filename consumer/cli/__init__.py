@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from consumer import __version__
-from consumer.cli import demo, run, sandbox, topics
+from consumer.cli import demo, replay, run, sandbox, topics
 from consumer.core.errors import BrokerUnavailableError, ConfigurationError, RefusedError
 
 app = typer.Typer(
@@ -30,6 +30,9 @@ app = typer.Typer(
 )
 app.command(epilog="Example: charging-coupon run --settings settings.yaml")(run.run)
 app.command(epilog="Example: charging-coupon topics --settings settings.yaml --create")(topics.topics)
+app.command(epilog="Example: charging-coupon replay --settings settings.yaml --code 503 --since 2h --send")(
+    replay.replay
+)
 app.command(epilog="Example: charging-coupon demo --scenario brown-out")(demo.demo)
 app.command(epilog="Example: charging-coupon sandbox --port 8088 --failure 503=0.05")(sandbox.sandbox)
 

@@ -118,14 +118,15 @@ class Replay:
     Attributes:
         of: `outcome_id` of the dead letter.
         count: how often the event was sent back by now: the guard against going round for ever.
-        index: the order's place in the event: only this one is run again.
+        index: the order's place in the event: only this one is run again; None where the event
+            could not be read at all, so that nobody knew its orders.
         release: send it even if it is implausible; somebody has looked.
 
     """
 
     of: str
     count: int
-    index: int
+    index: int | None
     release: bool = False
 
 

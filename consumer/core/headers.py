@@ -24,6 +24,15 @@ def own_headers(texts: Mapping[str, str | None]) -> list[Header]:
     ]
 
 
+def own_texts(headers: Iterable[Header]) -> dict[str, str]:
+    """Our headers by name without the prefix; the last of several counts."""
+    return {
+        name.removeprefix(PREFIX): value.decode("utf-8", "replace")
+        for name, value in headers
+        if value is not None and name.startswith(PREFIX)
+    }
+
+
 def event_headers(headers: Iterable[Header]) -> list[Header]:
     """The event's own, and a replay's: what is written anew has one set of the others, the newest."""
     return [
@@ -70,7 +79,7 @@ def retry_headers(context: RetryContext) -> dict[str, str | None]:
 
 def read_retry(headers: Headers) -> RetryContext | str:
     """The context in a retry topic's record; or in words why there is none that can be used."""
-    texts = _texts(headers)
+    texts = own_texts(headers)
     try:
         return RetryContext(
             origin=Coordinates(texts["topic"], int(texts["partition"]), int(texts["offset"])),
@@ -114,7 +123,7 @@ def replay_headers(replay: Replay) -> list[Header]:
     texts = {
         "replay_of": replay.of,
         "replay_count": str(replay.count),
-        "replay_order_index": str(replay.index),
+        "replay_order_index": None if replay.index is None else str(replay.index),
         "replay_release": "true" if replay.release else None,
     }
     return own_headers(texts)
@@ -122,27 +131,18 @@ def replay_headers(replay: Replay) -> list[Header]:
 
 def read_replay(headers: Headers) -> Replay | None:
     """Who sent this record back; None where nobody did, or what is said of it cannot be read."""
-    texts = _texts(headers)
+    texts = own_texts(headers)
     if "replay_of" not in texts:
         return None
     try:
         return Replay(
             of=texts["replay_of"],
             count=int(texts["replay_count"]),
-            index=int(texts["replay_order_index"]),
+            index=int(texts["replay_order_index"]) if "replay_order_index" in texts else None,
             release=texts.get("replay_release") == "true",
         )
     except (KeyError, ValueError):
         return None
-
-
-def _texts(headers: Headers) -> dict[str, str]:
-    """Our headers by name without the prefix; the last of several counts."""
-    return {
-        name.removeprefix(PREFIX): value.decode("utf-8", "replace")
-        for name, value in headers
-        if value is not None and name.startswith(PREFIX)
-    }
 
 
 def _instant(value: datetime | None) -> str | None:
