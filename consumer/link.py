@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import Enum, IntEnum
 from functools import partial
 from typing import Any, TypeVar
 
@@ -50,12 +50,16 @@ class Code(IntEnum):
     ILLEGAL_GENERATION = 22
     UNKNOWN_MEMBER_ID = 25
     REBALANCE_IN_PROGRESS = 27
+    TOPIC_NOT_ALLOWED = 29
+    GROUP_NOT_ALLOWED = 30
+    CLUSTER_NOT_ALLOWED = 31
     OUT_OF_ORDER_SEQUENCE = 45
     DUPLICATE_SEQUENCE = 46
     INVALID_PRODUCER_EPOCH = 47
     INVALID_TXN_STATE = 48
     INVALID_PRODUCER_ID_MAPPING = 49
     CONCURRENT_TRANSACTIONS = 51
+    TRANSACTIONAL_ID_NOT_ALLOWED = 53
     OPERATION_NOT_ATTEMPTED = 55
     KAFKA_STORAGE_ERROR = 56
     UNKNOWN_PRODUCER_ID = 59
@@ -65,34 +69,71 @@ class Code(IntEnum):
     PRODUCER_FENCED = 90
 
 
-# What each answered error means. Whatever is in none of these sets aborts the
-# transaction and may be tried again in the same epoch (`Retriable`).
-COORDINATOR_MOVED = {Code.COORDINATOR_LOADING, Code.COORDINATOR_NOT_AVAILABLE, Code.NOT_COORDINATOR}
-BUSY = {Code.CONCURRENT_TRANSACTIONS}  # the transaction before still writes its markers
-LEADER_MOVED = {
-    Code.UNKNOWN_TOPIC_OR_PARTITION,
-    Code.LEADER_NOT_AVAILABLE,
-    Code.NOT_LEADER,
-    Code.REQUEST_TIMED_OUT,
-    Code.NOT_ENOUGH_REPLICAS,
-    Code.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
-    Code.KAFKA_STORAGE_ERROR,
+class Kind(Enum):
+    """What follows an answered error. Whatever `ERRORS` does not name is abortable.
+
+    No answer at all is ambiguous, whatever was asked: the writer is dead until it has read back.
+    """
+
+    COORDINATOR_MOVED = "retriable: the same request to the coordinator that is found now"
+    BUSY = "retriable: the same request in a moment"
+    LEADER_MOVED = "retriable: the same batch to the leader that is found now; elsewhere abortable"
+    TOO_LARGE = "abortable: the batch in halves; a record that is refused alone is the culprit"
+    GROUP_FENCED = "fenced: somebody else owns the partitions; aborted, and dropped with the assignment"
+    EPOCH_FENCED = (
+        "fenced: likewise; but at the end of a transaction ambiguous, since the first answer may be lost"
+    )
+    EPOCH_BROKEN = "ambiguous: nothing more is said in this epoch; a new one, read back, the rest again"
+    NOT_ALLOWED = "fatal at start; abortable later, since rights can come back"
+
+
+ERRORS: Mapping[Code, tuple[Kind, str]] = {
+    Code.COORDINATOR_LOADING: (Kind.COORDINATOR_MOVED, "it reads its log before it applies anything"),
+    Code.COORDINATOR_NOT_AVAILABLE: (
+        Kind.COORDINATOR_MOVED,
+        "applied or not, each request's repeat does the same",
+    ),
+    Code.NOT_COORDINATOR: (Kind.COORDINATOR_MOVED, "it applied nothing"),
+    Code.CONCURRENT_TRANSACTIONS: (Kind.BUSY, "the transaction before still writes its markers"),
+    Code.UNKNOWN_TOPIC_OR_PARTITION: (Kind.LEADER_MOVED, "metadata is old, or the topic was made anew"),
+    Code.LEADER_NOT_AVAILABLE: (Kind.LEADER_MOVED, "an election is under way"),
+    Code.NOT_LEADER: (Kind.LEADER_MOVED, "metadata is old"),
+    Code.REQUEST_TIMED_OUT: (
+        Kind.LEADER_MOVED,
+        "too few replicas answered in time; the repeat is deduplicated",
+    ),
+    Code.NOT_ENOUGH_REPLICAS: (Kind.LEADER_MOVED, "nothing was written"),
+    Code.NOT_ENOUGH_REPLICAS_AFTER_APPEND: (Kind.LEADER_MOVED, "it was written; the repeat is deduplicated"),
+    Code.KAFKA_STORAGE_ERROR: (Kind.LEADER_MOVED, "a disk failed; another replica will lead"),
+    Code.MESSAGE_TOO_LARGE: (Kind.TOO_LARGE, "nothing was written, no sequence is used"),
+    Code.RECORD_LIST_TOO_LARGE: (Kind.TOO_LARGE, "likewise"),
+    Code.INVALID_RECORD: (Kind.TOO_LARGE, "likewise: one record of the batch is refused"),
+    Code.ILLEGAL_GENERATION: (Kind.GROUP_FENCED, "the group has gone on without us"),
+    Code.UNKNOWN_MEMBER_ID: (Kind.GROUP_FENCED, "the group has thrown us out"),
+    Code.REBALANCE_IN_PROGRESS: (Kind.GROUP_FENCED, "the group waits for us to join"),
+    Code.FENCED_INSTANCE_ID: (Kind.GROUP_FENCED, "another process has our static name"),
+    Code.INVALID_PRODUCER_EPOCH: (Kind.EPOCH_FENCED, "another owner has initialised our id"),
+    Code.PRODUCER_FENCED: (Kind.EPOCH_FENCED, "likewise, in newer words"),
+    Code.OUT_OF_ORDER_SEQUENCE: (Kind.EPOCH_BROKEN, "an earlier batch is missing"),
+    Code.INVALID_TXN_STATE: (Kind.EPOCH_BROKEN, "the transaction ended without us: it timed out"),
+    Code.INVALID_PRODUCER_ID_MAPPING: (Kind.EPOCH_BROKEN, "the id expired on the broker: a quiet night"),
+    Code.UNKNOWN_PRODUCER_ID: (Kind.EPOCH_BROKEN, "likewise, at a partition's leader"),
+    Code.TOPIC_NOT_ALLOWED: (Kind.NOT_ALLOWED, "topic"),
+    Code.GROUP_NOT_ALLOWED: (Kind.NOT_ALLOWED, "group"),
+    Code.CLUSTER_NOT_ALLOWED: (Kind.NOT_ALLOWED, "cluster"),
+    Code.TRANSACTIONAL_ID_NOT_ALLOWED: (Kind.NOT_ALLOWED, "transactional id"),
 }
-TOO_LARGE = {Code.MESSAGE_TOO_LARGE, Code.RECORD_LIST_TOO_LARGE, Code.INVALID_RECORD}
-GROUP_FENCED = {
-    Code.ILLEGAL_GENERATION,
-    Code.UNKNOWN_MEMBER_ID,
-    Code.REBALANCE_IN_PROGRESS,
-    Code.FENCED_INSTANCE_ID,
-}
-EPOCH_FENCED = {Code.INVALID_PRODUCER_EPOCH, Code.PRODUCER_FENCED}
-EPOCH_BROKEN = {
-    Code.OUT_OF_ORDER_SEQUENCE,
-    Code.INVALID_TXN_STATE,
-    Code.INVALID_PRODUCER_ID_MAPPING,
-    Code.UNKNOWN_PRODUCER_ID,
-}
-NOT_ALLOWED = {29: "topic", 30: "group", 31: "cluster", 53: "transactional id"}
+"""Each error that is not simply abortable, and why; of a right, what it is for."""
+
+
+def _of(kind: Kind) -> frozenset[int]:
+    return frozenset(int(code) for code, (meaning, _) in ERRORS.items() if meaning is kind)
+
+
+COORDINATOR_MOVED, BUSY, LEADER_MOVED = _of(Kind.COORDINATOR_MOVED), _of(Kind.BUSY), _of(Kind.LEADER_MOVED)
+TOO_LARGE, EPOCH_BROKEN = _of(Kind.TOO_LARGE), _of(Kind.EPOCH_BROKEN)
+GROUP_FENCED, EPOCH_FENCED = _of(Kind.GROUP_FENCED), _of(Kind.EPOCH_FENCED)
+NOT_ALLOWED = {int(code): what for code, (kind, what) in ERRORS.items() if kind is Kind.NOT_ALLOWED}
 
 _MISSING = {3: "it does not exist", 29: "not allowed to this client (ACL: DESCRIBE)"}
 

@@ -1,0 +1,39 @@
+"""What an answered error ends a flush as: the table in consumer/link.py, row by row."""
+
+import pytest
+
+from consumer.link import ERRORS, Ambiguous, Code, Fenced, Kind, Retriable, judge
+
+ENDS = {
+    Kind.COORDINATOR_MOVED: Retriable,
+    Kind.BUSY: Retriable,
+    Kind.LEADER_MOVED: Retriable,
+    Kind.TOO_LARGE: Retriable,
+    Kind.NOT_ALLOWED: Retriable,
+    Kind.GROUP_FENCED: Fenced,
+    Kind.EPOCH_FENCED: Fenced,
+    Kind.EPOCH_BROKEN: Ambiguous,
+}
+
+
+@pytest.mark.parametrize("code", ERRORS, ids=lambda code: code.name)
+def test_an_answered_error_ends_the_offsets_commit_as_its_kind_says(code: Code) -> None:
+    kind, why = ERRORS[code]
+
+    assert why
+    assert isinstance(judge("commit_offsets", code), ENDS[kind])
+
+
+@pytest.mark.parametrize(
+    "code",
+    [code for code, (kind, _) in ERRORS.items() if kind is Kind.GROUP_FENCED],
+    ids=lambda code: code.name,
+)
+def test_only_the_groups_coordinator_can_say_that_the_group_has_gone_on(code: Code) -> None:
+    assert judge("commit_offsets", code) == Fenced("group", "commit_offsets", code)
+    assert isinstance(judge("produce", code), Retriable)
+
+
+@pytest.mark.parametrize("code", [-1, 2, 42, 9999])
+def test_an_error_that_nobody_knows_aborts_and_is_tried_again(code: int) -> None:
+    assert judge("produce", code, (3,)) == Retriable("produce", code, (3,))
