@@ -184,6 +184,12 @@ secrets: {lot-a: the app's secret}
 privacy: {plates: clear}
 """
 
+RULES = """\
+version: 1
+accounts: {main: {app_id: app-1, secret: lot-a, api_type: "5"}}
+sources: {charging: {extends: canonical}}
+"""
+
 
 @pytest.fixture
 def settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -191,6 +197,7 @@ def settings_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name)
     file = tmp_path / "settings.yaml"
     file.write_text(SETTINGS, "utf-8")
+    (tmp_path / "rules.yaml").write_text(RULES, "utf-8")
     return file
 
 
@@ -208,6 +215,7 @@ def test_the_settings_in_force_are_printed_with_their_places_and_without_secrets
     assert rows["kafka.topics.outcomes_retention"] == ["36h", f"{settings_file}:3:42"]
     assert rows["log.level"] == ["debug", "CHARGING_COUPON__LOG__LEVEL"]
     assert rows["gateway.max_response_size"] == ["64KiB", "default"]
+    assert rows["kafka.security.password"] == ["kafka_password", "(name", "of", "a", "secret)", "default"]
     assert rows["secrets.lot_a"] == ["***", f"{settings_file}:5:11"]
     assert "the app's secret" not in printed
 
@@ -217,10 +225,31 @@ def test_the_settings_in_force_are_printed_for_machines(
 ) -> None:
     assert exit_code("run", "-s", str(settings_file), "--print-settings", "--format", "json") == 0
 
-    found = {each["setting"]: (each["value"], each["source"]) for each in json.loads(capsys.readouterr().out)}
+    rows = json.loads(capsys.readouterr().out)
+    found = {each["setting"]: (each["value"], each["source"]) for each in rows}
+    assert [each["setting"] for each in rows if each["names_secret"]] == [
+        "kafka.security.password",
+        "kafka.security.oauth.client_secret",
+    ]
     assert found["kafka.topics.events"] == (["charging-completed"], f"{settings_file}:3:12")
     assert found["web.port"] == (8080, "default")
     assert found["secrets_dir"] == (None, "default")
+
+
+@pytest.mark.parametrize("options", [(), ("--print-settings",)])
+def test_mistakes_in_settings_and_rules_are_shown_together(
+    options: tuple[str, ...], settings_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings_file.write_text(SETTINGS + "web: {port: http}\n", "utf-8")
+    rules = settings_file.with_name("rules.yaml")
+    rules.write_text(RULES.replace("canonical", "canonicl"), "utf-8")
+
+    assert exit_code("run", "-s", str(settings_file), *options) == 2
+
+    assert [line.split(": ")[1] for line in capsys.readouterr().err.splitlines()] == [
+        f"{settings_file}:7:7",
+        f"{rules}:3:31",
+    ]
 
 
 def test_the_rights_that_the_service_needs_are_listed_without_asking_kafka(

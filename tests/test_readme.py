@@ -30,11 +30,11 @@ def folder(tmp_path: Path) -> Path:
 def test_its_settings_and_rules_load_and_fit_together(folder: Path) -> None:
     settings = load_settings(
         folder / "settings.yaml",
-        {"CHARGING_COUPON__SECRETS__MAIN": "s", "CHARGING_COUPON__SECRETS__PLATE_HASH": "k"},
+        {"CHARGING_COUPON__SECRETS__MAIN": "s", "CHARGING_COUPON__SECRETS__PLATE_HASH": "a key for plates"},
     )
     rules = rulebook.load(settings.rules)
 
-    settings.check_secrets([account.secret for account in rules.accounts.values()])
+    assert settings.missing_secrets([account.secret for account in rules.accounts.values()]) == []
     assert all(rules.source_for(topic) is not None for topic in settings.kafka.topics.events)
 
 
@@ -42,7 +42,7 @@ def test_its_secure_settings_are_the_connections(folder: Path) -> None:
     Authority(folder, "kafka-ca")
     settings = load_settings(
         folder / "secure.yaml",
-        {"CHARGING_COUPON__SECRETS__KAFKA_PASSWORD": "s", "CHARGING_COUPON__SECRETS__PLATE_HASH": "k"},
+        {"CHARGING_COUPON__SECRETS__KAFKA_PASSWORD": "s", "CHARGING_COUPON__SECRETS__PLATE_HASH": "a key for plates"},
     )
     options = arguments(settings.kafka, settings.secret)
 

@@ -130,7 +130,7 @@ def test_a_broken_file_does_not_hide_another_ones_problems(tmp_path: Path) -> No
 
 def test_what_is_not_there_is_refused(tmp_path: Path) -> None:
     assert "cannot be read" in problems_of(tmp_path / "nothing.yaml")
-    with pytest.raises(ConfigurationError, match="a folder without rules"):
+    with pytest.raises(ConfigurationError, match=r"a folder without a \*.yaml file"):
         rulebook.load(tmp_path)
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from consumer.service import Service
+    from consumer.settings import InForce, Reading
 
 
 def run(
@@ -19,27 +20,40 @@ def run(
     print_settings: Annotated[
         bool,
         typer.Option(
-            "--print-settings", help="Print what is in force and where each value came from, then end."
+            "--print-settings",
+            help="Check settings and rules, print what is in force and where each value came from, then end.",
         ),
     ] = False,
     format: FormatOption = Format.TABLE,  # noqa: A002  # as the option is called
 ) -> None:
-    """Runs the service: events in, coupons asked for, outcomes out. SIGTERM and SIGINT drain and end it."""
+    """Runs the service: events in, coupons asked for, outcomes out.
+
+    SIGTERM and SIGINT drain and end it.
+    """
+    reading, service = _checked(settings)
     if print_settings:
-        _print_settings(settings, format)
+        _print_settings(reading.in_force(), format)
     else:
-        serve(_service(settings))
+        serve(service)
 
 
-def _print_settings(file: "Path | None", format: Format) -> None:  # noqa: A002  # as the option is called
-    from consumer.settings import settings_in_force
-
-    settings = settings_in_force(file)
+def _print_settings(settings: "list[InForce]", format: Format) -> None:  # noqa: A002  # as the option is called
     if format is Format.JSON:
-        found = [{"setting": name, "value": value, "source": source} for name, value, source in settings]
+        found = [
+            {
+                "setting": each.name,
+                "value": each.value,
+                "source": each.source,
+                "names_secret": each.names_secret,
+            }
+            for each in settings
+        ]
         print(json.dumps(found, ensure_ascii=False, indent=2))
         return
-    rows = [(name, _text(value), source) for name, value, source in settings]
+    rows = [
+        (each.name, _text(each.value) + " (name of a secret)" * each.names_secret, each.source)
+        for each in settings
+    ]
     print_table(("SETTING", "VALUE", "FROM"), rows)
 
 
@@ -55,28 +69,31 @@ def _text(value: str | float | list[str] | None) -> str:
             return str(value)
 
 
-def _service(file: "Path | None") -> "Service":
-    """From settings, rules and secrets that are all right, and fit together; else all that is wrong."""
+def _checked(file: "Path | None") -> "tuple[Reading, Service]":
+    """Settings, rules and secrets that are all right, and fit together; else all that is wrong."""
     from consumer import logs, rulebook, selfcheck
     from consumer.connection import secrets_in_use
     from consumer.core.errors import ConfigurationError, Problem
     from consumer.service import Service
-    from consumer.settings import load_settings
+    from consumer.settings import RULES_PATH, read_settings
 
     selfcheck.check()
-    chosen = load_settings(file)
-    rules = rulebook.load(chosen.rules)
-    secrets = [account.secret for account in rules.accounts.values()]
-    problems: list[Problem] = []
+    reading = read_settings(file)
+    chosen = reading.settings
+    problems: list[Problem] = list(reading.problems)
+    secrets: list[str] = []
+    service = None
     try:
-        chosen.check_secrets(secrets)
+        if reading.usable("rules"):
+            remedy = f"rules ({reading.place('rules')}) is to be {RULES_PATH}"
+            rules = rulebook.load(chosen.rules, remedy)
+            if reading.usable("secrets", "secrets_dir", "kafka.topics"):
+                secrets = [account.secret for account in rules.accounts.values()]
+                problems += chosen.missing_secrets(secrets)
+                service = Service(chosen, rules=rules, registry=None)
     except ConfigurationError as error:
         problems += error.problems
-    try:
-        service = Service(chosen, rules=rules, registry=None)
-    except ConfigurationError as error:
-        problems += error.problems
-    if problems:
+    if problems or service is None:
         raise ConfigurationError(list(dict.fromkeys(problems)))
     hide = [
         *map(chosen.secret, secrets),
@@ -84,7 +101,7 @@ def _service(file: "Path | None") -> "Service":
         chosen.plate_privacy().hash_key.decode(),
     ]
     logs.configure(chosen.log.level, chosen.log.format, hide=hide)
-    return service
+    return reading, service
 
 
 def serve(service: "Service") -> None:

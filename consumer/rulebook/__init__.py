@@ -19,11 +19,18 @@ from consumer.rulebook.model import RulesModel, schema_text
 __all__ = ["load", "parse", "schema_text"]
 
 
-def load(path: Path) -> RuleBook:
-    """The rules of a file, or of all `*.yaml` files of a folder together. Raises ConfigurationError."""
+def load(
+    path: Path, remedy: str = "name a YAML file with coupon rules, or a folder of such files"
+) -> RuleBook:
+    """The rules of a file, or of all `*.yaml` files of a folder together.
+
+    Raises:
+        ConfigurationError: with all that is wrong; `remedy` says what to do where there is nothing to read.
+
+    """
     problems: list[Problem] = []
     documents: list[Document] = []
-    for file in _files(path):
+    for file in _files(path, remedy):
         try:
             documents.append(Document(file.read_bytes().decode("utf-8-sig"), str(file)))
         except DocumentError as error:
@@ -31,21 +38,23 @@ def load(path: Path) -> RuleBook:
         except UnicodeDecodeError as error:
             problems.append(Problem(str(file), f"not UTF-8 at byte {error.start}", "save it as UTF-8"))
         except OSError as error:
-            problems.append(Problem(str(file), f"cannot be read: {error.strerror}", "check path and rights"))
+            problems.append(Problem(str(file), f"cannot be read: {error.strerror}", remedy))
     if problems:
         raise ConfigurationError(problems)
     return _build(documents)
 
 
-def _files(path: Path) -> list[Path]:
+def _files(path: Path, remedy: str) -> list[Path]:
     if not path.is_dir():
         return [path]
     # Kubernetes keeps a mounted ConfigMap's versions in hidden folders beside the links to them.
-    found = sorted(
-        file for file in path.iterdir() if file.suffix in (".yaml", ".yml") and not file.name.startswith(".")
-    )
+    try:
+        files = sorted(path.iterdir())
+    except OSError as error:
+        raise ConfigurationError([Problem(str(path), f"cannot be read: {error.strerror}", remedy)]) from error
+    found = [file for file in files if file.suffix in (".yaml", ".yml") and not file.name.startswith(".")]
     if not found:
-        raise ConfigurationError([Problem(str(path), "a folder without rules", "put a *.yaml file into it")])
+        raise ConfigurationError([Problem(str(path), "a folder without a *.yaml file", remedy)])
     return found
 
 

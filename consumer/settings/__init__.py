@@ -5,7 +5,18 @@ environment as `CHARGING_COUPON__KAFKA__GROUP_ID`; the environment wins. All mis
 reported at once, each with its line or variable. `model` has every setting.
 """
 
-from consumer.settings.loading import InForce, load_settings, settings_in_force
+from consumer.settings.loading import InForce, Reading, load_settings, read_settings
 from consumer.settings.model import Kafka, OAuth, Security, Settings
+from consumer.settings.words import RULES_PATH
 
-__all__ = ["InForce", "Kafka", "OAuth", "Security", "Settings", "load_settings", "settings_in_force"]
+__all__ = [
+    "RULES_PATH",
+    "InForce",
+    "Kafka",
+    "OAuth",
+    "Reading",
+    "Security",
+    "Settings",
+    "load_settings",
+    "read_settings",
+]

@@ -2,29 +2,25 @@
 
 import os
 from collections.abc import Collection, Iterator, Mapping
+from copy import deepcopy
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import BeforeValidator, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
 
 from consumer.core.errors import ConfigurationError, Problem
-from consumer.settings.model import Group, Location, Settings
+from consumer.settings.model import PLATE_HASH_SECRET, Group, Location, Settings, disagreements
 from consumer.settings.sources import Sources, anchor_paths, lay_over, read_file
 from consumer.settings.values import BYTES, SECONDS, canonical, duration_seconds, in_largest, size_bytes
-from consumer.settings.words import in_words
+from consumer.settings.words import finding_in_words, in_words, names_a_secret, required
 
 HIDDEN = "***"
 
 
-def load_settings(file: Path | None, environ: Mapping[str, str] = os.environ) -> Settings:
-    """Reads the file, lays the environment over it, checks all of it.
-
-    Raises:
-        ConfigurationError: with every mistake that was found.
-
-    """
-    return _load(file, environ)[0]
+STAND_IN = "missing:1"
+"""For whatever has no default, so that the rest can be looked at: a server, a topic and a path."""
 
 
 class InForce(NamedTuple):
@@ -33,34 +29,133 @@ class InForce(NamedTuple):
     name: str
     value: str | int | float | list[str] | None
     source: str
+    names_secret: bool = False
 
 
-def settings_in_force(file: Path | None, environ: Mapping[str, str] = os.environ) -> list[InForce]:
-    """Every setting, and every secret by its name. Raises ConfigurationError as `load_settings` does."""
-    settings, sources = _load(file, environ)
-    return [*_in_force(settings, (), sources), *_secrets_in_force(settings, sources)]
+class Reading:
+    """Settings as they were read, and all that is wrong with them.
+
+    Attributes:
+        settings: what is missing or wrong has its default there, or a stand-in: ask `usable`.
+        problems: in the order in which they stand in the files.
+
+    """
+
+    def __init__(
+        self, settings: Settings, problems: list[Problem], sources: Sources, wrong: Collection[Location]
+    ) -> None:
+        self.settings = settings
+        self.problems = sorted(problems, key=_reading_order)
+        self._sources = sources
+        self._wrong = wrong
+
+    def usable(self, *names: str) -> bool:
+        """Whether each of these, with all that is beneath it, is there and fine by itself."""
+        return not any(_overlap(tuple(name.split(".")), wrong) for name in names for wrong in self._wrong)
+
+    def place(self, name: str) -> str:
+        """Where a setting was set."""
+        return self._sources.told(tuple(name.split(".")))
+
+    def in_force(self) -> list[InForce]:
+        """Every setting, and every secret by its name."""
+        return [
+            *_in_force(self.settings, (), self.settings, self._sources),
+            *_secrets_in_force(self.settings, self._sources),
+        ]
 
 
-def _load(file: Path | None, environ: Mapping[str, str]) -> tuple[Settings, Sources]:
+def load_settings(
+    file: Path | None, environ: Mapping[str, str] = os.environ, *, needed: Collection[str] | None = None
+) -> Settings:
+    """Reads the file, lays the environment over it, checks all of it.
+
+    Raises:
+        ConfigurationError: with every mistake that was found; see `read_settings` for `needed`.
+
+    """
+    reading = read_settings(file, environ, needed=needed)
+    if reading.problems:
+        raise ConfigurationError(reading.problems)
+    return reading.settings
+
+
+def read_settings(
+    file: Path | None, environ: Mapping[str, str] = os.environ, *, needed: Collection[str] | None = None
+) -> Reading:
+    """The settings, with all their mistakes; raises ConfigurationError only where the file cannot be read.
+
+    Outside of the settings `needed` (all by default) only what is written wrongly is a mistake: nothing
+    is missed there, and nothing looked for on this machine.
+    """
     sources = Sources(file)
     if file is not None:
         read_file(file, sources)
         anchor_paths(file, sources)
     problems = lay_over(environ, sources)
-    try:
-        settings = Settings.model_validate(sources.tree)
-    except ValidationError as error:
-        for details in error.errors(include_input=False, include_url=False):
-            problems += in_words(details, sources)
-        raise ConfigurationError(sorted(problems, key=_reading_order)) from None
-    if not problems:
+    settings, mistakes = _validated(sources)
+
+    def counts(path: Location) -> bool:
+        return needed is None or any(
+            path[: len(way)] == way for way in (tuple(name.split(".")) for name in needed)
+        )
+
+    wrong: set[Location] = set()
+    for details in mistakes:
+        for path, problem in in_words(details, sources):
+            wrong.add(path)
+            if details["type"] != "missing" or counts(path):
+                problems.append(problem)
+    for finding in disagreements(settings, sources.told):
+        involved = (finding.path, *finding.depends, *([finding.other] if finding.other else ()))
+        if counts(finding.path) and not any(_overlap(path, bad) for path in involved for bad in wrong):
+            problems.append(finding_in_words(finding, sources))
+    key = ("secrets", PLATE_HASH_SECRET)
+    if counts(key) and not any(
+        _overlap(path, bad) for path in (("privacy", "plates"), ("secrets_dir",), key) for bad in wrong
+    ):
         try:
             settings.plate_privacy()
         except ConfigurationError as error:
             problems += error.problems
-    if problems:
-        raise ConfigurationError(problems)
-    return settings, sources
+    return Reading(settings, problems, sources, wrong)
+
+
+def _validated(sources: Sources) -> tuple[Settings, list[ErrorDetails]]:
+    """The settings; where some are wrong, what is wrong and the others, which may be wrong together."""
+    try:
+        return Settings.model_validate(sources.tree), []
+    except ValidationError as error:
+        mistakes = error.errors(include_url=False)
+    tree = deepcopy(sources.tree)
+    for details in mistakes:
+        _remove(tree, tuple(part for part in details["loc"] if isinstance(part, str)))
+    for *groups, name in required(()):
+        inner: Any = tree
+        for group in groups:
+            inner = inner.setdefault(group, {})  # whatever is no group was removed
+        inner.setdefault(name, STAND_IN)
+    return Settings.model_validate(tree), mistakes
+
+
+def _remove(tree: object, location: Location) -> None:
+    """Take out what stands there, or the innermost on the way that is no group."""
+    for depth, part in enumerate(location):
+        if not isinstance(tree, dict):
+            return
+        found = [key for key in tree if key == part or (location[0] == "secrets" and canonical(key) == part)]
+        if depth == len(location) - 1 or not all(isinstance(tree[key], dict) for key in found):
+            for key in found:
+                del tree[key]
+            return
+        tree = tree[found[0]] if found else None
+
+
+def _overlap(one: Location, other: Location) -> bool:
+    """Whether one of them is the other, or a group around it."""
+    one, other = (tuple(part for part in path if isinstance(part, str)) for path in (one, other))
+    length = min(len(one), len(other))
+    return one[:length] == other[:length]
 
 
 def _reading_order(problem: Problem) -> list[tuple[int, str]]:
@@ -68,16 +163,28 @@ def _reading_order(problem: Problem) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (0, part) for part in problem.place.split(":")]
 
 
-def _in_force(group: Group, here: Location, sources: Sources) -> Iterator[InForce]:
+def _in_force(group: Group, here: Location, settings: Settings, sources: Sources) -> Iterator[InForce]:
     for name, field in type(group).model_fields.items():
         location = (*here, name)
         value = getattr(group, name)
         if isinstance(value, Group):
-            yield from _in_force(value, location, sources)
+            yield from _in_force(value, location, settings, sources)
         elif location != ("secrets",):
             converters = {step.func for step in field.metadata if isinstance(step, BeforeValidator)}
             source = sources.places.get(location, "default")
-            yield InForce(".".join(map(str, location)), _as_written(value, converters), source)
+            written = _as_written(value, converters)
+            names_secret = names_a_secret(field) and value is not None
+            if names_secret and value != field.default and not _is_there(str(value), settings):
+                written = HIDDEN  # not a secret's name: perhaps the secret itself
+            yield InForce(".".join(map(str, location)), written, source, names_secret)
+
+
+def _is_there(secret: str, settings: Settings) -> bool:
+    try:
+        settings.secret(secret)
+    except ConfigurationError:
+        return False
+    return True
 
 
 def _as_written(value: object, converters: Collection[object]) -> str | int | float | list[str] | None:

@@ -1,16 +1,16 @@
 """The settings themselves, each with unit, default and reason; which of them do not agree. Reads secret files."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from consumer import certificates
 from consumer.core.errors import ConfigurationError, Problem
 from consumer.core.outcomes import PlateMode, Privacy
 from consumer.settings.values import (
+    BYTES,
     PREFIX,
     SECONDS,
     Count,
@@ -21,6 +21,7 @@ from consumer.settings.values import (
     Retention,
     Secret,
     SecretName,
+    Servers,
     Size,
     StartFrom,
     Word,
@@ -32,6 +33,9 @@ from consumer.settings.values import (
 )
 
 PLATE_HASH_SECRET = "plate_hash"  # noqa: S105  # the name of a secret, not one
+HASH_KEY_BYTES = 16
+"""Fewer can be guessed, and with them every plate: there are not many."""
+
 Location = tuple[str | int, ...]
 """The names that lead to a setting."""
 
@@ -143,8 +147,8 @@ class Security(Group):
 class Kafka(Group):
     """How Kafka is reached, and the group's membership."""
 
-    bootstrap_servers: Names
-    """First contacts, `host:port`, a list or comma-separated. No default."""
+    bootstrap_servers: Servers
+    """First contacts, `host:port` (`[::1]:9092` for IPv6), a list or comma-separated. No default."""
 
     security: Security = Security()
     """TLS and SASL."""
@@ -259,7 +263,7 @@ class PrivacySettings(Group):
 
     plates: PlateMode = PlateMode.BOTH
     """Plates in the outcome topic: `clear`, `hash` (keyed, HMAC-SHA256), `both` or `none`. Default `both`;
-    `hash` and `both` need the secret `plate_hash`."""
+    `hash` and `both` need the secret `plate_hash`, of 16 bytes or more: `openssl rand -base64 32` makes one."""
 
 
 class Web(Group):
@@ -289,7 +293,8 @@ class Settings(Group):
     """Kafka."""
 
     rules: Path
-    """The rules file, or a folder of them. No default. In the settings file relative to its folder."""
+    """Path of the YAML file with the coupon rules, or of a folder of such files. No default. A relative path is
+    relative to the settings file's folder, in the variable to the working directory."""
 
     gateway: Gateway = Gateway()
     """The parking platform."""
@@ -332,29 +337,20 @@ class Settings(Group):
             f"{self.kafka.topics.retries}.{in_largest(delay, SECONDS)}" for delay in self.retries.delays
         )
 
-    @model_validator(mode="after")
-    def _agree_with_each_other(self) -> Self:
-        findings = list(_disagreements(self))
-        if findings:
-            text = "; ".join(f"{'.'.join(finding.path)} {finding.message}" for finding in findings)
-            raise PydanticCustomError("disagreement", "{text}", {"text": text, "findings": findings})
-        return self
-
     def secret(self, name: str) -> str:
         """The secret's text: from `secrets`, else from its file in `secrets_dir`."""
         found = self.secrets.get(canonical(name))
         return found.get_secret_value() if found is not None else self._secret_from_file(name)
 
-    def check_secrets(self, names: Iterable[str]) -> None:
-        """Refuses all at once the secrets that are named and not there."""
+    def missing_secrets(self, names: Iterable[str]) -> list[Problem]:
+        """What is wrong with the secrets that are named, each once."""
         problems: list[Problem] = []
         for name in dict.fromkeys(names):
             try:
                 self.secret(name)
             except ConfigurationError as error:
                 problems += error.problems
-        if problems:
-            raise ConfigurationError(problems)
+        return problems
 
     def plate_privacy(self) -> Privacy:
         """How outcomes show plates, with the key for their hashes."""
@@ -394,20 +390,28 @@ class Settings(Group):
 class Finding(NamedTuple):
     """Settings that do not agree, or that name what cannot be used."""
 
-    path: tuple[str, ...]
+    path: Location
     message: str
     remedy: str
-    other: tuple[str, ...] = ()
+    other: Location = ()
     """The setting that it disagrees with: its place is told where `path` has its default."""
+    depends: tuple[Location, ...] = ()
+    """What else has to be right by itself for this to be so."""
+    at: str = ""
+    """The place, where it is in none of the settings."""
 
 
-def _disagreements(settings: Settings) -> Iterator[Finding]:
-    """Each value is fine by itself, and two of them are not."""
-    kafka = settings.kafka
+def disagreements(settings: Settings, told: Callable[[Location], str]) -> Iterator[Finding]:
+    """Each value is fine by itself, and two of them are not. `told` says where a setting was set."""
+    kafka, retries = settings.kafka, settings.retries
+    drain, rebalance = (
+        in_largest(settings.drain_timeout, SECONDS),
+        in_largest(kafka.rebalance_timeout, SECONDS),
+    )
     if settings.drain_timeout >= kafka.rebalance_timeout:
         yield Finding(
             ("drain_timeout",),
-            f"({settings.drain_timeout:g}s) is not below kafka.rebalance_timeout ({kafka.rebalance_timeout:g}s): "
+            f"({drain}) is not below kafka.rebalance_timeout ({rebalance}): "
             "a rebalance would throw the member out while it drains",
             "lower drain_timeout or raise kafka.rebalance_timeout",
             ("kafka", "rebalance_timeout"),
@@ -415,49 +419,67 @@ def _disagreements(settings: Settings) -> Iterator[Finding]:
     if kafka.heartbeat_interval * 3 > kafka.session_timeout:
         yield Finding(
             ("kafka", "heartbeat_interval"),
-            f"({kafka.heartbeat_interval:g}s) is more than a third of kafka.session_timeout "
-            f"({kafka.session_timeout:g}s): one lost heartbeat would cost the membership",
+            f"({in_largest(kafka.heartbeat_interval, SECONDS)}) is more than a third of kafka.session_timeout "
+            f"({in_largest(kafka.session_timeout, SECONDS)}): one lost heartbeat would cost the membership",
             "lower kafka.heartbeat_interval or raise kafka.session_timeout",
             ("kafka", "session_timeout"),
         )
     if settings.gateway.connect_timeout > settings.gateway.total_timeout:
         yield Finding(
             ("gateway", "connect_timeout"),
-            "is longer than gateway.total_timeout",
+            f"({in_largest(settings.gateway.connect_timeout, SECONDS)}) is longer than gateway.total_timeout "
+            f"({in_largest(settings.gateway.total_timeout, SECONDS)})",
             "lower gateway.connect_timeout or raise gateway.total_timeout",
             ("gateway", "total_timeout"),
         )
-    if settings.retries.base > settings.retries.cap:
+    if retries.base > retries.cap:
         yield Finding(
             ("retries", "base"),
-            "is longer than retries.cap",
+            f"({in_largest(retries.base, SECONDS)}) is longer than retries.cap ({in_largest(retries.cap, SECONDS)})",
             "lower retries.base or raise retries.cap",
             ("retries", "cap"),
         )
     if settings.intake.max_bytes < kafka.max_message_size:
         yield Finding(
             ("intake", "max_bytes"),
-            "is less than kafka.max_message_size: the largest record could never be taken in",
+            f"({in_largest(settings.intake.max_bytes, BYTES)}) is less than kafka.max_message_size "
+            f"({in_largest(kafka.max_message_size, BYTES)}): the largest record could never be taken in",
             "raise intake.max_bytes",
             ("kafka", "max_message_size"),
         )
-    topics = kafka.topics
-    if settings.retries.delays and settings.retries.delays[-1] * 2 > topics.retries_retention:
+    if retries.delays and retries.delays[-1] * 2 > kafka.topics.retries_retention:
         yield Finding(
             ("retries", "delays"),
-            f"wait up to {in_largest(settings.retries.delays[-1], SECONDS)}, more than half of "
-            f"kafka.topics.retries_retention ({in_largest(topics.retries_retention, SECONDS)}): "
+            f"wait up to {in_largest(retries.delays[-1], SECONDS)}, more than half of "
+            f"kafka.topics.retries_retention ({in_largest(kafka.topics.retries_retention, SECONDS)}): "
             "Kafka could remove an order that waits",
             "lower the last delay or raise kafka.topics.retries_retention",
             ("kafka", "topics", "retries_retention"),
         )
-    if topics.outcomes == topics.dead_letters or {topics.outcomes, topics.dead_letters} & set(topics.events):
-        yield Finding(
-            ("kafka", "topics"),
-            "names one topic for two purposes",
-            "give events, outcomes and dead_letters topics of their own",
-        )
+    yield from _topic_findings(settings, told)
     yield from _security_findings(kafka.security, settings)
+    yield from _hash_key_findings(settings)
+
+
+def _topic_findings(settings: Settings, told: Callable[[Location], str]) -> Iterator[Finding]:
+    """A topic that is named for two purposes."""
+    here: Location = ("kafka", "topics")
+    topics = settings.kafka.topics
+    named: dict[str, Location] = {}
+    for name, path in (
+        *((name, (*here, "events", number)) for number, name in enumerate(topics.events)),
+        (topics.outcomes, (*here, "outcomes")),
+        (topics.dead_letters, (*here, "dead_letters")),
+        *((name, (*here, "retries")) for name in settings.retry_topics),
+    ):
+        first = named.setdefault(name, path)
+        if first != path:
+            yield Finding(
+                path,
+                f"names the topic {name!r}, and so does {dotted(first)} ({told(first)})",
+                "give each a topic of its own",
+                first,
+            )
 
 
 _SECURITY = ("kafka", "security")
@@ -494,21 +516,25 @@ def _security_findings(security: Security, settings: Settings) -> Iterator[Findi
     else:
         if security.username is None:
             yield _finding(
-                "username", f"is missing: {security.mechanism} needs it", "set it to our Kafka user"
+                "username",
+                f"is missing: {security.mechanism} needs it",
+                "set it to our Kafka user",
+                "mechanism",
             )
-        yield from _secret_findings(("password",), security.password, settings)
+        yield from _secret_findings("password", security.password, settings, "mechanism")
 
 
 def _certificate_findings(security: Security, settings: Settings) -> Iterator[Finding]:
     password: str | None = None
     if security.key_password is not None:
-        missing = list(_secret_findings(("key_password",), security.key_password, settings))
+        missing = list(_secret_findings("key_password", security.key_password, settings))
         yield from missing
         password = "" if missing else settings.secret(security.key_password)
+    files = ("ca_file", "certificate_file", "key_file", "key_password")
     for trouble in certificates.troubles(
         security.ca_file, security.certificate_file, security.key_file, password
     ):
-        yield _finding(trouble.setting, trouble.message, trouble.remedy)
+        yield _finding(trouble.setting, trouble.message, trouble.remedy, *files)
 
 
 def _token_findings(oauth: OAuth, settings: Settings) -> Iterator[Finding]:
@@ -517,34 +543,61 @@ def _token_findings(oauth: OAuth, settings: Settings) -> Iterator[Finding]:
             "oauth",
             "is to say where the token comes from: in one of token_file and token_url",
             "set the one, and not the other",
+            "mechanism",
         )
     elif oauth.token_url is not None:
         if oauth.client_id is None:
             yield _finding(
                 "oauth.client_id", "is missing: oauth.token_url needs it", "set it to our client's id"
             )
-        yield from _secret_findings(("oauth", "client_secret"), oauth.client_secret, settings)
+        yield from _secret_findings("oauth.client_secret", oauth.client_secret, settings, "mechanism")
 
 
-def _secret_findings(path: tuple[str, ...], name: str, settings: Settings) -> Iterator[Finding]:
+def _secret_findings(setting: str, name: str, settings: Settings, *others: str) -> Iterator[Finding]:
     """A secret that is named and not there. Its name may be the secret itself, by mistake: then it is not repeated."""
-    default = group_at((*_SECURITY, *path[:-1])).model_fields[path[-1]].default
+    *groups, last = setting.split(".")
+    default = group_at((*_SECURITY, *groups)).model_fields[last].default
     try:
         settings.secret(name)
     except ConfigurationError as error:
         if name == default:
             why = error.problems[0]
-            yield _finding(".".join(path), f"needs a secret: {why.place}: {why.message}", why.remedy)
+            found = _finding(setting, f"needs a secret: {why.place}: {why.message}", why.remedy, *others)
         else:
-            yield _finding(
-                ".".join(path),
+            found = _finding(
+                setting,
                 "names a secret that is neither in secrets nor in secrets_dir",
                 f"write here only its name (such as {default or 'kafka_key_password'}), and its text there",
+                *others,
             )
+        yield found._replace(depends=(*found.depends, ("secrets_dir",), ("secrets", canonical(name))))
 
 
-def _finding(name: str, message: str, remedy: str) -> Finding:
-    return Finding((*_SECURITY, *name.split(".")), message, remedy)
+def _finding(name: str, message: str, remedy: str, *others: str) -> Finding:
+    depends = tuple((*_SECURITY, other) for other in ("protocol", *others))
+    return Finding((*_SECURITY, *name.split(".")), message, remedy, depends=depends)
+
+
+def _hash_key_findings(settings: Settings) -> Iterator[Finding]:
+    """A key that is too short; a missing one is for `plate_privacy` to tell."""
+    try:
+        key = settings.plate_privacy().hash_key
+    except ConfigurationError:
+        return
+    if settings.privacy.plates.hashed and len(key) < HASH_KEY_BYTES:
+        held = PLATE_HASH_SECRET in settings.secrets or settings.secrets_dir is None
+        yield Finding(
+            ("secrets", PLATE_HASH_SECRET),
+            f"is too short: it has {len(key)} bytes, where the key of the plates' hashes needs {HASH_KEY_BYTES}",
+            "`openssl rand -base64 32` makes a good one; hashes under another key are other ones",
+            depends=(("privacy", "plates"), ("secrets_dir",)),
+            at="" if held else f"{settings.secrets_dir}/{PLATE_HASH_SECRET}",
+        )
+
+
+def dotted(path: Location) -> str:
+    """A setting's name; a list's item goes by the list's."""
+    return ".".join(str(part) for part in path if isinstance(part, str))
 
 
 def group_at(location: Location) -> type[Group]:
@@ -563,8 +616,8 @@ def _hash_key_missing(plates: PlateMode, why: Problem) -> Problem:
     return Problem(
         why.place,
         f"privacy.plates is `{plates}`, whose hashes need the secret `{PLATE_HASH_SECRET}`: {why.message}",
-        f"set {PREFIX}SECRETS__{PLATE_HASH_SECRET.upper()} to a long random text and keep it, "
-        "or set privacy.plates to `clear` or `none`",
+        f"set {PREFIX}SECRETS__{PLATE_HASH_SECRET.upper()} to {HASH_KEY_BYTES} or more random bytes that you keep "
+        "(`openssl rand -base64 32` makes them), or set privacy.plates to `clear` or `none`",
     )
 
 

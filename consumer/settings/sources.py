@@ -30,6 +30,12 @@ class Sources:
                 return place
         return str(self.file) if self.file is not None else variable_of(location)
 
+    def told(self, location: Location) -> str:
+        """Where the value was set."""
+        written = (location[:length] for length in range(len(location), 0, -1))
+        setting = next((part for part in written if isinstance(part[-1], str)), location)
+        return self.places.get(location) or self.places.get(setting, "its default")
+
 
 def read_file(file: Path, sources: Sources) -> None:
     """The file becomes the tree. Raises ConfigurationError."""

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from ipaddress import IPv6Address
 from itertools import pairwise
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -11,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 PREFIX = "CHARGING_COUPON__"
 
+_SERVER = re.compile(r"(?:\[(?P<ip6>[^\]]+)\]|[\w.-]+):(?P<port>[0-9]{1,5})")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB|kB|MB|GB)")
@@ -31,9 +33,7 @@ def duration_seconds(value: object) -> object:
     if isinstance(value, str) and not _is_number(value):
         found = _DURATION.fullmatch(value.strip())
         if found is None:
-            raise ValueError(
-                f"{value!r} is not a duration; write 30s, 100ms, 5m, 2h, 7d, or seconds as a number"
-            )
+            raise ValueError("is not a duration; write 30s, 100ms, 5m, 2h, 7d, or seconds as a number")
         return float(found[1]) * SECONDS[found[2]]
     return value
 
@@ -45,7 +45,7 @@ def size_bytes(value: object) -> object:
     if isinstance(value, str) and not value.strip().isdecimal():
         found = _SIZE.fullmatch(value.strip())
         if found is None:
-            raise ValueError(f"{value!r} is not a size; write 64KiB, 256MiB, 1GiB, or bytes as a number")
+            raise ValueError("is not a size; write 64KiB, 256MiB, 1GiB, or bytes as a number")
         return int(found[1]) * BYTES[found[2]]
     return value
 
@@ -79,6 +79,21 @@ def web_address(url: str) -> str:
     if parts.username is not None or parts.password is not None or parts.fragment:
         raise ValueError("holds a user, a password or a fragment; write https://host/path")
     return url
+
+
+def _host_and_port(server: str) -> str:
+    found = _SERVER.fullmatch(server)
+    try:
+        usable = found is not None and 1 <= int(found["port"]) <= 65535
+        if usable and found is not None and found["ip6"]:
+            IPv6Address(found["ip6"])
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError(
+            "is not host:port; write kafka-1:9092, an IPv6 address in brackets: [2001:db8::1]:9092, ports 1 to 65535"
+        )
+    return server
 
 
 def secret_names(value: object) -> object:
@@ -123,6 +138,11 @@ def _start(value: object) -> object:
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_comma_list), Field(min_length=1)]
+Servers = Annotated[
+    tuple[Annotated[str, AfterValidator(_host_and_port)], ...],
+    BeforeValidator(_comma_list),
+    Field(min_length=1),
+]
 Word = Annotated[str, Field(min_length=1)]
 Duration = Annotated[float, BeforeValidator(duration_seconds), Field(gt=0, le=7 * 86400)]
 Delays = Annotated[
@@ -133,7 +153,8 @@ Size = Annotated[int, BeforeValidator(size_bytes), Field(ge=1024, le=1 << 40)]
 Count = Annotated[int, BeforeValidator(_not_a_boolean), Field(ge=1, le=1_000_000)]
 Port = Annotated[int, BeforeValidator(_not_a_boolean), Field(ge=0, le=65535)]
 Secret = Annotated[SecretStr, AfterValidator(_secret_text)]
-SecretName = Annotated[str, Field(min_length=1, max_length=100)]
+NAMES_A_SECRET = "the value is a secret's name"  # noqa: S105  # no secret
+SecretName = Annotated[str, Field(min_length=1, max_length=100), NAMES_A_SECRET]
 StartFrom = Annotated[Literal["earliest", "latest"] | datetime, BeforeValidator(_start)]
 
 

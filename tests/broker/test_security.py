@@ -350,7 +350,7 @@ async def world(
         for name, secret in {
             "main": f"{SECRET}\r\n",
             "kafka_password": f"{PASSWORD}\r\n",
-            "plate_hash": "k\n",
+            "plate_hash": "a key for plates\n",
         }.items():
             (tmp_path / "secrets" / name).write_bytes(secret.encode())
         try:
