@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from decimal import Decimal
 from difflib import get_close_matches
+from typing import Any
 
 from pydantic_core import ErrorDetails
 
@@ -33,8 +34,7 @@ class Bundle:
 
     def _add(self, document: Document) -> None:
         if not isinstance(document.data, dict):
-            place = f"{document.place}:1:1"
-            self.problems.append(Problem(place, "no rules", "start with `version: 1`"))
+            self.problems.append(_no_mapping(document))
             raise ConfigurationError(self.problems)
         for section, content in document.data.items():
             if content is None:  # a heading without anything under it
@@ -70,6 +70,28 @@ class Bundle:
         line, column = document.key_spot(path) if key else document.spot(path)
         return f"{document.place}:{line}:{column}"
 
+    def name(self, location: Location) -> str:
+        """`rules[1].skip of the rule `standard``; where there is no name, `rules[0].skip (the first rule)`."""
+        document, path = self._find(location)
+        text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(
+            "."
+        )
+        number = next((depth for depth, part in enumerate(path) if isinstance(part, int)), None)
+        if number is None:
+            return text
+        items: Any = document.data
+        for part in path[:number]:
+            items = items[part]
+        if not isinstance(items, list):  # one that may stand without a list around it
+            return text
+        item = items[int(path[number])]
+        kind = _ITEMS.get(str(path[number - 1]), "item")
+        if isinstance(item, dict) and isinstance(item.get("name"), str):
+            return f"{text} of the {kind} `{shown(item['name'])}`"
+        index = int(path[number])
+        first = index < len(_ORDINALS)
+        return f"{text} ({f'the {_ORDINALS[index]} {kind}' if first else f'{kind} number {index + 1}'})"
+
     def place_in_text(self, location: Location, line: int, column: int) -> str:
         """Where a line and column within the text at this location are."""
         document, path = self._find(location)
@@ -94,6 +116,25 @@ class Bundle:
         self.problems.append(Problem(self.place(location, key=key), message, remedy))
 
 
+_ITEMS = {"rules": "rule", "tests": "test", "envelope": "step", "skip": "gate"}
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+
+
+def _no_mapping(document: Document) -> Problem:
+    start = "start with `version: 1`, then `sources:`, `accounts:`, `rules:`"
+    if document.data is None:
+        return Problem(f"{document.place}:1:1", "no rules: there is nothing in it", start)
+    if isinstance(document.data, list):
+        return Problem(
+            f"{document.place}:1:1",
+            "no rules: a list, where keys are needed",
+            f"{start} with the list of rules beneath it",
+        )
+    return Problem(
+        f"{document.place}:1:1", f"no rules: {shown(document.data)!r}, where keys are needed", start
+    )
+
+
 def _order(problem: Problem) -> tuple[str, int, int]:
     file, line, column = problem.place.rsplit(":", 2)
     return file, int(line), int(column)
@@ -109,33 +150,38 @@ _SPELLINGS = {
 def explained(details: ErrorDetails, bundle: Bundle) -> Problem:
     """One of pydantic's errors, in our words and with its place."""
     location = tuple(part for part in details["loc"] if part != "[key]")
-    name = ".".join(map(str, location))
+    name = bundle.name(location)
     last = str(location[-1]) if location else ""
+    given = details["input"]
+    place = bundle.place(location)
     match details["type"]:
         case "extra_forbidden":
-            known = known_keys(location[:-1])
-            return Problem(
-                bundle.place(location, key=True), f"unknown key `{last}`", did_you_mean(last, known)
-            )
+            place = bundle.place(location, key=True)
+            message, remedy = f"unknown key `{last}`", did_you_mean(last, known_keys(location[:-1]))
         case "missing":
-            where = ".".join(map(str, location[:-1])) or "the file"
-            return Problem(bundle.place(location[:-1], key=True), f"{where} has no `{last}`", f"add `{last}`")
-        case "string_type" if not isinstance(details["input"], dict | list | None):
-            remedy = f'put it in quotes: "{shown(details["input"])}"'
-            return Problem(bundle.place(location), f"{name} is no text", remedy)
-        case "string_pattern_mismatch":
-            remedy = _SPELLINGS[details["ctx"]["pattern"]]
-            key = details["loc"][-1] == "[key]"
-            return Problem(bundle.place(location, key=key), f"`{details['input']}` cannot stand here", remedy)
-        case "model_type" | "dict_type":
-            return Problem(bundle.place(location), f"{name} is no mapping", "give it keys and values")
-        case _:
+            place = bundle.place(location[:-1], key=True)
+            message = f"{bundle.name(location[:-1]) or 'the file'} has no `{last}`"
+            remedy = f"add `{last}`" if location != ("version",) else f"add {_VERSION}"
+        case "literal_error" if location == ("version",):
             message = (
-                details["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("Value ")
+                f"version is {repr(given) if isinstance(given, str) else shown(given)}, and only 1 is known"
             )
-            given = details["input"]
+            remedy = f"write {_VERSION}, not of your rules"
+        case "string_type" if not isinstance(given, dict | list | None):
+            message, remedy = f"{name} is no text", f'put it in quotes: "{shown(given)}"'
+        case "string_pattern_mismatch":
+            place = bundle.place(location, key=details["loc"][-1] == "[key]")
+            message, remedy = f"`{given}` cannot stand here", _SPELLINGS[details["ctx"]["pattern"]]
+        case "model_type" | "dict_type":
+            message, remedy = f"{name} is no mapping", "give it keys and values"
+        case _:
+            what = details["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("Value ")
             suffix = f", not {shown(given)}" if isinstance(given, str | int | Decimal | None) else ""
-            return Problem(bundle.place(location), f"{name}: {message}{suffix}", "correct it")
+            message, remedy = f"{name}: {what}{suffix}", "correct it"
+    return Problem(place, message, remedy)
+
+
+_VERSION = "`version: 1`: it is the version of the file's form"
 
 
 def shown(value: object) -> str:
