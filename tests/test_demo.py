@@ -22,7 +22,7 @@ from rich.console import Console
 from consumer.cli import demo as demo_command
 from consumer.cli.stage import Names, Play
 from consumer.sandbox.broker import REPOSITORY_VARIABLE, cache_folder
-from consumer.sandbox.reconcile import OutcomeFields, Report
+from consumer.sandbox.reconcile import Charges, OutcomeFields, Report
 from consumer.sandbox.scenarios import BROWN_OUT, STEADY, Scenario
 from consumer.sandbox.screen import Screen
 
@@ -178,6 +178,12 @@ async def test_through_a_brown_out_every_order_has_one_outcome_and_the_platform_
     assert sum(good.outcomes.values()) > good.outcomes["granted"], "the platform never failed"
     assert "The platform fails most calls" in shown
     assert "one that the scenario allows" in shown
+    charges = report.charges
+    assert charges.without["platform_failed"] > 0, "every charge got its coupon"
+    with_coupon = charges.granted + charges.lost_reply + sum(charges.unheard.values())
+    others = (charges.without, charges.pushed_again, report.unasked)
+    assert with_coupon == report.grants
+    assert with_coupon + sum(sum(each.values()) for each in others) == report.orders
 
 
 def test_the_demo_says_that_all_agree_and_leaves_nothing(start: Start) -> None:
@@ -185,15 +191,46 @@ def test_the_demo_says_that_all_agree_and_leaves_nothing(start: Start) -> None:
 
     assert demo.end() == 0, demo.output
     assert "Every order has exactly one outcome, the expected one" in demo.output
-    assert re.search(r"40 records, \d+ orders, \d+ outcomes", demo.output)
+    assert re.search(r"40 records held \d+ orders", demo.output)
     assert "charging-coupon demo --scenario brown-out" in demo.output
+    assert "--events" not in demo.output, "that has just been tried"
+    assert [line for line in demo.lines if line != line.rstrip()] == []
     assert not WHOLE_PLATE.search(demo.output)
     assert demo.leftovers() == []
 
 
+@pytest.mark.parametrize(
+    ("scenario", "sized", "keep", "suggested"),
+    [
+        ("steady", False, False, ["--scenario brown-out", "--events 20000", "--keep"]),
+        ("slow", False, False, ["--scenario brown-out", "--events 20000", "--keep"]),
+        ("brown-out", False, False, ["--scenario slow", "--events 20000", "--keep"]),
+        ("brown-out", True, False, ["--scenario slow", "--keep"]),
+        ("steady", False, True, ["--scenario brown-out", "--events 20000"]),
+    ],
+)
+def test_what_a_demo_suggests_is_not_what_was_just_done(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    logging_as_before: None,
+    scenario: str,
+    sized: bool,
+    keep: bool,
+    suggested: list[str],
+) -> None:
+    async def show(play: Play, screen: Screen) -> Report:
+        return Report((), (), 1, 1, 1, 1, Charges(granted=1), {})
+
+    monkeypatch.setattr(demo_command, "_show", show)
+
+    demo_command.demo(scenario=scenario, events=100 if sized else None, keep=keep)
+
+    assert re.findall(r"charging-coupon demo (.+?)  ", capsys.readouterr().out) == suggested
+
+
 def test_a_demo_that_disagrees_ends_with_1(monkeypatch: pytest.MonkeyPatch, logging_as_before: None) -> None:
     async def show(play: Play, screen: Screen) -> Report:
-        return Report((), ("order A1: no outcome, expected granted",), 1, 1, 0, 0)
+        return Report((), ("order A1: no outcome, expected granted",), 1, 1, 0, 0, Charges(), {})
 
     monkeypatch.setattr(demo_command, "_show", show)
 

@@ -61,6 +61,7 @@ def demo(
     try:
         with Screen(plain=plain) as screen:
             report = asyncio.run(_show(play, screen))
+            screen.lines(*_what_next(scenario, sized=events is not None, keep=keep))
     except asyncio.CancelledError:  # SIGTERM
         raise typer.Exit(SIGTERM_EXIT) from None
     if not report.agrees:
@@ -77,7 +78,6 @@ async def _show(play: "Play", screen: "Screen") -> "Report":
         stack.push_async_exit(broker)
         report = await play.run(broker.bootstrap_servers, screen)
         await broker.stop(screen.step)
-    _say_what_next(screen)
     return report
 
 
@@ -92,16 +92,22 @@ def _let_sigterm_cancel() -> None:
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
 
 
-def _say_what_next(screen: "Screen") -> None:
+def _what_next(scenario: str, *, sized: bool, keep: bool) -> list[str]:
+    """What has not just been done."""
     from importlib.resources import files
 
-    rules = files("consumer.sandbox") / "demo-rules.yaml"
-    screen.lines(
+    if scenario != "brown-out":
+        suggestions = {"demo --scenario brown-out": "the platform fails for a while"}
+    else:
+        suggestions = {"demo --scenario slow": "the platform takes seconds for a reply"}
+    if not sized:
+        suggestions["demo --events 20000"] = "many charges at once"
+    if not keep:
+        suggestions["demo --keep"] = "stays up, to look around"
+    suggestions["run --help"] = "on your own Kafka and platform"
+    return [
         "",
         "What next:",
-        "  charging-coupon demo --scenario brown-out   the platform fails for a while",
-        "  charging-coupon demo --events 20000         many charges at once",
-        "  charging-coupon demo --keep                 stays up, to look around",
-        "  charging-coupon run --help                  on your own Kafka and platform",
-        f"The rules that decided: {rules}",
-    )
+        *(f"  charging-coupon {command:<27} {words}" for command, words in suggestions.items()),
+        f"The rules that decided: {files('consumer.sandbox') / 'demo-rules.yaml'}",
+    ]

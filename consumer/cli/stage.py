@@ -100,7 +100,7 @@ class Play:
                 if not self._keep:
                     await _drain(service, running, screen)
                 report = await self._reconcile(servers, produced, gateway)
-                screen.summary(report)
+                screen.summary(report, self._names.dead_letters)
                 if self._keep:
                     await self._until_interrupted(servers, gateway, service, running, screen)
                     await _drain(service, running, screen)
@@ -208,7 +208,7 @@ class Play:
             in_flight=now.in_flight,
             p50=window.latency(0.5),
             p99=window.latency(0.99),
-            again=now.again,
+            repeated=now.repeated,
             dead_letters=now.dead_letters,
             replies=now.replies,
             outcomes=dict(tally.outcomes),

@@ -25,7 +25,7 @@ class Reading:
         orders: with a committed outcome.
         replies: calls by the code of their reply.
         calls: durations of calls.
-        again: calls made again.
+        repeated: calls after the first for the same order.
         lag: records between the committed offsets and the log's end.
 
     """
@@ -34,7 +34,7 @@ class Reading:
     orders: int
     replies: Mapping[str, int]
     calls: Buckets
-    again: int
+    repeated: int
     dead_letters: int
     in_flight: int
     lag: int
@@ -47,7 +47,7 @@ def read(metrics: Metrics, at: float) -> Reading:
         orders=int(_sum(metrics.outcomes)),
         replies=_by(metrics.requests, "code"),
         calls=_buckets(metrics.request_seconds),
-        again=int(_sum(metrics.retries)),
+        repeated=int(_sum(metrics.retries)),
         dead_letters=int(_sum(metrics.dead_letters)),
         in_flight=int(_sum(metrics.in_flight)),
         lag=int(_sum(metrics.lag)),

@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from consumer.core.events import Coordinates
@@ -16,8 +16,8 @@ OutcomeFields = Mapping[str, Any]
 _CUT_OFF = frozenset({"reset", "lost", "truncated", "hang"})
 """Answers after which a client's library may have sent a request twice on its own."""
 
-_HEARD = {"granted", "already_granted"}
-"""Outcomes that say that there is a coupon."""
+_HEARD = ("granted", "already_granted")
+"""Outcomes that say that there is a coupon, the one that says most of it first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +45,39 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Charges:
+    """What became of the charges that a coupon was asked for, each counted once, however often it was pushed.
+
+    The first three have a coupon: if all agrees, as many as the platform granted.
+
+    Attributes:
+        granted: a reply said so.
+        lost_reply: the reply to the grant was lost, and a repeated call was answered that it had been granted.
+        unheard: no reply said so, by what the outcome says instead.
+        without: the others, by outcome.
+        unsure: of `unheard` and `without`, those whose outcome says that there may be a coupon.
+        pushed_again: further outcomes of charges that are counted above.
+
+    """
+
+    granted: int = 0
+    lost_reply: int = 0
+    unheard: Mapping[str, int] = field(default_factory=dict)
+    without: Mapping[str, int] = field(default_factory=dict)
+    unsure: int = 0
+    pushed_again: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """The reconciliation.
 
     Attributes:
         problems: each names the order; empty if all agree.
+        grants: coupons in the platform's journal.
+        charges: those that a coupon was asked for.
+        unasked: orders that none was asked for, by outcome.
         troubled: calls failed by chance, so that orders could come to several ends.
-        unheard: grants whose replies were all lost; their orders' outcomes say that there may be one.
 
     """
 
@@ -61,8 +87,9 @@ class Report:
     orders: int
     outcomes: int
     grants: int
+    charges: "Charges"
+    unasked: Mapping[str, int]
     troubled: bool = False
-    unheard: int = 0
 
     @property
     def agrees(self) -> bool:
@@ -110,8 +137,9 @@ def reconcile(
         orders=sum(len(each.sample.expected) for each in produced),
         outcomes=len(outcomes),
         grants=len(journal.grants),
+        charges=_charges(outcomes, journal),
+        unasked=Counter(end["outcome"] for end in outcomes if not end["attempts"]["count"]),
         troubled=troubled,
-        unheard=sum(not ends.keys() & _HEARD for ends in _told(outcomes, journal).values()),
     )
 
 
@@ -165,7 +193,7 @@ def _compare_grants(
             yield f"order {event_id}: {ends['granted']} outcomes say granted, the platform did it once"
         elif ends["already_granted"] and not ends["granted"] and event_id not in ambiguous:
             yield f"order {event_id}: already granted, and no outcome says by which call"
-        elif not ends.keys() & _HEARD and not (troubled and event_id in ambiguous):
+        elif not ends.keys() & set(_HEARD) and not (troubled and event_id in ambiguous):
             yield f"order {event_id}: the platform granted a coupon, and no outcome says so"
 
 
@@ -189,6 +217,29 @@ def _told(outcomes: Sequence[OutcomeFields], journal: Journal) -> Mapping[str, C
         if outcome["event_id"] in told:
             told[outcome["event_id"]][outcome["outcome"]] += 1
     return told
+
+
+def _charges(outcomes: Sequence[OutcomeFields], journal: Journal) -> Charges:
+    ends: defaultdict[str, list[OutcomeFields]] = defaultdict(list)
+    for outcome in outcomes:
+        if outcome["attempts"]["count"]:
+            ends[outcome["event_id"]].append(outcome)
+    heard, unheard, without, pushed_again = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+    unsure = 0
+    for event_id, each in ends.items():
+        best, *others = sorted(each, key=_best_first)
+        pushed_again.update(other["outcome"] for other in others)
+        if best["outcome"] in _HEARD:
+            heard[best["outcome"]] += 1
+        else:
+            (unheard if event_id in journal.grants else without)[best["outcome"]] += 1
+            unsure += any(end["attempts"]["ambiguous"] for end in each)
+    return Charges(heard["granted"], heard["already_granted"], unheard, without, unsure, pushed_again)
+
+
+def _best_first(outcome: OutcomeFields) -> int:
+    name = outcome["outcome"]
+    return _HEARD.index(name) if name in _HEARD else len(_HEARD)
 
 
 def _uncommitted(produced: Sequence[Produced], committed: Mapping[int, int]) -> list[str]:

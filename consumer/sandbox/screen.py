@@ -6,20 +6,18 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.status import Status
-from rich.table import Table
 from rich.text import Text
 
 from consumer.sandbox.reconcile import OutcomeFields, Report
+from consumer.sandbox.summary import summarise
 from consumer.sandbox.view import Example, State, plain_line, render
 
 SHOWN_OF_EACH = 2
 """Outcomes of each kind that are sure to be shown; all would be hundreds of lines."""
 
-MOST_PROBLEMS = 20
 _PLAIN_WIDTH = 110
 _EVERY, _LATER_EVERY = 2.0, 10.0
 _LATER = 45.0
@@ -120,27 +118,13 @@ class Screen:
         for line in lines:
             self._console.print(line, markup=False, soft_wrap=True)
 
-    def summary(self, report: Report) -> None:
-        """Every kind of sample and what became of it; what disagrees, by name."""
+    def summary(self, report: Report, dead_letters: str) -> None:
+        """What was sent, what became of it, and whether all of it agrees. `dead_letters` is the topic's name."""
         self._end_view()
         self._end_status()
-        table = Table("what was sent", "orders", "what became of them", box=SIMPLE_HEAD, pad_edge=False)
-        table.columns[1].justify = "right"
-        for row in report.rows:
-            ranked = sorted(row.outcomes.items(), key=lambda each: (-each[1], each[0]))
-            table.add_row(row.words, str(row.orders), ", ".join(f"{name} {count}" for name, count in ranked))
-        self._console.print(table)
-        self._console.print(
-            f"{report.records} records, {report.orders} orders, {report.outcomes} outcomes", markup=False
-        )
-        if report.agrees:
-            self._console.print(_verdict(report), style="green", markup=False)
-            return
-        self._console.print(f"{len(report.problems)} disagreements:", style="red", markup=False)
-        for problem in report.problems[:MOST_PROBLEMS]:
-            self._console.print(f"  {problem}", markup=False, soft_wrap=True)
-        if len(report.problems) > MOST_PROBLEMS:
-            self._console.print(f"  and {len(report.problems) - MOST_PROBLEMS} more")
+        self._console.print()
+        for line in summarise(report, dead_letters, self._console.width):
+            self._console.print(line, soft_wrap=True)
 
     def _say(self, line: str) -> None:
         self._console.print(self._timed(line), markup=False, soft_wrap=True)
@@ -149,7 +133,9 @@ class Screen:
         return f"{time.monotonic() - self._began:5.1f}s  {line}"
 
     def _print_example(self, example: Example) -> None:
-        self._console.print(Text("        ") + example.line)
+        line = Text("        ") + example.line
+        line.rstrip()
+        self._console.print(line)
 
     def _end_view(self) -> None:
         if self._view is not None:
@@ -161,16 +147,3 @@ class Screen:
             self._status.stop()
             self._status = None
             self._console.print(self._step, soft_wrap=True)
-
-
-def _verdict(report: Report) -> str:
-    which = "one that the scenario allows" if report.troubled else "the expected one"
-    unheard = (
-        f" ({report.unheard} in replies that were lost: those outcomes say attempts.ambiguous)"
-        if report.unheard
-        else ""
-    )
-    return (
-        f"Every order has exactly one outcome, {which}; the platform granted {report.grants} "
-        f"coupons and its journal says the same{unheard}; every offset is committed."
-    )

@@ -69,7 +69,7 @@ class State:
         rate: outcomes a second.
         p50, p99: seconds of recent calls; None if there are none.
         replies: calls by the code of their reply.
-        again: calls made again.
+        repeated: calls after the first for the same order.
         examples: outcomes in short, the latest last.
 
     """
@@ -88,7 +88,7 @@ class State:
     in_flight: int
     p50: float | None
     p99: float | None
-    again: int
+    repeated: int
     dead_letters: int
     replies: Mapping[str, int]
     outcomes: Mapping[str, int]
@@ -113,7 +113,7 @@ class Example:
     @classmethod
     def of(cls, outcome: OutcomeFields) -> "Example":
         """From the outcome topic."""
-        said = f"{outcome['code'] or ''} {outcome['message'] or outcome['detail'] or ''}".strip()
+        said = " ".join(f"{outcome['code'] or ''} {outcome['message'] or outcome['detail'] or ''}".split())
         plate = mask(outcome["plate"]) if outcome["plate"] else "-"
         return cls(outcome["outcome"], outcome["reason"], plate, said, outcome["attempts"]["count"])
 
@@ -161,9 +161,9 @@ def render(state: State, width: int, height: int) -> Text:
 def plain_line(state: State) -> str:
     """The state in a line, for a file or a pipe."""
     return (
-        f"{state.done} of {state.orders} orders have an outcome, {state.rate:.0f}/s, "
-        f"in flight {state.in_flight}, lag {state.lag}, "
-        f"calls p50 {_duration(state.p50)} p99 {_duration(state.p99)}, made again {state.again}"
+        f"{state.done} of {state.orders} orders have an outcome, {state.rate:.0f} orders/s, "
+        f"{state.lag} records behind; calls: {state.in_flight} in flight, "
+        f"half within {_duration(state.p50)}, 99% within {_duration(state.p99)}, {state.repeated} repeated"
     )
 
 
@@ -178,7 +178,7 @@ def _flow(state: State, *, narrow: bool) -> list[Text]:
     left = "" if state.left is None else f", {max(1.0, state.left):.0f} s more"
     platform = Text.assemble((state.phase, f"bold {_WRONG}" if state.troubled else ""), (left, "dim"))
     sent = f"{state.produced} of {state.records} sent"
-    written = f"{state.done} of {state.orders} written, {state.rate:.0f}/s"
+    written = f"{state.done} of {state.orders} written, {state.rate:.0f} orders/s"
     parts = (
         ("Platform", platform),
         ("Charges", (Text() if narrow else _bar(state.produced, state.records)).append(sent)),
@@ -192,7 +192,7 @@ def _flow(state: State, *, narrow: bool) -> list[Text]:
         ),
         (
             "Behind",
-            Text(f"{state.lag} records; {state.again} calls made again, {state.dead_letters} dead letters"),
+            Text(f"{state.lag} records; {state.repeated} calls repeated, {state.dead_letters} dead letters"),
         ),
     )
     return [Text(f"{name:<10}") + words for name, words in parts]

@@ -23,7 +23,7 @@ def _metrics() -> Metrics:
 def test_metrics_are_summed_over_their_labels() -> None:
     reading = read(_metrics(), 10.0)
 
-    assert (reading.at, reading.orders, reading.again, reading.dead_letters) == (10.0, 4, 4, 1)
+    assert (reading.at, reading.orders, reading.repeated, reading.dead_letters) == (10.0, 4, 4, 1)
     assert (reading.in_flight, reading.lag) == (5, 9)
     assert reading.replies == {"1001": 3, "503": 4}
 

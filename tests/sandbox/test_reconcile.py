@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -6,7 +7,7 @@ import pytest
 
 from consumer.core.events import Coordinates
 from consumer.sandbox.journal import Entry, Journal
-from consumer.sandbox.reconcile import Produced, Report, reconcile
+from consumer.sandbox.reconcile import Charges, Produced, Report, reconcile
 from consumer.sandbox.samples import Expected, SampleEvent
 
 Outcomes = list[dict[str, Any]]
@@ -83,6 +84,13 @@ def test_everything_that_fits_together_agrees() -> None:
         ("tombstone", 1, 1, {"skipped": 1}),
         ("limited", 1, 1, {"limited": 1}),
     ]
+
+
+def test_a_charge_that_is_pushed_again_counts_once() -> None:
+    report = reconcile(_produced(), _outcomes(), _journal())
+
+    assert report.charges == Charges(granted=2, without={"limited": 1}, pushed_again={"already_granted": 1})
+    assert report.unasked == {"skipped": 2}
 
 
 @pytest.mark.parametrize(
@@ -239,7 +247,7 @@ def test_where_calls_fail_an_order_may_come_to_several_ends(first: dict[str, Any
     report = reconcile(_troubled(), _ends(first, second), _grants("A1"), troubled=True)
 
     assert report.problems == ()
-    assert report.unheard == (first is UNHEARD)
+    assert sum(report.charges.unheard.values()) == (first is UNHEARD)
     calm = reconcile(_troubled(), _ends(first, second), _grants("A1"))
     assert calm.agrees == (first is GRANTED and second == "limited")
 
@@ -297,3 +305,48 @@ def test_where_calls_fail_one_may_not_arrive_and_none_may_be_made_up() -> None:
     assert reconcile(_troubled(), _ends(GRANTED), journal, troubled=True).problems == (
         "order C1: 3 calls by its outcomes, the platform saw 4",
     )
+
+
+@pytest.mark.parametrize(
+    ("ends", "charges"),
+    [
+        ([GRANTED], Charges(granted=1)),
+        ([AMBIGUOUS], Charges(lost_reply=1)),
+        ([UNHEARD], Charges(unheard={"platform_failed": 1}, unsure=1)),
+        ([GRANTED, UNHEARD], Charges(granted=1, pushed_again={"platform_failed": 1})),
+        ([UNHEARD, GRANTED], Charges(granted=1, pushed_again={"platform_failed": 1})),
+        ([AMBIGUOUS, GRANTED], Charges(granted=1, pushed_again={"already_granted": 1})),
+        ([UNHEARD, AMBIGUOUS], Charges(lost_reply=1, pushed_again={"platform_failed": 1})),
+        (
+            [UNHEARD, UNHEARD],
+            Charges(unheard={"platform_failed": 1}, unsure=1, pushed_again={"platform_failed": 1}),
+        ),
+    ],
+)
+def test_a_coupon_counts_by_what_is_best_known_of_it(ends: list[dict[str, Any]], charges: Charges) -> None:
+    sample = _troubled()[0].sample
+    again = replace(sample, expected=(_may(0, "A1", "already_granted", "granted", "platform_failed"),))
+    produced = [
+        Produced(Coordinates("events", 0, offset), again if offset else sample) for offset in range(len(ends))
+    ]
+    outcomes = [_outcome(offset, "A1", calls=3, **end) for offset, end in enumerate(ends)]
+    journal = _grants("A1")
+    journal.calls_by_event["A1"] = 3 * len(ends)
+
+    report = reconcile(produced, outcomes, journal, troubled=True)
+
+    assert report.problems == ()
+    assert report.charges == charges
+    assert report.charges.granted + report.charges.lost_reply + sum(report.charges.unheard.values()) == 1
+
+
+@pytest.mark.parametrize("unsure", [False, True])
+def test_where_the_platform_granted_nothing_there_is_no_coupon_even_if_the_outcome_is_unsure(
+    unsure: bool,
+) -> None:
+    outcomes = _ends({"outcome": "platform_failed", "ambiguous": unsure})
+
+    report = reconcile(_troubled(), outcomes, _grants(), troubled=True)
+
+    assert report.problems == ()
+    assert report.charges == Charges(without={"platform_failed": 1, "limited": 1}, unsure=int(unsure))

@@ -29,7 +29,7 @@ STATE = State(
     in_flight=12,
     p50=0.084,
     p99=1.94,
-    again=57,
+    repeated=57,
     dead_letters=6,
     replies=REPLIES,
     outcomes=OUTCOMES,
@@ -51,12 +51,12 @@ def test_a_terminal_shows_what_comes_in_what_becomes_of_it_and_how_it_goes() -> 
     for line in (
         "Platform  fails most calls, 5 s more",
         "Calls     12 in flight, half within 84 ms, 99% within 1.9 s",
-        "Behind    35 records; 57 calls made again, 6 dead letters",
+        "Behind    35 records; 57 calls repeated, 6 dead letters",
     ):
         assert line in shown
     for words in (
         "━──────── 420 of 600 sent",
-        "━─── 400 of 440 written, 28/s",
+        "━─── 400 of 440 written, 28 orders/s",
         "Charges arrive on a Kafka topic",
     ):
         assert any(words in line for line in shown), words
@@ -113,7 +113,8 @@ def test_trouble_is_red_and_without_colours_the_words_say_it() -> None:
 
 def test_a_line_says_the_same() -> None:
     assert plain_line(STATE) == (
-        "400 of 440 orders have an outcome, 28/s, in flight 12, lag 35, calls p50 84 ms p99 1.9 s, made again 57"
+        "400 of 440 orders have an outcome, 28 orders/s, 35 records behind; "
+        "calls: 12 in flight, half within 84 ms, 99% within 1.9 s, 57 repeated"
     )
 
 
@@ -139,3 +140,17 @@ def test_an_example_is_an_outcome_in_short_with_its_plate_masked() -> None:
     assert Example.of(outcome | {"plate": None, "code": None, "message": None, "detail": "no plate"}) == (
         Example("lot_failed", None, "-", "no plate", 3)
     )
+
+
+def test_an_example_is_one_line_whatever_the_platform_said() -> None:
+    outcome = {
+        "outcome": "unknown",
+        "reason": None,
+        "plate": None,
+        "code": "1999",
+        "message": "未知\n  再试 ",
+        "detail": "",
+        "attempts": {"count": 1},
+    }
+
+    assert Example.of(outcome).said == "1999 未知 再试"

@@ -1,0 +1,158 @@
+from dataclasses import replace
+
+import pytest
+
+from consumer.sandbox.reconcile import Charges, Report, Row
+from consumer.sandbox.summary import MOST_PROBLEMS, summarise
+
+STEADY = Report(
+    rows=(
+        Row("good", "ordinary charges", 300, 300, {"granted": 300}),
+        Row("repeated", "orders pushed again", 20, 20, {"already_granted": 20}),
+        Row("lost_reply", "replies lost after the grant", 1, 1, {"already_granted": 1}),
+        Row("limited", "cars over their limit", 4, 4, {"limited": 4}),
+        Row("short", "charges below the threshold", 9, 9, {"skipped": 9}),
+    ),
+    problems=(),
+    records=334,
+    orders=334,
+    outcomes=334,
+    grants=301,
+    charges=Charges(granted=300, lost_reply=1, without={"limited": 4}, pushed_again={"already_granted": 20}),
+    unasked={"skipped": 9},
+)
+BROWN_OUT = replace(
+    STEADY,
+    rows=(
+        Row(
+            "good",
+            "ordinary charges",
+            327,
+            327,
+            {"granted": 287, "platform_failed": 24, "already_granted": 16},
+        ),
+        Row("repeated", "orders pushed again", 20, 20, {"already_granted": 20}),
+    ),
+    records=347,
+    orders=358,
+    outcomes=358,
+    grants=307,
+    charges=Charges(
+        granted=287,
+        lost_reply=16,
+        unheard={"platform_failed": 4},
+        without={"limited": 1, "platform_failed": 20},
+        unsure=9,
+        pushed_again={"already_granted": 20},
+    ),
+    unasked={"invalid": 2, "skipped": 8},
+    troubled=True,
+)
+
+
+def _shown(report: Report, width: int = 100) -> str:
+    return "\n".join(line.plain for line in summarise(report, "dead.letters", width))
+
+
+def test_a_steady_demo_says_who_has_a_coupon_and_who_has_none() -> None:
+    assert (
+        _shown(STEADY)
+        == """\
+what was sent               orders  what became of them
+ordinary charges               300  granted 300
+orders pushed again             20  already_granted 20
+replies lost after the grant     1  already_granted 1
+cars over their limit            4  limited 4
+charges below the threshold      9  skipped 9
+
+334 records held 334 orders. Every order has exactly one outcome, the expected one. Every record's
+offset is committed, so that after a restart none would be read again.
+
+301 charges got a coupon. The platform's journal lists each coupon that it granted; it was compared
+with the outcomes, charge by charge:
+     300  granted          The platform's reply said so.
+ +     1  already_granted  The first reply was lost; the repeated call was answered "already
+                           granted". The driver has his coupon.
+ =   301  in the journal
+
+4 valid charges got no coupon, as these samples were meant to, and why:
+       4  limited          The car has had all the coupons that it may have.
+
+Orders: 301 with a coupon + 4 without + 9 that none was asked for (skipped 9) + 20 pushed again,
+whose charge is counted already (already_granted 20) = 334."""
+    )
+
+
+def test_a_demo_in_trouble_says_what_failed_means_for_driver_and_operator() -> None:
+    shown = _shown(BROWN_OUT)
+
+    assert (
+        shown[shown.index("307 charges") :]
+        == """\
+307 charges got a coupon. The platform's journal lists each coupon that it granted; it was compared
+with the outcomes, charge by charge:
+     287  granted          The platform's reply said so.
+ +    16  already_granted  The first reply was lost; the repeated call was answered "already
+                           granted". The driver has his coupon.
+ +     4  platform_failed  The platform granted, but no reply of it was ever heard. The driver has
+                           his coupon; the outcome can only say attempts.ambiguous: there may be
+                           one.
+ =   307  in the journal
+
+21 valid charges got no coupon, and why:
+      20  platform_failed  The platform failed, or sent no reply, however often it was asked. The
+                           driver has no coupon.
+       1  limited          The car has had all the coupons that it may have.
+
+What that means for the operator:
+  - The driver of a platform_failed has no coupon, or none that the service knows of.
+    `charging-coupon run` asks again for 24 hours before it comes to that; the demo gives up within
+    seconds.
+  - 9 of these charges have attempts.ambiguous in their outcome: a call went out and its reply did
+    not come back, so that there may be a coupon. The journal says that 4 of them have one.
+  - The events behind platform_failed and invalid are in the dead-letter topic dead.letters, each
+    with its reason in its headers. When the cause is mended, `charging-coupon replay` sends them
+    through the service again. That grants no coupon twice: the platform knows a charge again by its
+    event_id.
+
+Orders: 307 with a coupon + 21 without + 10 that none was asked for (skipped 8, invalid 2) + 20
+pushed again, whose charge is counted already (already_granted 20) = 358."""
+    )
+    assert "one that the scenario allows" in shown
+
+
+def test_one_charge_is_no_charges_and_where_nothing_is_missing_nothing_is_explained() -> None:
+    one = replace(STEADY, orders=1, grants=1, charges=Charges(granted=1), unasked={})
+    shown = _shown(one)
+
+    assert "\n1 charge got a coupon." in shown
+    assert "\nNo valid charge went without a coupon.\n" in shown
+    assert "already granted" not in shown
+    assert "operator" not in shown
+    assert shown.endswith("\nOrders: 1 with a coupon + 0 without = 1.")
+
+
+def test_what_disagrees_is_named_and_nothing_is_claimed() -> None:
+    shown = _shown(replace(STEADY, problems=("order A1: no outcome, expected granted",)))
+
+    assert shown.endswith("\n\n1 disagreement:\n  order A1: no outcome, expected granted")
+    assert "Every order" not in shown
+    assert "got a coupon" not in shown
+
+
+def test_more_problems_than_anyone_reads_are_counted() -> None:
+    problems = tuple(f"order {number}" for number in range(MOST_PROBLEMS + 5))
+    shown = _shown(replace(STEADY, problems=problems))
+
+    assert f"{MOST_PROBLEMS + 5} disagreements" in shown
+    assert "and 5 more" in shown
+    assert f"order {MOST_PROBLEMS}" not in shown
+
+
+@pytest.mark.parametrize("width", [60, 80, 110, 200])
+@pytest.mark.parametrize("report", [STEADY, BROWN_OUT])
+def test_no_line_is_wider_than_the_terminal_or_ends_in_blanks(width: int, report: Report) -> None:
+    lines = _shown(report, width).split("\n")
+
+    assert max(len(line) for line in lines) <= width
+    assert [line for line in lines if line != line.rstrip()] == []
