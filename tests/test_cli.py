@@ -54,6 +54,24 @@ def test_help_names_the_commands_and_the_exit_codes(capsys: pytest.CaptureFixtur
         assert word in text
 
 
+def test_without_a_command_the_help_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code() == 2
+
+    printed = capsys.readouterr()
+    assert (printed.out, printed.err.startswith("Usage: charging-coupon")) == ("", True)
+
+
+def test_every_commands_summary_fits_on_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert exit_code("--help") == 0
+
+    listed = re.findall(r"^  ([a-z]+) +(\S.*)$", capsys.readouterr().out.split("Commands:")[1], re.MULTILINE)
+    assert len(listed) == len(cli.app.registered_commands)
+    assert [line for _, line in listed if len(line) > 60 or not line.endswith(".") or "..." in line] == []
+
+
 @pytest.mark.parametrize("command", ["run", "topics", "replay", "demo", "sandbox"])
 def test_every_commands_help_has_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(command, "--help") == 0

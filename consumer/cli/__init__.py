@@ -28,13 +28,26 @@ app = typer.Typer(
         "3 Kafka cannot be reached, 4 refused by Kafka or the platform, 130 interrupted."
     ),
 )
-app.command(epilog="Example: charging-coupon run --settings settings.yaml")(run.run)
-app.command(epilog="Example: charging-coupon topics --settings settings.yaml --create")(topics.topics)
-app.command(epilog="Example: charging-coupon replay --settings settings.yaml --code 503 --since 2h --send")(
-    replay.replay
-)
-app.command(epilog="Example: charging-coupon demo --scenario brown-out")(demo.demo)
-app.command(epilog="Example: charging-coupon sandbox --port 8088 --failure 503=0.05")(sandbox.sandbox)
+app.command(
+    short_help="Runs the service: reads events and asks for coupons.",
+    epilog="Example: charging-coupon run --settings settings.yaml",
+)(run.run)
+app.command(
+    short_help="Checks or creates the service's topics, lists its rights.",
+    epilog="Example: charging-coupon topics --settings settings.yaml --create",
+)(topics.topics)
+app.command(
+    short_help="Sends dead letters back to their topics, to be run again.",
+    epilog="Example: charging-coupon replay --settings settings.yaml --code 503 --since 2h --send",
+)(replay.replay)
+app.command(
+    short_help="Shows the service at work on a Kafka that it starts itself.",
+    epilog="Example: charging-coupon demo --scenario brown-out",
+)(demo.demo)
+app.command(
+    short_help="Runs a stand-in for the parking platform, until Ctrl-C.",
+    epilog="Example: charging-coupon sandbox --port 8088 --failure 503=0.05",
+)(sandbox.sandbox)
 
 
 def _print_version(wanted: bool) -> None:
