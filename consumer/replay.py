@@ -41,6 +41,7 @@ from consumer.core.plates import normalise
 from consumer.core.rules import RuleBook
 from consumer.link import (
     NOT_ALLOWED,
+    TOO_LARGE,
     Ambiguous,
     Committed,
     Fenced,
@@ -169,7 +170,7 @@ class Replayer:
         settings: Settings,
         options: Mapping[str, Any],
         link: KafkaLink,
-        topics: AbstractSet[str],
+        topics: Mapping[str, str],
         writer: TransactionWriter | PlainWriter | None,
     ) -> None:
         self.exactly_once = isinstance(link, TransactionalLink)
@@ -203,12 +204,12 @@ class Replayer:
             link = kind(client, kafka.group_id, transaction_timeout=kafka.transaction_timeout)
             missing = await link.missing([kafka.topics.dead_letters, *kafka.topics.events])
             if why := missing.get(kafka.topics.dead_letters):
-                raise BrokerUnavailableError(
+                raise RefusedError(
                     f"topic {kafka.topics.dead_letters}: {why}; correct kafka.topics.dead_letters, "
-                    "or see `charging-coupon topics`"
+                    "or grant what `charging-coupon topics --acls --replay` lists"
                 )
-            topics = frozenset(kafka.topics.events) - missing.keys()
-            await link.follow((kafka.topics.dead_letters, *sorted(topics)))
+            topics = {name: missing.get(name, "") for name in kafka.topics.events}
+            await link.follow((kafka.topics.dead_letters, *(name for name, why in topics.items() if not why)))
             writer = await cls._begin(settings, link) if sending else None
             yield cls(settings, options, link, topics, writer)
 
@@ -379,15 +380,15 @@ class Replayer:
                         f"another replay of the group {self._group} has begun, or this one stood still for too long; "
                         "run it again once no other runs: none is sent twice"
                     )
-                case Retriable(culprits=culprits, code=code) if culprits:
-                    self.unsettled = 0
-                    return set(culprits), f"its topic does not take it: {named(code)}"
                 case Retriable(code=code) if code in NOT_ALLOWED:
                     self.unsettled = 0
                     raise RefusedError(
                         f"Kafka does not allow {result.stage} ({NOT_ALLOWED[code]}); "
                         "grant what `charging-coupon topics --acls --replay` lists"
                     )
+                case Retriable(culprits=culprits, code=code) if code in TOO_LARGE:
+                    self.unsettled = 0
+                    return set(culprits), f"its topic does not take it: {named(code)}"
                 case Ambiguous():
                     if await self._settled(batch[0], give_up):
                         self.unsettled = 0
@@ -501,7 +502,7 @@ def _in_our_words() -> Iterator[None]:
         yield
     except TopicAuthorizationFailedError as error:
         raise RefusedError(
-            f"Kafka does not allow reading of {error}; grant what `charging-coupon topics --acls --replay` lists"
+            f"Kafka does not allow us to read {error.args[0]}; grant what `charging-coupon topics --acls --replay` lists"
         ) from error
     except (KafkaError, OSError) as error:
         raise BrokerUnavailableError(f"no answer from Kafka: {words(error)}") from error

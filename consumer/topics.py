@@ -436,6 +436,19 @@ class Right(NamedTuple):
         )
 
 
+def replay_rights(settings: Settings) -> list[Right]:
+    """Exactly what `charging-coupon replay` needs, which may well be somebody else than the service."""
+    kafka = settings.kafka
+    found = [
+        Right("topic", kafka.topics.dead_letters, ("Read", "Write", "Describe"), "dead letters are read, receipts written"),
+        *(Right("topic", name, ("Write", "Describe"), "events go back to it") for name in kafka.topics.events),
+    ]  # fmt: skip  # a row a right
+    if settings.guarantee == "exactly_once":
+        why = "an event and its receipt are one transaction"
+        found.append(Right("transactional-id", f"{kafka.group_id}/replay", ("Write", "Describe"), why))
+    return found
+
+
 def rights(settings: Settings, *, create: bool = False) -> list[Right]:
     """Exactly what the service needs; with `create` also what `topics --create` needs."""
     kafka = settings.kafka

@@ -219,7 +219,8 @@ class TransactionWriter:
             result = await self._end(commit=True)
         except Ended as ended:
             result = ended.result
-            if isinstance(result, Retriable | Fenced):  # every request was answered: an abort is allowed
+            # Every request was answered: an abort is allowed. Without offsets the first one has begun nothing.
+            if isinstance(result, Retriable | Fenced) and (offsets or result.stage != "add_partitions"):
                 result = await self._abort(result)
         if isinstance(result, Retriable) and result.code in LEADER_MOVED:
             await self._link.look_again()  # a topic made anew can have fewer partitions

@@ -9,7 +9,7 @@ from consumer.cli.common import Format, FormatOption, SettingsFile, keep_logs_qu
 
 if TYPE_CHECKING:
     from consumer.settings import Settings
-    from consumer.topics import Finding
+    from consumer.topics import Finding, Right
 
 
 def topics(
@@ -25,6 +25,10 @@ def topics(
             help="List the rights (ACLs) that the service needs, with --create also this command's; asks no Kafka.",
         ),
     ] = False,
+    replay: Annotated[
+        bool,
+        typer.Option("--replay", help="With --acls: the rights that `charging-coupon replay` needs instead."),
+    ] = False,
     principal: Annotated[
         str, typer.Option(help="Whom --acls grants the rights to.", metavar="TYPE:NAME")
     ] = "User:charging-coupon",
@@ -36,10 +40,14 @@ def topics(
     missing or differs.
     """
     from consumer.settings import load_settings
+    from consumer.topics import replay_rights, rights
 
+    if replay and not acls:
+        raise typer.BadParameter("it goes with --acls", param_hint="--replay")
     chosen = load_settings(settings)
     if acls:
-        _print_rights(chosen, principal, format, create=create)
+        needed = replay_rights(chosen) if replay else rights(chosen, create=create)
+        _print_rights(chosen, needed, principal, format)
         return
     keep_logs_quiet()
     created, findings = _look(chosen, create=create)
@@ -48,11 +56,8 @@ def topics(
         raise typer.Exit(1)
 
 
-def _print_rights(settings: "Settings", principal: str, format: Format, *, create: bool) -> None:  # noqa: A002  # as the option is called
-    from consumer.topics import rights
-
+def _print_rights(settings: "Settings", needed: "list[Right]", principal: str, format: Format) -> None:  # noqa: A002  # as the option is called
     servers = ",".join(settings.kafka.bootstrap_servers)
-    needed = rights(settings, create=create)
     if format is Format.JSON:
         found = [
             {

@@ -4,7 +4,7 @@ A dead letter that was sent back has a receipt after it, in the same partition o
 from the same transaction: a record without a value, which names it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -171,12 +171,13 @@ class Filters:
 # -- Which may go back ------------------------------------------------------------------------------
 
 
-def obstacle(letter: DeadLetter, topics: AbstractSet[str], max_replays: int) -> str | None:
-    """Why it must not be sent back; None if it may. `topics` are the events topics that are there."""
+def obstacle(letter: DeadLetter, topics: Mapping[str, str], max_replays: int) -> str | None:
+    """Why it must not be sent back; None if it may. `topics` are the events topics, each with what is wrong with it."""
     if not letter.original:
         return "the original was too large to be kept"
-    if letter.origin.topic not in topics:
-        return f"its topic {letter.origin.topic} is none of kafka.topics.events"
+    trouble = topics.get(letter.origin.topic, "none of kafka.topics.events")
+    if trouble:
+        return f"its topic {letter.origin.topic}: {trouble}"
     if letter.replays >= max_replays:
         return f"sent back {letter.replays} times already, see --max-replays"
     return None

@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -18,69 +18,25 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from consumer import replay as room
 from consumer.core.errors import RefusedError
-from consumer.core.events import Coordinates, GatewayWords, Record, Replay
+from consumer.core.events import Coordinates, Replay
 from consumer.core.headers import read_replay, replay_headers
 from consumer.core.letters import Filters, read_receipt
 from consumer.core.outcomes import (
     Message,
     Outcome,
-    OutcomeContext,
     Reason,
-    Resolution,
-    encode_dead_letter,
 )
 from consumer.replay import Replayer, Selection
 from consumer.rulebook import load
 from consumer.sandbox.gateway import SandboxGateway
 from consumer.settings import Settings, load_settings
 from tests.broker.kafka import FaultyClient, Topics, end_offsets, produce, read_all
+from tests.broker.letters import AT, dead_letter, write
 from tests.broker.world import World, event
 
 pytestmark = pytest.mark.broker
 
-AT = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 ALL = Filters()
-
-
-def dead_letter(topics: Topics, number: int, *, large: bool = False, **fields: Any) -> tuple[Message, int]:
-    """As the service writes it, and its time."""
-    headers: tuple[tuple[str, bytes | None], ...] = (("trace", b"\xff"), ("trace", None))
-    if "replays" in fields:
-        headers += tuple(replay_headers(Replay("x/y/0/0/0", fields.pop("replays"), 0)))
-    at = AT + timedelta(minutes=number)
-    record = Record(
-        Coordinates(fields.pop("topic", topics.events), fields.pop("partition", number % 4), number),
-        1_764_000_000_000 + number,
-        fields.pop("key", f"key-{number}".encode()),
-        fields.pop("value", event(number)),
-        headers,
-    )
-    words = GatewayWords(fields.pop("code", "503"))
-    whole = {
-        "outcome": Outcome.PLATFORM_FAILED,
-        "decided_at": at,
-        "dead_letter": True,
-        "values": {"order_id": f"ORDER{number:08}"},
-        **fields,
-    }
-    resolution = Resolution(record=record, index=whole.pop("index", 0), words=words, **whole)
-    return encode_dead_letter(resolution, OutcomeContext("cluster"), 0 if large else 1_000_000), int(
-        at.timestamp() * 1000
-    )
-
-
-async def write(broker: str, topics: Topics, letters: Sequence[tuple[Message, int]]) -> None:
-    """Into the dead-letter topic."""
-    producer = AIOKafkaProducer(bootstrap_servers=broker, linger_ms=5)
-    await producer.start()
-    try:
-        for message, at in letters:
-            await producer.send(
-                topics.dead_letters, message.value, message.key, timestamp_ms=at, headers=message.headers
-            )
-        await producer.flush()
-    finally:
-        await producer.stop()
 
 
 @pytest.fixture
@@ -217,7 +173,7 @@ async def test_what_must_not_go_stays_and_is_told(broker: str, topics: Topics, s
         "repeats another one": (1, [Coordinates(topics.events, 0, 0)]),
         "sent back 3 times already, see --max-replays": (1, [Coordinates(topics.events, 2, 2)]),
         "the original was too large to be kept": (1, [Coordinates(topics.events, 3, 3)]),
-        "its topic others is none of kafka.topics.events": (1, [Coordinates("others", 0, 4)]),
+        "its topic others: none of kafka.topics.events": (1, [Coordinates("others", 0, 4)]),
         "not written by this service": (1, [Coordinates(topics.dead_letters, 0, 6)]),
     }
 

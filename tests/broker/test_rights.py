@@ -19,8 +19,9 @@ from aiokafka.protocol.api import Request
 from consumer.sandbox.broker import EmbeddedBroker
 from consumer.sandbox.gateway import SandboxGateway
 from consumer.settings import load_settings
-from consumer.topics import Right, rights
+from consumer.topics import Right, replay_rights, rights
 from tests.broker.kafka import Topics, committed_offsets, produce, read_all
+from tests.broker.letters import dead_letter, write
 from tests.broker.rights import CreateAclsV1
 from tests.broker.secure import PASSWORD, PLAIN_USERS, USER
 from tests.broker.world import APP_ID, SECRET, Member, World, event
@@ -223,3 +224,34 @@ async def test_without_any_one_of_them_the_event_stays_where_it_is_and_the_servi
     finally:
         for place in places:
             place.end()
+
+
+@pytest.mark.parametrize("guarantee", ["exactly_once", "at_least_once"])
+async def test_a_replay_needs_exactly_the_rights_that_are_listed_for_it(
+    strict: StrictBroker, topic_prefix: str, tmp_path: Path, create_topics: CreateTopics, guarantee: str
+) -> None:
+    async def replayed(number: int) -> tuple[int, str, str]:
+        """With all rights, or with one of them cut down to Describe: exit code and what is printed."""
+        place = Place(strict, f"{topic_prefix}-{number}", tmp_path / str(number), "http://127.0.0.1:1/")
+        place.environ["CHARGING_COUPON__GUARANTEE"] = guarantee
+        names = place.topics
+        await create_topics(strict.plain, {names.events: 1, names.dead_letters: 1})
+        granted = replay_rights(load_settings(place.settings, place.environ))
+        if number < len(granted):
+            granted[number] = granted[number]._replace(operations=("Describe",))
+        await strict.grant(granted)
+        await write(strict.plain, names, [dead_letter(names, 1)])
+        command = [sys.executable, "-m", "consumer", "replay", "--all", "--send", "-s", str(place.settings)]
+        environ = {**os.environ, **place.environ}
+        done = await asyncio.to_thread(
+            subprocess.run, command, env=environ, capture_output=True, text=True, check=False
+        )
+        return done.returncode, done.stdout.splitlines()[-1] if done.stdout else "", done.stderr
+
+    kinds = ["dead letters", "events", *(["transactional id"] if guarantee == "exactly_once" else [])]
+    all_granted = await replayed(len(kinds))
+    lacking = [await replayed(number) for number in range(len(kinds))]
+
+    assert all_granted == (0, "1 of 1 were sent back.", "")
+    assert [code for code, _, _ in lacking] == [4] * len(kinds), lacking
+    assert all(told.startswith("error: Kafka does not allow ") for _, _, told in lacking), lacking
