@@ -124,6 +124,7 @@ def replay(
 
 def _filters(problems: "list[Problem]", **given: Any) -> "Filters":
     """Of the options; what is wrong with them goes to `problems`."""
+    from consumer.core.errors import Problem
     from consumer.core.letters import Filters
     from consumer.core.outcomes import Outcome, Reason
     from consumer.core.plates import normalise
@@ -135,6 +136,8 @@ def _filters(problems: "list[Problem]", **given: Any) -> "Filters":
     wanted["outcomes"] = _known(problems, "--outcome", wanted["outcomes"], Outcome)
     wanted["reasons"] = _known(problems, "--reason", wanted["reasons"], Reason)
     wanted["plates"] = frozenset(normalise(plate) for plate in given["plates"] or ())
+    if "" in wanted["plates"]:
+        problems.append(Problem("--plate", "nothing is left of it as a plate", "write it whole"))
     wanted["offsets"] = tuple(_offsets(problems, text) for text in given["offsets"] or ())
     now = datetime.now(UTC)
     wanted["since"] = _time(problems, "--since", given["since"], now)
