@@ -17,6 +17,7 @@ from jsonschema import Draft202012Validator
 
 from consumer.core.events import Attempts, Coordinates, GatewayWords, Record, Replay, Wait
 from consumer.core.headers import replay_headers
+from consumer.core.letters import Receipt, receipt_headers
 from consumer.core.outcomes import (
     Later,
     Message,
@@ -191,6 +192,12 @@ def test_the_replays_headers_are_all_headers_described() -> None:
     names = {name for name, _ in replay_headers(Replay("c/t/0/0/0", 1, 0, release=True))}
 
     assert headers_described("Replays") == names
+
+
+def test_the_receipts_headers_are_all_headers_described() -> None:
+    names = {name for name, _ in receipt_headers(Receipt("c/t/0/0/0", 0, 5), to="t", count=1, at=AT)}
+
+    assert headers_described("Receipts") == names
 
 
 # -- The folding rule of schemas/README.md ----------------------------------------------------------
