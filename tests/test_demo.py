@@ -287,7 +287,7 @@ def test_a_demo_that_stays_up_says_how_to_reach_it_and_ends_well_when_it_is_inte
     demo.read_until("Further outcomes")
     send, read = (line.strip() for line in demo.lines if "python" in line and "-c" in line)
     journal, metrics = (
-        re.search(r"http://\S+", demo.line(name)) for name in ("platform's journal", "service's metrics")
+        re.search(r"http://\S+", demo.line(name)) for name in ("  platform's journal", "  service's metrics")
     )
     assert journal
     assert metrics
