@@ -85,7 +85,7 @@ class KeyedOrder:
 
     def enter(self, *keys: Hashable) -> "Place":
         """Take a place at the end of each key's queue, at once."""
-        place = Place(self, frozenset(keys))
+        place = Place(self, tuple(dict.fromkeys(keys)))
         for key in place.keys:
             queue = self._queues.setdefault(key, deque())
             place.behind += bool(queue)
@@ -104,7 +104,7 @@ class KeyedOrder:
                 queue[0].move_up()
             else:
                 del self._queues[key]
-        place.keys = frozenset()
+        place.keys = ()
 
 
 class Place:
@@ -118,7 +118,7 @@ class Place:
 
     __slots__ = ("_owner", "_turn", "behind", "keys")
 
-    def __init__(self, owner: KeyedOrder, keys: frozenset[Hashable]) -> None:
+    def __init__(self, owner: KeyedOrder, keys: tuple[Hashable, ...]) -> None:
         self._owner = owner
         self._turn: asyncio.Future[None] | None = None
         self.keys = keys

@@ -196,7 +196,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
 
     Attributes:
         joined: true once the group has given an assignment, empty or not.
-        last_turn: `time.monotonic()` of the poll loop's last turn.
+        last_turn: `monotonic()` of the poll loop's last turn.
         trouble: what keeps it from taking records in, in words; None while nothing does.
         rebalancing: true until the first assignment, and between a revocation and the next one.
     """
@@ -216,10 +216,11 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         metrics: Metrics,
         retry_topics: Iterable[str] = (),
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.joined = False
         self.rebalancing = True
-        self.last_turn = time.monotonic()
+        self.last_turn = monotonic()
         self._consumer = consumer
         self._link = link
         self._group = group
@@ -232,6 +233,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._metrics = metrics
         self._retry_topics = frozenset(retry_topics)
         self._clock = clock
+        self._monotonic = monotonic
         self._assignment: Assignment | None = None
         self._opening: asyncio.Task[None] | None = None
         self._paused: dict[TopicPartition, str] = {}
@@ -244,7 +246,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._cannot_poll: str | None = None
         self._cannot_open: str | None = None
         self._problems = 0
-        self._polled_at = time.monotonic()
+        self._polled_at = monotonic()
         self._seen_reasons = {FULL, LEDGER, OFFSET_MAP, NOT_DUE, UNREADABLE}
 
     # -- The poll loop --------------------------------------------------------------------------------
@@ -296,12 +298,12 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         return [topic for topic, count in self._unreadable.items() if bound and count >= bound]
 
     async def _poll_on(self) -> None:
-        before = time.monotonic()
+        before = self._monotonic()
         while True:
             await self._wait_for_room()
             self._steer()
             batches = await self._poll()
-            now = time.monotonic()
+            now = self._monotonic()
             self._account(now - before)
             self.last_turn = before = now
             held = self._assignment
@@ -359,7 +361,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             self._note_problem(error)
             await asyncio.sleep(min(5.0, 0.1 * self._problems))
             return {}
-        self._problems, self._polled_at, self._cannot_poll = 0, time.monotonic(), None
+        self._problems, self._polled_at, self._cannot_poll = 0, self._monotonic(), None
         return batches
 
     async def _poll_in_turn(
@@ -391,7 +393,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._cannot_poll = f"cannot poll: {words(error)}"
         if self._problems & (self._problems - 1) == 0:  # at the 1st, 2nd, 4th, 8th ... time in a row
             log.warning("intake.cannot_poll", problem=self._cannot_poll, times=self._problems)
-        if time.monotonic() - self._polled_at > GIVE_UP_SECONDS:
+        if self._monotonic() - self._polled_at > GIVE_UP_SECONDS:
             raise BrokerUnavailableError(self._cannot_poll) from error
 
     async def _look_for_silence(self) -> None:
@@ -597,7 +599,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
                 self._cannot_open = (
                     f"cannot open the assignment: {words(error) if isinstance(error, KafkaError) else error}"
                 )
-                held_back = intervals.due(self._cannot_open, time.monotonic())
+                held_back = intervals.due(self._cannot_open, self._monotonic())
                 if held_back is not None:
                     log.warning("intake.cannot_open", problem=self._cannot_open, times=held_back + 1)
                 await asyncio.sleep(pause)
