@@ -292,15 +292,15 @@ class Replayer:
     ) -> None:
         """In the order of the dead letters, at most `rate` a second; once stopping, it ends after a transaction."""
         now = asyncio.get_running_loop().time
-        started = now()
         most = min(TRANSACTION_RECORDS, max(1, int(rate)))
         async with aclosing(self._batches(selection, most, release=release)) as batches:
             async for batch in batches:
                 if stopping.is_set():
                     return
+                due = now() + len(batch) / rate
                 await self._write(batch)
                 on_sent(self.sent)
-                await _wait(stopping, started + self.sent / rate - now())
+                await _wait(stopping, due - now())
 
     async def _batches(
         self, selection: Selection, most: int, *, release: bool

@@ -11,10 +11,12 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaConnectionError
 
 from consumer import replay as room
 from consumer.core.errors import RefusedError
@@ -270,7 +272,9 @@ async def until_arrived(broker: str, topics: Topics, count: int) -> None:
         await asyncio.sleep(0.02)
 
 
-@pytest.mark.parametrize("after", [1, 20, 45])
+@pytest.mark.parametrize(
+    "after", [1, pytest.param(20, marks=pytest.mark.long), pytest.param(45, marks=pytest.mark.long)]
+)
 async def test_one_that_is_killed_half_way_and_started_again_sends_none_twice(
     broker: str, topics: Topics, world: World, settings: Settings, after: int
 ) -> None:
@@ -335,15 +339,69 @@ async def test_a_request_or_reply_that_is_lost_makes_none_go_twice_or_not_at_all
         return clients[0]
 
     monkeypatch.setattr(room, "AIOKafkaClient", faulty)
+    monkeypatch.setattr(room, "TRANSACTION_RECORDS", 10)
     async with Replayer.connect(settings, sending=True) as replayer:
         selection = await replayer.select(ALL, max_replays=3)
         [client] = clients
         client.armed = kind != "InitProducerId"
-        await go(replayer, selection, rate=10)
+        await go(replayer, selection)
 
     assert (client.lost, replayer.sent, replayer.unsettled) == (1, 30, 0)
     assert await arrived(broker, topics) == ids(topics, range(30))
     assert Counter(read_receipt(each.headers) is None for each in await read_settled(broker, topics.dead_letters)) == {True: 30, False: 30}  # fmt: skip  # as many
+
+
+class KilledError(Exception):
+    """Nothing comes after it."""
+
+
+class KilledClient(FaultyClient):
+    """The process ends before the request is sent, or before its reply is heard."""
+
+    async def send(self, node_id: int, request: Any, **options: Any) -> Any:
+        lost = self.lost
+        try:
+            return await super().send(node_id, request, **options)
+        except KafkaConnectionError:
+            if self.lost > lost:
+                raise KilledError from None
+            raise
+
+
+@pytest.mark.parametrize("kind", ["AddPartitions", "Produce", "EndTxn"])
+@pytest.mark.parametrize("lose", ["request", "reply"])
+async def test_one_that_is_killed_in_the_midst_of_a_transaction_sends_all_of_it_or_nothing(
+    broker: str, topics: Topics, settings: Settings, monkeypatch: pytest.MonkeyPatch, kind: str, lose: str
+) -> None:
+    await write(broker, topics, [dead_letter(topics, number) for number in range(30)])
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "AIOKafkaClient", partial(KilledClient, kind=kind, lose=lose))
+        async with Replayer.connect(settings, sending=True) as killed:
+            selection = await killed.select(ALL, max_replays=3)
+            killed._link.client.armed = True
+            with pytest.raises(KilledError):
+                await go(killed, selection)
+
+    again = await send(settings)
+
+    assert again.sent == (0 if (kind, lose) == ("EndTxn", "reply") else 30)
+    assert await arrived(broker, topics) == ids(topics, range(30))
+
+
+async def test_of_many_at_once_none_sends_what_another_one_sent(
+    broker: str, topics: Topics, world: World
+) -> None:
+    await write(broker, topics, [dead_letter(topics, number) for number in range(300)])
+
+    commands = [Command(world, "--all", "--send", "--rate", "500", "--format", "json") for _ in range(3)]
+    ended = [await command.end() for command in commands]
+    last = await Command(world, "--all", "--send", "--format", "json").end()
+
+    assert {code for code, _, _ in ended} <= {0, 4}, ended
+    told = [json.loads(out) for _, out, _ in (*ended, last) if out]
+    certain, perhaps = sum(each["sent"] for each in told), sum(each["unsettled"] for each in told)
+    assert certain <= 300 <= certain + perhaps
+    assert await arrived(broker, topics) == ids(topics, range(300))
 
 
 @asynccontextmanager
