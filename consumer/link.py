@@ -18,9 +18,11 @@ from aiokafka import AIOKafkaConsumer
 from aiokafka import TopicPartition as TopicPartition  # noqa: PLC0414 - the rooms above take it from here
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
 from aiokafka.errors import KafkaError, NodeNotReadyError, for_code
+from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.group import HeartbeatRequest
-from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka.protocol.metadata import MetadataRequest, MetadataRequestStruct
+from aiokafka.protocol.types import Array, Boolean, Int16, Int32, Schema, String
 
 from consumer.core.errors import BrokerUnavailableError, RefusedError
 from consumer.decoding import Records
@@ -278,19 +280,25 @@ class KafkaLink:
         response = await self._any_node(MetadataRequest([]))
         return str(response.cluster_id)
 
-    async def missing(self, topics: Iterable[str]) -> dict[str, str]:
-        """The topics that are not there for us, each with why. Creates nothing. Raises BrokerUnavailableError."""
-        response = await self._any_node(MetadataRequest(list(topics), allow_auto_topic_creation=False))
-        found = {topic: (code, partitions) for code, topic, _, partitions, *_ in response.topics}
-        self._counts.update(
-            {topic: len(partitions) for topic, (_, partitions) in found.items() if partitions}
-        )
-        # 5: it is there, its leader is being elected
-        return {
-            topic: _MISSING.get(code, named(code))
-            for topic, (code, _) in found.items()
-            if code not in {Code.NONE, Code.LEADER_NOT_AVAILABLE}
-        }
+    async def missing(
+        self, topics: Iterable[str], rights: Mapping[str, Sequence[str]] | None = None
+    ) -> dict[str, str]:
+        """The topics that are not there for us, each with why. Creates nothing. Raises BrokerUnavailableError.
+
+        `rights`: READ and WRITE, by topic; a Kafka before 2.3 does not tell which of them we have.
+        """
+        response = await self._any_node(_TopicsRequest(list(topics)))
+        missing: dict[str, str] = {}
+        for code, topic, _, partitions, *allowed in response.topics:
+            if partitions:
+                self._counts[topic] = len(partitions)
+            lacking = _lacking((rights or {}).get(topic, ()), allowed[0] if allowed else _NOT_TOLD)
+            # 5: it is there, its leader is being elected
+            if code not in {Code.NONE, Code.LEADER_NOT_AVAILABLE}:
+                missing[topic] = _MISSING.get(code, named(code))
+            elif lacking:
+                missing[topic] = f"not allowed to this client (ACL: {', '.join(lacking)})"
+        return missing
 
     async def follow(self, topics: Iterable[str]) -> None:
         """Keep the partitions and leaders of these topics known, and of no others."""
@@ -479,3 +487,75 @@ async def all_of(awaitables: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     finally:
         for task in tasks:
             task.cancel()
+
+
+# Metadata in the version that tells our rights. aiokafka has older ones.
+
+_OPERATIONS = {"READ": 3, "WRITE": 4}
+_NOT_TOLD = -(1 << 31)
+
+
+def _lacking(rights: Iterable[str], allowed: int) -> list[str]:
+    return [right for right in rights if allowed != _NOT_TOLD and not allowed >> _OPERATIONS[right] & 1]
+
+
+class _MetadataResponseV8(Response):
+    API_KEY = 3
+    API_VERSION = 8
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "brokers",
+            Array(("node_id", Int32), ("host", String("utf-8")), ("port", Int32), ("rack", String("utf-8"))),
+        ),
+        ("cluster_id", String("utf-8")),
+        ("controller_id", Int32),
+        (
+            "topics",
+            Array(
+                ("error_code", Int16),
+                ("topic", String("utf-8")),
+                ("is_internal", Boolean),
+                (
+                    "partitions",
+                    Array(
+                        ("error_code", Int16),
+                        ("partition", Int32),
+                        ("leader", Int32),
+                        ("leader_epoch", Int32),
+                        ("replicas", Array(Int32)),
+                        ("isr", Array(Int32)),
+                        ("offline_replicas", Array(Int32)),
+                    ),
+                ),
+                ("authorized_operations", Int32),
+            ),
+        ),
+        ("cluster_authorized_operations", Int32),
+    )
+
+
+class _MetadataRequestV8(RequestStruct):
+    API_KEY = 3
+    API_VERSION = 8
+    RESPONSE_TYPE = _MetadataResponseV8
+    SCHEMA = Schema(
+        ("topics", Array(String("utf-8"))),
+        ("allow_auto_topic_creation", Boolean),
+        ("include_cluster_authorized_operations", Boolean),
+        ("include_topic_authorized_operations", Boolean),
+    )
+
+
+class _TopicsRequest(Request[MetadataRequestStruct | _MetadataRequestV8]):
+    """What these topics are like, and our rights to them; creates none."""
+
+    API_KEY = 3
+
+    def __init__(self, topics: list[str]) -> None:
+        self._topics = topics
+
+    def build(self, request_struct_class: Any) -> Any:
+        if request_struct_class is _MetadataRequestV8:
+            return _MetadataRequestV8(self._topics, False, False, True)
+        return MetadataRequest(self._topics, allow_auto_topic_creation=False).build(request_struct_class)

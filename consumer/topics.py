@@ -449,8 +449,8 @@ def replay_rights(settings: Settings) -> list[Right]:
     return found
 
 
-def rights(settings: Settings, *, create: bool = False) -> list[Right]:
-    """Exactly what the service needs; with `create` also what `topics --create` needs."""
+def rights(settings: Settings) -> list[Right]:
+    """Exactly what the service needs."""
     kafka = settings.kafka
     written = (kafka.topics.outcomes, kafka.topics.dead_letters)
     waiting = settings.retry_topics
@@ -465,10 +465,16 @@ def rights(settings: Settings, *, create: bool = False) -> list[Right]:
         found.append(
             Right("transactional-id", f"{kafka.group_id}/", ("Write", "Describe"), why, prefixed=True)
         )
-    if create:
-        events = kafka.topics.events
-        why = "`topics` compares the configuration"
-        found += [Right("topic", name, ("DescribeConfigs",), why) for name in events]
-        why = "`topics --create` creates it, and compares"
-        found += [Right("topic", name, ("Create", "DescribeConfigs"), why) for name in (*written, *waiting)]
     return found
+
+
+def command_rights(settings: Settings, *, create: bool) -> list[Right]:
+    """Exactly what `topics` needs, or `topics --create`: whoever runs it may well be somebody else than the service."""
+    topics = settings.kafka.topics
+    ours = (topics.outcomes, topics.dead_letters, *settings.retry_topics)
+    look, make = ("Describe", "DescribeConfigs"), ("Create",) if create else ()
+    why = "it is created, and its configuration compared" if create else "its configuration is compared"
+    return [
+        *(Right("topic", name, look, "it is looked for") for name in topics.events),
+        *(Right("topic", name, (*make, *look), why) for name in ours),
+    ]

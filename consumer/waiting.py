@@ -108,7 +108,7 @@ class Kafka:
             stack.push_async_callback(client.close)
             await client.bootstrap()
             link = await _open_link(client, settings)
-            if missing := _missing(await link.missing(_topics(settings))):
+            if missing := await _missing(link, settings):
                 raise BrokerUnavailableError(missing)
             await link.follow((kafka.topics.outcomes, kafka.topics.dead_letters, *settings.retry_topics))
             consumer = GroupConsumer(
@@ -142,7 +142,7 @@ class Kafka:
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             try:
-                missing = _missing(await self.link.missing(_topics(self._settings)))
+                missing = await _missing(self.link, self._settings)
             except BrokerUnavailableError as error:
                 missing = str(error)
             if missing:
@@ -172,13 +172,16 @@ async def _open_link(client: AIOKafkaClient, settings: Settings) -> KafkaLink:
     return link
 
 
-def _topics(settings: Settings) -> tuple[str, ...]:
+async def _missing(link: KafkaLink, settings: Settings) -> str:
+    """Topics, and rights to them, in words."""
     topics = settings.kafka.topics
-    return (*topics.events, topics.outcomes, topics.dead_letters, *settings.retry_topics)
-
-
-def _missing(topics: Mapping[str, str]) -> str:
-    return "; ".join(f"topic {topic}: {why}" for topic, why in topics.items())
+    needed = {
+        **dict.fromkeys(topics.events, ("READ",)),
+        **dict.fromkeys((topics.outcomes, topics.dead_letters), ("WRITE",)),
+        **dict.fromkeys(settings.retry_topics, ("READ", "WRITE")),
+    }
+    missing = await link.missing(needed, needed)
+    return "; ".join(f"topic {topic}: {why}" for topic, why in missing.items())
 
 
 def _in_words(error: BaseException) -> str:

@@ -277,14 +277,21 @@ def test_the_rights_that_the_service_needs_are_listed_without_asking_kafka(
 ) -> None:
     assert exit_code("topics", "-s", str(settings_file), "--acls", "--principal", "User:CN=a b") == 0
 
-    table, commands = capsys.readouterr().out.split("\n\n")
-    assert [row.split("  ")[0] for row in table.splitlines()] == [
-        "RESOURCE", *["topic"] * 6, "group", "transactional-id",
+    table, run, itself = capsys.readouterr().out.split("\n\n")
+    rows = [row.split()[:2] for row in table.splitlines()]
+    topics = [["run", "topic"]] * 6
+    assert rows == [
+        ["FOR", "RESOURCE"], *topics, ["run", "group"], ["run", "transactional-id"], *[["topics", "topic"]] * 6,
     ]  # fmt: skip  # a line is enough
-    assert commands.splitlines()[-1] == (
+    assert run.splitlines()[0] == "# for charging-coupon run"
+    assert run.splitlines()[-1] == (
         "kafka-acls.sh --bootstrap-server kafka-1:9092,kafka-2:9092 --add --allow-principal 'User:CN=a b' "
         "--operation Write --operation Describe --transactional-id charging-coupon/ "
         "--resource-pattern-type prefixed"
+    )
+    assert itself.splitlines()[0] == "# for charging-coupon topics"
+    assert itself.splitlines()[1].endswith(
+        "--operation Describe --operation DescribeConfigs --topic charging-completed"
     )
 
 
@@ -294,10 +301,36 @@ def test_the_rights_are_listed_for_machines_and_for_the_command_itself(
     assert exit_code("topics", "-s", str(settings_file), "--acls", "--create", "--format", "json") == 0
 
     found = json.loads(capsys.readouterr().out)
-    assert ["Create", "DescribeConfigs"] in [
-        each["operations"] for each in found if each["name"] == "coupon-outcomes"
+    assert [(each["for"], each["operations"]) for each in found if each["name"] == "coupon-outcomes"] == [
+        ("run", ["Write", "Describe"]),
+        ("topics", ["Create", "Describe", "DescribeConfigs"]),
     ]
     assert {each["pattern"] for each in found if each["resource"] == "transactional-id"} == {"prefixed"}
+
+
+def test_to_list_the_rights_no_rules_secrets_or_certificates_are_needed(
+    settings_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secure = "{protocol: sasl_ssl, ca_file: elsewhere.pem, mechanism: PLAIN, username: us}"
+    settings_file.write_text(
+        f"kafka: {{bootstrap_servers: [kafka-1:9092], topics: {{events: [charges]}}, security: {secure}}}",
+        "utf-8",
+    )
+
+    assert exit_code("topics", "-s", str(settings_file), "--acls") == 0
+    assert exit_code("topics", "-s", str(settings_file)) == 2
+
+    told = capsys.readouterr().err.splitlines()
+    assert [line.split()[2] for line in told] == ["kafka.security.password", "kafka.security.ca_file"]
+
+
+@pytest.mark.parametrize("principal", ["charging", ":charging", "User:", "User: ", ""])
+def test_whoever_gets_the_rights_is_named_with_a_type(
+    principal: str, settings_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code("topics", "-s", str(settings_file), "--acls", "--principal", principal) == 2
+
+    assert f"{principal!r} is not TYPE:NAME; write it like User:charging-coupon" in capsys.readouterr().err
 
 
 def test_asking_for_help_loads_nothing_heavy() -> None:

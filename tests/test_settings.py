@@ -233,8 +233,8 @@ def test_a_variable_written_twice_in_two_cases_is_refused() -> None:
         ({"RETRIES__BASE": "11s"}, "retries.base (11s) is longer than retries.cap (10s)"),
         ({"INTAKE__MAX_BYTES": "100KiB"}, "intake.max_bytes (100KiB) is less than kafka.max_message_size (1MB)"),
         ({"KAFKA__TOPICS__OUTCOMES": "charging-completed"}, "kafka.topics.outcomes names the topic 'charging-completed', and so does kafka.topics.events (CHARGING_COUPON__KAFKA__TOPICS__EVENTS)"),
-        ({"KAFKA__TOPICS__OUTCOMES": "coupon-dead-letters"}, "kafka.topics.dead_letters names the topic 'coupon-dead-letters', and so does kafka.topics.outcomes (CHARGING_COUPON__KAFKA__TOPICS__OUTCOMES)"),
-        ({"KAFKA__TOPICS__OUTCOMES": "coupon-retries.5m"}, "kafka.topics.retries names the topic 'coupon-retries.5m', and so does kafka.topics.outcomes"),
+        ({"KAFKA__TOPICS__OUTCOMES": "coupon-dead-letters"}, "kafka.topics.dead_letters names the topic 'coupon-dead-letters' by default, and so does kafka.topics.outcomes (CHARGING_COUPON__KAFKA__TOPICS__OUTCOMES)"),
+        ({"KAFKA__TOPICS__OUTCOMES": "coupon-retries.5m"}, "kafka.topics.retries names the topic 'coupon-retries.5m' by default, and so does kafka.topics.outcomes"),
     ],
 )  # fmt: skip  # a row a disagreement
 def test_values_that_do_not_agree_are_refused(variables: dict[str, str], problem: str) -> None:

@@ -1,6 +1,7 @@
 """`charging-coupon topics`: the topics and rights that the service needs. Talks to Kafka, unless asked for rights."""
 
 import json
+import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,6 +11,16 @@ from consumer.cli.common import Format, FormatOption, SettingsFile, keep_logs_qu
 if TYPE_CHECKING:
     from consumer.settings import Settings
     from consumer.topics import Finding, Right
+
+
+RIGHTS_DEPEND_ON = ("kafka.bootstrap_servers", "kafka.topics", "kafka.group_id", "retries.delays")
+TOPICS_DEPEND_ON = ("kafka", "retries.delays")
+
+
+def _principal(text: str) -> str:
+    if re.fullmatch(r"[A-Za-z]\w*:\S(.*\S)?", text) is None:
+        raise typer.BadParameter(f"{text!r} is not TYPE:NAME; write it like User:charging-coupon")
+    return text
 
 
 def topics(
@@ -22,7 +33,7 @@ def topics(
         bool,
         typer.Option(
             "--acls",
-            help="List the rights (ACLs) that the service needs, with --create also this command's; asks no Kafka.",
+            help="List the rights (ACLs) that `run` and this command need, with kafka-acls.sh lines; asks no Kafka.",
         ),
     ] = False,
     replay: Annotated[
@@ -30,24 +41,27 @@ def topics(
         typer.Option("--replay", help="With --acls: the rights that `charging-coupon replay` needs instead."),
     ] = False,
     principal: Annotated[
-        str, typer.Option(help="Whom --acls grants the rights to.", metavar="TYPE:NAME")
+        str,
+        typer.Option(callback=_principal, help="Whom --acls grants the rights to.", metavar="TYPE:NAME"),
     ] = "User:charging-coupon",
     format: FormatOption = Format.TABLE,  # noqa: A002  # as the option is called
 ) -> None:
     """Checks the topics that the service needs, and creates those of its own that are missing.
 
     Events topics are only looked for. Exits 0 when all is as recommended, 1 when something is
-    missing or differs.
+    missing or differs. It needs the rights Describe and DescribeConfigs on all of them, and with
+    --create also Create. Of the settings it reads kafka, retries and guarantee; for --acls no
+    secret or certificate has to be there.
     """
     from consumer.settings import load_settings
-    from consumer.topics import replay_rights, rights
+    from consumer.topics import command_rights, replay_rights, rights
 
     if replay and not acls:
         raise typer.BadParameter("it goes with --acls", param_hint="--replay")
-    chosen = load_settings(settings)
+    chosen = load_settings(settings, needed=RIGHTS_DEPEND_ON if acls else TOPICS_DEPEND_ON)
     if acls:
-        needed = replay_rights(chosen) if replay else rights(chosen, create=create)
-        _print_rights(chosen, needed, principal, format)
+        needed = {"run": rights(chosen), "topics": command_rights(chosen, create=create)}
+        _print_rights(chosen, {"replay": replay_rights(chosen)} if replay else needed, principal, format)
         return
     keep_logs_quiet()
     created, findings = _look(chosen, create=create)
@@ -56,11 +70,17 @@ def topics(
         raise typer.Exit(1)
 
 
-def _print_rights(settings: "Settings", needed: "list[Right]", principal: str, format: Format) -> None:  # noqa: A002  # as the option is called
-    servers = ",".join(settings.kafka.bootstrap_servers)
+def _print_rights(
+    settings: "Settings",
+    needed: "dict[str, list[Right]]",
+    principal: str,
+    format: Format,  # noqa: A002  # as the option is called
+) -> None:
+    """By the command that needs them."""
     if format is Format.JSON:
         found = [
             {
+                "for": command,
                 "principal": principal,
                 "resource": right.resource,
                 "name": right.name,
@@ -68,20 +88,30 @@ def _print_rights(settings: "Settings", needed: "list[Right]", principal: str, f
                 "operations": right.operations,
                 "why": right.why,
             }
-            for right in needed
+            for command, rights in needed.items()
+            for right in rights
         ]
         print(json.dumps(found, ensure_ascii=False, indent=2))
         return
     print_table(
-        ("RESOURCE", "NAME", "OPERATIONS", "WHY"),
+        ("FOR", "RESOURCE", "NAME", "OPERATIONS", "WHY"),
         [
-            (right.resource, right.name + "*" * right.prefixed, ", ".join(right.operations), right.why)
-            for right in needed
+            (
+                command,
+                right.resource,
+                right.name + "*" * right.prefixed,
+                ", ".join(right.operations),
+                right.why,
+            )
+            for command, rights in needed.items()
+            for right in rights
         ],
     )
-    print()
-    for right in needed:
-        print(right.command(servers, principal))
+    servers = ",".join(settings.kafka.bootstrap_servers)
+    for command, rights in needed.items():
+        print(f"\n# for charging-coupon {command}")
+        for right in rights:
+            print(right.command(servers, principal))
 
 
 def _look(settings: "Settings", *, create: bool) -> "tuple[tuple[str, ...], list[Finding]]":

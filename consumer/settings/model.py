@@ -39,6 +39,9 @@ HASH_KEY_BYTES = 16
 Location = tuple[str | int, ...]
 """The names that lead to a setting."""
 
+DEFAULT = "its default"
+"""The place of what nobody has set."""
+
 
 class Group(BaseModel):
     """Settings that belong together: never changed once read, unknown names refused."""
@@ -474,9 +477,10 @@ def _topic_findings(settings: Settings, told: Callable[[Location], str]) -> Iter
     ):
         first = named.setdefault(name, path)
         if first != path:
+            default = " by default" * (told(path) == DEFAULT)
             yield Finding(
                 path,
-                f"names the topic {name!r}, and so does {dotted(first)} ({told(first)})",
+                f"names the topic {name!r}{default}, and so does {dotted(first)} ({told(first)})",
                 "give each a topic of its own",
                 first,
             )

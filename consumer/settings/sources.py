@@ -5,7 +5,7 @@ from pathlib import Path
 
 from consumer.core.documents import Document, DocumentError
 from consumer.core.errors import ConfigurationError, Problem
-from consumer.settings.model import Group, Location, Settings, one_problem
+from consumer.settings.model import DEFAULT, Group, Location, Settings, one_problem
 from consumer.settings.values import PREFIX, canonical
 
 FILE_VARIABLE = f"{PREFIX}SETTINGS"
@@ -34,7 +34,7 @@ class Sources:
         """Where the value was set."""
         written = (location[:length] for length in range(len(location), 0, -1))
         setting = next((part for part in written if isinstance(part[-1], str)), location)
-        return self.places.get(location) or self.places.get(setting, "its default")
+        return self.places.get(location) or self.places.get(setting, DEFAULT)
 
 
 def read_file(file: Path, sources: Sources) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import os
 import re
 import socket
@@ -19,7 +20,7 @@ from aiokafka.protocol.api import Request
 from consumer.sandbox.broker import EmbeddedBroker
 from consumer.sandbox.gateway import SandboxGateway
 from consumer.settings import load_settings
-from consumer.topics import Right, replay_rights, rights
+from consumer.topics import Right, command_rights, replay_rights, rights
 from tests.broker.kafka import Topics, committed_offsets, produce, read_all
 from tests.broker.letters import dead_letter, write
 from tests.broker.rights import CreateAclsV1
@@ -30,7 +31,7 @@ from tests.conftest import CreateTopics
 pytestmark = pytest.mark.broker
 
 RESOURCES = {"topic": 2, "group": 3, "transactional-id": 5}
-REFUSED = re.compile("AuthorizationFailed|does not allow")
+REFUSED = re.compile("AuthorizationFailed|does not allow|not allowed to this client")
 OPERATIONS = {"Read": 3, "Write": 4, "Create": 5, "Describe": 8, "DescribeConfigs": 10}
 
 
@@ -141,7 +142,7 @@ async def test_the_command_itself_needs_the_rights_that_it_lists_with_create(
 ) -> None:
     place = Place(strict, topic_prefix, tmp_path / "place", "http://127.0.0.1:1/")
     await create_topics(strict.plain, {place.topics.events: 1})
-    needed = rights(load_settings(place.settings, place.environ), create=True)
+    needed = command_rights(load_settings(place.settings, place.environ), create=True)
     await strict.grant(needed if create else [right for right in needed if place.topics.events == right.name])
     command = [sys.executable, "-m", "consumer", "topics", "--create", "-s", str(place.settings)]
 
@@ -191,6 +192,39 @@ async def test_with_exactly_these_rights_events_end_in_outcomes_and_dead_letters
         await place.until_done(30)
         assert {outcome["outcome"] for outcome in await place.outcomes()} == {"granted", "invalid"}
         assert len(await read_all(strict.plain, place.topics.dead_letters)) == 1
+        assert await member.stop() == 0
+    finally:
+        place.end()
+
+
+@pytest.mark.parametrize("lacking", ["outcomes", "dead_letters", "events"])
+async def test_without_a_right_to_a_topic_nothing_is_taken_in_until_it_comes(
+    strict: StrictBroker,
+    topic_prefix: str,
+    tmp_path: Path,
+    gateway: SandboxGateway,
+    create_topics: CreateTopics,
+    lacking: str,
+) -> None:
+    place = Place(strict, topic_prefix, tmp_path / "place", gateway.url)
+    topic = getattr(place.topics, lacking)
+    needed = place.rights("exactly_once")
+    [number] = [number for number, right in enumerate(needed) if right.name == topic]
+    operation = "READ" if lacking == "events" else "WRITE"
+    short = [*needed[:number], needed[number]._replace(operations=("Describe",)), *needed[number + 1 :]]
+    try:
+        member = await opened(place, create_topics, short, strict)
+        said = f"topic {topic}: not allowed to this client (ACL: {operation})"
+        give_up = time.monotonic() + 30
+        while said not in member.log_tail():
+            assert time.monotonic() < give_up, member.log_tail()
+            await asyncio.sleep(0.1)
+        status, details = await member.get("/readyz")
+        assert (status, json.loads(details)["waiting_for"]) == (503, said)
+        assert [line for line in member.events() if line["event"].startswith("intake.")] == []
+        await strict.grant([needed[number]])
+        await place.until_done(30)
+        assert {outcome["outcome"] for outcome in await place.outcomes()} == {"granted", "invalid"}
         assert await member.stop() == 0
     finally:
         place.end()
