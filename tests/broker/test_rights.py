@@ -17,12 +17,14 @@ import pytest
 from aiokafka.client import AIOKafkaClient
 from aiokafka.protocol.api import Request
 
+from consumer.connection import arguments
 from consumer.sandbox.broker import EmbeddedBroker
 from consumer.sandbox.gateway import SandboxGateway
 from consumer.settings import load_settings
 from consumer.topics import Right, command_rights, replay_rights, rights
-from tests.broker.kafka import Topics, committed_offsets, produce, read_all
+from tests.broker.kafka import Topics, committed_offsets, kafka_link, produce, read_all
 from tests.broker.letters import dead_letter, write
+from tests.broker.proxy import older
 from tests.broker.rights import CreateAclsV1
 from tests.broker.secure import PASSWORD, PLAIN_USERS, USER
 from tests.broker.world import APP_ID, SECRET, Member, World, event
@@ -228,6 +230,26 @@ async def test_without_a_right_to_a_topic_nothing_is_taken_in_until_it_comes(
         assert await member.stop() == 0
     finally:
         place.end()
+
+
+async def test_a_kafka_before_2_3_does_not_tell_our_rights_and_is_not_taken_to_refuse_them(
+    strict: StrictBroker, topic_prefix: str, tmp_path: Path, create_topics: CreateTopics
+) -> None:
+    place = Place(strict, topic_prefix, tmp_path / "place", "http://127.0.0.1:1/")
+    topic = place.topics.outcomes
+    await create_topics(strict.plain, {topic: 1})
+    await strict.grant([Right("topic", topic, ("Describe",), "")])
+
+    async def missing(servers: str) -> dict[str, str]:
+        variable = {"CHARGING_COUPON__KAFKA__BOOTSTRAP_SERVERS": servers}
+        chosen = load_settings(place.settings, place.environ | variable)
+        client = AIOKafkaClient(**arguments(chosen.kafka, chosen.secret))
+        async with kafka_link(servers, place.topics.group, client) as link:
+            return await link.missing([topic], {topic: ("READ", "WRITE")})
+
+    async with older(strict.users, {3: 7}) as before_2_3:
+        assert await missing(before_2_3) == {}
+    assert await missing(strict.users) == {topic: "not allowed to this client (ACL: READ, WRITE)"}
 
 
 @pytest.mark.long
