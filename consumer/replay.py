@@ -394,7 +394,10 @@ class Replayer:
                         self.unsettled = 0
                         return set(), ""
             if now() > give_up:
-                raise BrokerUnavailableError(f"Kafka does not take what is sent back ({result})")
+                problem = named(result.code) if isinstance(result, Retriable) else result.error
+                raise BrokerUnavailableError(
+                    f"Kafka does not take what is sent back: {problem} at {result.stage}"
+                )
             await asyncio.sleep(pause)
             pause = min(pause * 2, 2.0)
 

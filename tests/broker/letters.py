@@ -12,7 +12,7 @@ from consumer.core.outcomes import Message, Outcome, OutcomeContext, Resolution,
 from tests.broker.kafka import Topics
 from tests.broker.world import event
 
-AT = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
+AT = datetime.now(UTC).replace(microsecond=0) - timedelta(days=2)
 
 
 def dead_letter(topics: Topics, number: int, *, large: bool = False, **fields: Any) -> tuple[Message, int]:
