@@ -45,6 +45,7 @@ from consumer.link import (
     Ambiguous,
     Committed,
     Fenced,
+    FlushResult,
     KafkaLink,
     Outgoing,
     Retriable,
@@ -66,6 +67,10 @@ _PLACES = 3
 
 
 # -- What goes and what does not --------------------------------------------------------------------
+
+
+Place = tuple[int, int]
+"""A dead letter's own partition and offset."""
 
 
 class Kind(NamedTuple):
@@ -127,8 +132,16 @@ class Selection:
         if len(held.places) < _PLACES:
             held.places.append(place)
 
+    def remove(self, place: Place) -> None:
+        """It went, or cannot go."""
+        del self._chosen[place[0]][place[1]]
+
+    def __contains__(self, place: Place) -> bool:
+        """It is still to go."""
+        return place[1] in self._chosen.get(place[0], ())
+
     def __len__(self) -> int:
-        """How many would go."""
+        """How many are to go."""
         return sum(len(offsets) for offsets in self._chosen.values())
 
     @property
@@ -141,11 +154,13 @@ class Selection:
         return self._chosen.get(partition, {}).keys()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Shipment:
+    place: Place
     origin: Coordinates
     event: Outgoing
     receipt: Outgoing
+    gone: bool = False
 
     @property
     def size(self) -> int:
@@ -298,7 +313,7 @@ class Replayer:
                 if stopping.is_set():
                     return
                 due = now() + len(batch) / rate
-                await self._write(batch)
+                await self._write(batch, selection)
                 on_sent(self.sent)
                 await _wait(stopping, due - now())
 
@@ -336,63 +351,44 @@ class Replayer:
         )
         key = letter.outcome_id.encode()
         return _Shipment(
-            letter.origin, event, Outgoing(self._topic, key, None, receipt, at, polled.partition)
+            (polled.partition, polled.offset),
+            letter.origin,
+            event,
+            Outgoing(self._topic, key, None, receipt, at, polled.partition),
         )
 
-    async def _write(self, batch: Sequence[_Shipment]) -> None:
-        """Until it is written, but for what its topic does not take."""
-        while batch:
-            culprits: AbstractSet[int] = set()
-            for records in self._steps(batch):
-                culprits, why = await self._put(records, batch)
-                if culprits:
-                    break
-            else:
-                self.sent += len(batch)
-                return
-            culprits = {index % len(batch) for index in culprits}  # a receipt's, too
-            self.refused += [(batch[index].origin, why) for index in sorted(culprits)]
-            batch = [shipment for index, shipment in enumerate(batch) if index not in culprits]
-
-    def _steps(self, batch: Sequence[_Shipment]) -> Sequence[Sequence[Outgoing]]:
-        events, receipts = [each.event for each in batch], [each.receipt for each in batch]
-        return [[*events, *receipts]] if self.exactly_once else [events, receipts]
-
-    async def _put(
-        self, records: Sequence[Outgoing], batch: Sequence[_Shipment]
-    ) -> tuple[AbstractSet[int], str]:
-        """Indexes of the records that are not taken, and why; none: all are written."""
-        assert self._writer is not None
+    async def _write(self, batch: Sequence[_Shipment], selection: Selection) -> None:
+        """Until nothing of it is left to be written."""
         now = asyncio.get_running_loop().time
-        give_up = now() + PATIENCE
-        pause = 0.05
-        self.unsettled = len(batch)
-        while True:
-            result = await self._writer.flush({}, records)
+        give_up, pause = now() + PATIENCE, 0.05
+        while batch := [each for each in batch if each.place in selection]:
+            self.unsettled = len(batch)
+            result = await self._flush(batch)
+            if not isinstance(result, Ambiguous):
+                self.unsettled = 0
             match result:
                 case Committed():
-                    self.unsettled = 0
-                    return set(), ""
+                    self._tick_off(batch, selection)
+                    continue
                 case Fenced() | Ambiguous(fenced=True):
-                    if isinstance(result, Fenced):
-                        self.unsettled = 0
                     raise RefusedError(
                         f"another replay of the group {self._group} has begun, or this one stood still for too long; "
                         "run it again once no other runs: none is sent twice"
                     )
                 case Retriable(code=code) if code in NOT_ALLOWED:
-                    self.unsettled = 0
                     raise RefusedError(
                         f"Kafka does not allow {result.stage} ({NOT_ALLOWED[code]}); "
                         "grant what `charging-coupon topics --acls --replay` lists"
                     )
-                case Retriable(culprits=culprits, code=code) if code in TOO_LARGE:
-                    self.unsettled = 0
-                    return set(culprits), f"its topic does not take it: {named(code)}"
+                case Retriable(code=code, culprits=culprits) if code in TOO_LARGE:
+                    for each in {
+                        batch[index % len(batch)].place: batch[index % len(batch)] for index in culprits
+                    }.values():
+                        self.refused.append((each.origin, f"its topic does not take it: {named(code)}"))
+                        selection.remove(each.place)
+                    continue
                 case Ambiguous():
-                    if await self._settled(batch[0], give_up):
-                        self.unsettled = 0
-                        return set(), ""
+                    await self._settle(batch, selection, give_up)
             if now() > give_up:
                 problem = named(result.code) if isinstance(result, Retriable) else result.error
                 raise BrokerUnavailableError(
@@ -401,24 +397,43 @@ class Replayer:
             await asyncio.sleep(pause)
             pause = min(pause * 2, 2.0)
 
-    async def _settled(self, first: _Shipment, give_up: float) -> bool:
-        """Ends the transaction, and reads back whether it was committed: all of it was, or nothing."""
+    async def _flush(self, batch: Sequence[_Shipment]) -> FlushResult:
+        assert self._writer is not None
+        if self.exactly_once:
+            records = [*(each.event for each in batch), *(each.receipt for each in batch)]
+            return await self._writer.flush({}, records)
+        [shipment] = batch
+        if not shipment.gone:
+            result = await self._writer.flush({}, [shipment.event])
+            if not isinstance(result, Committed):
+                return result
+            shipment.gone = True
+        return await self._writer.flush({}, [shipment.receipt])
+
+    def _tick_off(self, batch: Sequence[_Shipment], selection: Selection) -> None:
+        for each in batch:
+            selection.remove(each.place)
+            self.sent += 1
+
+    async def _settle(self, batch: Sequence[_Shipment], selection: Selection, give_up: float) -> None:
+        """Ends the transaction, and reads all receipts since: of this one, and of another replay that came between."""
         assert self._writer is not None
         await self._writer.recover(give_up)
-        if not self.exactly_once:
-            return False
-        wanted = read_receipt(first.receipt.headers)
-        assert wanted is not None
-        place = TopicPartition(self._topic, wanted.partition)
-        end = (await self._log_ends([place]))[place]
-        async with (
-            self._reader("read_committed") as consumer,
-            aclosing(self._read(consumer, place, self._ends[place], end)) as since,
-        ):
-            async for polled in since:
-                if read_receipt(polled.headers) == wanted:
-                    return True
-        return False
+        if self.exactly_once:
+            since = self._ends
+            self._ends = await self._log_ends(list(since))
+            ours = {each.place: each for each in batch}
+            async with self._reader("read_committed") as consumer:
+                for place, end in self._ends.items():
+                    async for polled in self._read(consumer, place, since[place], end):
+                        receipt = read_receipt(polled.headers)
+                        if receipt is None:
+                            continue
+                        if each := ours.get((receipt.partition, receipt.offset)):
+                            self._tick_off([each], selection)
+                        else:
+                            selection.acknowledge(receipt, polled.partition)
+        self.unsettled = 0
 
     # -- Reading -------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from consumer.core.events import Coordinates
     from consumer.core.letters import DeadLetter, Filters
     from consumer.core.rules import RuleBook
-    from consumer.replay import Replayer, Selection
+    from consumer.replay import Kind, Replayer, Selection
     from consumer.settings import Settings
 
 INTERRUPTED_EXIT = 130
@@ -230,6 +230,7 @@ class _Result:
         self.work = work
         self.selection: Selection | None = None
         self.orders: list[tuple[DeadLetter, tuple[str, ...]]] = []
+        self.kinds: list[tuple[Kind, int]] = []
         self.total = 0
         self.replayer: Replayer | None = None
         self.interrupted = False
@@ -257,7 +258,7 @@ async def _do(settings: "Settings", work: _Work, result: _Result) -> None:
         result.replayer = replayer
         with console.status(f"Reading {result.topic}"):  # on a terminal only
             selection = await replayer.select(work.filters, max_replays=work.max_replays, book=work.book)
-            result.total = len(selection)
+            result.kinds, result.total = selection.kinds.most_common(), len(selection)
             result.orders = await replayer.show(selection, work.rows, work.book)
             result.selection = selection
         if work.send:
@@ -291,7 +292,7 @@ async def _send(
             stopping=stopping,
             on_sent=lambda sent: progress.update(task, completed=sent),
         )
-    result.interrupted = stopping.is_set() and result.sent + len(result.refused) < result.total
+    result.interrupted = stopping.is_set() and len(selection) > 0
 
 
 # -- Telling it -------------------------------------------------------------------------------------
@@ -309,7 +310,7 @@ def _print_result(result: _Result, format: Format, *, reveal: bool) -> None:  # 
     print(chosen + ("are to go back" if result.work.send else "would go back"))
     if result.total:
         print()
-        _print_kinds(result.selection, text)
+        _print_kinds(result.kinds, text)
         print()
         _print_orders(result, text, reveal=reveal)
     if result.selection.held_back:
@@ -337,20 +338,17 @@ def _end(result: _Result) -> str:
     told = f"{result.sent} of {result.total} were sent back"
     if result.unsettled:
         told += f"; whether {result.unsettled} more were, their receipts tell"
-    if result.sent + len(result.refused) < result.total:
+    if result.selection:
         told += "; the same command goes on with the rest"
         if result.replayer is not None and not result.replayer.exactly_once:
             told += ", and may repeat one (guarantee: at_least_once)"
     return f"{told}."
 
 
-def _print_kinds(selection: "Selection", text: Callable[[str], str]) -> None:
+def _print_kinds(kinds: "Iterable[tuple[Kind, int]]", text: Callable[[str], str]) -> None:
     print_table(
         ("DEAD LETTERS", "OUTCOME", "REASON", "CODE", "RULE"),
-        [
-            (str(count), *(text(each or "-") for each in kind))
-            for kind, count in selection.kinds.most_common()
-        ],
+        [(str(count), *(text(each or "-") for each in kind)) for kind, count in kinds],
     )
 
 
@@ -397,7 +395,7 @@ def _as_json(
         "unsettled": result.unsettled,
         "kinds": [
             {name: maybe(word) for name, word in kind._asdict().items()} | {"count": count}
-            for kind, count in selection.kinds.most_common()
+            for kind, count in result.kinds
         ],
         "orders": [
             {

@@ -351,6 +351,41 @@ async def test_a_request_or_reply_that_is_lost_makes_none_go_twice_or_not_at_all
     assert Counter(read_receipt(each.headers) is None for each in await read_settled(broker, topics.dead_letters)) == {True: 30, False: 30}  # fmt: skip  # as many
 
 
+class OvertakenClient(FaultyClient):
+    """Whatever it loses, it notices only after another replay has begun and ended."""
+
+    settings: Settings
+
+    async def send(self, node_id: int, request: Any, **options: Any) -> Any:
+        lost = self.lost
+        try:
+            return await super().send(node_id, request, **options)
+        except KafkaConnectionError:
+            if self.lost > lost:
+                self.other = await send(self.settings)
+            raise
+
+
+@pytest.mark.parametrize("lose", ["request", "reply"])
+async def test_after_a_lost_answer_it_sends_nothing_that_another_one_sent_meanwhile(
+    broker: str, topics: Topics, settings: Settings, monkeypatch: pytest.MonkeyPatch, lose: str
+) -> None:
+    await write(broker, topics, [dead_letter(topics, number) for number in range(30)])
+    monkeypatch.setattr(room, "TRANSACTION_RECORDS", 10)
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "AIOKafkaClient", partial(OvertakenClient, kind="EndTxn", lose=lose))
+        connection = Replayer.connect(settings, sending=True)
+        replayer = await connection.__aenter__()
+    selection = await replayer.select(ALL, max_replays=3)
+    client = replayer._link.client
+    client.settings, client.armed = settings, True
+    await go(replayer, selection)
+    await connection.__aexit__(None, None, None)
+
+    assert (client.other.sent, len(selection)) == (30 if lose == "request" else 20, 0)
+    assert await arrived(broker, topics) == ids(topics, range(30))
+
+
 class KilledError(Exception):
     """Nothing comes after it."""
 
