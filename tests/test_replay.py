@@ -148,9 +148,9 @@ def test_the_rights_that_it_needs_are_listed(tmp_path: Path, capsys: pytest.Capt
 
     rows = capsys.readouterr().out.split("\n\n")[0].splitlines()[1:]
     assert ended.value.code == 0
-    assert [row.split("  ")[:1] + row.split()[1:2] for row in rows] == [
-        ["topic", "coupon-dead-letters"],
-        ["topic", "a"],
-        ["topic", "b"],
-        ["transactional-id", "charging-coupon/replay"],
+    assert [row.split()[:3] for row in rows] == [
+        ["replay", "topic", "coupon-dead-letters"],
+        ["replay", "topic", "a"],
+        ["replay", "topic", "b"],
+        ["replay", "transactional-id", "charging-coupon/replay"],
     ]
