@@ -1,5 +1,6 @@
 """`charging-coupon replay`: what it chooses, and what it refuses to be asked."""
 
+import socket
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -154,3 +155,19 @@ def test_the_rights_that_it_needs_are_listed(tmp_path: Path, capsys: pytest.Capt
         ["replay", "topic", "b"],
         ["replay", "transactional-id", "charging-coupon/replay"],
     ]
+
+
+def test_it_needs_no_secret_of_the_service(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        file = tmp_path / "settings.yaml"
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        file.write_text(f"kafka: {{bootstrap_servers: '{address}', topics: {{events: [a]}}}}", "utf-8")
+
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["replay", "-s", str(file), "--all"])
+
+    assert (
+        ended.value.code,
+        capsys.readouterr().err.startswith(f"error: Kafka at {address} is not there"),
+    ) == (3, True)

@@ -84,7 +84,7 @@ def replay(
 
     Filters of different kinds must all hold. Each dead letter is sent back once: an interrupted
     replay goes on when it is started again. Of an event with several orders only the one that
-    failed is run again.
+    failed is run again. Of the settings it reads kafka and guarantee, and for plates the rules.
     """
     import asyncio
 
@@ -103,9 +103,10 @@ def replay(
         problems += _contradictions(filters, everything=everything)
     if problems:
         raise ConfigurationError(problems)
-    chosen = load_settings(settings)
+    read = bool(filters.plates) or reveal
+    chosen = load_settings(settings, needed=("kafka", "guarantee", *(("rules",) if read else ())))
     keep_logs_quiet(hide=secrets_in_use(chosen.kafka, chosen.secret))
-    book = rulebook.load(chosen.rules) if filters.plates or reveal else None
+    book = rulebook.load(chosen.rules) if read else None
     work = _Work(filters, max_replays, rate, rows, book, send=send, release=release)
     result = _Result(chosen.kafka.topics.dead_letters, work)
     try:
