@@ -420,7 +420,9 @@ def test_a_rule_can_skip() -> None:
     assert not finding.dead_letter
 
 
-@pytest.mark.parametrize("when", ["minutes / 0 > 1", "plate.matches('[' + plate)", "int(plate) > 1", "dyn(minutes)"])
+@pytest.mark.parametrize(
+    "when", ["minutes / 0 > 1", "plate.matches('[' + plate)", "int(plate) > 1", "dyn(minutes)"]
+)
 def test_a_failing_condition_ends_the_order_and_never_goes_on_to_the_next_rule(when: str) -> None:
     finding = ended(
         f"""
