@@ -7,14 +7,13 @@ templates, the file's own tests) is checked by `compilation`.
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from consumer.core.documents import Document, DocumentError
 from consumer.core.errors import ConfigurationError, Problem
 from consumer.core.rules import RuleBook
-from consumer.rulebook.bundle import Bundle, explained
+from consumer.rulebook.bundle import Bundle
 from consumer.rulebook.compilation import Compilation
-from consumer.rulebook.model import RulesModel, schema_text
+from consumer.rulebook.mending import validated
+from consumer.rulebook.model import schema_text
 
 __all__ = ["compiled", "load", "parse", "schema_text"]
 
@@ -87,11 +86,9 @@ def _build(documents: Sequence[Document]) -> RuleBook:
 
 def _compiled(documents: Sequence[Document]) -> tuple[Compilation, RuleBook]:
     bundle = Bundle(documents)
-    try:
-        model = RulesModel.model_validate(bundle.data)
-    except ValidationError as error:
-        bundle.problems += [explained(details, bundle) for details in error.errors(include_url=False)]
-        raise bundle.error() from error
+    model = validated(bundle)
+    if model is None:
+        raise bundle.error()
     compilation = Compilation(model, bundle)
     book = compilation.book()
     if book is None or bundle.problems:

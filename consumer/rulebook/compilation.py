@@ -620,7 +620,7 @@ class Compilation:
             unknown = re.search(r"undeclared reference to '(\w+)'", error.message)
             remedy = did_you_mean(unknown[1], self._variable_names) if unknown else "correct the expression"
             caret = "".join(f"\n    {line}" for line in error.caret.splitlines())
-            self.bundle.problems.append(Problem(place, f"{location[-1]}: {error.message}", remedy + caret))
+            self.bundle.add(location, Problem(place, f"{location[-1]}: {error.message}", remedy + caret))
             return None
 
     def _check_rule_names(self) -> None:
