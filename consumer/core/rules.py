@@ -74,6 +74,13 @@ class Rule:
     parameters: Mapping[str, str] = field(default_factory=dict)
     state: State = State.ON
 
+    def expressions(self) -> Iterator[tuple[str, Expression]]:
+        """All of them, with the name that messages call them by: `when`, `metadata.minutes`."""
+        if self.when is not None:
+            yield "when", self.when
+        for datum in self.metadata:
+            yield f"metadata.{datum.key}", datum.value
+
 
 class RuleBook:
     """Everything a rules file says, compiled.
@@ -84,6 +91,7 @@ class RuleBook:
         replies: how the platform's answers are understood.
         sources: in the file's order.
         rules: in the file's order.
+        compiler: of their expressions.
 
     """
 
@@ -106,7 +114,7 @@ class RuleBook:
         self.rules = tuple(rules)
         self._stations = {station.id: station for station in stations}
         self._connectors = connectors
-        self._compiler = compiler
+        self.compiler = compiler
         self._by_topic = {topic: source for source in self.sources for topic in source.topics}
         self._any_topic = next((source for source in self.sources if not source.topics), None)
         self._index = {source.name: _Index(self.rules, source.name) for source in self.sources}
@@ -200,7 +208,7 @@ class RuleBook:
 
     def _plan(self, order: Order) -> CouponRequest | Finding:
         values = order.values
-        binding = self._compiler.bind(values)
+        binding = self.compiler.bind(values)
         for rule in self._index[order.source].candidates(values):
             if rule.when is None:
                 return self._apply(rule, order, binding)

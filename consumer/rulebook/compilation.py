@@ -145,6 +145,7 @@ class Compilation:
         self._variable_names = sorted(variables)
         connectors = self._connectors()
         rules = [self._rule(number, rule, accounts) for number, rule in enumerate(self.model.rules)]
+        self._check_zones(rules, sources)
         self._check_rule_names()
         replies = self._replies()
         if self.bundle.problems or replies is None:
@@ -623,6 +624,23 @@ class Compilation:
             self.bundle.add(location, Problem(place, f"{location[-1]}: {error.message}", remedy + caret))
             return None
 
+    def _check_zones(self, rules: Sequence[Rule], sources: Sequence[Source]) -> None:
+        """A rule that asks for the time of day needs the zone of every station that it is for."""
+        needing = [rule for rule in rules if any(_needs_zone(each.source) for _, each in rule.expressions())]
+        told: set[str] = set()
+        for rule in needing:
+            for source in sources:
+                if source.zone is not None or (rule.sources and source.name not in rule.sources):
+                    continue
+                for station in rule.stations or self.model.stations:
+                    model = self.model.stations.get(station)
+                    if model is None or model.zone is not None or station in told:
+                        continue
+                    told.add(station)
+                    message = f"`{station}` has no zone, which rule {rule.name} asks for; nor has source {source.name}"
+                    remedy = "add `zone`, such as Asia/Shanghai"
+                    self._problem(("stations", station), message, remedy, key=True)
+
     def _check_rule_names(self) -> None:
         seen: set[str] = set()
         for number, rule in enumerate(self.model.rules):
@@ -689,6 +707,10 @@ class Compilation:
             message = f"test `{case.name}` does not say who reads its event"
             self._problem(location, message, f"add `source`, one of {', '.join(by_name)}")
         return found
+
+
+def _needs_zone(source: str) -> bool:
+    return "zone" in expressions.names_in(source) and "zone" not in expressions.guarded_in(source)
 
 
 def _wanted(fields: Mapping[str, FieldModel]) -> Iterator[tuple[str, FieldModel]]:
