@@ -4,10 +4,12 @@ A rule book is compiled once (`consumer.rulebook`) and never changes; new rules 
 new book.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from heapq import merge
+from typing import NamedTuple
 
 from consumer.core.coupons import (
     LARGEST_VALUE,
@@ -72,6 +74,13 @@ class Rule:
     parameters: Mapping[str, str] = field(default_factory=dict)
     state: State = State.ON
 
+    def expressions(self) -> Iterator[tuple[str, Expression]]:
+        """All of them, with the name that messages call them by: `when`, `metadata.minutes`."""
+        if self.when is not None:
+            yield "when", self.when
+        for datum in self.metadata:
+            yield f"metadata.{datum.key}", datum.value
+
 
 class RuleBook:
     """Everything a rules file says, compiled.
@@ -82,6 +91,7 @@ class RuleBook:
         replies: how the platform's answers are understood.
         sources: in the file's order.
         rules: in the file's order.
+        compiler: of their expressions.
 
     """
 
@@ -104,11 +114,12 @@ class RuleBook:
         self.rules = tuple(rules)
         self._stations = {station.id: station for station in stations}
         self._connectors = connectors
-        self._compiler = compiler
+        self.compiler = compiler
         self._by_topic = {topic: source for source in self.sources for topic in source.topics}
         self._any_topic = next((source for source in self.sources if not source.topics), None)
         self._index = {source.name: _Index(self.rules, source.name) for source in self.sources}
         self._lasts = {source.name: source.deadline for source in self.sources}
+        self._states = {rule.name: rule.state for rule in self.rules}
 
     def topics(self) -> tuple[str, ...]:
         """The topics that sources name."""
@@ -176,6 +187,10 @@ class RuleBook:
         since = min((time for time in times if isinstance(time, datetime)), default=None)
         return None if since is None or lasts is None else since + lasts
 
+    def terms(self, account: str, rule: str) -> object:
+        """What must be equal in other rules, for an order that waits under these to go on as it is."""
+        return self.accounts.get(account), self._states.get(rule)
+
     def find_station(self, station_id: str | None, connector_id: str | None) -> Station | None:
         """By its own number, else by that of one of its connectors."""
         if station_id is None and connector_id is not None:
@@ -193,8 +208,8 @@ class RuleBook:
 
     def _plan(self, order: Order) -> CouponRequest | Finding:
         values = order.values
-        binding = self._compiler.bind(values)
-        for rule in self._candidates(order):
+        binding = self.compiler.bind(values)
+        for rule in self._index[order.source].candidates(values):
             if rule.when is None:
                 return self._apply(rule, order, binding)
             matched = rule.when.evaluate(binding)
@@ -211,12 +226,6 @@ class RuleBook:
             values=values,
             source=order.source,
         )
-
-    def _candidates(self, order: Order) -> Iterator[Rule]:
-        """The rules whose indexed keys fit, in order, without a look at the others."""
-        for rule in self._index[order.source].candidates(order.values.get("station_id")):
-            if all(scalar_text(order.values.get(name)) in texts for name, texts in rule.equals.items()):
-                yield rule
 
     def _apply(self, rule: Rule, order: Order, binding: Binding) -> CouponRequest | Finding:
         if rule.skip is not None:
@@ -263,24 +272,54 @@ class RuleBook:
         )
 
 
+class _Candidate(NamedTuple):
+    """A rule that is found by one of its keys; `rest` are those that it is not found by."""
+
+    number: int
+    rule: Rule
+    rest: tuple[tuple[str, frozenset[str]], ...]
+
+
 class _Index:
-    """One source's rules by station, so that a thousand stations' rules cost an order no more than one's."""
+    """One source's rules by station or field, so that ten thousand of them cost an order no more than ten."""
 
     def __init__(self, rules: Sequence[Rule], source: str) -> None:
-        self._rules = rules
-        self._everywhere: list[int] = []
-        self._by_station: dict[str, list[int]] = {}
-        for number, rule in enumerate(rules):
-            if rule.sources and source not in rule.sources:
+        self._everywhere: list[_Candidate] = []
+        self._by_field: dict[str, dict[str, list[_Candidate]]] = {}
+        mine = [
+            (number, rule, _keys(rule))
+            for number, rule in enumerate(rules)
+            if not rule.sources or source in rule.sources
+        ]
+        crowds = Counter((name, text) for _, _, keys in mine for name, texts in keys for text in texts)
+        for number, rule, keys in mine:
+            # By the key that fewest others share: a thousand rules of one station are told apart by another.
+            found_by = min(keys, key=lambda key: max(crowds[key[0], text] for text in key[1]), default=None)
+            candidate = _Candidate(number, rule, tuple(key for key in keys if key is not found_by))
+            if found_by is None:
+                self._everywhere.append(candidate)
                 continue
-            for station in rule.stations:
-                self._by_station.setdefault(station, []).append(number)
-            if not rule.stations:
-                self._everywhere.append(number)
+            name, texts = found_by
+            by_text = self._by_field.setdefault(name, {})
+            for text in texts:
+                by_text.setdefault(text, []).append(candidate)
 
-    def candidates(self, station: Value | None) -> Iterator[Rule]:
-        here = self._by_station.get(station, []) if isinstance(station, str) else []
-        return (self._rules[number] for number in merge(here, self._everywhere))
+    def candidates(self, values: Mapping[str, Value]) -> Iterator[Rule]:
+        """The rules whose indexed keys fit, in order, without a look at the others."""
+        found = [self._everywhere]
+        for name, by_text in self._by_field.items():
+            text = scalar_text(values.get(name))
+            if text in by_text:
+                found.append(by_text[text])
+        for _, rule, rest in merge(*found) if len(found) > 1 else found[0]:
+            if all(scalar_text(values.get(name)) in texts for name, texts in rest):
+                yield rule
+
+
+def _keys(rule: Rule) -> list[tuple[str, frozenset[str]]]:
+    """Fields, each with the texts of which it must have one."""
+    stations = [("station_id", rule.stations)] if rule.stations else []
+    return [*stations, *rule.equals.items()]
 
 
 def _evaluate(rule: Rule, order: Order, binding: Binding) -> tuple[Datum, ...] | Finding:

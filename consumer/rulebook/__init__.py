@@ -7,16 +7,15 @@ templates, the file's own tests) is checked by `compilation`.
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from consumer.core.documents import Document, DocumentError
 from consumer.core.errors import ConfigurationError, Problem
 from consumer.core.rules import RuleBook
-from consumer.rulebook.bundle import Bundle, explained
+from consumer.rulebook.bundle import Bundle
 from consumer.rulebook.compilation import Compilation
-from consumer.rulebook.model import RulesModel, schema_text
+from consumer.rulebook.mending import validated
+from consumer.rulebook.model import schema_text
 
-__all__ = ["load", "parse", "schema_text"]
+__all__ = ["compiled", "load", "parse", "schema_text"]
 
 
 def load(
@@ -28,6 +27,17 @@ def load(
         ConfigurationError: with all that is wrong; `remedy` says what to do where there is nothing to read.
 
     """
+    return _build(_documents(path, remedy))
+
+
+def compiled(
+    path: Path, remedy: str = "name a YAML file with coupon rules, or a folder of such files"
+) -> tuple[Compilation, RuleBook]:
+    """As `load`, for commands that look closer: the file's own tests are not run. Raises ConfigurationError."""
+    return _compiled(_documents(path, remedy))
+
+
+def _documents(path: Path, remedy: str) -> list[Document]:
     problems: list[Problem] = []
     documents: list[Document] = []
     for file in _files(path, remedy):
@@ -41,7 +51,7 @@ def load(
             problems.append(Problem(str(file), f"cannot be read: {error.strerror}", remedy))
     if problems:
         raise ConfigurationError(problems)
-    return _build(documents)
+    return documents
 
 
 def _files(path: Path, remedy: str) -> list[Path]:
@@ -67,13 +77,20 @@ def parse(text: str, place: str = "rules.yaml") -> RuleBook:
 
 
 def _build(documents: Sequence[Document]) -> RuleBook:
+    compilation, book = _compiled(documents)
+    compilation.run_tests(book)
+    if compilation.bundle.problems:
+        raise compilation.bundle.error()
+    return book
+
+
+def _compiled(documents: Sequence[Document]) -> tuple[Compilation, RuleBook]:
     bundle = Bundle(documents)
-    try:
-        model = RulesModel.model_validate(bundle.data)
-    except ValidationError as error:
-        bundle.problems += [explained(details, bundle) for details in error.errors(include_url=False)]
-        raise bundle.error() from error
-    book = Compilation(model, bundle).book()
+    model = validated(bundle)
+    if model is None:
+        raise bundle.error()
+    compilation = Compilation(model, bundle)
+    book = compilation.book()
     if book is None or bundle.problems:
         raise bundle.error()
-    return book
+    return compilation, book

@@ -21,12 +21,18 @@ class Bundle:
     Attributes:
         data: the sections merged; lists one after the other.
         problems: all that was found, in every stage.
+        renamed: keys that were taken for other ones (`mending`), by where these would stand.
+        unsure_places, unsure_names: where something was made up, and what therefore may be missing:
+            what is wrong there is not the file's fault.
 
     """
 
     def __init__(self, documents: Sequence[Document]) -> None:
         self.data: dict[str, object] = {}
         self.problems: list[Problem] = []
+        self.renamed: dict[Location, str] = {}
+        self.unsure_places: set[Location] = set()
+        self.unsure_names: set[str] = set()
         self._documents = documents
         self._origins: dict[tuple[str, str | int], tuple[Document, Location]] = {}
         for document in documents:
@@ -99,6 +105,10 @@ class Bundle:
         return f"{document.place}:{line}:{column}"
 
     def _find(self, location: Location) -> tuple[Document, Location]:
+        if self.renamed:
+            location = tuple(
+                self.renamed.get(location[: depth + 1], part) for depth, part in enumerate(location)
+            )
         if len(location) > 1 and (str(location[0]), location[1]) in self._origins:
             document, start = self._origins[str(location[0]), location[1]]
             return document, (*start, *location[2:])
@@ -113,7 +123,16 @@ class Bundle:
 
     def problem(self, location: Location, message: str, remedy: str, *, key: bool = False) -> None:
         """Add what was found there."""
-        self.problems.append(Problem(self.place(location, key=key), message, remedy))
+        self.add(location, Problem(self.place(location, key=key), message, remedy))
+
+    def add(self, location: Location, problem: Problem) -> None:
+        """Add what was found there, unless that is because of another problem."""
+        message = problem.message
+        if any(location[:depth] in self.unsure_places for depth in range(2, len(location) + 1)):
+            return
+        if any(f"`{name}`" in message or f"'{name}'" in message for name in self.unsure_names):
+            return
+        self.problems.append(problem)
 
 
 _ITEMS = {"rules": "rule", "tests": "test", "envelope": "step", "skip": "gate"}
@@ -192,8 +211,13 @@ def shown(value: object) -> str:
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
     """A remedy for a name that does not exist."""
-    alike = [name for name in known if name.casefold() == word.casefold()]
-    close = alike or get_close_matches(word, known, n=1, cutoff=0.6)
-    if close:
-        return f"did you mean `{close[0]}`?"
+    close = close_to(word, known)
+    if close is not None:
+        return f"did you mean `{close}`?"
     return f"known here: {', '.join(known)}" if known else "there is none to name yet"
+
+
+def close_to(word: str, known: Sequence[str]) -> str | None:
+    """The name that was probably meant."""
+    alike = [name for name in known if name.casefold() == word.casefold()]
+    return next(iter(alike or get_close_matches(word, known, n=1, cutoff=0.6)), None)

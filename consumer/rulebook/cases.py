@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import datetime
+from typing import NamedTuple
 
 import msgspec
 
@@ -16,22 +17,46 @@ from consumer.rulebook.bundle import shown
 from consumer.rulebook.model import CaseModel, ExpectModel
 
 
-def differences_of(book: RuleBook, source: Source, case: CaseModel) -> Iterator[str]:
-    """What is not as the test expects it."""
-    now = datetime.fromisoformat(case.now) if case.now else None
+class Difference(NamedTuple):
+    """Something that is not as a test expects it.
+
+    Attributes:
+        name: of what is looked at: `metadata`, `request.subject`, `outcome`.
+        found, expected: as YAML has them.
+        text: both, in a sentence.
+
+    """
+
+    name: str
+    found: str
+    expected: str
+    text: str
+
+
+def record_of(source: Source, case: CaseModel) -> Record:
+    """The event of a test, as it would come."""
     value = case.raw.encode() if case.raw is not None else event_bytes(case.event)
     topic = case.topic or next(iter(source.topics), "events")
-    record = Record(Coordinates(topic, 0, 0), -1, None, value)
-    items = book.read_as(source, record, now)
-    if len(items) != len(case.expect):
-        yield f"orders: {len(items)}, where {len(case.expect)} is expected"
+    return Record(Coordinates(topic, 0, 0), -1, None, value)
+
+
+def differences_of(book: RuleBook, source: Source, case: CaseModel) -> Iterator[Difference]:
+    """What is not as the test expects it."""
+    now = datetime.fromisoformat(case.now) if case.now else None
+    items = book.read_as(source, record_of(source, case), now)
+    wanted = len(case.expect)
+    if len(items) != wanted:
+        text = f"orders: {len(items)}, where {wanted} is expected"
+        yield Difference("orders", str(len(items)), str(wanted), text)
         return
     for item, expected in zip(items, case.expect, strict=True):
         plan = book.plan(item) if isinstance(item, Order) else item
         known = item.values or {}
         plate = str(known.get("plate") or "")
+        which = f"[{item.index}]" if wanted > 1 else ""
         for wrong in _differences(expected, item, plan):
-            yield wrong.replace(plate, plates.mask(plate)) if plate else wrong
+            masked = [text.replace(plate, plates.mask(plate)) if plate else text for text in wrong]
+            yield Difference(f"{masked[0]}{which}", *masked[1:])
 
 
 def event_bytes(event: object) -> bytes:
@@ -41,7 +66,7 @@ def event_bytes(event: object) -> bytes:
 
 def _differences(
     expected: ExpectModel, item: Order | Finding, plan: CouponRequest | Finding
-) -> Iterator[str]:
+) -> Iterator[Difference]:
     if isinstance(plan, Finding):
         ended: str = plan.outcome
         what = f"{plan.outcome} ({plan.reason}: {plan.detail})"
@@ -49,11 +74,22 @@ def _differences(
         ended = "shadow" if plan.shadow else "request"
         what = f"a request by rule {plan.rule}"
     if ended != (expected.outcome or "request"):
-        yield f"{what}, where {expected.outcome or 'a request'} is expected"
+        wanted = expected.outcome or "a request"
+        yield Difference("outcome", what, wanted, f"{what}, where {wanted} is expected")
         return
-    for name, actual, wanted in _compared(expected, item, plan):
-        if wanted is not None and actual != wanted:
-            yield f"{name} is {shown(actual)}, where {shown(wanted)} is expected"
+    for name, found, needed in _compared(expected, item, plan):
+        if needed is not None and found != needed:
+            text = f"{name} is {shown(found)}, where {shown(needed)} is expected"
+            yield Difference(name, _whole(found), _whole(needed), text)
+
+
+def _whole(value: object) -> str:
+    """As `shown`, and not cut off."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {item}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(str, value))}]"
+    return value if isinstance(value, str) else shown(value)
 
 
 def _compared(

@@ -119,31 +119,38 @@ def preset_names() -> list[str]:
 
 
 class Compilation:
-    """A valid model -> a rule book; everything that does not fit together becomes a problem."""
+    """A valid model -> a rule book; everything that does not fit together becomes a problem.
+
+    Attributes:
+        model: what is compiled.
+        bundle: where its parts stand, and what is wrong with them.
+
+    """
 
     def __init__(self, model: RulesModel, bundle: Bundle) -> None:
-        self._model = model
-        self._bundle = bundle
+        self.model = model
+        self.bundle = bundle
         self._problem = bundle.problem
         self._presets_used: dict[str, object] = {}
         self._without_base: set[str] = set()
 
     def book(self) -> RuleBook | None:
         """None where there are problems."""
-        accounts = {name: self._account(name, account) for name, account in self._model.accounts.items()}
-        sources = [self._source(name) for name in self._model.sources]
+        accounts = {name: self._account(name, account) for name, account in self.model.accounts.items()}
+        sources = [self._source(name) for name in self.model.sources]
         self._check_topics(sources)
-        stations = [self._station(name, station) for name, station in self._model.stations.items()]
+        stations = [self._station(name, station) for name, station in self.model.stations.items()]
         variables = self._variables(sources)
         self._compiler = expressions.compiler(variables)
         self._variable_names = sorted(variables)
         connectors = self._connectors()
-        rules = [self._rule(number, rule, accounts) for number, rule in enumerate(self._model.rules)]
+        rules = [self._rule(number, rule, accounts) for number, rule in enumerate(self.model.rules)]
+        self._check_zones(rules, sources)
         self._check_rule_names()
         replies = self._replies()
-        if self._bundle.problems or replies is None:
+        if self.bundle.problems or replies is None:
             return None
-        book = RuleBook(
+        return RuleBook(
             hash=self._hash(),
             accounts=accounts,
             sources=sources,
@@ -153,11 +160,9 @@ class Compilation:
             replies=replies,
             compiler=self._compiler,
         )
-        self._run_tests(book)
-        return book
 
     def _hash(self) -> str:
-        content = json.dumps([self._bundle.data, self._presets_used], ensure_ascii=False, default=str)
+        content = json.dumps([self.bundle.data, self._presets_used], ensure_ascii=False, default=str)
         return hashlib.sha256(content.encode("utf-8", "replace")).hexdigest()[:12]
 
     # -- accounts and stations
@@ -189,7 +194,7 @@ class Compilation:
     def _connectors(self) -> dict[str, str]:
         """Station by connector."""
         found: dict[str, str] = {}
-        for name, model in self._model.stations.items():
+        for name, model in self.model.stations.items():
             for number, connector in enumerate(model.connectors):
                 if found.setdefault(connector, name) != name:
                     message = f"the connector `{connector}` belongs to {found[connector]} too"
@@ -232,7 +237,7 @@ class Compilation:
             remedy = "name a field in it, like {order_id}"
             self._problem((*location, "event_id"), "an event id that is the same for all orders", remedy)
         gates = model.skip or []
-        deadline = model.deadline if "deadline" in model.model_fields_set else self._model.deadline
+        deadline = model.deadline if "deadline" in model.model_fields_set else self.model.deadline
         return Source(
             name=name,
             topics=tuple(model.topics or ()),
@@ -241,7 +246,7 @@ class Compilation:
             gates=tuple(
                 # Its own gates stand last, and only they can have mistakes.
                 self._gate((*location, "skip", number), gate)
-                for number, gate in enumerate(gates, len(self._model.sources[name].skip or ()) - len(gates))
+                for number, gate in enumerate(gates, len(self.model.sources[name].skip or ()) - len(gates))
             ),
             fields=_naming_first(fields),
             event_id=template,
@@ -253,7 +258,7 @@ class Compilation:
 
     def _extended(self, name: str, seen: tuple[str, ...]) -> SourceModel:
         """The source with what it extends laid under it."""
-        model = self._model.sources[name]
+        model = self.model.sources[name]
         merged: SourceModel | None = None
         for number, wanted in enumerate(model.extends or ()):
             base = self._base(name, number, wanted, (*seen, name))
@@ -269,15 +274,15 @@ class Compilation:
             data, base = preset
             self._presets_used[wanted] = data
             return base
-        if wanted in self._model.sources and wanted not in seen:
+        if wanted in self.model.sources and wanted not in seen:
             base = self._extended(wanted, seen)
             if wanted in self._without_base:
                 self._without_base.add(name)
             return base
-        known = [*preset_names(), *(other for other in self._model.sources if other != name)]
+        known = [*preset_names(), *(other for other in self.model.sources if other != name)]
         message = f"there is no source or preset `{wanted}`"
         remedy = did_you_mean(wanted, known)
-        if wanted in self._model.sources:
+        if wanted in self.model.sources:
             message = f"{name} extends itself, through others or at once"
             remedy = "end the circle in a preset"
         self._problem(("sources", name, "extends", number), message, remedy)
@@ -318,18 +323,18 @@ class Compilation:
         for number, override in enumerate(model.overrides):
             location = (*source, "overrides", number)
             self._check_names(
-                (*location, "stations"), override.stations, list(self._model.stations), "station"
+                (*location, "stations"), override.stations, list(self.model.stations), "station"
             )
             merged = _laid_over(model, SourceModel(fields=override.fields)).fields
             zone_name = override.zone or model.zone
             zone = source_zone
             if override.zone is not None:
                 zone = None if zone_name == _STATION else self._zone((*location, "zone"), zone_name)
-            known = len(self._bundle.problems)
+            known = len(self.bundle.problems)
             fields = [
                 self._field((*location, "fields"), field, spec, zone_name, zone)
                 for field, spec in merged.items()
-                if field in override.fields or known == len(self._bundle.problems)
+                if field in override.fields or known == len(self.bundle.problems)
             ]
             self._check_override(location, override, model)
             for station in override.stations:
@@ -545,8 +550,8 @@ class Compilation:
 
     def _rule(self, number: int, model: RuleModel, accounts: Mapping[str, Account]) -> Rule:
         location = ("rules", number)
-        self._check_names((*location, "sources"), model.sources, list(self._model.sources), "source")
-        self._check_names((*location, "stations"), model.stations, list(self._model.stations), "station")
+        self._check_names((*location, "sources"), model.sources, list(self.model.sources), "source")
+        self._check_names((*location, "stations"), model.stations, list(self.model.stations), "station")
         self._check_names((*location, "equals"), model.equals, self._variable_names, "field")
         self._check_parameters((*location, "parameters"), model.parameters)
         if model.skip is None:
@@ -612,16 +617,33 @@ class Compilation:
         try:
             return self._compiler.compile(source, result)
         except expressions.ExpressionError as error:
-            place = self._bundle.place_in_text(location, error.line, error.column)
+            place = self.bundle.place_in_text(location, error.line, error.column)
             unknown = re.search(r"undeclared reference to '(\w+)'", error.message)
             remedy = did_you_mean(unknown[1], self._variable_names) if unknown else "correct the expression"
             caret = "".join(f"\n    {line}" for line in error.caret.splitlines())
-            self._bundle.problems.append(Problem(place, f"{location[-1]}: {error.message}", remedy + caret))
+            self.bundle.add(location, Problem(place, f"{location[-1]}: {error.message}", remedy + caret))
             return None
+
+    def _check_zones(self, rules: Sequence[Rule], sources: Sequence[Source]) -> None:
+        """A rule that asks for the time of day needs the zone of every station that it is for."""
+        needing = [rule for rule in rules if any(_needs_zone(each.source) for _, each in rule.expressions())]
+        told: set[str] = set()
+        for rule in needing:
+            for source in sources:
+                if source.zone is not None or (rule.sources and source.name not in rule.sources):
+                    continue
+                for station in rule.stations or self.model.stations:
+                    model = self.model.stations.get(station)
+                    if model is None or model.zone is not None or station in told:
+                        continue
+                    told.add(station)
+                    message = f"`{station}` has no zone, which rule {rule.name} asks for; nor has source {source.name}"
+                    remedy = "add `zone`, such as Asia/Shanghai"
+                    self._problem(("stations", station), message, remedy, key=True)
 
     def _check_rule_names(self) -> None:
         seen: set[str] = set()
-        for number, rule in enumerate(self._model.rules):
+        for number, rule in enumerate(self.model.rules):
             if rule.name in seen:
                 message = f"a second rule is called `{rule.name}`"
                 self._problem(("rules", number, "name"), message, "give each rule a name of its own")
@@ -632,7 +654,7 @@ class Compilation:
     def _replies(self) -> ReplyTable | None:
         table = ReplyTable.defaults()
         rows: dict[str, ReplyRow] = {}
-        for name, model in self._model.replies.items():
+        for name, model in self.model.replies.items():
             base = table.rows.get(name)
             if not is_row_name(name):
                 remedy = "name the row by the reply's code, or like `5xx`"
@@ -643,24 +665,29 @@ class Compilation:
                 continue
             rows[name] = _reply_row(base, model)
         known = {*table.rows, *rows}
-        for name, model in self._model.replies.items():
+        for name, model in self.model.replies.items():
             for key, meanings in (("messages", model.messages), ("hints", model.hints)):
                 for text, target in (meanings or {}).items():
                     if target not in known:
                         location = ("replies", name, key, text)
                         self._problem(location, f"there is no row `{target}`", f"add replies.{target}")
-        return None if self._bundle.problems else table.with_rows(rows)
+        return None if self.bundle.problems else table.with_rows(rows)
 
     # -- the file's own tests
 
-    def _run_tests(self, book: RuleBook) -> None:
-        for number, case in enumerate(self._model.tests):
+    def cases(self, book: RuleBook) -> Iterator[tuple[Location, CaseModel, Source]]:
+        """The file's tests, each with its place and the source that reads its event."""
+        for number, case in enumerate(self.model.tests):
             location = ("tests", number)
             source = self._case_source(location, case, book)
-            if source is None:
-                continue
+            if source is not None:
+                yield location, case, source
+
+    def run_tests(self, book: RuleBook) -> None:
+        """What is not as the file's tests expect it becomes a problem."""
+        for location, case, source in self.cases(book):
             for wrong in differences_of(book, source, case):
-                self._problem(location, f"test `{case.name}`: {wrong}", "correct the rules, or the test")
+                self._problem(location, f"test `{case.name}`: {wrong.text}", "correct the rules, or the test")
 
     def _case_source(self, location: Location, case: CaseModel, book: RuleBook) -> Source | None:
         if (case.raw is None) is ("event" not in case.model_fields_set):
@@ -680,6 +707,10 @@ class Compilation:
             message = f"test `{case.name}` does not say who reads its event"
             self._problem(location, message, f"add `source`, one of {', '.join(by_name)}")
         return found
+
+
+def _needs_zone(source: str) -> bool:
+    return "zone" in expressions.names_in(source) and "zone" not in expressions.guarded_in(source)
 
 
 def _wanted(fields: Mapping[str, FieldModel]) -> Iterator[tuple[str, FieldModel]]:

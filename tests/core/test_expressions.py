@@ -5,7 +5,17 @@ from datetime import UTC, datetime
 import pytest
 
 from consumer.core.events import Value
-from consumer.core.expressions import Compiler, ExpressionError, Failure, Kind, compiler
+from consumer.core.expressions import (
+    Compiler,
+    ExpressionError,
+    Failure,
+    Kind,
+    compiler,
+    guarded_in,
+    literals_in,
+    names_in,
+    parts_of,
+)
 
 VARIABLES = {
     "energy_wh": Kind.INT,
@@ -78,10 +88,14 @@ def test_numbers_are_computed(cel: Compiler, source: str, expected: int) -> None
     ("source", "message"),
     [
         ("minutes / 0 > 1", "divide by zero"),
-        ("fee_fen > 1", 'No value with name "fee_fen"'),
+        ("fee_fen > 1", "fee_fen has no value"),
         ("minutes * 9223372036854775807 > 0", "integer overflow"),
-        ("plate.matches('[')", "invalid regular expression"),
-        ("ended_at.getHours('No/Where') > 1", "Invalid timezone"),
+        ("plate.matches('[' + zone)", "invalid regular expression"),
+        ("ended_at.getHours('No/Where' + zone) > 1", "Invalid timezone"),
+        ("local_between(ended_at, '22:30', '06:30', zone + 'x')", "`Asia/Shanghaix` is no time zone"),
+        ("local_between(ended_at, '22:30' + '', '22:30', zone)", "is no time at all"),
+        ("floor_to(minutes, minutes - 29) > 0", "a step of 0"),
+        ("clamp(minutes, 2, 1) > 0", "clamp: 2 is above 1"),
         ("dyn(minutes)", "gave int"),
         ("dyn(null)", "gave null"),
     ],
@@ -112,6 +126,28 @@ def test_values_that_the_runtime_cannot_hold_are_failures(cel: Compiler) -> None
         ("minutes", Kind.BOOL, "gives int, where bool is needed", 1, 1),
         ("minutes > 1", Kind.INT, "gives bool, where int is needed", 1, 1),
         ("price", Kind.INT, "gives double, where int is needed", 1, 1),
+        (
+            "minutes > 1\n  && plate.matches('[京')",
+            Kind.BOOL,
+            "invalid regular expression: missing ]: [京",
+            2,
+            20,
+        ),
+        ("ended_at.getHours('No/Where') > 1", Kind.BOOL, "Invalid timezone", 1, 19),
+        (
+            "local_between(ended_at, '22:30', '6:30', zone)",
+            Kind.BOOL,
+            "`6:30` is no time of day: write it like 06:30",
+            1,
+            34,
+        ),
+        (
+            "local_between(ended_at, '22:30', '06:30', 'Asia/Shangai')",
+            Kind.BOOL,
+            "`Asia/Shangai` is no time zone",
+            1,
+            43,
+        ),
     ],
 )
 def test_mistakes_are_found_when_compiling(
@@ -132,3 +168,58 @@ def test_the_caret_stands_under_the_mistake_beside_wide_characters_too(cel: Comp
 
 def test_equal_expressions_are_compiled_once(cel: Compiler) -> None:
     assert cel.compile("minutes > 1", Kind.BOOL) is cel.compile("minutes > 1", Kind.BOOL)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("clamp(minutes, 30, 120)", 30),
+        ("clamp(minutes, 0, 20)", 20),
+        ("clamp(minutes, 0, 120)", 29),
+        ("floor_to(minutes, 15)", 15),
+        ("ceil_to(minutes, 15)", 30),
+        ("ceil_to(30, 15)", 30),
+        ("floor_to(-1, 15)", -15),
+        ("ceil_to(-1, 15)", 0),
+    ],
+)
+def test_what_relief_policies_need_is_there(cel: Compiler, source: str, expected: int) -> None:
+    assert evaluate(cel, source, Kind.INT) == expected
+
+
+@pytest.mark.parametrize(
+    ("clock", "night", "day"),
+    [
+        ("22:29", False, True),
+        ("22:30", True, False),
+        ("00:00", True, False),
+        ("06:29", True, False),
+        ("06:30", False, True),
+    ],
+)
+def test_a_window_begins_with_its_first_minute_ends_before_its_last_and_may_span_midnight(
+    cel: Compiler, clock: str, night: bool, day: bool
+) -> None:
+    moment = datetime.fromisoformat(f"2026-01-01T{clock}:59+08:00")
+
+    assert (
+        evaluate(cel, "local_between(ended_at, '22:30', '06:30', zone)", Kind.BOOL, ended_at=moment) is night
+    )
+    assert evaluate(cel, "local_between(ended_at, '06:30', '22:30', zone)", Kind.BOOL, ended_at=moment) is day
+    assert (
+        evaluate(
+            cel, "local_between(ended_at, '22:30', '06:30', zone)", Kind.BOOL, ended_at=moment, zone="+08:00"
+        )
+        is night
+    )
+
+
+def test_the_names_in_an_expression_are_its_variables() -> None:
+    source = "present.fee_fen && fee_fen > 100 && plate.startsWith('minutes') // zone"
+
+    assert names_in(source) == {"present", "fee_fen", "plate"}
+    assert guarded_in(source) == {"fee_fen"}
+    assert literals_in(source) == {100, "minutes"}
+    assert parts_of(source) == ["present.fee_fen", "fee_fen > 100", "plate.startsWith('minutes') // zone"]
+    assert parts_of("a && b || c") == ["a && b || c"]
+    assert parts_of("(a || b) && c") == ["(a || b)", "c"]

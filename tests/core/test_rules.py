@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from consumer import rulebook
 from consumer.core.coupons import CouponRequest
+from consumer.core.errors import ConfigurationError
 from consumer.core.events import Attempts, Coordinates, Order, Record, Replay, RetryContext, Wait
 from consumer.core.outcomes import Finding, Outcome, Reason
 from consumer.core.rules import RuleBook
@@ -420,7 +421,9 @@ def test_a_rule_can_skip() -> None:
     assert not finding.dead_letter
 
 
-@pytest.mark.parametrize("when", ["minutes / 0 > 1", "plate.matches('[')", "int(plate) > 1", "dyn(minutes)"])
+@pytest.mark.parametrize(
+    "when", ["minutes / 0 > 1", "plate.matches('[' + plate)", "int(plate) > 1", "dyn(minutes)"]
+)
 def test_a_failing_condition_ends_the_order_and_never_goes_on_to_the_next_rule(when: str) -> None:
     finding = ended(
         f"""
@@ -514,14 +517,15 @@ def test_narrower_parameters_win() -> None:
 
 
 def test_local_time_is_the_stations() -> None:
-    rules = "rules: [{name: night, account: main, api_store_code: C, subject: x, when: ended_at.getHours(zone) >= 22}]"
+    rules = "rules: [{name: night, account: main, api_store_code: C, subject: x, stations: [S1, S2], when: ended_at.getHours(zone) >= 22}]"
     ten_in_shanghai = "2026-11-24T14:30:00Z"
 
     times = {"started_at": "2026-11-24T14:00:00Z", "ended_at": ten_in_shanghai}
 
     assert asked(rules, **times).rule == "night"
     assert ended(rules, **times, station_id="S2").reason is Reason.NO_RULE
-    assert ended(rules, **times, station_id="S3").reason is Reason.RULE_ERROR
+    with pytest.raises(ConfigurationError, match="`S3` has no zone, which rule night asks for"):
+        asked(rules.replace("stations: [S1, S2], ", ""), **times)
 
 
 # -- What comes back --------------------------------------------------------------------------------

@@ -1,0 +1,106 @@
+"""Rules with mistakes in their shape -> the nearest ones without, so that what else is wrong is told too. No I/O.
+
+What comes of it is never used as rules.
+"""
+
+from copy import deepcopy
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from consumer.rulebook.bundle import Bundle, Location, close_to, explained, shown
+from consumer.rulebook.model import RulesModel, known_keys
+
+_ROUNDS = 8
+_FILLERS: dict[str, object] = {
+    "version": 1,
+    "app_id": "x",
+    "secret": "x",
+    "api_type": "x",
+    "paths": "x",
+    "reason": "policy",
+    "stations": ["x"],
+    "value": "0",
+    "expect": {},
+}
+"""Something valid for each key that cannot be left out; names are made up one by one."""
+
+
+def validated(bundle: Bundle) -> RulesModel | None:
+    """The rules, or, with their mistakes added to the bundle's, such as would have none; None where they cannot be guessed."""
+    mending: _Mending | None = None
+    data = bundle.data
+    for _ in range(_ROUNDS):
+        try:
+            return RulesModel.model_validate(data)
+        except ValidationError as error:
+            mending = mending or _Mending(bundle)
+            data = mending.data
+            for details in error.errors(include_url=False):
+                mending.mend(details)
+    return None
+
+
+class _Mending:
+    def __init__(self, bundle: Bundle) -> None:
+        self.data = deepcopy(bundle.data)
+        self._bundle = bundle
+        self._ours: set[Location] = set()
+        self._made_up = 0
+
+    def mend(self, details: ErrorDetails) -> None:
+        is_key = details["loc"][-1:] == ("[key]",)
+        location = tuple(part for part in details["loc"] if part != "[key]")
+        if location not in self._ours:  # else what is missing is what we took away
+            self._bundle.problems.append(explained(details, self._bundle))
+        parent = self._at(location[:-1])
+        if not location or parent is None:
+            return
+        last: Any = location[-1]
+        if details["type"] == "missing":
+            parent[last] = self._filler(str(last))
+            self._unsure(location[:-1])
+        elif is_key or details["type"] == "extra_forbidden":
+            self._rename(location, parent)
+        elif details["type"] == "string_type" and not isinstance(details["input"], dict | list | None):
+            parent[last] = shown(details["input"])
+            self._ours.add(location)
+        elif isinstance(parent, list):
+            parent[last] = {} if details["type"] in ("model_type", "dict_type") else "x"
+            self._ours |= {(*location, key) for key in known_keys(location)}
+            self._unsure(location)
+        else:
+            parent.pop(last, None)
+            self._ours.add(location)
+            self._unsure(location[:-1])
+
+    def _rename(self, location: Location, parent: Any) -> None:
+        """What is written wrongly goes on as what was probably meant."""
+        written = str(location[-1])
+        close = close_to(written, known_keys(location[:-1]))
+        content = parent.pop(written)
+        if close is None or close in parent:
+            self._bundle.unsure_names.add(written)
+            return
+        parent[close] = content
+        self._bundle.renamed[*location[:-1], close] = written
+
+    def _filler(self, key: str) -> object:
+        self._made_up += 1
+        return deepcopy(_FILLERS.get(key, f"x{self._made_up}"))
+
+    def _unsure(self, location: Location) -> None:
+        if len(location) > 1:
+            self._bundle.unsure_places.add(location)
+
+    def _at(self, location: Location) -> Any:
+        here: Any = self.data
+        for part in location:
+            if isinstance(here, dict):
+                here = here.get(part)
+            elif isinstance(here, list) and isinstance(part, int) and part < len(here):
+                here = here[part]
+            else:
+                return None  # one that stands without a list around it
+        return here if isinstance(here, dict | list) else None
