@@ -1,14 +1,23 @@
 """A signed form -> how the call ended. HTTP on aiohttp; decides nothing but whether the request was sent."""
 
+import asyncio
+import random
 import ssl
 from collections.abc import Callable
 from types import TracebackType
 from typing import Protocol, Self
 
 import aiohttp
+import structlog
 
 from consumer import __version__
+from consumer.core.errors import CouponConsumerError
 from consumer.core.replies import Answered, AttemptEnd, NoAnswer, NotSent
+
+log = structlog.get_logger(__name__)
+
+RETIRE_SECONDS = 5.0
+"""Age from which connections whose handshakes fail are given up for new ones."""
 
 _HEADERS = {
     "Content-Type": "application/x-www-form-urlencoded; charset=utf-8",
@@ -41,60 +50,115 @@ class HttpGateway:
         self,
         *,
         connect_seconds: float = 5.0,
+        read_seconds: float | None = None,
         total_seconds: float = 15.0,
         max_reply_bytes: int = 64 * 1024,
-        ssl_context: ssl.SSLContext | None = None,
+        lifetime_seconds: float = 60.0,
+        tls: Callable[[], ssl.SSLContext | None] = lambda: None,
+        proxy: str | None = None,
+        proxy_credentials: str | None = None,
         on_date: Callable[[str], None] = lambda _date: None,
     ) -> None:
-        """`on_date` is told the `Date` of each reply as it comes."""
-        self._timeout = aiohttp.ClientTimeout(total=total_seconds, connect=connect_seconds)
+        """Times in seconds: to connect, of silence while a reply is awaited or read, of a whole call.
+
+        After `lifetime_seconds` a connection takes no more calls: a name that leads elsewhere by then, and files
+        that `tls` reads, are heeded. `tls` gives None for the system's CAs, and raises OSError or ValueError for
+        files that cannot be used: then the ones before are kept. `proxy_credentials` is `user:password`; `on_date`
+        is told the `Date` of each reply as it comes.
+        """
+        self._timeout = aiohttp.ClientTimeout(
+            total=total_seconds, connect=connect_seconds, sock_read=read_seconds
+        )
         self._max_reply_bytes = max_reply_bytes
-        self._ssl = ssl_context
+        self._lifetime_seconds = lifetime_seconds
+        self._tls = tls
+        self._proxy = proxy
+        self._proxy_headers = _authorization(proxy_credentials)
         self._on_date = on_date
-        self._session: aiohttp.ClientSession | None = None
+        self._context: ssl.SSLContext | None = None
+        self._pool: _Pool | None = None
+        self._retired: set[_Pool] = set()
 
     async def __aenter__(self) -> Self:
-        reuse = aiohttp.TraceConfig()
-        reuse.on_connection_reuseconn.append(_on_reuse)
-        self._session = aiohttp.ClientSession(
-            # Flow bounds what is in flight; a second bound here would only hide a queue.
-            connector=aiohttp.TCPConnector(limit=0, ssl=self._ssl if self._ssl is not None else True),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers=_HEADERS,
-            timeout=self._timeout,
-            trace_configs=[reuse],
-        )
+        self._pool = self._open_pool()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        pools = [*self._retired, *filter(None, [self._pool])]
+        self._pool = None
+        self._retired.clear()
+        for pool in pools:
+            await pool.session.close()
 
     async def post(self, url: str, body: bytes) -> AttemptEnd:
         """Post one signed form; a kept connection that had gone stale is replaced at once, once."""
-        connection = _Connection()
-        end = await self._try(url, body, connection)
-        if end is None:
-            end = await self._try(url, body, _Connection(replaces_stale=True))
+        pool = self._current_pool()
+        pool.calls += 1
+        try:
+            connection = _Connection()
+            end = await self._try(pool, url, body, connection)
+            if end is None:
+                end = await self._try(pool, url, body, _Connection(replaces_stale=True))
+        finally:
+            pool.calls -= 1
+            if not pool.calls and pool in self._retired:
+                self._retired.discard(pool)
+                await pool.session.close()
         assert end is not None, "only a first sending can be stale"
         return end
 
-    async def _try(self, url: str, body: bytes, connection: "_Connection") -> AttemptEnd | None:
-        """One sending. None: the kept connection closed before any reply, which aiohttp does not repeat for a POST."""
-        if self._session is None:
+    def _current_pool(self) -> "_Pool":
+        """The connections for a new call; those that have lived long enough end with the calls under way."""
+        pool = self._pool
+        if pool is None:
             raise RuntimeError("the gateway is not open: use `async with`")
+        if asyncio.get_running_loop().time() < pool.retires_at:
+            return pool
+        self._retired.add(pool)
+        self._pool = self._open_pool()
+        return self._pool
+
+    def _open_pool(self) -> "_Pool":
+        try:
+            self._context = self._tls()
+        except (OSError, ValueError, CouponConsumerError) as error:
+            log.warning("gateway.certificates_kept", problem=str(error), remedy="correct the files")
+        reuse = aiohttp.TraceConfig()
+        reuse.on_connection_reuseconn.append(_on_reuse)
+        session = aiohttp.ClientSession(
+            # Flow bounds what is in flight; a second bound here would only hide a queue.
+            connector=aiohttp.TCPConnector(limit=0, ssl=self._context if self._context is not None else True),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=_HEADERS,
+            timeout=self._timeout,
+            trace_configs=[reuse],
+        )
+        # Not all members of a fleet at the same moment.
+        lifetime = self._lifetime_seconds * random.uniform(0.8, 1.0)  # noqa: S311  # jitter, not cryptography
+        return _Pool(session, asyncio.get_running_loop().time() + lifetime)
+
+    async def _try(
+        self, pool: "_Pool", url: str, body: bytes, connection: "_Connection"
+    ) -> AttemptEnd | None:
+        """One sending. None: the kept connection closed before any reply, which aiohttp does not repeat for a POST."""
         resent = connection.replaces_stale
         try:
-            async with self._session.post(
-                url, data=body, allow_redirects=False, trace_request_ctx=connection
+            async with pool.session.post(
+                url,
+                data=body,
+                allow_redirects=False,
+                proxy=self._proxy,
+                proxy_headers=self._proxy_headers,
+                trace_request_ctx=connection,
             ) as response:
                 self._on_date(response.headers.get("Date", ""))
                 reply = await self._read(response)
                 return Answered(response.status, reply, response.headers.get("Retry-After"), resent)
         except _NOT_SENT as error:
+            if isinstance(error, aiohttp.ClientSSLError):
+                pool.retire_soon()  # its certificates may be others by now
             # Of a second sending, the first may have arrived.
             return NoAnswer(f"reset: {_name(error)}") if resent else NotSent(_name(error))
         except TimeoutError:
@@ -119,6 +183,27 @@ class HttpGateway:
         return b"".join(parts)
 
 
+class _Pool:
+    """Connections of one age.
+
+    Attributes:
+        retires_at: on the event loop's clock; from then on it takes no more calls.
+        calls: under way.
+    """
+
+    __slots__ = ("calls", "opened_at", "retires_at", "session")
+
+    def __init__(self, session: aiohttp.ClientSession, retires_at: float) -> None:
+        self.session = session
+        self.opened_at = asyncio.get_running_loop().time()
+        self.retires_at = retires_at
+        self.calls = 0
+
+    def retire_soon(self) -> None:
+        """At once, but not more often than every few seconds."""
+        self.retires_at = min(self.retires_at, self.opened_at + RETIRE_SECONDS)
+
+
 class _Connection:
     """What is known of the connection that one sending went out on."""
 
@@ -137,6 +222,14 @@ async def _on_reuse(
     connection = getattr(context, "trace_request_ctx", None)
     if isinstance(connection, _Connection):
         connection.reused = True
+
+
+def _authorization(credentials: str | None) -> dict[str, str] | None:
+    if credentials is None:
+        return None
+    user, _, password = credentials.partition(":")
+    # aiohttp makes a Proxy-Authorization of it, for the tunnel as for a plain request.
+    return {"Authorization": aiohttp.encode_basic_auth(user, password, "utf-8")}
 
 
 def _name(error: Exception) -> str:

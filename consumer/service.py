@@ -2,6 +2,7 @@
 
 import asyncio
 import platform
+import ssl
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry
 
-from consumer import __version__, intake, ledger
+from consumer import __version__, certificates, intake, ledger
 from consumer.core.errors import BrokerUnavailableError, ConfigurationError, Problem
 from consumer.core.offsets import Tracker
 from consumer.core.outcomes import OutcomeContext
@@ -87,8 +88,13 @@ class Service:
             gateway = await stack.enter_async_context(
                 HttpGateway(
                     connect_seconds=settings.gateway.connect_timeout,
+                    read_seconds=settings.gateway.read_timeout,
                     total_seconds=settings.gateway.total_timeout,
                     max_reply_bytes=settings.gateway.max_response_size,
+                    lifetime_seconds=settings.gateway.connection_lifetime,
+                    tls=self._gateway_tls,
+                    proxy=settings.gateway.proxy,
+                    proxy_credentials=self._gateway_secret(settings.gateway.proxy_credentials),
                     on_date=Clock().note,
                 )
             )
@@ -103,6 +109,17 @@ class Service:
             while kafka := await Kafka.reach(settings, self._waiting, self._stopping):
                 await self._serve(kafka, gateway)
         log.info("service.stopped")
+
+    def _gateway_tls(self) -> ssl.SSLContext | None:
+        """As the files are now."""
+        gateway = self.settings.gateway
+        if gateway.ca_file is None and gateway.certificate_file is None:
+            return None
+        password = self._gateway_secret(gateway.key_password)
+        return certificates.context(gateway.ca_file, gateway.certificate_file, gateway.key_file, password)
+
+    def _gateway_secret(self, name: str | None) -> str | None:
+        return None if name is None else self.settings.secret(name)
 
     # -- Kafka ----------------------------------------------------------------------------------------
 

@@ -1,26 +1,43 @@
-"""How calls end over real HTTP: answers read whatever their status, and the network's ways to fail told apart."""
+"""How calls end over real HTTP: the contract of a gateway client.
+
+Answers are read whatever their status, and the network's ways to fail are told apart. Everything here is
+said of the Protocol: whoever is in `CLIENTS` has to pass.
+"""
 
 import asyncio
 import gzip
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from consumer import certificates
 from consumer.core.replies import Answered, NoAnswer, NotSent
-from consumer.gateway import HttpGateway
+from consumer.gateway import Gateway, HttpGateway
+from tests.pki import Authority
+
+CLIENTS = {"aiohttp": HttpGateway}
 
 OK = b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"code":"1001"}'
+Client = Callable[..., AbstractAsyncContextManager[Gateway]]
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
+@pytest.fixture(params=list(CLIENTS.values()), ids=list(CLIENTS))
+def client(request: pytest.FixtureRequest) -> Client:
+    """Makes a client; called like `HttpGateway`."""
+    made: Client = request.param
+    return made
+
+
 @pytest.fixture
-async def gateway() -> AsyncIterator[HttpGateway]:
-    async with HttpGateway(connect_seconds=1, total_seconds=1, max_reply_bytes=1000) as opened:
+async def gateway(client: Client) -> AsyncIterator[Gateway]:
+    async with client(connect_seconds=1, total_seconds=1, max_reply_bytes=1000) as opened:
         yield opened
 
 
@@ -87,7 +104,7 @@ async def never_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
     await reader.read()
 
 
-async def test_the_form_arrives_byte_by_byte_with_its_content_type(gateway: HttpGateway) -> None:
+async def test_the_form_arrives_byte_by_byte_with_its_content_type(gateway: Gateway) -> None:
     seen: list[tuple[bytes, str, dict[str, str]]] = []
 
     async def handler(request: web.Request) -> web.Response:
@@ -105,7 +122,7 @@ async def test_the_form_arrives_byte_by_byte_with_its_content_type(gateway: Http
 
 
 @pytest.mark.parametrize("status", [200, 302, 400, 401, 403, 404, 429, 500, 502, 503])
-async def test_the_body_is_read_whatever_the_status(gateway: HttpGateway, status: int) -> None:
+async def test_the_body_is_read_whatever_the_status(gateway: Gateway, status: int) -> None:
     async def handler(request: web.Request) -> web.Response:
         headers = {"Retry-After": "7", "Location": "/elsewhere", "Set-Cookie": "a=b"}
         return web.Response(status=status, body=b"why", headers=headers)
@@ -116,17 +133,17 @@ async def test_the_body_is_read_whatever_the_status(gateway: HttpGateway, status
     assert end == Answered(status, b"why", "7")
 
 
-async def test_the_date_of_each_reply_is_told() -> None:
+async def test_the_date_of_each_reply_is_told(client: Client) -> None:
     async def answer(_request: web.Request) -> web.Response:
         return web.json_response({"code": "1001"}, headers={"Date": "Sun, 01 Mar 2026 12:00:00 GMT"})
 
     dates: list[str] = []
-    async with HttpGateway(on_date=dates.append) as gateway, http_server(answer) as url:
+    async with client(on_date=dates.append) as gateway, http_server(answer) as url:
         await gateway.post(url, b"")
     assert dates == ["Sun, 01 Mar 2026 12:00:00 GMT"]
 
 
-async def test_no_cookie_is_sent_back(gateway: HttpGateway) -> None:
+async def test_no_cookie_is_sent_back(gateway: Gateway) -> None:
     cookies: list[str | None] = []
 
     async def handler(request: web.Request) -> web.Response:
@@ -140,7 +157,7 @@ async def test_no_cookie_is_sent_back(gateway: HttpGateway) -> None:
     assert cookies == [None, None]
 
 
-async def test_a_reply_larger_than_any_of_the_platform_is_cut(gateway: HttpGateway) -> None:
+async def test_a_reply_larger_than_any_of_the_platform_is_cut(gateway: Gateway) -> None:
     async def handler(request: web.Request) -> web.Response:
         return web.Response(body=b"x" * 1_000_000)
 
@@ -150,7 +167,7 @@ async def test_a_reply_larger_than_any_of_the_platform_is_cut(gateway: HttpGatew
     assert end == Answered(200, b"x" * 1000)
 
 
-async def test_a_compressed_reply_is_bounded_by_what_it_unpacks_to(gateway: HttpGateway) -> None:
+async def test_a_compressed_reply_is_bounded_by_what_it_unpacks_to(gateway: Gateway) -> None:
     async def handler(request: web.Request) -> web.Response:
         return web.Response(body=gzip.compress(b"x" * 10_000_000), headers={"Content-Encoding": "gzip"})
 
@@ -160,7 +177,7 @@ async def test_a_compressed_reply_is_bounded_by_what_it_unpacks_to(gateway: Http
     assert end == Answered(200, b"x" * 1000)
 
 
-async def test_an_empty_reply_is_an_answer(gateway: HttpGateway) -> None:
+async def test_an_empty_reply_is_an_answer(gateway: Gateway) -> None:
     async with raw_server(say(b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n")) as url:
         assert await gateway.post(url, b"a=1") == Answered(500, b"")
 
@@ -176,7 +193,7 @@ async def test_an_empty_reply_is_an_answer(gateway: HttpGateway) -> None:
     ],
     ids=["body cut off", "chunks cut off", "head cut off", "garbage", "nothing"],
 )
-async def test_a_reply_that_breaks_off_is_no_answer(gateway: HttpGateway, reply: bytes) -> None:
+async def test_a_reply_that_breaks_off_is_no_answer(gateway: Gateway, reply: bytes) -> None:
     async with raw_server(say(reply)) as url:
         end = await gateway.post(url, b"a=1")
 
@@ -184,7 +201,7 @@ async def test_a_reply_that_breaks_off_is_no_answer(gateway: HttpGateway, reply:
     assert end.error.startswith("reset: ")
 
 
-async def test_a_reset_is_no_answer(gateway: HttpGateway) -> None:
+async def test_a_reset_is_no_answer(gateway: Gateway) -> None:
     async with raw_server(reset) as url:
         end = await gateway.post(url, b"a=1")
 
@@ -192,21 +209,21 @@ async def test_a_reset_is_no_answer(gateway: HttpGateway) -> None:
     assert end.error.startswith("reset: ")
 
 
-async def test_silence_is_a_timeout() -> None:
-    async with raw_server(never_answer) as url, HttpGateway(total_seconds=0.1) as gateway:
+async def test_silence_is_a_timeout(client: Client) -> None:
+    async with raw_server(never_answer) as url, client(total_seconds=0.1) as gateway:
         assert await gateway.post(url, b"a=1") == NoAnswer("timeout")
 
 
-async def test_a_body_that_stalls_is_a_timeout() -> None:
+async def test_a_body_that_stalls_is_a_timeout(client: Client) -> None:
     async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await say(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")(reader, writer)
         await reader.read()
 
-    async with raw_server(stall) as url, HttpGateway(total_seconds=0.1) as gateway:
+    async with raw_server(stall) as url, client(total_seconds=0.1) as gateway:
         assert await gateway.post(url, b"a=1") == NoAnswer("timeout")
 
 
-async def test_a_refused_connection_was_certainly_not_sent(gateway: HttpGateway) -> None:
+async def test_a_refused_connection_was_certainly_not_sent(gateway: Gateway) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
@@ -219,11 +236,11 @@ async def test_a_refused_connection_was_certainly_not_sent(gateway: HttpGateway)
 @pytest.mark.parametrize(
     "url", ["http://no-such-host.invalid/event", "ftp://127.0.0.1/", "http://[::1/", "nonsense"]
 )
-async def test_what_cannot_be_connected_to_was_certainly_not_sent(gateway: HttpGateway, url: str) -> None:
+async def test_what_cannot_be_connected_to_was_certainly_not_sent(gateway: Gateway, url: str) -> None:
     assert isinstance(await gateway.post(url, b"a=1"), NotSent)
 
 
-async def test_a_connection_that_is_never_accepted_was_certainly_not_sent() -> None:
+async def test_a_connection_that_is_never_accepted_was_certainly_not_sent(client: Client) -> None:
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
@@ -232,7 +249,7 @@ async def test_a_connection_that_is_never_accepted_was_certainly_not_sent() -> N
         for filler in fillers:  # a full backlog leaves further connections waiting
             filler.setblocking(False)  # the standard library's signature
             filler.connect_ex(address)
-        async with HttpGateway(connect_seconds=0.1, total_seconds=5) as gateway:
+        async with client(connect_seconds=0.1, total_seconds=5) as gateway:
             end = await gateway.post(f"http://127.0.0.1:{address[1]}/event", b"a=1")
         for filler in fillers:
             filler.close()
@@ -240,7 +257,7 @@ async def test_a_connection_that_is_never_accepted_was_certainly_not_sent() -> N
     assert isinstance(end, NotSent)
 
 
-async def test_a_failed_tls_handshake_was_certainly_not_sent() -> None:
+async def test_a_failed_tls_handshake_was_certainly_not_sent(client: Client) -> None:
     async def no_tls(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
         writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -248,13 +265,13 @@ async def test_a_failed_tls_handshake_was_certainly_not_sent() -> None:
 
     async with (
         raw_server(no_tls) as url,
-        HttpGateway(ssl_context=ssl.create_default_context()) as gateway,
+        client(tls=ssl.create_default_context) as gateway,
     ):
         assert isinstance(await gateway.post(url.replace("http:", "https:"), b"a=1"), NotSent)
 
 
 async def test_a_stale_kept_connection_is_replaced_at_once_and_the_answer_says_so(
-    gateway: HttpGateway,
+    gateway: Gateway,
 ) -> None:
     async with raw_server(answer_then_close_on_the_next_request, say(OK)) as url:
         first = await gateway.post(url, b"a=1")
@@ -264,7 +281,7 @@ async def test_a_stale_kept_connection_is_replaced_at_once_and_the_answer_says_s
     assert second == Answered(200, b'{"code":"1001"}', resent=True)
 
 
-async def test_a_stale_connection_is_replaced_only_once(gateway: HttpGateway) -> None:
+async def test_a_stale_connection_is_replaced_only_once(gateway: Gateway) -> None:
     async with raw_server(answer_then_close_on_the_next_request, say(b"")) as url:
         await gateway.post(url, b"a=1")
         end = await gateway.post(url, b"a=2")
@@ -272,15 +289,13 @@ async def test_a_stale_connection_is_replaced_only_once(gateway: HttpGateway) ->
     assert isinstance(end, NoAnswer)
 
 
-async def test_a_new_connection_that_closes_is_not_replaced(gateway: HttpGateway) -> None:
+async def test_a_new_connection_that_closes_is_not_replaced(gateway: Gateway) -> None:
     async with raw_server(say(b"")) as url:
         assert isinstance(await gateway.post(url, b"a=1"), NoAnswer)
 
 
 @pytest.mark.parametrize("abort", [False, True], ids=["closed", "reset"])
-async def test_a_kept_connection_whose_reply_broke_off_is_not_replaced(
-    gateway: HttpGateway, abort: bool
-) -> None:
+async def test_a_kept_connection_whose_reply_broke_off_is_not_replaced(gateway: Gateway, abort: bool) -> None:
     connections = 0
 
     async def break_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -303,7 +318,7 @@ async def test_a_kept_connection_whose_reply_broke_off_is_not_replaced(
 
 
 async def test_when_the_replacement_finds_nobody_the_first_sending_is_still_in_doubt(
-    gateway: HttpGateway,
+    gateway: Gateway,
 ) -> None:
     listener: list[asyncio.Server] = []
 
@@ -325,3 +340,286 @@ async def test_when_the_replacement_finds_nobody_the_first_sending_is_still_in_d
 async def test_a_gateway_that_is_not_open_says_so() -> None:
     with pytest.raises(RuntimeError, match="use `async with`"):
         await HttpGateway().post("http://127.0.0.1/", b"")
+
+
+# -- Replies of unusual shape -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_a_redirect_is_an_answer_and_what_was_signed_goes_nowhere_else(
+    gateway: Gateway, status: int
+) -> None:
+    elsewhere: list[bytes] = []
+
+    async def eavesdrop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        elsewhere.append(await reader.read(100))
+
+    server = await asyncio.start_server(eavesdrop, "127.0.0.1", 0)
+    location = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/login".encode()
+    head = b"HTTP/1.1 %d Moved\r\nLocation: %b\r\nContent-Length: 0\r\n\r\n" % (status, location)
+    async with server, raw_server(say(head)) as url:
+        end = await gateway.post(url, b"sign=X")
+        await asyncio.sleep(0.05)
+
+    assert end == Answered(status, b"")
+    assert elsewhere == []
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n7\r\n{"code"\r\n8\r\n:"1001"}\r\n0\r\nX-Late: yes\r\n\r\n',
+        b"HTTP/1.1 100 Continue\r\n\r\n" + OK,
+        b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n" + OK,
+        b'HTTP/1.0 200 OK\r\n\r\n{"code":"1001"}',
+        b'HTTP/1.1 200\r\nContent-Length: 15\r\n\r\n{"code":"1001"}',
+    ],
+    ids=["chunks and trailers", "interim 100", "interim 103 and 100", "until it closes", "no reason phrase"],
+)
+async def test_a_reply_in_any_lawful_shape_is_read(gateway: Gateway, reply: bytes) -> None:
+    async with raw_server(say(reply)) as url:
+        assert await gateway.post(url, b"a=1") == Answered(200, b'{"code":"1001"}')
+
+
+async def test_more_body_than_its_length_says_is_never_taken_for_the_next_reply(gateway: Gateway) -> None:
+    async def too_much(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await say(OK + b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n" + b'{"code":"WRONG"}')(reader, writer)
+        await reader.read()
+
+    async with raw_server(too_much, say(OK)) as url:
+        first = await gateway.post(url, b"a=1")
+        await asyncio.sleep(0.05)
+        second = await gateway.post(url, b"a=2")
+
+    assert first == Answered(200, b'{"code":"1001"}') or isinstance(first, NoAnswer)
+    assert second == Answered(200, b'{"code":"1001"}')
+
+
+async def test_a_reply_that_comes_too_late_is_never_taken_for_anothers(client: Client) -> None:
+    late = asyncio.Event()
+
+    async def answer_late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        await late.wait()
+        writer.write(OK.replace(b"1001", b"LATE"))
+
+    async with client(total_seconds=0.1) as gateway, raw_server(answer_late, say(OK)) as url:
+        first = await gateway.post(url, b"a=1")
+        late.set()
+        second = await gateway.post(url, b"a=2")
+
+    assert first == NoAnswer("timeout")
+    assert second == Answered(200, b'{"code":"1001"}')
+
+
+# -- Time ---------------------------------------------------------------------------------------------
+
+
+async def test_a_reply_that_trickles_in_is_bounded_by_the_time_of_the_whole_call(client: Client) -> None:
+    async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await say(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")(reader, writer)
+        while not writer.is_closing():
+            writer.write(b"x")
+            await asyncio.sleep(0.02)
+
+    async with client(read_seconds=5, total_seconds=0.3) as gateway, raw_server(trickle) as url:
+        assert await gateway.post(url, b"a=1") == NoAnswer("timeout")
+
+
+async def test_silence_is_bounded_by_itself_however_long_a_call_may_take(client: Client) -> None:
+    async with client(read_seconds=0.1, total_seconds=60) as gateway, raw_server(never_answer) as url:
+        async with asyncio.timeout(5):
+            assert await gateway.post(url, b"a=1") == NoAnswer("timeout")
+
+
+@pytest.mark.parametrize("how", ["timeout", "cancelled"])
+async def test_the_connection_of_a_call_that_was_given_up_is_closed(client: Client, how: str) -> None:
+    closed = asyncio.Event()
+
+    async def until_closed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        await reader.read()
+        closed.set()
+
+    async with client(total_seconds=0.2) as gateway, raw_server(until_closed) as url:
+        call = asyncio.create_task(gateway.post(url, b"a=1"))
+        if how == "cancelled":
+            await asyncio.sleep(0.05)
+            call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        async with asyncio.timeout(5):
+            await closed.wait()
+
+
+async def test_a_kept_connection_whose_other_end_is_gone_without_a_word_is_a_timeout(client: Client) -> None:
+    """Nobody knows whether the request arrived: it is not sent again."""
+
+    async def answer_once_and_vanish(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await say(OK)(reader, writer)
+        await reader.read()
+
+    async with client(total_seconds=0.2) as gateway, raw_server(answer_once_and_vanish) as url:
+        await gateway.post(url, b"a=1")
+        assert await gateway.post(url, b"a=2") == NoAnswer("timeout")
+
+
+# -- Connections grow old -------------------------------------------------------------------------
+
+
+async def answer_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer every request of the connection until the other end closes it."""
+    try:
+        while True:
+            await say(OK)(reader, writer)
+    except asyncio.IncompleteReadError:
+        return
+
+
+async def test_a_connection_is_kept_for_the_next_call_and_given_up_at_its_age(client: Client) -> None:
+    async with client(lifetime_seconds=0.3) as gateway, raw_server(answer_on, answer_on) as url:
+        for _ in range(3):
+            assert await gateway.post(url, b"a=1") == Answered(200, b'{"code":"1001"}')
+        await asyncio.sleep(0.35)
+        assert await gateway.post(url, b"a=1") == Answered(200, b'{"code":"1001"}')
+
+
+async def test_a_call_under_way_ends_on_its_connection_however_old_it_is(client: Client) -> None:
+    go = asyncio.Event()
+
+    async def answer_when_told(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        await go.wait()
+        writer.write(OK)
+        await writer.drain()
+
+    async with client(lifetime_seconds=0.1) as gateway, raw_server(answer_when_told, answer_on) as url:
+        old = asyncio.create_task(gateway.post(url, b"a=1"))
+        await asyncio.sleep(0.15)
+        assert await gateway.post(url, b"a=2") == Answered(200, b'{"code":"1001"}')
+        go.set()
+        assert await old == Answered(200, b'{"code":"1001"}')
+
+
+# -- TLS and a proxy ---------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def tls_server(
+    folder: Path,
+    authority: Authority,
+    *hosts: str,
+    name: str = "server",
+    days: int = 30,
+    asks: Path | None = None,
+) -> AsyncIterator[str]:
+    """On localhost; `asks` is the CA of the clients that it lets in."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*authority.issue(name, *hosts, days=days))
+    if asks is not None:
+        context.load_verify_locations(asks)
+        context.verify_mode = ssl.CERT_REQUIRED
+    async with await asyncio.start_server(answer_quietly, "127.0.0.1", 0, ssl=context) as server:
+        yield f"https://localhost:{server.sockets[0].getsockname()[1]}/event"
+
+
+async def answer_quietly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        await answer_on(reader, writer)
+    except OSError:
+        pass
+    finally:
+        writer.close()
+
+
+async def test_a_platform_under_our_own_ca_is_called_and_one_under_another_is_not(
+    client: Client, tmp_path: Path
+) -> None:
+    ours, other = Authority(tmp_path, "ours"), Authority(tmp_path, "other")
+    async with client(tls=lambda: certificates.context(ours.ca)) as gateway:
+        async with tls_server(tmp_path, ours, "localhost") as url:
+            assert isinstance(await gateway.post(url, b"a=1"), Answered)
+        async with tls_server(tmp_path, other, "localhost") as url:
+            assert isinstance(await gateway.post(url, b"a=1"), NotSent)
+
+
+@pytest.mark.parametrize(
+    ("host", "days"), [("elsewhere.example", 30), ("localhost", -1)], ids=["name", "expired"]
+)
+async def test_a_certificate_for_another_name_or_time_is_refused_before_anything_is_sent(
+    client: Client, tmp_path: Path, host: str, days: int
+) -> None:
+    ours = Authority(tmp_path, "ours")
+    async with (
+        client(tls=lambda: certificates.context(ours.ca)) as gateway,
+        tls_server(tmp_path, ours, host, days=days) as url,
+    ):
+        end = await gateway.post(url, b"a=1")
+
+    assert isinstance(end, NotSent)
+    assert "Certificate" in end.error
+
+
+async def test_a_platform_that_wants_our_certificate_gets_it(client: Client, tmp_path: Path) -> None:
+    ours = Authority(tmp_path, "ours")
+    certificate, key = ours.issue("us")
+    async with tls_server(tmp_path, ours, "localhost", asks=ours.ca) as url:
+        async with client(tls=lambda: certificates.context(ours.ca, certificate, key)) as gateway:
+            assert isinstance(await gateway.post(url, b"a=1"), Answered)
+        async with client(tls=lambda: certificates.context(ours.ca)) as gateway:
+            assert not isinstance(await gateway.post(url, b"a=1"), Answered)
+
+
+async def test_certificates_are_read_again_when_a_connection_is_given_up(
+    client: Client, tmp_path: Path
+) -> None:
+    """While the files are half written, the ones before are kept."""
+    old, new = Authority(tmp_path, "old"), Authority(tmp_path, "new")
+    trusted = tmp_path / "ca.pem"
+    trusted.write_bytes(old.ca.read_bytes())
+    async with client(lifetime_seconds=0.1, tls=lambda: certificates.context(trusted)) as gateway:
+        async with tls_server(tmp_path, old, "localhost") as url:
+            trusted.write_text("half a fi", "utf-8")
+            await asyncio.sleep(0.15)
+            assert isinstance(await gateway.post(url, b"a=1"), Answered)
+        trusted.write_bytes(new.ca.read_bytes())
+        await asyncio.sleep(0.15)
+        async with tls_server(tmp_path, new, "localhost") as url:
+            assert isinstance(await gateway.post(url, b"a=1"), Answered)
+
+
+async def test_a_handshake_that_fails_does_not_wait_for_the_connections_to_grow_old(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consumer.gateway.RETIRE_SECONDS", 0.1)
+    old, new = Authority(tmp_path, "old"), Authority(tmp_path, "new")
+    trusted = tmp_path / "ca.pem"
+    trusted.write_bytes(old.ca.read_bytes())
+    async with (
+        client(lifetime_seconds=600, tls=lambda: certificates.context(trusted)) as gateway,
+        tls_server(tmp_path, new, "localhost") as url,
+    ):
+        assert isinstance(await gateway.post(url, b"a=1"), NotSent)
+        trusted.write_bytes(new.ca.read_bytes())
+        await asyncio.sleep(0.15)
+        assert isinstance(await gateway.post(url, b"a=1"), Answered)
+
+
+async def test_a_proxy_is_asked_for_the_platform_with_its_credentials(client: Client) -> None:
+    heads: list[bytes] = []
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        heads.append(head)
+        await reader.readexactly(3)
+        writer.write(OK)
+        await writer.drain()
+
+    async with (
+        raw_server(proxy) as url,
+        client(proxy=url.removesuffix("/event"), proxy_credentials="us:a word") as gateway,
+    ):
+        end = await gateway.post("http://platform.example/gate", b"a=1")
+
+    assert end == Answered(200, b'{"code":"1001"}')
+    assert heads[0].startswith(b"POST http://platform.example/gate HTTP/1.1\r\n")
+    assert b"Proxy-Authorization: Basic dXM6YSB3b3Jk" in heads[0]

@@ -42,7 +42,10 @@ def test_its_secure_settings_are_the_connections(folder: Path) -> None:
     Authority(folder, "kafka-ca")
     settings = load_settings(
         folder / "secure.yaml",
-        {"CHARGING_COUPON__SECRETS__KAFKA_PASSWORD": "s", "CHARGING_COUPON__SECRETS__PLATE_HASH": "a key for plates"},
+        {
+            "CHARGING_COUPON__SECRETS__KAFKA_PASSWORD": "s",
+            "CHARGING_COUPON__SECRETS__PLATE_HASH": "a key for plates",
+        },
     )
     options = arguments(settings.kafka, settings.secret)
 

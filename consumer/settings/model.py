@@ -210,11 +210,35 @@ class Gateway(Group):
     connect_timeout: Duration = 3.0
     """Longest wait for a connection. Default 3s."""
 
+    read_timeout: Duration = 8.0
+    """Longest silence while a reply is awaited or read. Default 8s; a platform that says nothing for that long is away."""
+
     total_timeout: Duration = 10.0
     """Longest duration of a whole call. Default 10s; the platform's slowest published answer took 2.9 s."""
 
     max_response_size: Size = 64 << 10
     """Bytes of a reply that are read; the rest is cut off. Default 64KiB; real replies are below 1 KiB."""
+
+    connection_lifetime: Duration = 60.0
+    """Age from which a connection takes no more calls. Default 60s: so soon a moved name, and changed certificates, count."""
+
+    ca_file: Path | None = None
+    """PEM file of the CAs that sign the platform's certificate, or a proxy's. Default the system's."""
+
+    certificate_file: Path | None = None
+    """PEM file of our own certificate and its chain, where the platform wants one. Default none."""
+
+    key_file: Path | None = None
+    """PEM file of its private key. Default: in `certificate_file`."""
+
+    key_password: SecretName | None = None
+    """Name of the secret that decrypts the key. Default none: it is not encrypted."""
+
+    proxy: Annotated[str, AfterValidator(web_address)] | None = None
+    """HTTP proxy on the way to the platform, `http://proxy:3128`. Default none; the environment is not asked."""
+
+    proxy_credentials: SecretName | None = None
+    """Name of the secret with the proxy's `user:password`. Default none."""
 
 
 class Retries(Group):
@@ -461,6 +485,7 @@ def disagreements(settings: Settings, told: Callable[[Location], str]) -> Iterat
         )
     yield from _topic_findings(settings, told)
     yield from _security_findings(kafka.security, settings)
+    yield from _gateway_findings(settings)
     yield from _hash_key_findings(settings)
 
 
@@ -494,7 +519,7 @@ def _security_findings(security: Security, settings: Settings) -> Iterator[Findi
     if security.tls:
         yield from _certificate_findings(security, settings)
     else:
-        for name in ("ca_file", "certificate_file", "key_file", "key_password"):
+        for name in _FILES:
             if getattr(security, name) is not None:
                 yield _finding(
                     name,
@@ -528,17 +553,45 @@ def _security_findings(security: Security, settings: Settings) -> Iterator[Findi
         yield from _secret_findings("password", security.password, settings, "mechanism")
 
 
+_FILES = ("ca_file", "certificate_file", "key_file", "key_password")
+
+
 def _certificate_findings(security: Security, settings: Settings) -> Iterator[Finding]:
     password: str | None = None
     if security.key_password is not None:
         missing = list(_secret_findings("key_password", security.key_password, settings))
         yield from missing
         password = "" if missing else settings.secret(security.key_password)
-    files = ("ca_file", "certificate_file", "key_file", "key_password")
     for trouble in certificates.troubles(
         security.ca_file, security.certificate_file, security.key_file, password
     ):
-        yield _finding(trouble.setting, trouble.message, trouble.remedy, *files)
+        yield _finding(trouble.setting, trouble.message, trouble.remedy, *_FILES)
+
+
+def _gateway_findings(settings: Settings) -> Iterator[Finding]:
+    """Files and secrets of the way to the platform."""
+    gateway = settings.gateway
+    password: str | None = None
+    for name in ("key_password", "proxy_credentials"):
+        secret = getattr(gateway, name)
+        try:
+            found = settings.secret(secret) if secret is not None else None
+        except ConfigurationError:
+            message = "names a secret that is neither in secrets nor in secrets_dir"
+            remedy = f"write here only its name (such as gateway_{name}), and its text there"
+            needs: tuple[Location, ...] = (("secrets_dir",), ("secrets", canonical(secret)))
+            yield Finding(("gateway", name), message, remedy, depends=needs)
+            continue
+        if name == "key_password":
+            password = found
+        elif found is not None and ":" not in found:
+            message = "names a secret that is not of the form user:password"
+            yield Finding(("gateway", name), message, "write both into it, with a colon between")
+    for trouble in certificates.troubles(
+        gateway.ca_file, gateway.certificate_file, gateway.key_file, password
+    ):
+        depends = tuple(("gateway", name) for name in _FILES)
+        yield Finding(("gateway", trouble.setting), trouble.message, trouble.remedy, depends=depends)
 
 
 def _token_findings(oauth: OAuth, settings: Settings) -> Iterator[Finding]:
