@@ -12,6 +12,12 @@ OWN_PARAMETERS = frozenset(
 )
 """Fields of the request that are ours to fill, or never sent: no static parameter can have their names."""
 
+
+def is_free_parameter(name: str) -> bool:
+    """Whether rules may give each request this field as they like."""
+    return bool(name) and name not in OWN_PARAMETERS and not name.startswith(("metadata.", "metadata["))
+
+
 LARGEST_VALUE = 2**31 - 1
 """A metadata value is a 32-bit integer on the wire, and none of ours is negative."""
 

@@ -90,6 +90,7 @@ class RuleBook:
         accounts: by name.
         replies: how the platform's answers are understood.
         sources: in the file's order.
+        stations: by id.
         rules: in the file's order.
         compiler: of their expressions.
 
@@ -101,7 +102,7 @@ class RuleBook:
         hash: str,  # noqa: A002  # the word of the outcome's field; nothing here hashes
         accounts: Mapping[str, Account],
         sources: Sequence[Source],
-        stations: Sequence[Station],
+        stations: Mapping[str, Station],
         connectors: Mapping[str, str],
         rules: Sequence[Rule],
         replies: ReplyTable,
@@ -112,7 +113,7 @@ class RuleBook:
         self.replies = replies
         self.sources = tuple(sources)
         self.rules = tuple(rules)
-        self._stations = {station.id: station for station in stations}
+        self.stations = stations
         self._connectors = connectors
         self.compiler = compiler
         self._by_topic = {topic: source for source in self.sources for topic in source.topics}
@@ -195,7 +196,7 @@ class RuleBook:
         """By its own number, else by that of one of its connectors."""
         if station_id is None and connector_id is not None:
             station_id = self._connectors.get(connector_id)
-        return None if station_id is None else self._stations.get(station_id)
+        return None if station_id is None else self.stations.get(station_id)
 
     # -- An order ------------------------------------------------------------------------------------
 

@@ -1,9 +1,10 @@
 """Several rules documents as one, and where each part of it came from. Performs no I/O."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from decimal import Decimal
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic_core import ErrorDetails
 
@@ -15,6 +16,17 @@ Location = tuple[str | int, ...]
 """The keys and indexes that lead to a part of the rules."""
 
 
+class StationLines(Protocol):
+    """A file of stations (`stations.StationTable`)."""
+
+    @property
+    def stations(self) -> Collection[str]:
+        """By id."""
+
+    def line(self, station: str) -> str:
+        """`file:line`."""
+
+
 class Bundle:
     """Several documents as one, and where each part of it came from.
 
@@ -22,6 +34,7 @@ class Bundle:
         data: the sections merged; lists one after the other.
         problems: all that was found, in every stage.
         renamed: keys that were taken for other ones (`mending`), by where these would stand.
+        station_lines: of stations that stand in files of their own.
         unsure_places, unsure_names: where something was made up, and what therefore may be missing:
             what is wrong there is not the file's fault.
 
@@ -33,6 +46,7 @@ class Bundle:
         self.renamed: dict[Location, str] = {}
         self.unsure_places: set[Location] = set()
         self.unsure_names: set[str] = set()
+        self.station_lines: list[StationLines] = []
         self._documents = documents
         self._origins: dict[tuple[str, str | int], tuple[Document, Location]] = {}
         for document in documents:
@@ -70,8 +84,16 @@ class Bundle:
             Problem(f"{document.place}:{line}:{column}", f"`{location[1]}` stands in {other} too", "keep one")
         )
 
+    def file(self, location: Location) -> str:
+        """The document in which this is."""
+        return self._find(location)[0].place
+
     def place(self, location: Location, *, key: bool = False) -> str:
         """Where this is: `file:line:column`."""
+        if location[:1] == ("stations",) and location[1:2]:
+            for lines in self.station_lines:
+                if location[1] in lines.stations:
+                    return lines.line(str(location[1]))
         document, path = self._find(location)
         line, column = document.key_spot(path) if key else document.spot(path)
         return f"{document.place}:{line}:{column}"
@@ -154,9 +176,13 @@ def _no_mapping(document: Document) -> Problem:
     )
 
 
+_PLACE = re.compile(r"(.*?)(?::(\d+))?(?::(\d+))?", re.DOTALL)
+
+
 def _order(problem: Problem) -> tuple[str, int, int]:
-    file, line, column = problem.place.rsplit(":", 2)
-    return file, int(line), int(column)
+    match = _PLACE.fullmatch(problem.place)
+    assert match is not None
+    return match[1], int(match[2] or 0), int(match[3] or 0)
 
 
 _SPELLINGS = {
@@ -214,10 +240,18 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
     close = close_to(word, known)
     if close is not None:
         return f"did you mean `{close}`?"
-    return f"known here: {', '.join(known)}" if known else "there is none to name yet"
+    if not known:
+        return "there is none to name yet"
+    more = len(known) - _MOST_NAMES
+    return f"known here: {', '.join(known[:_MOST_NAMES])}" + (f" and {more} more" if more > 0 else "")
 
 
 def close_to(word: str, known: Sequence[str]) -> str | None:
     """The name that was probably meant."""
     alike = [name for name in known if name.casefold() == word.casefold()]
+    if len(known) > _FEW_NAMES:  # comparing with each takes long
+        known = [name for name in known if name[:2] == word[:2] or name[-2:] == word[-2:]][:_FEW_NAMES]
     return next(iter(alike or get_close_matches(word, known, n=1, cutoff=0.6)), None)
+
+
+_MOST_NAMES, _FEW_NAMES = 50, 1000

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import timedelta, timezone
 from decimal import Decimal
 from functools import cache
@@ -12,7 +12,7 @@ from typing import TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from consumer.core import expressions
-from consumer.core.coupons import LARGEST_VALUE, OWN_PARAMETERS, Account
+from consumer.core.coupons import LARGEST_VALUE, Account, is_free_parameter
 from consumer.core.documents import Document
 from consumer.core.envelopes import CHARSETS, Envelope, Step, cloudevents, connect, unwrap
 from consumer.core.errors import Problem
@@ -53,8 +53,11 @@ from consumer.rulebook.model import (
     StationModel,
     StepModel,
 )
+from consumer.rulebook.stations import StationTable
 
 T = TypeVar("T")
+Breathe = Callable[[], None]
+"""Called now and then during long work, by whoever has other things to do meanwhile."""
 
 _KINDS = {
     FieldType.STRING: Kind.STRING,
@@ -127,9 +130,15 @@ class Compilation:
 
     """
 
-    def __init__(self, model: RulesModel, bundle: Bundle) -> None:
+    def __init__(
+        self, model: RulesModel, bundle: Bundle, tables: Sequence[tuple[str, bytes]], breathe: Breathe
+    ) -> None:
+        """`tables` are files of stations, each with its place."""
         self.model = model
         self.bundle = bundle
+        self._tables = tables
+        self._breathe = breathe
+        self._stations: dict[str, Station] = {}
         self._problem = bundle.problem
         self._presets_used: dict[str, object] = {}
         self._without_base: set[str] = set()
@@ -137,13 +146,12 @@ class Compilation:
     def book(self) -> RuleBook | None:
         """None where there are problems."""
         accounts = {name: self._account(name, account) for name, account in self.model.accounts.items()}
+        connectors = self._read_stations()
         sources = [self._source(name) for name in self.model.sources]
         self._check_topics(sources)
-        stations = [self._station(name, station) for name, station in self.model.stations.items()]
         variables = self._variables(sources)
         self._compiler = expressions.compiler(variables)
         self._variable_names = sorted(variables)
-        connectors = self._connectors()
         rules = [self._rule(number, rule, accounts) for number, rule in enumerate(self.model.rules)]
         self._check_zones(rules, sources)
         self._check_rule_names()
@@ -154,7 +162,7 @@ class Compilation:
             hash=self._hash(),
             accounts=accounts,
             sources=sources,
-            stations=stations,
+            stations=self._stations,
             connectors=connectors,
             rules=rules,
             replies=replies,
@@ -162,8 +170,13 @@ class Compilation:
         )
 
     def _hash(self) -> str:
-        content = json.dumps([self.bundle.data, self._presets_used], ensure_ascii=False, default=str)
-        return hashlib.sha256(content.encode("utf-8", "replace")).hexdigest()[:12]
+        found = hashlib.sha256()
+        for part in _parts([self.bundle.data, self._presets_used]):
+            self._breathe()
+            found.update(json.dumps(part, ensure_ascii=False, default=str).encode("utf-8", "replace"))
+        for _, content in self._tables:
+            found.update(hashlib.sha256(content).digest())
+        return found.hexdigest()[:12]
 
     # -- accounts and stations
 
@@ -182,7 +195,7 @@ class Compilation:
 
     def _check_parameters(self, location: Location, given: Mapping[str, str]) -> None:
         for name in given:
-            if name in OWN_PARAMETERS or name.startswith(("metadata.", "metadata[")):
+            if not is_free_parameter(name):
                 remedy = "leave it out" if name in ("sign", "app_secret") else "use the key of its own"
                 self._problem((*location, name), f"`{name}` is no free parameter", remedy, key=True)
 
@@ -191,29 +204,42 @@ class Compilation:
         zone = self._zone(("stations", name, "zone"), model.zone)
         return Station(name, model.api_store_code, zone, model.name, model.parameters)
 
-    def _connectors(self) -> dict[str, str]:
-        """Station by connector."""
-        found: dict[str, str] = {}
+    def _read_stations(self) -> dict[str, str]:
+        """Those of the rules file and of files of their own; gives each connector's station."""
+        connectors: dict[str, str] = {}
         for name, model in self.model.stations.items():
+            self._breathe()
+            self._stations[name] = self._station(name, model)
             for number, connector in enumerate(model.connectors):
-                if found.setdefault(connector, name) != name:
-                    message = f"the connector `{connector}` belongs to {found[connector]} too"
-                    location = ("stations", name, "connectors", number)
-                    self._problem(location, message, "leave it with one station")
-        return found
+                location = ("stations", name, "connectors", number)
+                self._connect(connectors, connector, name, self.bundle.place, location)
+        for place, content in self._tables:
+            table = StationTable(content, place, _zone_of, self._breathe)
+            self.bundle.problems += table.problems
+            for name, station in table.stations.items():
+                if name in self._stations:
+                    message = f"column id: `{name}` stands in {self.bundle.place(('stations', name))} too"
+                    self.bundle.problems.append(Problem(table.line(name), message, "keep one of them"))
+                self._stations[name] = station
+            self.bundle.station_lines.append(table)
+            for connector, name in table.connectors:
+                self._connect(connectors, connector, name, table.line, name)
+        return connectors
+
+    def _connect(
+        self, connectors: dict[str, str], connector: str, station: str, place: Callable[[T], str], location: T
+    ) -> None:
+        if connectors.setdefault(connector, station) != station:
+            message = f"the connector `{connector}` belongs to {connectors[connector]} too"
+            self.bundle.problems.append(Problem(place(location), message, "leave it with one station"))
 
     def _zone(self, location: Location, name: str | None) -> Zone | None:
         if name is None:
             return None
-        offset = _OFFSET.fullmatch(name)
-        if offset is not None and int(offset[2]) < 24 and int(offset[3]) < 60:
-            shift = timedelta(hours=int(offset[2]), minutes=int(offset[3]))
-            return Zone(name, timezone(-shift if offset[1] == "-" else shift))
-        try:
-            return Zone(name, ZoneInfo(name))
-        except (ZoneInfoNotFoundError, ValueError, OSError):
+        zone = _zone_of(name)
+        if zone is None:
             self._problem(location, f"`{name}` is no time zone", "write it like `Asia/Shanghai` or `+08:00`")
-            return None
+        return zone
 
     # -- sources
 
@@ -322,9 +348,7 @@ class Compilation:
         found: dict[str, tuple[Field, ...]] = {}
         for number, override in enumerate(model.overrides):
             location = (*source, "overrides", number)
-            self._check_names(
-                (*location, "stations"), override.stations, list(self.model.stations), "station"
-            )
+            self._check_names((*location, "stations"), override.stations, self._stations, "station")
             merged = _laid_over(model, SourceModel(fields=override.fields)).fields
             zone_name = override.zone or model.zone
             zone = source_zone
@@ -550,8 +574,9 @@ class Compilation:
 
     def _rule(self, number: int, model: RuleModel, accounts: Mapping[str, Account]) -> Rule:
         location = ("rules", number)
-        self._check_names((*location, "sources"), model.sources, list(self.model.sources), "source")
-        self._check_names((*location, "stations"), model.stations, list(self.model.stations), "station")
+        self._breathe()
+        self._check_names((*location, "sources"), model.sources, self.model.sources, "source")
+        self._check_names((*location, "stations"), model.stations, self._stations, "station")
         self._check_names((*location, "equals"), model.equals, self._variable_names, "field")
         self._check_parameters((*location, "parameters"), model.parameters)
         if model.skip is None:
@@ -589,13 +614,13 @@ class Compilation:
         self,
         location: Location,
         given: Sequence[str] | Mapping[str, object] | None,
-        known: list[str],
+        known: Collection[str],
         what: str,
     ) -> None:
         keys = isinstance(given, Mapping)
         for number, name in enumerate(given or ()):
             if name not in known:
-                remedy = did_you_mean(name, known)
+                remedy = did_you_mean(name, list(known))
                 self._problem(
                     (*location, name if keys else number), f"there is no {what} `{name}`", remedy, key=keys
                 )
@@ -627,15 +652,13 @@ class Compilation:
     def _check_zones(self, rules: Sequence[Rule], sources: Sequence[Source]) -> None:
         """A rule that asks for the time of day needs the zone of every station that it is for."""
         needing = [rule for rule in rules if any(_needs_zone(each.source) for _, each in rule.expressions())]
+        zoneless = frozenset(name for name, station in self._stations.items() if station.zone is None)
         told: set[str] = set()
         for rule in needing:
             for source in sources:
                 if source.zone is not None or (rule.sources and source.name not in rule.sources):
                     continue
-                for station in rule.stations or self.model.stations:
-                    model = self.model.stations.get(station)
-                    if model is None or model.zone is not None or station in told:
-                        continue
+                for station in (rule.stations or zoneless) & zoneless - told:
                     told.add(station)
                     message = f"`{station}` has no zone, which rule {rule.name} asks for; nor has source {source.name}"
                     remedy = "add `zone`, such as Asia/Shanghai"
@@ -678,6 +701,7 @@ class Compilation:
     def cases(self, book: RuleBook) -> Iterator[tuple[Location, CaseModel, Source]]:
         """The file's tests, each with its place and the source that reads its event."""
         for number, case in enumerate(self.model.tests):
+            self._breathe()
             location = ("tests", number)
             source = self._case_source(location, case, book)
             if source is not None:
@@ -707,6 +731,29 @@ class Compilation:
             message = f"test `{case.name}` does not say who reads its event"
             self._problem(location, message, f"add `source`, one of {', '.join(by_name)}")
         return found
+
+
+def _zone_of(name: str) -> Zone | None:
+    """None where it is none."""
+    offset = _OFFSET.fullmatch(name)
+    if offset is not None and int(offset[2]) < 24 and int(offset[3]) < 60:
+        shift = timedelta(hours=int(offset[2]), minutes=int(offset[3]))
+        return Zone(name, timezone(-shift if offset[1] == "-" else shift))
+    try:
+        return Zone(name, ZoneInfo(name))
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return None
+
+
+def _parts(data: object, depth: int = 3) -> Iterator[object]:
+    """Small parts of it, one after the other, with what tells them apart from others."""
+    if isinstance(data, dict | list) and depth:
+        yield type(data).__name__, len(data)
+        for key, part in data.items() if isinstance(data, dict) else enumerate(data):
+            yield key
+            yield from _parts(part, depth - 1)
+    else:
+        yield data
 
 
 def _needs_zone(source: str) -> bool:

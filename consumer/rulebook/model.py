@@ -10,7 +10,15 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    StringConstraints,
+)
 
 from consumer.core.coupons import MetadataFormat, State
 from consumer.core.fields import FieldType
@@ -421,6 +429,17 @@ class CaseModel(Model):
     """What becomes of each order."""
 
 
+_STATION_FILES: dict[str, JsonValue] = {
+    "properties": {
+        "file": {
+            "description": "CSV files, UTF-8, seen from this file, with a header of `id`, `api_store_code`, `zone`, `name`, `connectors` (separated by spaces), and further fields of the requests as `param.NAME`.",
+            "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+        }
+    }
+}
+"""Taken out before the rest is looked at; a station's number cannot be `file`."""
+
+
 class RulesModel(Model):
     """Charging-coupon rules: which charges are read how, and which coupon each of them gets."""
 
@@ -430,7 +449,7 @@ class RulesModel(Model):
     """How long after the end of charging (or the record's timestamp, if that is earlier) a coupon still makes sense; later orders are `expired`. `off` for ever, default 24h."""
     accounts: dict[Name, AccountModel] = {}
     sources: dict[Name, SourceModel] = {}
-    stations: dict[Text, StationModel] = {}
+    stations: Annotated[dict[Text, StationModel], Field(json_schema_extra=_STATION_FILES)] = {}
     """By the charging platform's station number."""
     rules: list[RuleModel] = []
     """In order: the first that matches decides."""
