@@ -308,7 +308,7 @@ class FakeKafka:
                 after = seconds
             case AnswerError(code=code, applied=applied):
                 refusal = _refusal(request, code)
-                self.later(after, lambda: reply(refusal))
+                self.later(after, partial(reply, refusal))
                 if not applied:
                     return
                 reply = _nobody
