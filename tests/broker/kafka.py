@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -47,6 +47,41 @@ async def produce(
         await producer.flush()
     finally:
         await producer.stop()
+
+
+@asynccontextmanager
+async def traffic(
+    broker: str, topic: str, event: Callable[[int], bytes], a_second: int
+) -> AsyncIterator["Traffic"]:
+    """Events at a steady pace, until the block is left."""
+    traffic = Traffic()
+    async with AIOKafkaProducer(bootstrap_servers=broker) as producer:
+        sending = asyncio.create_task(traffic.send(producer, topic, event, a_second))
+        try:
+            yield traffic
+        finally:
+            traffic.enough.set()
+            await sending
+            await producer.flush()
+
+
+class Traffic:
+    """What was sent so far."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.enough = asyncio.Event()
+
+    async def send(
+        self, producer: AIOKafkaProducer, topic: str, event: Callable[[int], bytes], a_second: int
+    ) -> None:
+        began = time.monotonic()
+        while not self.enough.is_set():
+            due = (time.monotonic() - began) * a_second
+            while self.sent < due:
+                await producer.send(topic, value=event(self.sent), key=str(self.sent).encode())
+                self.sent += 1
+            await asyncio.sleep(0.02)
 
 
 async def read_all(broker: str, topic: str, *, isolation: str = "read_committed") -> list[Any]:
@@ -94,15 +129,24 @@ async def committed_offsets(broker: str, group: str, topic: str, partitions: int
     return {tp.partition: committed.offset for tp, committed in found.items()}
 
 
-async def end_offsets(broker: str, topic: str, partitions: int) -> dict[int, int]:
-    """The log's end, by partition."""
-    consumer = AIOKafkaConsumer(bootstrap_servers=broker)
+async def end_offsets(
+    broker: str, topic: str, partitions: int, *, isolation: str = "read_uncommitted"
+) -> dict[int, int]:
+    """The log's end, by partition; for a reader of committed records it is the last stable offset."""
+    consumer = AIOKafkaConsumer(bootstrap_servers=broker, isolation_level=isolation)
     await consumer.start()
     try:
         ends = await consumer.end_offsets([TopicPartition(topic, number) for number in range(partitions)])
     finally:
         await consumer.stop()
     return {tp.partition: end for tp, end in ends.items()}
+
+
+async def until(holds: Callable[[], bool], seconds: float) -> None:
+    """Until it is so; at most so long."""
+    async with asyncio.timeout(seconds):
+        while not holds():  # noqa: ASYNC110  # what is waited for sets no event
+            await asyncio.sleep(0.05)
 
 
 def in_seconds(seconds: float) -> float:

@@ -21,7 +21,7 @@ from consumer.publishing import PlainWriter, Publisher
 from consumer.sandbox.broker import EmbeddedBroker
 from consumer.sandbox.gateway import SandboxGateway
 from tests.broker.kafka import FaultyClient, Topics, in_seconds, member, produce, read_all
-from tests.broker.proxy import KAFKA_2_4, WITHOUT_TRANSACTIONS, older
+from tests.broker.proxy import KAFKA_2_4, WITHOUT_TRANSACTIONS, Older
 from tests.broker.rights import CHECKED, TRANSACTIONAL_ID, Right, grant, take_away
 from tests.broker.world import World, event
 from tests.conftest import CreateTopics
@@ -153,8 +153,8 @@ async def test_a_broker_that_cannot_give_exactly_once_is_refused_and_works_under
     highest: Mapping[int, int | None],
     lacking: str,
 ) -> None:
-    async with older(broker, highest) as servers:
-        world = World(servers, topics, tmp_path, gateway.url)
+    async with Older(broker, highest) as proxy:
+        world = World(proxy.servers, topics, tmp_path, gateway.url)
         world.broker = broker
         try:
             await produce(broker, topics.events, [event(number) for number in range(100)])

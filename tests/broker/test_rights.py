@@ -24,7 +24,7 @@ from consumer.settings import load_settings
 from consumer.topics import Right, command_rights, replay_rights, rights
 from tests.broker.kafka import Topics, committed_offsets, kafka_link, produce, read_all
 from tests.broker.letters import dead_letter, write
-from tests.broker.proxy import older
+from tests.broker.proxy import Older
 from tests.broker.rights import CreateAclsV1
 from tests.broker.secure import PASSWORD, PLAIN_USERS, USER
 from tests.broker.world import APP_ID, SECRET, Member, World, event
@@ -247,8 +247,8 @@ async def test_a_kafka_before_2_3_does_not_tell_our_rights_and_is_not_taken_to_r
         async with kafka_link(servers, place.topics.group, client) as link:
             return await link.missing([topic], {topic: ("READ", "WRITE")})
 
-    async with older(strict.users, {3: 7}) as before_2_3:
-        assert await missing(before_2_3) == {}
+    async with Older(strict.users, {3: 7}) as before_2_3:
+        assert await missing(before_2_3.servers) == {}
     assert await missing(strict.users) == {topic: "not allowed to this client (ACL: READ, WRITE)"}
 
 

@@ -59,6 +59,7 @@ class World:
         self.topics = topics
         self.folder = folder
         self.members: list[Member] = []
+        self.began_at = time.time()
         self.rules = folder / "rules.yaml"
         self.rules.write_text(RULES, "utf-8")
         self.settings = folder / "settings.yaml"
@@ -89,9 +90,19 @@ log: {{format: json}}
         self.members.append(member)
         return member
 
+    def through(self, servers: str, **environ: str) -> "Member":
+        """A member that reaches Kafka by another address."""
+        return self.start(CHARGING_COUPON__KAFKA__BOOTSTRAP_SERVERS=servers, **environ)
+
     async def outcomes(self) -> list[dict[str, Any]]:
         """As a read_committed reader sees them."""
         return await read_outcomes(self.broker, self.topics.outcomes)
+
+    async def until_shared(self, seconds: float = 20) -> None:
+        """Until each member has its share of the partitions."""
+        each = self.topics.partitions // len(self.members)
+        for member in self.members:
+            await member.until_page("/metrics", f"coupon_assigned_partitions {each}.0\n", seconds)
 
     async def until_done(self, seconds: float) -> None:
         """Until every partition is committed up to its end."""
@@ -144,18 +155,31 @@ class Member:
 
     async def port(self) -> int:
         """Of its web server, once it listens."""
-        for _ in range(200):
-            for line in self.events():
-                if line.get("event") == "service.started":
-                    return int(line["port"])
-            await asyncio.sleep(0.1)
-        raise AssertionError("it does not start\n" + self.log_tail())
+        return int((await self.until_logged("service.started"))["port"])
 
     async def get(self, path: str) -> tuple[int, str]:
         """(status, body) of one of its pages."""
         address = f"http://127.0.0.1:{await self.port()}{path}"
         async with aiohttp.ClientSession() as session, session.get(address) as response:
             return response.status, await response.text()
+
+    async def until_page(self, path: str, text: str, seconds: float = 20) -> str:
+        """One of its pages, once it says so."""
+        give_up = time.monotonic() + seconds
+        while text not in (page := (await self.get(path))[1]):
+            assert time.monotonic() < give_up, f"no {text!r} in {path}\n{page}\n{self.log_tail()}"
+            await asyncio.sleep(0.1)
+        return page
+
+    async def until_logged(self, event: str, seconds: float = 20) -> dict[str, Any]:
+        """The first line of its log with this event."""
+        give_up = time.monotonic() + seconds
+        while True:
+            for line in self.events():
+                if line["event"] == event:
+                    return line
+            assert time.monotonic() < give_up, f"no {event} in the log\n{self.log_tail()}"
+            await asyncio.sleep(0.05)
 
     def kill(self) -> None:
         """kill -9."""
