@@ -243,6 +243,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._room = asyncio.Event()
         self._stopping = asyncio.Event()
         self._made_anew: set[TopicPartition] = set()
+        self._began_at = clock()
         self._cannot_poll: str | None = None
         self._cannot_open: str | None = None
         self._problems = 0
@@ -665,11 +666,16 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         """Where the settings begin what the group has no offset of. An order that waits for a retry is never passed over."""
         waiting = {tp: beginnings[tp] for tp in partitions if tp.topic in self._retry_topics}
         partitions = [tp for tp in partitions if tp not in waiting]
-        if not isinstance(self._start_from, datetime):
-            return {**(ends if self._start_from == "latest" else beginnings), **waiting}
-        at = int(self._start_from.timestamp() * 1000)
-        found = await self._consumer.offsets_for_times(dict.fromkeys(partitions, at)) if partitions else {}
-        return waiting | {tp: place.offset if (place := found.get(tp)) else ends[tp] for tp in partitions}
+        if self._start_from == "earliest" or not partitions:
+            return {**beginnings, **waiting}
+        at = self._began_at if self._start_from == "latest" else self._start_from
+        assert isinstance(at, datetime)
+        found = await self._consumer.offsets_for_times(dict.fromkeys(partitions, int(at.timestamp() * 1000)))
+        firsts = {tp: place.offset if (place := found.get(tp)) else ends[tp] for tp in partitions}
+        if self._start_from == "latest":
+            # What is younger than we are, as a whole, was added while we run: none of it is passed over.
+            firsts = {tp: first if first == beginnings[tp] else ends[tp] for tp, first in firsts.items()}
+        return firsts | waiting
 
     def _start(
         self, tp: TopicPartition, committed: CommittedOffset, beginning: int, end: int, first: int | None

@@ -55,6 +55,8 @@ class FakeConsumer:
         self.paused: set[TopicPartition] = set()
         self.at: int | None = None
         self.end = 100
+        self.younger_from: int | None = None
+        """Where the first record stands that is younger than the member."""
 
     def membership(self) -> Membership:
         return Membership("group", 1, "member")
@@ -103,7 +105,7 @@ class FakeConsumer:
     async def offsets_for_times(
         self, timestamps: Mapping[TopicPartition, int]
     ) -> Mapping[TopicPartition, Any]:
-        raise NotImplementedError
+        return {} if self.younger_from is None else dict.fromkeys(timestamps, Polled(self.younger_from))
 
 
 class FakeLink:
@@ -429,6 +431,16 @@ async def test_a_group_that_starts_with_the_latest_still_takes_all_that_waits_fo
     retries: bool, begins: int
 ) -> None:
     async with running(Room(committed=-1, start_from="latest", retries=retries)) as room:
+        assert room.consumer.sought == [begins]
+
+
+@pytest.mark.parametrize(("younger_from", "begins"), [(None, 100), (40, 100), (0, 0)])
+async def test_a_start_with_the_latest_passes_over_nothing_of_a_partition_that_is_younger_than_the_member(
+    younger_from: int | None, begins: int
+) -> None:
+    room = Room(committed=-1, start_from="latest")
+    room.consumer.younger_from = younger_from
+    async with running(room):
         assert room.consumer.sought == [begins]
 
 
