@@ -33,6 +33,18 @@ class Metrics:
             "coupon_rules_info", "1 for the rules in force, by hash.", ["hash"], registry=registry
         )
 
+        self.rules_reloads = Counter(
+            "coupon_rules_reloads",
+            "Changed rules files by what came of them: loaded or refused.",
+            ["result"],
+            registry=registry,
+        )
+        self.rules_refused = Gauge(
+            "coupon_rules_refused",
+            "1 while the rules files as they are now were refused, and older rules are in force.",
+            registry=registry,
+        )
+
         self.records = Counter(
             "coupon_records", "Records taken in from the events topics.", ["topic"], registry=registry
         )

@@ -63,6 +63,17 @@ class Document:
         if reader.problems:
             raise DocumentError(reader.problems)
 
+    def parts(self) -> list[object]:
+        """What its sections consist of, for whoever wants to free them one by one."""
+        nodes = self._root.value if isinstance(self._root, yaml.MappingNode) else []
+        contents = self.data.values() if isinstance(self.data, dict) else []
+        return [
+            part
+            for section in (*(value.value for _, value in nodes), *contents)
+            if isinstance(section, list | dict)
+            for part in (section.values() if isinstance(section, dict) else section)
+        ]
+
     def spot(self, path: Sequence[str | int]) -> Spot:
         """Where the value at this path stands; where there is none, its nearest ancestor."""
         return _spot(_walk(self._root, path)[-1])

@@ -130,6 +130,10 @@ class RuleBook:
         """The source that reads this topic; None if none does."""
         return self._by_topic.get(topic, self._any_topic)
 
+    def parts(self) -> list[object]:
+        """What it consists of, for whoever wants to free them one by one."""
+        return [*self.rules, *self.stations.values()]
+
     # -- A record ------------------------------------------------------------------------------------
 
     def read(self, record: Record, now: datetime) -> tuple[Order | Finding, ...]:

@@ -4,11 +4,13 @@
 templates, the file's own tests) is checked by `compilation`.
 """
 
-from collections.abc import Callable, Sequence
+import gc
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from consumer.core.documents import Document, DocumentError
-from consumer.core.errors import ConfigurationError
+from consumer.core.errors import ConfigurationError, Problem
 from consumer.core.rules import RuleBook
 from consumer.rulebook.bundle import Bundle
 from consumer.rulebook.compilation import Breathe, Compilation
@@ -16,7 +18,7 @@ from consumer.rulebook.files import REMEDY, Files
 from consumer.rulebook.mending import validated
 from consumer.rulebook.model import schema_text
 
-__all__ = ["Files", "compiled", "load", "load_files", "parse", "schema_text"]
+__all__ = ["Files", "compiled", "let_go", "load", "load_files", "parse", "schema_text"]
 
 
 def _at_once() -> None:
@@ -34,8 +36,41 @@ def load(path: Path, remedy: str = REMEDY) -> RuleBook:
 
 
 def load_files(files: Files, breathe: Breathe = _at_once) -> RuleBook:
-    """As `load`; `breathe` is called now and then, by whoever has other things to do meanwhile."""
-    return _tested(*_compiled(files.documents(), files.read, breathe))
+    """As `load`; `breathe` is called now and then, so that others can do something meanwhile."""
+    with _without_collections():
+        documents = files.documents()
+        parts = [part for document in documents for part in document.parts()]
+        compilation: Compilation | None = None
+        try:
+            compilation, book = _compiled(documents, files.read, breathe)
+            parts += compilation.parts()
+            return _tested(compilation, book)
+        except ConfigurationError as error:
+            problems = error.problems
+        finally:
+            documents.clear()
+            compilation = None
+            let_go(parts, breathe)
+        raise ConfigurationError(problems)  # of its own: the other one holds on to the documents
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """Nodes of YAML by the million would be looked at again and again; none of them is garbage."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+def let_go(parts: list[object], breathe: Breathe) -> None:
+    """Frees these little by little: all at once would take long, and nothing else could be done meanwhile."""
+    while parts:
+        del parts[-100:]
+        breathe()
 
 
 def compiled(path: Path, remedy: str = REMEDY) -> tuple[Compilation, RuleBook]:

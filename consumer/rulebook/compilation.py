@@ -143,6 +143,10 @@ class Compilation:
         self._presets_used: dict[str, object] = {}
         self._without_base: set[str] = set()
 
+    def parts(self) -> list[object]:
+        """What its longest sections consist of, for whoever wants to free them one by one."""
+        return [*self.model.rules, *self.model.stations.values(), *self.model.tests]
+
     def book(self) -> RuleBook | None:
         """None where there are problems."""
         accounts = {name: self._account(name, account) for name, account in self.model.accounts.items()}
