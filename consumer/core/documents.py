@@ -85,6 +85,12 @@ class Document:
             return next(_spot(key) for key, value in found[-2].value if value is found[-1])
         return _spot(found[-1])
 
+    def written(self, path: Sequence[str | int]) -> str | None:
+        """The scalar at this path as it is written; None where there is none."""
+        found = _walk(self._root, path)
+        node = found[-1] if len(found) == len(path) + 1 else None
+        return str(node.value) if isinstance(node, yaml.ScalarNode) else None
+
     def text_spot(self, path: Sequence[str | int], line: int, column: int) -> Spot:
         """Where a line and column within the text at this path stand in the document."""
         node = _walk(self._root, path)[-1]
@@ -105,6 +111,8 @@ def _compose(text: str, place: str) -> yaml.Node | None:
         root: yaml.Node | None = yaml.compose(text, Loader=yaml.CBaseLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
+        if "end of stream" in (error.problem or "") and error.context_mark is not None:
+            mark = error.context_mark  # where that began which nothing ends
         spot = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         what = ", ".join(filter(None, (error.context, error.problem)))
         if (

@@ -199,17 +199,17 @@ def _explained(source: str, complaint: str) -> ExpressionError:
     message = _TAIL.sub("", _CONTAINER.sub("", message)).partition(" expecting {")[0]
     lines = source.splitlines() or [""]
     text = lines[line - 1] if line <= len(lines) else ""
-    return ExpressionError(message, line, column, f"{text}\n{_space(text[: column - 1])}^")
+    return ExpressionError(message, line, column, f"{text}\n{space_of(text[: column - 1])}^")
 
 
 def _at(source: str, token: "_Token", message: str) -> ExpressionError:
     before = source[: token.start]
     column = token.start - (before.rfind("\n") + 1)
     line = source.splitlines()[before.count("\n")]
-    return ExpressionError(message, before.count("\n") + 1, column + 1, f"{line}\n{_space(line[:column])}^")
+    return ExpressionError(message, before.count("\n") + 1, column + 1, f"{line}\n{space_of(line[:column])}^")
 
 
-def _space(text: str) -> str:
+def space_of(text: str) -> str:
     """As wide as the text."""
     return "".join("　" if ord(character) > 0x2E7F else " " for character in text)
 
@@ -247,6 +247,17 @@ def names_in(source: str) -> set[str]:
             found.add(token.text)
         before = token.text
     return found
+
+
+def place_of(source: str, name: str) -> tuple[int, int]:
+    """Line and column at which it names a variable first; its beginning where it does not."""
+    before = ""
+    for token in _tokens(source):
+        if token.text == name and token.kind == "name" and before != ".":
+            above = source[: token.start]
+            return above.count("\n") + 1, token.start - above.rfind("\n")
+        before = token.text
+    return 1, 1
 
 
 def guarded_in(source: str) -> set[str]:

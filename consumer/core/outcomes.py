@@ -39,7 +39,7 @@ LONGEST_WORD = 200
 """Characters of the platform's other words, of a dead letter's header, of any text in a reduced outcome."""
 
 _HIDDEN = "***"
-_LIKE_A_PLATE = re.compile(
+LIKE_A_PLATE = re.compile(
     r"[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼使领学警港澳挂无]"
     r"(?:[\s\-·•・.]*[A-Za-z0-9挂学警港澳使领]){5,7}"
 )
@@ -514,7 +514,7 @@ def _hide(text: str | None, plate: str | None, privacy: Privacy) -> str | None:
 
 def without_plates(text: str) -> str:
     """The text with all that looks like a plate taken out, rather too much than too little."""
-    return _LIKE_A_PLATE.sub(_HIDDEN, text)
+    return LIKE_A_PLATE.sub(_HIDDEN, text)
 
 
 def _cut(text: str | None, length: int) -> str | None:

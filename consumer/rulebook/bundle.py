@@ -35,8 +35,8 @@ class Bundle:
         problems: all that was found, in every stage.
         renamed: keys that were taken for other ones (`mending`), by where these would stand.
         station_lines: of stations that stand in files of their own.
-        unsure_places, unsure_names: where something was made up, and what therefore may be missing:
-            what is wrong there is not the file's fault.
+        made_up, unsure_places, unsure_names: what was put in, where it was or something was left out, and
+            the names that are therefore missing: what is wrong there is not the file's fault.
 
     """
 
@@ -44,6 +44,7 @@ class Bundle:
         self.data: dict[str, object] = {}
         self.problems: list[Problem] = []
         self.renamed: dict[Location, str] = {}
+        self.made_up: set[Location] = set()
         self.unsure_places: set[Location] = set()
         self.unsure_names: set[str] = set()
         self.station_lines: list[StationLines] = []
@@ -98,6 +99,11 @@ class Bundle:
         line, column = document.key_spot(path) if key else document.spot(path)
         return f"{document.place}:{line}:{column}"
 
+    def written(self, location: Location) -> str | None:
+        """The scalar there as it is written, `0017` and not 17."""
+        document, path = self._find(location)
+        return document.written(path)
+
     def name(self, location: Location) -> str:
         """`rules[1].skip of the rule `standard``; where there is no name, `rules[0].skip (the first rule)`."""
         document, path = self._find(location)
@@ -150,7 +156,9 @@ class Bundle:
     def add(self, location: Location, problem: Problem) -> None:
         """Add what was found there, unless that is because of another problem."""
         message = problem.message
-        if any(location[:depth] in self.unsure_places for depth in range(2, len(location) + 1)):
+        if location in self.unsure_places or any(
+            location[:depth] in self.made_up for depth in range(1, len(location) + 1)
+        ):
             return
         if any(f"`{name}`" in message or f"'{name}'" in message for name in self.unsure_names):
             return
@@ -213,7 +221,8 @@ def explained(details: ErrorDetails, bundle: Bundle) -> Problem:
             )
             remedy = f"write {_VERSION}, not of your rules"
         case "string_type" if not isinstance(given, dict | list | None):
-            message, remedy = f"{name} is no text", f'put it in quotes: "{shown(given)}"'
+            written = bundle.written(location) or shown(given)
+            message, remedy = f"{name} is no text", f'put it in quotes: "{written}"'
         case "string_pattern_mismatch":
             place = bundle.place(location, key=details["loc"][-1] == "[key]")
             message, remedy = f"`{given}` cannot stand here", _SPELLINGS[details["ctx"]["pattern"]]

@@ -79,12 +79,16 @@ def _differences(
         return
     for name, found, needed in _compared(expected, item, plan):
         if needed is not None and found != needed:
-            text = f"{name} is {shown(found)}, where {shown(needed)} is expected"
-            yield Difference(name, _whole(found), _whole(needed), text)
+            is_, should_be = _whole(found), _whole(needed)
+            text = f"{name} is {is_[:_LONGEST]}, where {should_be[:_LONGEST]} is expected"
+            yield Difference(name, is_, should_be, text)
+
+
+_LONGEST = 60
 
 
 def _whole(value: object) -> str:
-    """As `shown`, and not cut off."""
+    """As YAML has it."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {item}" for key, item in value.items()) + "}"
     if isinstance(value, list):

@@ -121,6 +121,27 @@ def preset_names() -> list[str]:
     return sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml"))
 
 
+def preset_sample(names: Sequence[str]) -> object:
+    """An event as these presets together read it; None where the inmost one is only a wrapping."""
+    text = (resources.files("consumer.presets") / "samples.json").read_text("utf-8")
+    samples: dict[str, object] = json.loads(text)
+    event: object = None
+    for name in reversed(names):
+        event = _filled(samples[name], event) if name in samples else event
+    return event if names and _INNER not in json.dumps(event) else None
+
+
+_INNER = "<inner>"
+
+
+def _filled(sample: object, inner: object) -> object:
+    if isinstance(sample, dict):
+        return {key: _filled(value, inner) for key, value in sample.items()}
+    if isinstance(sample, list):
+        return [_filled(value, inner) for value in sample]
+    return inner if sample == _INNER and inner is not None else sample
+
+
 class Compilation:
     """A valid model -> a rule book; everything that does not fit together becomes a problem.
 
@@ -138,7 +159,7 @@ class Compilation:
         self.bundle = bundle
         self._tables = tables
         self._breathe = breathe
-        self._stations: dict[str, Station] = {}
+        self.stations: dict[str, Station] = {}
         self._problem = bundle.problem
         self._presets_used: dict[str, object] = {}
         self._without_base: set[str] = set()
@@ -166,7 +187,7 @@ class Compilation:
             hash=self._hash(),
             accounts=accounts,
             sources=sources,
-            stations=self._stations,
+            stations=self.stations,
             connectors=connectors,
             rules=rules,
             replies=replies,
@@ -213,7 +234,7 @@ class Compilation:
         connectors: dict[str, str] = {}
         for name, model in self.model.stations.items():
             self._breathe()
-            self._stations[name] = self._station(name, model)
+            self.stations[name] = self._station(name, model)
             for number, connector in enumerate(model.connectors):
                 location = ("stations", name, "connectors", number)
                 self._connect(connectors, connector, name, self.bundle.place, location)
@@ -221,10 +242,10 @@ class Compilation:
             table = StationTable(content, place, _zone_of, self._breathe)
             self.bundle.problems += table.problems
             for name, station in table.stations.items():
-                if name in self._stations:
+                if name in self.stations:
                     message = f"column id: `{name}` stands in {self.bundle.place(('stations', name))} too"
                     self.bundle.problems.append(Problem(table.line(name), message, "keep one of them"))
-                self._stations[name] = station
+                self.stations[name] = station
             self.bundle.station_lines.append(table)
             for connector, name in table.connectors:
                 self._connect(connectors, connector, name, table.line, name)
@@ -298,6 +319,13 @@ class Compilation:
                 merged = base if merged is None else _laid_over(merged, base, inside=True)
         return model if merged is None else _laid_over(merged, model)
 
+    def presets_of(self, name: str) -> list[str]:
+        """The presets that a source is made of, the outer ones first."""
+        found: list[str] = []
+        for wanted in self.model.sources[name].extends or ():
+            found += [wanted] if _preset(wanted) is not None else self.presets_of(wanted)
+        return found
+
     def _base(self, name: str, number: int, wanted: str, seen: tuple[str, ...]) -> SourceModel | None:
         preset = _preset(wanted)
         if preset is not None:
@@ -352,7 +380,7 @@ class Compilation:
         found: dict[str, tuple[Field, ...]] = {}
         for number, override in enumerate(model.overrides):
             location = (*source, "overrides", number)
-            self._check_names((*location, "stations"), override.stations, self._stations, "station")
+            self._check_names((*location, "stations"), override.stations, self.stations, "station")
             merged = _laid_over(model, SourceModel(fields=override.fields)).fields
             zone_name = override.zone or model.zone
             zone = source_zone
@@ -580,7 +608,7 @@ class Compilation:
         location = ("rules", number)
         self._breathe()
         self._check_names((*location, "sources"), model.sources, self.model.sources, "source")
-        self._check_names((*location, "stations"), model.stations, self._stations, "station")
+        self._check_names((*location, "stations"), model.stations, self.stations, "station")
         self._check_names((*location, "equals"), model.equals, self._variable_names, "field")
         self._check_parameters((*location, "parameters"), model.parameters)
         if model.skip is None:
@@ -656,7 +684,7 @@ class Compilation:
     def _check_zones(self, rules: Sequence[Rule], sources: Sequence[Source]) -> None:
         """A rule that asks for the time of day needs the zone of every station that it is for."""
         needing = [rule for rule in rules if any(_needs_zone(each.source) for _, each in rule.expressions())]
-        zoneless = frozenset(name for name, station in self._stations.items() if station.zone is None)
+        zoneless = frozenset(name for name, station in self.stations.items() if station.zone is None)
         told: set[str] = set()
         for rule in needing:
             for source in sources:

@@ -52,15 +52,23 @@ class _Mending:
     def mend(self, details: ErrorDetails) -> None:
         is_key = details["loc"][-1:] == ("[key]",)
         location = tuple(part for part in details["loc"] if part != "[key]")
-        if location not in self._ours:  # else what is missing is what we took away
+        made_up = any(location[:depth] in self._bundle.made_up for depth in range(1, len(location) + 1))
+        if location not in self._ours and not made_up:  # else what is missing is what we took away
             self._bundle.problems.append(explained(details, self._bundle))
-        parent = self._at(location[:-1])
-        if not location or parent is None:
+        written = self._reached(location, beyond=details["type"] == "missing")
+        if not written:
             return
+        alone = written[-1] != location[-1]  # a text where a mapping of one key may stand
+        location = written
+        parent = self._at(location[:-1])
         last: Any = location[-1]
-        if details["type"] == "missing":
+        if alone and details["type"] == "extra_forbidden":
+            parent[last] = close_to(str(parent[last]), known_keys(location)) or "connect"
+            self._bundle.made_up.add(location)
+        elif details["type"] == "missing":
             parent[last] = self._filler(str(last))
-            self._unsure(location[:-1])
+            self._bundle.unsure_places.add(location[:-1])
+            self._bundle.made_up.add(location)
         elif is_key or details["type"] == "extra_forbidden":
             self._rename(location, parent)
         elif details["type"] == "string_type" and not isinstance(details["input"], dict | list | None):
@@ -69,11 +77,11 @@ class _Mending:
         elif isinstance(parent, list):
             parent[last] = {} if details["type"] in ("model_type", "dict_type") else "x"
             self._ours |= {(*location, key) for key in known_keys(location)}
-            self._unsure(location)
+            self._bundle.made_up.add(location)
         else:
             parent.pop(last, None)
             self._ours.add(location)
-            self._unsure(location[:-1])
+            self._bundle.unsure_places |= {location, location[:-1]}
 
     def _rename(self, location: Location, parent: Any) -> None:
         """What is written wrongly goes on as what was probably meant."""
@@ -90,17 +98,22 @@ class _Mending:
         self._made_up += 1
         return deepcopy(_FILLERS.get(key, f"x{self._made_up}"))
 
-    def _unsure(self, location: Location) -> None:
-        if len(location) > 1:
-            self._bundle.unsure_places.add(location)
+    def _reached(self, location: Location, *, beyond: bool) -> Location:
+        """The location without what is not written: a list around one item, `paths` above them; or `beyond`, what is missing."""
+        here: Any = self.data
+        found: list[str | int] = []
+        for depth, part in enumerate(location):
+            if part in (
+                here if isinstance(here, dict) else range(len(here) if isinstance(here, list) else 0)
+            ):
+                here = here[part]
+            elif not (beyond and depth == len(location) - 1 and isinstance(here, dict)):
+                continue
+            found.append(part)
+        return tuple(found)
 
     def _at(self, location: Location) -> Any:
         here: Any = self.data
         for part in location:
-            if isinstance(here, dict):
-                here = here.get(part)
-            elif isinstance(here, list) and isinstance(part, int) and part < len(here):
-                here = here[part]
-            else:
-                return None  # one that stands without a list around it
-        return here if isinstance(here, dict | list) else None
+            here = here[part]
+        return here
