@@ -86,6 +86,7 @@ class Fetch:
 
     Attributes:
         end: of the log, as of the answer.
+        out_of_range: nothing is there, nor will be next.
     """
 
     process: Process
@@ -98,6 +99,7 @@ class Fetch:
     records: list[Stored] = field(default_factory=list)
     next: int = 0
     end: int = 0
+    out_of_range: bool = False
 
     def answered(self) -> None:
         """Called in the consumer's process."""
@@ -483,6 +485,10 @@ class FakeConsumer:
         if self._fetches.get(fetch.tp) is not fetch:
             return  # sought or assigned anew meanwhile
         del self._fetches[fetch.tp]
+        if fetch.out_of_range:
+            fetch.assignment.places[fetch.tp].position = 0
+            self._fetch_on()
+            return
         self._fetched[fetch.tp] = fetch
         self._ends[fetch.tp] = fetch.end
         self._wake()

@@ -207,6 +207,10 @@ class FakeKafka:
         """What a committed reader of the topic sees now."""
         return [record for tp in self._of(topic) for record in self._logs[tp].read(0, self._logs[tp].end)[0]]
 
+    def log(self, tp: TopicPartition) -> Log:
+        """The partition as its leader has it."""
+        return self._logs[tp]
+
     def high_watermark(self, tp: TopicPartition) -> int:
         return self._logs[tp].end
 
@@ -286,7 +290,7 @@ class FakeKafka:
             raise NodeNotReadyError
         if isinstance(fault, Drop | LoseReply | Late):
             self._lose(process, heard, patience)
-        if isinstance(fault, Slow):
+        if isinstance(fault, Slow) or isinstance(sent, JoinGroup | SyncGroup):  # these a broker can hold back
             self.loop.call_later(patience, _fail, heard, RequestTimedOutError(), context=process.context)
 
         def reply(answer: Any) -> None:
@@ -547,9 +551,10 @@ class FakeKafka:
         """At once if there is something, else when there is."""
         log = self._logs[fetch.tp]
         records, following = log.read(fetch.position, fetch.most, committed=fetch.committed)
-        if not records and following <= fetch.position:
+        if not records and following == fetch.position and following <= log.end:
             self._fetches[fetch.tp].append(fetch)
             return
+        fetch.out_of_range = fetch.position > log.end
         fetch.records, fetch.next, fetch.end = records, following, log.end
         self.loop.call_later(self.latency(), fetch.answered, context=fetch.process.context)
 
