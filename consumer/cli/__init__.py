@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from consumer import __version__
-from consumer.cli import check, demo, replay, run, sandbox, topics
+from consumer.cli import check, demo, replay, run, sandbox, test, topics
 from consumer.core.errors import BrokerUnavailableError, ConfigurationError, RefusedError
 
 app = typer.Typer(
@@ -40,6 +40,11 @@ app.command(
     short_help="Says all that is wrong with rules, and what is probably not meant.",
     epilog="Example: charging-coupon check rules.yaml --strict",
 )(check.check)
+app.command(
+    "test",
+    short_help="Runs the tests that stand in rules.",
+    epilog="Example: charging-coupon test rules.yaml -k midnight --junit tests.xml",
+)(test.run_tests)
 app.command(
     short_help="Sends dead letters back to their topics, to be run again.",
     epilog="Example: charging-coupon replay --settings settings.yaml --code 503 --since 2h --send",

@@ -9,7 +9,7 @@ import msgspec
 from consumer.core import plates
 from consumer.core.coupons import CouponRequest
 from consumer.core.events import Coordinates, Order, Record
-from consumer.core.outcomes import Finding
+from consumer.core.outcomes import LIKE_A_PLATE, Finding
 from consumer.core.rules import RuleBook
 from consumer.core.sources import Source
 from consumer.core.templates import text_of
@@ -40,23 +40,40 @@ def record_of(source: Source, case: CaseModel) -> Record:
     return Record(Coordinates(topic, 0, 0), -1, None, value)
 
 
-def differences_of(book: RuleBook, source: Source, case: CaseModel) -> Iterator[Difference]:
-    """What is not as the test expects it."""
+def differences_of(
+    book: RuleBook, source: Source, case: CaseModel, *, reveal: bool = False
+) -> Iterator[Difference]:
+    """What is not as the test expects it; plates are masked."""
     now = datetime.fromisoformat(case.now) if case.now else None
     items = book.read_as(source, record_of(source, case), now)
     wanted = len(case.expect)
     if len(items) != wanted:
-        text = f"orders: {len(items)}, where {wanted} is expected"
-        yield Difference("orders", str(len(items)), str(wanted), text)
+        yield _difference("orders", str(len(items)), str(wanted))
         return
     for item, expected in zip(items, case.expect, strict=True):
         plan = book.plan(item) if isinstance(item, Order) else item
-        known = item.values or {}
-        plate = str(known.get("plate") or "")
+        plate = str((item.values or {}).get("plate") or "")
         which = f"[{item.index}]" if wanted > 1 else ""
-        for wrong in _differences(expected, item, plan):
-            masked = [text.replace(plate, plates.mask(plate)) if plate else text for text in wrong]
-            yield Difference(f"{masked[0]}{which}", *masked[1:])
+        for name, found, needed in _differences(expected, item, plan):
+            texts = (found, needed) if reveal else (_masked(found, plate), _masked(needed, plate))
+            if texts[0] == texts[1]:
+                texts = (f"{texts[0]} (another plate: see --reveal)", texts[1])
+            yield _difference(f"{name}{which}", *texts)
+
+
+def _difference(name: str, found: str, expected: str) -> Difference:
+    is_ = {"outcome": found, "orders": f"orders: {found}"}.get(
+        name.partition("[")[0], f"{name} is {found[:_LONGEST]}"
+    )
+    return Difference(name, found, expected, f"{is_}, where {expected[:_LONGEST]} is expected")
+
+
+_LONGEST = 60
+
+
+def _masked(text: str, plate: str) -> str:
+    text = text.replace(plate, plates.mask(plate)) if plate else text
+    return LIKE_A_PLATE.sub(lambda match: plates.mask(match[0]), text)
 
 
 def event_bytes(event: object) -> bytes:
@@ -66,7 +83,8 @@ def event_bytes(event: object) -> bytes:
 
 def _differences(
     expected: ExpectModel, item: Order | Finding, plan: CouponRequest | Finding
-) -> Iterator[Difference]:
+) -> Iterator[tuple[str, str, str]]:
+    """Name, found, expected."""
     if isinstance(plan, Finding):
         ended: str = plan.outcome
         what = f"{plan.outcome} ({plan.reason}: {plan.detail})"
@@ -74,23 +92,17 @@ def _differences(
         ended = "shadow" if plan.shadow else "request"
         what = f"a request by rule {plan.rule}"
     if ended != (expected.outcome or "request"):
-        wanted = expected.outcome or "a request"
-        yield Difference("outcome", what, wanted, f"{what}, where {wanted} is expected")
+        yield "outcome", what, expected.outcome or "a request"
         return
     for name, found, needed in _compared(expected, item, plan):
         if needed is not None and found != needed:
-            is_, should_be = _whole(found), _whole(needed)
-            text = f"{name} is {is_[:_LONGEST]}, where {should_be[:_LONGEST]} is expected"
-            yield Difference(name, is_, should_be, text)
-
-
-_LONGEST = 60
+            yield name, _whole(found), _whole(needed)
 
 
 def _whole(value: object) -> str:
     """As YAML has it."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {item}" for key, item in value.items()) + "}"
+    if value is None:
+        return "absent"
     if isinstance(value, list):
         return f"[{', '.join(map(str, value))}]"
     return value if isinstance(value, str) else shown(value)
@@ -102,7 +114,10 @@ def _compared(
     """What a test can look at: its name, as it is, as it should be (None: whatever)."""
     yield "rule", plan.rule, expected.rule
     yield "reason", getattr(plan, "reason", None), expected.reason
-    yield "metadata", getattr(plan, "metadata", None), expected.metadata
+    if expected.metadata is not None:
+        values = plan.metadata if isinstance(plan, CouponRequest) else {}
+        for key in dict.fromkeys([*expected.metadata, *values]):
+            yield f"metadata.{key}", values.get(key), expected.metadata.get(key, "absent")
     yield "suspicions", list(getattr(item, "suspicions", ())), expected.suspicions
     sent = plan.parameters if isinstance(plan, CouponRequest) else {}
     for name, text in (expected.request or {}).items():
