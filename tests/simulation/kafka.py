@@ -751,6 +751,8 @@ def _set(future: "asyncio.Future[Any]", answer: Any) -> None:
 def _fail(future: "asyncio.Future[Any]", error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
+        future.exception()  # a process that is killed now will never ask, and is not to be missed
+        future.exception()  # who was cancelled at this very moment does not ask, and Python would complain
 
 
 def _nobody(answer: Any) -> None:

@@ -13,9 +13,10 @@ from asyncio import events
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
+Args = TypeVarTuple("Args")
 
 BEGIN = datetime(2026, 11, 25, 12, tzinfo=UTC)
 """The wall clock's time when a loop begins."""
@@ -100,8 +101,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         numbers: of tasks.
     """
 
-    _ready: Any  # asyncio's own: what runs next, and a heap of timers
-    _scheduled: Any
+    _ready: Any  # asyncio's own: what runs next
 
     def __init__(self, seed: int = 0, *, most_steps: int = 2_000_000) -> None:
         """`seed` is only named in errors."""
@@ -112,6 +112,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._seed = seed
         self._most_steps = most_steps
         self._now = 0.0
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._timers_made = itertools.count()
         self._tasks: list[tuple[_Task[Any], Process | None]] = []
         self._tasks_to_prune = 1000
         self._failure: BaseException | None = None
@@ -119,6 +121,18 @@ class VirtualLoop(asyncio.BaseEventLoop):
     def time(self) -> float:
         """Seconds since this loop began."""
         return self._now
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[*Args], object],
+        *args: *Args,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """As asyncio does; of two at the same time, the one that was asked for first."""
+        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        heapq.heappush(self._timers, (when, next(self._timers_made), handle))
+        return handle
 
     def go_on(self, handles: list[asyncio.Handle]) -> None:
         """Run these, in their order, after what is ready."""
@@ -149,15 +163,15 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _run_once(self) -> None:
         """asyncio's turn of the loop, in virtual time."""
-        ready, scheduled = self._ready, self._scheduled
-        while scheduled and scheduled[0].cancelled():
-            heapq.heappop(scheduled)
+        ready, timers = self._ready, self._timers
+        while timers and timers[0][2].cancelled():
+            heapq.heappop(timers)
         if not ready:
-            if not scheduled:
+            if not timers:
                 raise StalledError(f"seed {self._seed}, {self._now:.3f} s: nothing will ever happen again")
-            self._now = max(self._now, scheduled[0].when())
-        while scheduled and scheduled[0].when() <= self._now:
-            ready.append(heapq.heappop(scheduled))
+            self._now = max(self._now, timers[0][0])
+        while timers and timers[0][0] <= self._now:
+            ready.append(heapq.heappop(timers)[2])
         for _ in range(len(ready)):
             self._step(ready.popleft())
 
