@@ -35,6 +35,7 @@ class Envelope:
         skip: bytes before the text; `FRAME` bytes of a schema registry where there are some.
         charset: None means UTF-8.
         steps: wrappings, the outermost first.
+        words: how each of these is called.
 
     """
 
@@ -42,6 +43,7 @@ class Envelope:
     registry: bool = False
     charset: str | None = None
     steps: tuple[Step, ...] = ()
+    words: tuple[str, ...] = ()
 
     def open(self, record: Record) -> Event | Refusal:
         """The event. The record has a value."""

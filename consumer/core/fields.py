@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 from enum import StrEnum
+from typing import NamedTuple
 
 from consumer.core.envelopes import connect_decimal
 from consumer.core.events import Value
@@ -170,6 +171,14 @@ def is_before(one: datetime, other: datetime) -> bool:
     return one < other
 
 
+class Quantity(NamedTuple):
+    """A number as a source has it, and what one of its units is in the base unit."""
+
+    number: Decimal
+    scale: Decimal
+    unit: str
+
+
 @dataclass(frozen=True, slots=True)
 class Field:
     """One field of an order: where it stands and how it is read.
@@ -181,7 +190,8 @@ class Field:
         value: where the number stands within what `paths` lead to, if that is an object.
         unit_from: where its unit stands in there.
         exponent_from: where the power of ten stands in there that it is multiplied by.
-        scale: what one of the source's units is in the base unit.
+        unit: the source's, as it was configured.
+        scale: what one of them is in the base unit.
         multiplier: the part of `scale` that is not the unit.
         written: how a duration is written, if it is no number: a key of UNITS; or IN_TEXT.
         total: the numbers at all the places that the first path with any leads to, together.
@@ -207,6 +217,7 @@ class Field:
     value: tuple[Path, ...] = ()
     unit_from: tuple[Path, ...] = ()
     exponent_from: tuple[Path, ...] = ()
+    unit: str = ""
     scale: Decimal = Decimal(1)
     multiplier: Decimal = Decimal(1)
     written: str = ""
@@ -234,7 +245,8 @@ class Field:
         if self.template is not None:
             composed = self._compose(self.template, row, event)
             return None if composed in self.empty else composed
-        return self._first(self.paths, row, event)
+        found = self.first(self.paths, row, event)
+        return None if found is None else found[1]
 
     def _compose(self, template: Template, row: object, event: Event) -> str | None:
         """None where a part of it is missing, or, in an order's number, the same for many orders."""
@@ -247,7 +259,8 @@ class Field:
         composed, missing = template.fill(part)
         return None if missing is not None else composed
 
-    def _first(self, paths: tuple[Path, ...], row: object, event: Event) -> object:
+    def first(self, paths: tuple[Path, ...], row: object, event: Event) -> tuple[Path, object] | None:
+        """The first of these paths that has a value for this field, and the value."""
         for path in paths:
             for value in path.find_all(row, event) if path.many else (path.find(row, event),):
                 if value is None:
@@ -258,7 +271,7 @@ class Field:
                         continue
                 if self.empty and scalar_text(value) in self.empty:
                     continue
-                return value
+                return path, value
         return None
 
     def get(self, row: object, event: Event, station_zone: Zone | None) -> Value | None:
@@ -270,10 +283,10 @@ class Field:
             return None
         if not self.minus:
             return self.read(raw, station_zone)
-        subtrahend = self._first(self.minus, row, event)
+        subtrahend = self.first(self.minus, row, event)
         if subtrahend is None:
             return None  # half of a difference is no difference
-        return self._rounded(_EXACT.subtract(self._amount(raw), self._amount(subtrahend)))
+        return self._rounded(_EXACT.subtract(self._amount(raw), self._amount(subtrahend[1])))
 
     def _total(self, row: object, event: Event) -> Value | None:
         for path in self.paths:
@@ -300,20 +313,27 @@ class Field:
 
     def _amount(self, raw: object) -> Decimal:
         """In base units, exactly."""
-        scale = self.scale
+        number, scale, _ = self.quantity(raw)
+        return _EXACT.multiply(number, scale)
+
+    def quantity(self, raw: object) -> "Quantity":
+        """The number that stands there, with its unit. Raises UnreadableError."""
+        scale, unit = self.scale, self.unit
         if isinstance(raw, dict) and self.value:
             reading, event = raw, Event(raw)
-            raw = self._first(self.value, reading, event)
-            if raw is None:
+            found = self.first(self.value, reading, event)
+            if found is None:
                 raise UnreadableError(Reason.FIELD_MISSING, "a reading without a value")
-            scale = self._scale_of(next(found_at(self.unit_from, reading, event), None))
+            raw = found[1]
+            own = next(found_at(self.unit_from, reading, event), None)
+            scale, unit = self._scale_of(own), scalar_text(own) or unit
             exponent = next(found_at(self.exponent_from, reading, event), None)
             if exponent is not None:
                 scale = _EXACT.multiply(scale, _power_of_ten(exponent))
         if self.written == IN_TEXT:
             number, unit = _number_and_unit(raw)
-            return _EXACT.multiply(_number(number, comma=self.comma), self._scale_of(unit))
-        return _EXACT.multiply(self._number(raw), scale)
+            return Quantity(_number(number, comma=self.comma), self._scale_of(unit), unit)
+        return Quantity(self._number(raw), scale, unit)
 
     def _scale_of(self, unit: object) -> Decimal:
         if unit is None:

@@ -231,7 +231,7 @@ class Source:
             return (self._invalid(0, Reason.SCHEMA, detail),)
         if is_encrypted(event.body) and self._finds_nothing(event.body):
             return (self._invalid(0, ENCRYPTED.reason, ENCRYPTED.detail),)
-        rows = self._rows(event)
+        rows = self.rows(event)
         if not rows:
             detail = "the list of orders is empty"
             return (Finding(0, Outcome.SKIPPED, Reason.NOT_A_CHARGE, detail, source=self.name),)
@@ -252,7 +252,8 @@ class Source:
         late = oldest is not None and recorded_at is not None and recorded_at < oldest
         return _Window(oldest, now + self.plausibility.future, late, release)
 
-    def _rows(self, event: Event) -> list[object]:
+    def rows(self, event: Event) -> list[object]:
+        """Where its orders stand, each of them still to be read."""
         scalar: object = None
         for path in self.orders:
             found = path.find(event.body, event)

@@ -350,6 +350,7 @@ class Compilation:
     def _envelope(self, location: Location, models: Sequence[StepModel]) -> Envelope:
         skip, registry, charset = 0, False, None
         steps: list[Step] = []
+        words: list[str] = []
         for number, model in enumerate(models):
             place = (*location, number)
             if len(model.model_fields_set) != 1:
@@ -369,10 +370,12 @@ class Compilation:
                     self._problem((*place, "charset"), f"`{model.charset}` is no charset known here", remedy)
             elif model.cloudevents or model.connect:
                 steps.append(cloudevents if model.cloudevents else connect)
+                words.append(key)
             else:
                 paths = tuple(self._paths((*place, key), model.unwrap or model.base64))
                 steps.append(unwrap(paths, base64=model.base64 is not None))
-        return Envelope(skip, registry, charset, tuple(steps))
+                words.append(f"{key} {' or '.join(path.text for path in paths)}")
+        return Envelope(skip, registry, charset, tuple(steps), tuple(words))
 
     def _overrides(
         self, source: Location, model: SourceModel, source_zone: Zone | None
@@ -429,6 +432,7 @@ class Compilation:
             value=tuple(self._paths((*location, "value"), model.value)),
             unit_from=tuple(self._paths((*location, "unit_from"), model.unit_from)),
             exponent_from=tuple(self._paths((*location, "exponent_from"), model.exponent_from)),
+            unit=model.unit or "",
             scale=self._scale(location, name, type_, model),
             multiplier=model.multiplier or Decimal(1),
             written=_written(model.unit, type_),
