@@ -9,7 +9,7 @@ there is at most one request at a time for a key and for an event_id.
 import asyncio
 import random
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -20,7 +20,15 @@ from consumer.core.errors import ConfigurationError, Problem
 from consumer.core.events import NO_ATTEMPTS, NO_WORDS, Attempts, Order, Record, Wait
 from consumer.core.outcomes import Finding, Later, Outcome, Reason, Resolution
 from consumer.core.replies import Answered, AttemptEnd, NotSent, Reply, ReplyTable
-from consumer.core.retries import Again, Done, RetryPolicy, Stopped, excused_seconds, next_step
+from consumer.core.retries import (
+    Again,
+    Done,
+    RetryBudget,
+    RetryPolicy,
+    Stopped,
+    excused_seconds,
+    next_step,
+)
 from consumer.core.signing import encode_form
 from consumer.flow import Flow
 from consumer.gateway import Gateway
@@ -175,6 +183,7 @@ class Delivery:
         self._monotonic = monotonic
         self._sleep = sleep
         self._random = random
+        self._budgets: defaultdict[str, RetryBudget] = defaultdict(RetryBudget)
         self._keys = KeyedOrder()
         self._open = asyncio.Event()
         self._open.set()
@@ -352,7 +361,7 @@ class Delivery:
                 excused += permit.stopped_seconds
                 if permit.set_aside:
                     attempts = replace(attempts, ambiguous=may_be_granted)
-                    return self._set_aside(delivery, attempts, excused)
+                    return self._set_aside(delivery, attempts, permit.waits_for, excused)
                 if not self._may_call(delivery.progress):
                     continue  # held while it waited for its permit
                 # Encoded here, so that waiting orders keep no bodies.
@@ -360,8 +369,8 @@ class Delivery:
                 body = encode_form(delivery.request.parameters, secret)
                 called_at, started = self._clock(), self._monotonic()
                 end = await self._gateway.post(url, body)
-                seconds = self._monotonic() - started
-                now = self._clock()
+                ended = self._monotonic()
+                seconds, now = ended - started, self._clock()
                 reply = _without(delivery.rules.replies.classify(end, now), secret, delivery.order.plate)
                 permit.report(reply)
             self._metrics.requests.labels(account, reply.label).inc()
@@ -376,6 +385,7 @@ class Delivery:
                 deadline=_deadline(delivery.rules, delivery.order, record, reply.label, excused),
                 context=record.retry,
                 excused=excused,
+                in_budget=self._in_budget(account, reply, ended),
             )
             if not isinstance(step, Stopped):
                 calls += 1
@@ -389,7 +399,17 @@ class Delivery:
                 return self._ended(delivery, end, reply, attempts, later)
             self._metrics.retries.labels(reply.label).inc()
             if isinstance(step, Again):
+                self._budgets[account].spend(ended)
                 await self._sleep(step.after)
+
+    def _in_budget(self, account: str, reply: Reply, now: float) -> bool:
+        """Whether a call that came to this may be made again within seconds."""
+        budget = self._budgets[account]
+        budget.note_call(now)
+        if not reply.in_trouble or budget.allows(now):
+            return True
+        self._metrics.retry_budget_used_up.inc()
+        return False
 
     def _may_call(self, progress: "_Progress") -> bool:
         if not progress.begun and self._open.is_set():
@@ -398,8 +418,10 @@ class Delivery:
             self._quiet.clear()
         return progress.begun
 
-    def _set_aside(self, delivery: "_OrderDelivery", attempts: Attempts, excused: float) -> Resolution:
-        """Its account is refused, while others go on: it waits where it is in nobody's way."""
+    def _set_aside(
+        self, delivery: "_OrderDelivery", attempts: Attempts, wait: Wait, excused: float
+    ) -> Resolution:
+        """The platform refuses its account, or fails for it, while others go on: it waits where it is in nobody's way."""
         now, context = self._clock(), delivery.base.record.retry
         return replace(
             delivery.base,
@@ -408,7 +430,7 @@ class Delivery:
             attempts=attempts,
             words=NO_WORDS if context is None else context.words,
             label="" if context is None else context.label,
-            later=self._policy.later(Wait.STOP, now, context, excused=excused),
+            later=self._policy.later(wait, now, context, excused=excused),
         )
 
     def _ended(

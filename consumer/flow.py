@@ -1,23 +1,92 @@
-"""The gate before the gateway: an account's stop line, then one of the permits to be in flight. Waits, but does no I/O.
+"""The gate before the gateway: when an order may call the platform. Waits, but does no I/O.
 
-Nothing is dropped here: orders of a refused account wait until a probe is answered.
+Each account has a queue of its own, and the first in it is asked for, in this order: the
+account's circuit breaker, the fleet's rate and the account's, the limit that is found out from
+the platform's answers, the caps in flight of account and fleet, and one of this member's
+permits. It gets all of them at once or none, so nobody holds a permit while he waits for
+something else. What accounts share is given out in turn, one order each.
+
+Nothing is dropped here: orders of a refused or failing account wait until a probe is answered.
 """
 
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from consumer.core.limits import Pass, StopLine
+from consumer.core.breakers import Breaker, BreakerPolicy, Pass, State, Why
+from consumer.core.events import Wait
+from consumer.core.limits import AdaptiveLimit, LimitPolicy
+from consumer.core.rates import Share, TokenBucket
 from consumer.core.replies import Reply, Then
 from consumer.metrics import Metrics
 
 log: FilteringBoundLogger = structlog.get_logger()
+
+_SOONEST = 0.001
+"""Shortest timer, in seconds: a shorter one could come back before the clock has moved on."""
+
+
+class Hold(StrEnum):
+    """What holds an order back: a closed set, and the metric's label."""
+
+    CONFIG_ALARM = "config_alarm"
+    """The platform refuses the account."""
+
+    BREAKER = "breaker"
+    """The platform is in trouble, or has just been."""
+
+    FLEET_RATE = "fleet_rate"
+    ACCOUNT_RATE = "account_rate"
+    ADAPTIVE_LIMIT = "adaptive_limit"
+    """More at once would only queue at the platform."""
+
+    ACCOUNT_IN_FLIGHT = "account_in_flight"
+    FLEET_IN_FLIGHT = "fleet_in_flight"
+    PERMIT = "permit"
+    """`max_in_flight` of this member."""
+
+
+_SHARED = frozenset({Hold.FLEET_RATE, Hold.FLEET_IN_FLIGHT, Hold.PERMIT})
+"""What accounts take from each other."""
+
+
+class AccountBounds(Protocol):
+    """What flow needs of an account of the rules."""
+
+    @property
+    def url(self) -> str | None:
+        """Its endpoint; None for the settings' own."""
+
+    @property
+    def rate(self) -> float | None:
+        """Calls a second of the whole fleet, at most."""
+
+    @property
+    def max_in_flight(self) -> int | None:
+        """Calls of the whole fleet at once, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class FleetBounds:
+    """Calls of the whole fleet, at most; None: no bound.
+
+    Attributes:
+        rate: a second.
+        max_in_flight: at once.
+
+    """
+
+    rate: float | None = None
+    max_in_flight: int | None = None
 
 
 class Flow:
@@ -25,6 +94,8 @@ class Flow:
 
     Attributes:
         max_in_flight: HTTP calls at once, at most.
+        in_flight: HTTP calls now.
+        in_turn: accounts that wait for what all of them share; who comes now waits behind them.
         sets_aside: orders of a refused account need not wait here while other accounts go on:
             there are retry topics.
 
@@ -34,61 +105,137 @@ class Flow:
         self,
         *,
         max_in_flight: int,
-        accounts: Iterable[str],
+        accounts: Mapping[str, AccountBounds] | Iterable[str],
         metrics: Metrics,
         sets_aside: bool = False,
         probe_seconds: float = 30.0,
         probe_cap_seconds: float = 300.0,
+        breaker: BreakerPolicy | None = None,
+        adaptive: bool = True,
+        fleet: FleetBounds | None = None,
         monotonic: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
+        """`probe_seconds` are those after a stop, `breaker` tells the rest; `wall` is the clock that members share."""
         self.max_in_flight = max_in_flight
+        self.in_flight = 0
         self.sets_aside = sets_aside
-        self._slots = asyncio.Semaphore(max_in_flight)  # serves in order of asking
-        self._metrics = metrics
-        self._monotonic = monotonic
-        self._probe_seconds = probe_seconds
-        self._probe_cap_seconds = probe_cap_seconds
+        self.metrics = metrics
+        self.monotonic = monotonic
+        self.wall = wall
+        self.limit_policy = LimitPolicy(most=max_in_flight) if adaptive else None
+        self.breaker_policy = breaker or BreakerPolicy(
+            stop_seconds=probe_seconds, stop_cap_seconds=probe_cap_seconds
+        )
+        self.share = Share()
+        self.bounds = _Bounds(self.share, monotonic())
+        self.bounds.use(fleet or FleetBounds(), monotonic())
         self._gates: dict[str, _Gate] = {}
         self._accounts: frozenset[str] = frozenset()
+        self.in_turn: deque[_Gate] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        metrics.in_flight.set_function(lambda: self.in_flight)
+        for hold in Hold:
+            metrics.flow_waiting.labels(hold).set_function(partial(self._waiting_for, hold))
         self.use_accounts(accounts)
 
-    def use_accounts(self, accounts: Iterable[str]) -> None:
-        """The accounts of the rules in force; call it again when they change."""
+    def use_accounts(
+        self, accounts: Mapping[str, AccountBounds] | Iterable[str], changed: Collection[str] = ()
+    ) -> None:
+        """The accounts of the rules in force, with their bounds; call it again when they change.
+
+        Orders of `changed` ones, and of those that are no more, get no leave: they have to be looked at again.
+        """
+        bounds = accounts if isinstance(accounts, Mapping) else {}
         self._accounts = frozenset(accounts)
-        for account in self._accounts:
-            self._gate(account)
+        for account, gate in list(self._gates.items()):
+            if account not in self._accounts or account in changed:
+                gate.send_away()
+            if account not in self._accounts:
+                self._gates.pop(account).forget()
+        for account in {*self._accounts, *self._gates}:
+            self._gate(account).use(bounds.get(account))
+
+    def use_share(self, share: Share) -> None:
+        """Take this member's part of what the fleet may do; call it at each rebalance."""
+        self.share, now = share, self.monotonic()
+        self.bounds.divide(share, now)
+        self.metrics.fleet_share.set(share.of_rate)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for gate in self._gates.values():
+            gate.bounds.divide(share, now)
+        self.serve()
+        for gate in self._gates.values():
+            gate.let_through()
+
+    def probe_now(self, account: str) -> None:
+        """What may have been wrong with the account was changed: its next probe need not wait."""
+        gate = self._gate(account)
+        gate.breaker.probe_now(self.monotonic())
+        gate.let_through()
 
     def permit(self, account: str) -> "Permit":
         """`async with flow.permit(account) as permit:` one call, then `permit.report(reply)`."""
-        return Permit(self._gate(account), self._slots, self._metrics)
+        return Permit(self._gate(account))
 
     @property
     def halted(self) -> Mapping[str, str]:
-        """The accounts whose line is closed, each with the label of the reply that closed it."""
-        return {account: gate.reason for account, gate in self._gates.items() if gate.line.closed}
+        """The accounts whose breaker is open, each with the label of the reply that opened it."""
+        return {account: gate.reason for account, gate in self._gates.items() if gate.open}
 
     @property
     def pause_reason(self) -> str | None:
-        """`config_alarm` while taking in more records would help nobody: every account is stopped.
+        """`config_alarm` or `breaker` while taking in more records would help nobody: every account's breaker is open.
 
-        And there is an order at the line to probe with. After a rebalance there may be
-        none; then intake has to bring one, or the line would stay closed for ever.
+        And there is an order to probe with. After a rebalance there may be none; then intake
+        has to bring one, or the breaker would stay open for ever.
         """
         gates = [self._gates[account] for account in self._accounts]
-        if gates and all(gate.line.closed for gate in gates) and any(gate.orders for gate in gates):
-            return "config_alarm"
-        return None
+        if not gates or not all(gate.open for gate in gates) or not any(gate.orders for gate in gates):
+            return None
+        return Hold.CONFIG_ALARM if all(gate.breaker.why is Why.STOP for gate in gates) else Hold.BREAKER
 
-    def _others_go_on(self) -> bool:
-        return self.sets_aside and not all(self._gates[account].line.closed for account in self._accounts)
+    # -- What accounts share --------------------------------------------------------------------------
+
+    def queue(self, gate: "_Gate") -> None:
+        """Let this account wait its turn for what all of them share."""
+        if not gate.in_turn:
+            gate.in_turn = True
+            self.in_turn.append(gate)
+        if gate.held is Hold.FLEET_RATE and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(max(_SOONEST, gate.look_in), self._look_again)
+
+    def serve(self) -> None:
+        """Let one order of each account in turn through, until what is shared is used up."""
+        turn = self.in_turn
+        while turn:
+            gate = turn.popleft()
+            gate.in_turn = False
+            if gate.let_through(one=True):
+                if gate.waiting and not gate.in_turn:
+                    gate.in_turn = True
+                    turn.append(gate)
+            elif gate.in_turn:  # it is the others' turn to wait, too; it was first and stays so
+                turn.rotate(1)
+                return
+
+    def _look_again(self) -> None:
+        self._timer = None
+        self.serve()
+
+    def others_go_on(self) -> bool:
+        """There is somewhere else to wait, and an account that need not."""
+        return self.sets_aside and not all(self._gates[account].open for account in self._accounts)
+
+    def _waiting_for(self, hold: Hold) -> int:
+        return sum(len(gate.waiting) for gate in self._gates.values() if gate.held is hold)
 
     def _gate(self, account: str) -> "_Gate":
         gate = self._gates.get(account)
         if gate is None:
-            line = StopLine(probe_seconds=self._probe_seconds, probe_cap_seconds=self._probe_cap_seconds)
-            gate = self._gates[account] = _Gate(
-                account, line, self._metrics, self._monotonic, self._others_go_on
-            )
+            gate = self._gates[account] = _Gate(account, self)
         return gate
 
 
@@ -96,175 +243,337 @@ class Permit:
     """Leave for one order to make one call. Entered in order of asking, left when the call is over.
 
     Attributes:
-        set_aside: there is no leave: the account is refused, another order probes it, and other accounts go on.
-        stopped_seconds: spent at the stop line.
+        set_aside: there is no leave: another order probes the account's breaker, and other accounts go on.
+        waits_for: what an order that is set aside waits for.
+        stopped_seconds: how long of the wait the account was refused.
 
     """
 
-    def __init__(self, gate: "_Gate", slots: asyncio.Semaphore, metrics: Metrics) -> None:
+    __slots__ = ("_began", "_gate", "_leave", "set_aside", "stopped_seconds", "waits_for")
+
+    def __init__(self, gate: "_Gate") -> None:
         self._gate = gate
-        self._slots = slots
-        self._metrics = metrics
         self._leave: Pass | None = None
+        self._began = 0.0
         self.set_aside = False
+        self.waits_for = Wait.BREAKER
         self.stopped_seconds = 0.0
 
     async def __aenter__(self) -> Self:
         gate = self._gate
-        gate.orders += 1
-        try:
-            while True:
-                self._leave = gate.pass_now() or await self._wait_at_the_line()
-                if self._leave is None:
-                    self.set_aside = True
-                    return self
-                await self._slots.acquire()
-                if gate.line.holds(self._leave):
-                    break
-                # The line closed while this order waited for its slot.
-                self._slots.release()
-        except BaseException:
-            self._leave_gate()
-            raise
-        self._metrics.in_flight.inc()
+        now = gate.flow.monotonic()
+        leave = gate.take_now(now)
+        if leave is None:
+            stopped = gate.breaker.stopped_seconds(now)
+            leave = await gate.wait()
+            now = gate.flow.monotonic()
+            self.stopped_seconds = gate.breaker.stopped_seconds(now) - stopped
+            if leave is None:
+                self.set_aside = True
+                self.waits_for = Wait.STOP if gate.breaker.why is Why.STOP else Wait.BREAKER
+        self._leave, self._began = leave, now
         return self
 
-    async def _wait_at_the_line(self) -> Pass | None:
-        arrived = self._gate.monotonic()
-        leave = await self._gate.admit()
-        self.stopped_seconds += self._gate.monotonic() - arrived
-        return leave
-
     def report(self, reply: Reply) -> None:
-        """Tell how the call ended; without this, or without an answer, a probe has told nothing."""
+        """Tell how the call ended; without this, a probe has told nothing."""
         if self._leave is None:
             raise RuntimeError(
                 "one permit, one report: enter the permit first, and enter a new one to call again"
             )
-        if reply.then is Then.STOP:
-            self._gate.stop(self._leave, reply)
-        elif reply.words.http_status is not None:
-            self._gate.answer()
-        else:
-            return
+        self._gate.report(self._leave, reply, self._began)
         self._leave = None
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self.set_aside:
-            self._slots.release()
-            self._metrics.in_flight.dec()
-        self._leave_gate()
-
-    def _leave_gate(self) -> None:
-        self._gate.orders -= 1
+        if self.set_aside:
+            return
         if self._leave is not None:
             self._gate.lost(self._leave)
             self._leave = None
+        self._gate.ended()
 
 
-class _Gate:
-    """One account's stop line with the orders that wait at it.
+class _Bounds:
+    """A rate and a cap in flight of the fleet's, of which this member has its share.
 
     Attributes:
-        orders: orders at the line, queued for a slot, or in flight.
-        monotonic: clock, seconds.
-        reason: label of the reply that closed the line.
+        bucket: None without a rate.
+        most: calls at once; None without a cap.
 
     """
 
-    def __init__(
-        self,
-        account: str,
-        line: StopLine,
-        metrics: Metrics,
-        monotonic: Callable[[], float],
-        others_go_on: Callable[[], bool],
-    ) -> None:
+    __slots__ = ("_fleet", "_share", "bucket", "most")
+
+    def __init__(self, share: Share, now: float) -> None:
+        self._fleet = FleetBounds()
+        self._share = share
+        self.bucket: TokenBucket | None = None
+        self.most: int | None = None
+        self.divide(share, now)
+
+    def use(self, fleet: FleetBounds, now: float) -> None:
+        self._fleet = fleet
+        self.divide(self._share, now)
+
+    def divide(self, share: Share, now: float) -> None:
+        self._share, rate, cap = share, self._fleet.rate, self._fleet.max_in_flight
+        if rate is None:
+            self.bucket = None
+        elif self.bucket is None:
+            self.bucket = TokenBucket(share.rate(rate), now)
+        else:
+            self.bucket.set_rate(share.rate(rate), now)
+        self.most = None if cap is None else share.in_flight(cap)
+
+
+class _Gate:
+    """One account's queue at its endpoint, with what it is asked for.
+
+    Attributes:
+        waiting: the orders in it, first come first.
+        in_flight: orders that are calling.
+        held: what holds the first one back.
+        look_in: seconds after which that may be over; infinite where it ends with a call.
+        in_turn: it is among those that wait for what accounts share.
+        reason: label of the reply that opened the breaker.
+
+    """
+
+    def __init__(self, account: str, flow: Flow) -> None:
+        now = flow.monotonic()
         self.account = account
-        self.line = line
-        self.orders = 0
+        self.flow = flow
+        self.breaker = Breaker(flow.breaker_policy)
+        self.limit = (
+            AdaptiveLimit(flow.limit_policy, now=now, wall=flow.wall()) if flow.limit_policy else None
+        )
+        self.bounds = _Bounds(flow.share, now)
+        self.waiting: deque[asyncio.Future[Pass | None]] = deque()
+        self.in_flight = 0
+        self.held: Hold | None = None
+        self.look_in = float("inf")
+        self.in_turn = False
         self.reason = ""
-        self.monotonic = monotonic
-        self._others_go_on = others_go_on
-        self._waiting: deque[asyncio.Future[Pass | None]] = deque()
+        self._url: str | None = None
         self._timer: asyncio.TimerHandle | None = None
+        metrics = flow.metrics
         self._alarm = metrics.config_alarm.labels(account)
         self._alarm.set(0)
+        self._opened = {why: metrics.breaker_opened.labels(account, why) for why in Why}
+        metrics.breaker_state.labels(account).set_function(lambda: _STATES[self.breaker.state])
+        metrics.concurrency_limit.labels(account).set_function(
+            lambda: self.limit.limit if self.limit else flow.max_in_flight
+        )
 
-    def pass_now(self) -> Pass | None:
-        """Leave to call where nobody waits; None: wait."""
-        return None if self.line.closed or self._waiting else self.line.admit(self.monotonic())
+    @property
+    def open(self) -> bool:
+        """Nothing goes but probes."""
+        return self.breaker.state in (State.OPEN, State.HALF_OPEN)
 
-    async def admit(self) -> Pass | None:
-        """Leave to call, once there is; None for an order that is set aside."""
+    @property
+    def orders(self) -> int:
+        """Here, or calling."""
+        return len(self.waiting) + self.in_flight
+
+    def use(self, bounds: AccountBounds | None) -> None:
+        """What the rules say of the account now; nothing is said where only its name is known."""
+        now = self.flow.monotonic()
+        if bounds is not None:
+            self.bounds.use(FleetBounds(bounds.rate, bounds.max_in_flight), now)
+            if bounds.url != self._url:
+                self._url = bounds.url
+                self.breaker.probe_now(now)  # it opened at another endpoint
+        if self.waiting:
+            self.let_through()
+
+    def send_away(self) -> None:
+        """Who waits here gets no leave, and the next one may probe at once."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for waiter in self.waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+        self.waiting.clear()
+        self.held = None
+        self.breaker.probe_now(self.flow.monotonic())
+
+    def forget(self) -> None:
+        """Its account is no more; so are its metrics."""
+        metrics = self.flow.metrics
+        for gauge in (metrics.config_alarm, metrics.breaker_state, metrics.concurrency_limit):
+            gauge.remove(self.account)
+
+    # -- Waiting --------------------------------------------------------------------------------------
+
+    def take_now(self, now: float) -> Pass | None:
+        """Leave to call where nobody waits, and nothing holds back; None: wait."""
+        if self.waiting or self.flow.in_turn or self._holds(now):
+            return None
+        return self._take(now)
+
+    async def wait(self) -> Pass | None:
+        """Leave to call, once there is; None for an order that is set aside, or sent away."""
         waiter: asyncio.Future[Pass | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiter)
-        self._let_through()
+        self.waiting.append(waiter)
+        if self.flow.in_turn and not self.open:
+            self.flow.queue(self)
+            self.flow.serve()
+        elif len(self.waiting) == 1 or self.open:
+            self.let_through()
         try:
             return await waiter
         except asyncio.CancelledError:
             if waiter.done() and not waiter.cancelled():
                 leave = waiter.result()
-                if leave is not None:
-                    self.lost(leave)  # given, and its task was cancelled before it could use it
-            elif waiter in self._waiting:
-                self._waiting.remove(waiter)
+                if leave is not None:  # given, and its task was cancelled before it could use it
+                    self.lost(leave)
+                    self.ended()
+            elif waiter in self.waiting:
+                first = self.waiting[0] is waiter
+                self.waiting.remove(waiter)
+                if first:
+                    self.let_through()
             raise
 
-    def stop(self, leave: Pass, reply: Reply) -> None:
-        if self.line.stop(leave, self.monotonic()):
-            self.reason = reply.label
-            self._alarm.set(1)
-            log.error(
-                "the platform refuses this account; its orders wait, none is dropped",
-                account=self.account,
-                code=reply.label,
-                http_status=reply.words.http_status,
-                platform_message=reply.words.message,
-                remedy=_remedy(self.account, reply),
-            )
-        self._let_through()
-
-    def answer(self) -> None:
-        if self.line.answer():
-            self.reason = ""
-            self._alarm.set(0)
-            log.info("the platform answers this account again", account=self.account)
-            self._let_through()
-
-    def lost(self, leave: Pass) -> None:
-        self.line.lost(leave, self.monotonic())
-        self._let_through()
-
-    def _let_through(self) -> None:
-        """Give leave to as many waiting orders as the line admits, and look again when the next probe is due."""
+    def let_through(self, *, one: bool = False) -> bool:
+        """Give leave to as many as nothing holds back, and see to it that the next is looked at again. True if any."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        while self._waiting:
-            if self._waiting[0].done():  # cancelled; its task has yet to notice
-                self._waiting.popleft()
+        waiting, any_through = self.waiting, False
+        while waiting:
+            if waiting[0].done():  # cancelled; its task has yet to notice
+                waiting.popleft()
                 continue
-            now = self.monotonic()
-            leave = self.line.admit(now)
-            if leave is None:
-                if not self.line.probing:
-                    loop = asyncio.get_running_loop()
-                    self._timer = loop.call_later(self.line.probe_in(now), self._let_through)
+            if one and any_through:
+                return True
+            now = self.flow.monotonic()
+            self.held = self._holds(now)
+            if self.held is None:
+                waiting.popleft().set_result(self._take(now))
+                any_through = True
+                continue
+            if self.held in _SHARED:
+                self.flow.queue(self)
+            elif self.look_in != float("inf"):
+                loop = asyncio.get_running_loop()
+                self._timer = loop.call_later(max(_SOONEST, self.look_in), self.let_through)
+            if self.open:
                 self._set_aside()
-                return
-            self._waiting.popleft().set_result(leave)
+            return any_through
+        self.held = None
+        return any_through
+
+    def _holds(self, now: float) -> Hold | None:  # noqa: PLR0911  # a list of reasons, first one counts
+        """What holds the next order back now."""
+        flow, breaker = self.flow, self.breaker
+        self.look_in = float("inf")
+        if breaker.shut and not breaker.ready(now):
+            self.look_in = breaker.probe_in(now)
+            return Hold.CONFIG_ALARM if breaker.why is Why.STOP else Hold.BREAKER
+        bucket = flow.bounds.bucket
+        if bucket is not None and (wait := bucket.wait(now)):
+            self.look_in = wait
+            return Hold.FLEET_RATE
+        bucket = self.bounds.bucket
+        if bucket is not None and (wait := bucket.wait(now)):
+            self.look_in = wait
+            return Hold.ACCOUNT_RATE
+        if self.limit is not None and self.in_flight >= self.limit.limit:
+            return Hold.ADAPTIVE_LIMIT
+        most = self.bounds.most
+        if most is not None and self.in_flight >= most:
+            return Hold.ACCOUNT_IN_FLIGHT
+        most = flow.bounds.most
+        if most is not None and flow.in_flight >= most:
+            return Hold.FLEET_IN_FLIGHT
+        return Hold.PERMIT if flow.in_flight >= flow.max_in_flight else None
+
+    def _take(self, now: float) -> Pass:
+        """All that nothing holds back."""
+        flow = self.flow
+        if flow.bounds.bucket is not None:
+            flow.bounds.bucket.take()
+        if self.bounds.bucket is not None:
+            self.bounds.bucket.take()
+        self.in_flight += 1
+        flow.in_flight += 1
+        return self.breaker.admit(now)
 
     def _set_aside(self) -> None:
         """While other accounts go on, only one order waits here: the one that will probe."""
-        if not self._others_go_on():
+        if not self.flow.others_go_on():
             return
-        while len(self._waiting) > (0 if self.line.probing else 1):
-            waiter = self._waiting.pop()
+        while len(self.waiting) > (0 if self.breaker.state is State.HALF_OPEN else 1):
+            waiter = self.waiting.pop()
             if not waiter.done():
                 waiter.set_result(None)
+
+    # -- How a call ended -----------------------------------------------------------------------------
+
+    def report(self, leave: Pass, reply: Reply, began: float) -> None:
+        now = self.flow.monotonic()
+        if reply.then is Then.STOP:
+            if self.breaker.stop(leave, now):
+                self._note_stop(reply)
+            return
+        in_trouble = reply.in_trouble
+        if self.limit is not None:
+            self.limit.ended(now, now - began, self.in_flight, failed=in_trouble)
+        if not in_trouble:
+            if self.breaker.succeed(leave, now):
+                self._note_answer()
+        elif self.breaker.fail(leave, now, reply.retry_after or 0.0):
+            self._note_trouble(reply)
+
+    def lost(self, leave: Pass) -> None:
+        """A call was given up: nobody knows how it would have ended."""
+        self.breaker.lost(leave, self.flow.monotonic())
+
+    def ended(self) -> None:
+        """A call is over; what it held is free again."""
+        self.in_flight -= 1
+        self.flow.in_flight -= 1
+        if self.flow.in_turn:
+            self.flow.serve()
+        if self.waiting and (not self.in_turn or self.open):
+            self.let_through()
+
+    def _note_stop(self, reply: Reply) -> None:
+        self._note_open(Why.STOP, reply)
+        self._alarm.set(1)
+        log.error(
+            "the platform refuses this account; its orders wait, none is dropped",
+            account=self.account,
+            code=reply.label,
+            http_status=reply.words.http_status,
+            platform_message=reply.words.message,
+            remedy=_remedy(self.account, reply),
+        )
+
+    def _note_trouble(self, reply: Reply) -> None:
+        self._note_open(Why.FAILURES, reply)
+        log.warning(
+            "the platform fails most calls for this account; its orders wait until it answers again",
+            account=self.account,
+            code=reply.label,
+            platform_message=reply.words.message,
+        )
+
+    def _note_open(self, why: Why, reply: Reply) -> None:
+        self.reason = reply.label
+        self._opened[why].inc()
+
+    def _note_answer(self) -> None:
+        self.reason = ""
+        self._alarm.set(0)
+        log.info("the platform answers this account again", account=self.account)
+
+
+_STATES: Mapping[State, int] = {State.CLOSED: 0, State.CLOSING: 1, State.HALF_OPEN: 2, State.OPEN: 3}
+"""For the metric."""
 
 
 def _remedy(account: str, reply: Reply) -> str:

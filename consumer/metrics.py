@@ -62,10 +62,44 @@ class Metrics:
             registry=registry,
         )
         self.in_flight = Gauge("coupon_requests_in_flight", "HTTP calls under way.", registry=registry)
+        self.flow_waiting = Gauge(
+            "coupon_flow_waiting",
+            "Orders that wait to call the platform, by what holds them back.",
+            ["reason"],
+            registry=registry,
+        )
+        self.breaker_state = Gauge(
+            "coupon_breaker_state",
+            "The account's circuit breaker: 0 closed, 1 closing, 2 a probe is under way, 3 open.",
+            ["account"],
+            registry=registry,
+        )
+        self.breaker_opened = Counter(
+            "coupon_breaker_opened",
+            "Times that the account's circuit breaker opened, by why: `stop` or `failures`.",
+            ["account", "why"],
+            registry=registry,
+        )
+        self.concurrency_limit = Gauge(
+            "coupon_concurrency_limit",
+            "Calls under way at once that the platform seems to take without a queue.",
+            ["account"],
+            registry=registry,
+        )
+        self.fleet_share = Gauge(
+            "coupon_fleet_share",
+            "This member's part of the fleet's rate and cap in flight, from 0 to 1.",
+            registry=registry,
+        )
         self.retries = Counter(
             "coupon_retries",
             "Calls made again within seconds, by the code of the call before.",
             ["code"],
+            registry=registry,
+        )
+        self.retry_budget_used_up = Counter(
+            "coupon_retry_budget_used_up",
+            "Failed calls that found the budget of calls made again within seconds used up.",
             registry=registry,
         )
         self.retries_later = Counter(

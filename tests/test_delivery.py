@@ -121,6 +121,7 @@ def setup(
         metrics=metrics,
         sets_aside=bool(policy.delays),
         probe_seconds=0.01,
+        adaptive=False,
     )
     slept: list[float] = []
 

@@ -1,6 +1,10 @@
-"""The gate: permits in order of asking, stopped accounts that wait and probe, and the alarm."""
+"""The gate: permits in order of asking, refused and failing accounts that wait and probe, rates, caps and limits."""
 
 import asyncio
+import time
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
 
 import pytest
 import structlog
@@ -8,10 +12,12 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 import consumer.flow
+from consumer.core.breakers import BreakerPolicy, State
 from consumer.core.events import GatewayWords
 from consumer.core.outcomes import Outcome
+from consumer.core.rates import Share
 from consumer.core.replies import Reply, Then
-from consumer.flow import Flow
+from consumer.flow import FleetBounds, Flow, Hold
 from consumer.metrics import Metrics
 
 STOP = Reply("401", Outcome.PLATFORM_FAILED, Then.STOP, True, GatewayWords(code="401", http_status=401))
@@ -275,8 +281,8 @@ async def test_a_probe_cancelled_in_the_turn_in_which_it_got_leave_is_given_back
     second = asyncio.create_task(call(flow, "a", FINE))
     await asyncio.sleep(0)
     gate = flow._gates["a"]
-    while not gate.line.probing:
-        gate._let_through()
+    while gate.breaker.state is not State.HALF_OPEN:
+        gate.let_through()
     first.cancel()
 
     await asyncio.wait_for(second, 30)
@@ -357,3 +363,268 @@ async def test_the_time_at_the_stop_line_is_told(metrics: Metrics) -> None:
         permit.report(FINE)
     async with flow.permit("a") as permit:
         assert permit.stopped_seconds < PROBE_SECONDS / 2
+
+
+# -- A platform in trouble ---------------------------------------------------------------------------
+
+FAST = BreakerPolicy(least_calls=4, probe_seconds=PROBE_SECONDS, probe_cap_seconds=PROBE_SECONDS)
+SLOW = BreakerPolicy(least_calls=4, probe_seconds=60)
+
+
+def failing_flow(
+    metrics: Metrics, *accounts: str, breaker: BreakerPolicy = SLOW, sets_aside: bool = False
+) -> Flow:
+    return Flow(
+        max_in_flight=100,
+        accounts=accounts,
+        metrics=metrics,
+        sets_aside=sets_aside,
+        breaker=breaker,
+        adaptive=False,
+    )
+
+
+async def fail(flow: Flow, account: str) -> None:
+    for _ in range(4):
+        await call(flow, account, SILENCE)
+    assert account in flow.halted
+
+
+async def test_a_platform_that_fails_is_asked_no_more_but_by_one_order_that_probes(metrics: Metrics) -> None:
+    flow = failing_flow(metrics, "a", breaker=FAST)
+    with capture_logs() as logs:
+        await fail(flow, "a")
+    inside: list[int] = []
+    release = asyncio.Event()
+
+    async def work(number: int) -> None:
+        async with flow.permit("a") as permit:
+            inside.append(number)
+            await release.wait()
+            permit.report(FINE)
+
+    tasks = [asyncio.create_task(work(number)) for number in range(20)]
+    await asyncio.sleep(PROBE_SECONDS * 3)
+
+    assert inside == [0]
+    assert flow.pause_reason == "breaker"
+    assert value(metrics, "coupon_flow_waiting", reason="breaker") == 19
+    assert value(metrics, "coupon_breaker_state", account="a") == 2
+    assert value(metrics, "coupon_breaker_opened_total", account="a", why="failures") == 1
+    assert value(metrics, "coupon_config_alarm", account="a") == 0
+    assert [(line["log_level"], line["code"]) for line in logs] == [("warning", "timeout")]
+    release.set()
+    await asyncio.wait_for(asyncio.gather(*tasks), 30)
+    assert inside == list(range(20))
+    assert flow.pause_reason is None
+
+
+async def test_it_is_given_calls_a_few_at_a_time_when_it_is_back(metrics: Metrics) -> None:
+    flow = failing_flow(metrics, "a", breaker=FAST)
+    await fail(flow, "a")
+    highest: list[int] = []
+
+    async def work() -> None:
+        async with flow.permit("a") as permit:
+            highest.append(flow.in_flight)
+            await asyncio.sleep(0.001)
+            permit.report(FINE)
+
+    await asyncio.wait_for(asyncio.gather(*(work() for _ in range(60))), 30)
+
+    assert max(highest[:5]) == 1
+    assert max(highest[:20]) <= 6 < max(highest)
+
+
+async def test_a_business_answer_is_no_failure(metrics: Metrics) -> None:
+    flow = failing_flow(metrics, "a")
+    limited = Reply("1003", Outcome.LIMITED, Then.FINAL, False, GatewayWords(code="1003", http_status=200))
+    for _ in range(50):
+        await call(flow, "a", limited)
+
+    assert flow.halted == {}
+
+
+async def test_only_the_failing_accounts_orders_are_set_aside_and_wait_for_the_platform(
+    metrics: Metrics,
+) -> None:
+    flow = failing_flow(metrics, "a", "b", sets_aside=True)
+    await fail(flow, "a")
+    prober = asyncio.create_task(call(flow, "a", FINE))
+    assert not await soon(prober)
+
+    async with asyncio.timeout(5), flow.permit("a") as permit:
+        assert (permit.set_aside, permit.waits_for) == (True, "breaker")
+        assert permit.stopped_seconds == 0
+    await asyncio.wait_for(call(flow, "b", FINE), 5)
+    assert flow.pause_reason is None
+    await cancel(prober)
+
+
+async def test_with_a_refused_and_a_failing_account_intake_pauses_as_for_a_breaker(metrics: Metrics) -> None:
+    flow = failing_flow(metrics, "a", "b")
+    await fail(flow, "a")
+    await call(flow, "b", STOP)
+    waiting = asyncio.create_task(call(flow, "a", FINE))
+    await asyncio.sleep(0)
+
+    assert flow.pause_reason == "breaker"
+    await cancel(waiting)
+
+
+async def test_a_probe_need_not_wait_where_something_was_changed(metrics: Metrics) -> None:
+    flow = flow_of(metrics, "a", probe_seconds=60)
+    await call(flow, "a", STOP)
+    waiting = asyncio.create_task(call(flow, "a", FINE))
+    await asyncio.sleep(0)
+
+    flow.probe_now("a")
+
+    await asyncio.wait_for(waiting, 5)
+
+
+# -- Rates and caps of the whole fleet ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Account:
+    url: str | None = None
+    rate: float | None = None
+    max_in_flight: int | None = None
+
+
+def fleet(
+    metrics: Metrics,
+    bounds: FleetBounds | None = None,
+    accounts: Mapping[str, Account] | None = None,
+    max_in_flight: int = 100,
+) -> Flow:
+    return Flow(
+        max_in_flight=max_in_flight,
+        accounts=accounts or {"a": Account(), "b": Account()},
+        metrics=metrics,
+        adaptive=False,
+        fleet=bounds,
+    )
+
+
+async def hold(flow: Flow, *accounts: str) -> AsyncExitStack:
+    """Calls that go on until it is closed."""
+    stack = AsyncExitStack()
+    for account in accounts:
+        permit = await stack.enter_async_context(flow.permit(account))
+        stack.callback(permit.report, FINE)
+    return stack
+
+
+async def test_calls_are_as_many_a_second_as_the_rate_says(metrics: Metrics) -> None:
+    flow = fleet(metrics, FleetBounds(rate=200))
+    began = time.monotonic()
+    await asyncio.wait_for(asyncio.gather(*(call(flow, "ab"[n % 2], FINE) for n in range(100))), 30)
+
+    assert 0.4 < time.monotonic() - began < 2
+
+
+async def test_a_member_without_partitions_calls_nobody_until_it_has_some(metrics: Metrics) -> None:
+    flow = fleet(metrics, FleetBounds(rate=1000, max_in_flight=10))
+    flow.use_share(Share.of([], {"charges": 2}))
+    waiting = asyncio.create_task(call(flow, "a", FINE))
+
+    assert not await soon(waiting, 0.05)
+    assert value(metrics, "coupon_flow_waiting", reason="fleet_rate") == 1
+    assert value(metrics, "coupon_fleet_share") == 0
+    flow.use_share(Share.of([("charges", 1)], {"charges": 2}))
+    await asyncio.wait_for(waiting, 5)
+    assert value(metrics, "coupon_fleet_share") == 0.5
+
+
+@pytest.mark.parametrize(
+    ("bounds", "account", "reason"),
+    [
+        (FleetBounds(max_in_flight=4), Account(), Hold.FLEET_IN_FLIGHT),
+        (FleetBounds(), Account(max_in_flight=4), Hold.ACCOUNT_IN_FLIGHT),
+    ],
+)
+async def test_calls_at_once_are_this_members_share_of_the_cap(
+    metrics: Metrics, bounds: FleetBounds, account: Account, reason: Hold
+) -> None:
+    flow = fleet(metrics, bounds, {"a": account})
+    flow.use_share(Share.of([("charges", 0)], {"charges": 2}))
+    async with await hold(flow, "a", "a"):
+        waiting = asyncio.create_task(call(flow, "a", FINE))
+        assert not await soon(waiting)
+        assert value(metrics, "coupon_flow_waiting", reason=reason) == 1
+
+    await asyncio.wait_for(waiting, 5)
+    assert value(metrics, "coupon_flow_waiting", reason=reason) == 0
+
+
+async def test_an_accounts_own_rate_holds_back_no_other(metrics: Metrics) -> None:
+    flow = fleet(metrics, accounts={"a": Account(rate=0.5), "b": Account()})
+    waiting = asyncio.create_task(call(flow, "a", FINE))
+    assert not await soon(waiting)
+    assert value(metrics, "coupon_flow_waiting", reason="account_rate") == 1
+
+    await asyncio.wait_for(call(flow, "b", FINE), 5)
+    await cancel(waiting)
+
+
+async def test_accounts_take_turns_for_what_they_share(metrics: Metrics) -> None:
+    flow = fleet(metrics, max_in_flight=2)
+    order: list[str] = []
+
+    async def work(account: str) -> None:
+        async with flow.permit(account) as permit:
+            order.append(account)
+            await asyncio.sleep(0)
+            permit.report(FINE)
+
+    deep = [asyncio.create_task(work("a")) for _ in range(50)]
+    await asyncio.sleep(0)
+    await asyncio.gather(*deep, *(work("b") for _ in range(5)))
+
+    assert order[:14].count("b") >= 4, order
+    assert value(metrics, "coupon_flow_waiting", reason="permit") == 0
+
+
+async def test_new_rules_bring_new_bounds(metrics: Metrics) -> None:
+    flow = fleet(metrics, accounts={"a": Account(max_in_flight=1)})
+    async with await hold(flow, "a"):
+        waiting = asyncio.create_task(call(flow, "a", FINE))
+        assert not await soon(waiting)
+        flow.use_accounts({"a": Account(max_in_flight=2)})
+        await asyncio.wait_for(waiting, 5)
+
+
+async def test_at_another_endpoint_an_open_breaker_probes_at_once(metrics: Metrics) -> None:
+    flow = fleet(metrics, accounts={"a": Account(url="http://old/")})
+    await call(flow, "a", STOP)
+    flow.use_accounts({"a": Account(url="http://new/")})
+
+    await asyncio.wait_for(call(flow, "a", FINE), 5)
+    assert flow.halted == {}
+
+
+# -- The limit that is found out ----------------------------------------------------------------------
+
+
+async def test_calls_at_once_are_held_to_the_limit_that_is_found_out(metrics: Metrics) -> None:
+    flow = flow_of(metrics, "a", max_in_flight=100)
+    limit = int(value(metrics, "coupon_concurrency_limit", account="a") or 0)
+    assert 0 < limit < 100
+    async with await hold(flow, *["a"] * limit):
+        waiting = asyncio.create_task(call(flow, "a", FINE))
+        assert not await soon(waiting)
+        assert value(metrics, "coupon_flow_waiting", reason="adaptive_limit") == 1
+
+    await asyncio.wait_for(waiting, 5)
+
+
+async def test_the_limit_never_passes_the_permits(metrics: Metrics) -> None:
+    flow = flow_of(metrics, "a", max_in_flight=3)
+
+    assert value(metrics, "coupon_concurrency_limit", account="a") == 3
+    async with await hold(flow, "a", "a", "a"):
+        waiting = asyncio.create_task(call(flow, "a", FINE))
+        assert not await soon(waiting)
+    await asyncio.wait_for(waiting, 5)

@@ -68,10 +68,13 @@ class Wait(StrEnum):
     """Another answer: the last one was not the platform's last word."""
 
     STOP = "stop"
-    """Its account's stop line; neither an attempt, nor time towards the deadline."""
+    """The platform refuses its account; neither an attempt, nor time towards the deadline."""
 
     HOLD = "hold"
     """The end of a hold in the rules; likewise."""
+
+    BREAKER = "breaker"
+    """The end of its account's trouble with the platform: no attempt, but time towards the deadline."""
 
 
 @dataclass(frozen=True, slots=True)

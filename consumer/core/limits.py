@@ -1,96 +1,195 @@
-"""Whether an account may call at all: the stop line. Performs no I/O; the caller passes the time."""
+"""How many calls at once the platform can take, found out from its answers. Performs no I/O; the caller passes the time.
 
+After Gradient2 of Netflix' concurrency-limits (E. Matthews and others, 2018,
+github.com/Netflix/concurrency-limits): the limit follows the ratio of the least latency to the
+latency now, and grows by about its square root where there is no queue. Like Gradient2, and
+unlike AIMD, it does not have to make calls fail in order to find the limit; and unlike Vegas
+(Brakmo and Peterson, 1995), which counts queued calls from the single fastest answer, it works
+on means, since one platform answers in 18 ms and in 3 s by turns. `python -m
+tests.bench.capacity` runs all of them against a platform of hidden capacity.
+
+Where it differs from Gradient2:
+
+- The least latency is the least of the windows' means in the last half minute or so, not a slow
+  average, which takes in our own queue and creeps upward with it.
+- Now and then the limit dips to a half, so that our queue drains and the least latency is seen
+  anew (BBR's ProbeRTT: Cardwell and others, 2016). All members dip at the same time by the clock
+  on the wall: they share the platform's queue.
+- A mean counts as far as its standard error allows: few calls decide little.
+- A latency that stays where it was though the limit shrank to a third is no queue of ours: the
+  platform has become slower, and is given what it had before.
+- It grows faster from window to window, as long as no queue is seen at all.
+"""
+
+from collections import deque
 from dataclasses import dataclass
+from math import sqrt
+
+_STILL_AS_SLOW = 0.9
+"""Of a latency before, below which it has fallen."""
+
+_NO_LATENCY = 0.001
+"""Seconds below which there is nothing to compare."""
+
+_USED = 0.9
+"""Of the limit, from which on calls in flight have tried it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pass:
-    """Leave to make one call.
+class LimitPolicy:
+    """How the limit moves.
 
     Attributes:
-        epoch: which opening or closing of the line it was given under.
-        probe: it is the one call that tries a closed line.
+        first: where it begins.
+        most: where it ends.
+        tolerance: latency in terms of the least one, up to which nothing is taken for a queue.
+        headroom: what it grows by, in square roots of itself.
+        shrink: least factor of one step down.
+        window_seconds, window_calls: a mean is taken over so long (and over a latency), and so many calls, at least.
+        precision: standard error of a mean, in terms of it, that is good enough.
+        patience_seconds: a window that is less precise ends after this, or two latencies.
+        dip: factor of the limit while it dips.
+        dip_windows: how long.
+        dip_seconds, dip_latencies: how often: the first, doubled until it is the second.
+        memory: dips after which a mean says nothing about the platform any more.
 
     """
 
-    epoch: int
-    probe: bool = False
+    first: float = 4.0
+    most: float = 256.0
+    tolerance: float = 1.2
+    headroom: float = 0.5
+    shrink: float = 0.5
+    window_seconds: float = 0.1
+    window_calls: int = 10
+    precision: float = 0.08
+    patience_seconds: float = 1.0
+    dip: float = 0.5
+    dip_windows: int = 3
+    dip_seconds: float = 10.0
+    dip_latencies: float = 40.0
+    memory: int = 3
 
 
-class StopLine:
-    """One account's stop line: closed by a `stop` reply, opened by any other answer.
+class AdaptiveLimit:
+    """Told of each call's end, it knows how many may be in flight.
 
-    While it is closed one order at a time may probe: first after `probe_seconds`, then
-    after twice as long each time, up to `probe_cap_seconds`. Times are seconds of any
-    one monotonic clock.
+    Attributes:
+        limit: calls in flight, now.
+
     """
 
-    def __init__(self, *, probe_seconds: float = 30.0, probe_cap_seconds: float = 300.0) -> None:
-        self._first_interval = probe_seconds
-        self._longest_interval = probe_cap_seconds
-        self._epoch = 0
-        self._closed = False
-        self._interval = probe_seconds
-        self._probe_at = 0.0
-        self._probing = False
+    def __init__(self, policy: LimitPolicy | None = None, *, now: float = 0.0, wall: float = 0.0) -> None:
+        """`wall` is what all members have in common: the clock on the wall, in seconds, at `now`."""
+        self._policy = policy = policy or LimitPolicy()
+        self._wall = wall - now
+        self._limit = min(policy.first, policy.most)
+        self.limit = int(self._limit)
+        self._mean = self._error = 0.0
+        self._least: deque[tuple[float, float]] = deque()  # ascending: each the least from its time on
+        self._shrinking_from: tuple[float, float] | None = None
+        self._unqueued = 0
+        self._dipping = 0
+        self._next_dip = self._dip_after(now)
+        self._settling = True
+        self._began = self._settled_at = self._ends_at = now
+        self._calls = self._failures = self._peak = 0
+        self._sum = self._squares = 0.0
 
-    @property
-    def closed(self) -> bool:
-        """True from a stop until another answer."""
-        return self._closed
-
-    @property
-    def probing(self) -> bool:
-        """True while a probe is under way."""
-        return self._probing
-
-    def stopped(self, now: float) -> bool:
-        """True if no order may go now, not even to probe."""
-        return self._closed and (self._probing or now < self._probe_at)
-
-    def probe_in(self, now: float) -> float:
-        """Seconds until the closed line lets a probe through, if none is under way."""
-        return max(0.0, self._probe_at - now)
-
-    def admit(self, now: float) -> Pass | None:
-        """Leave to call, or None: wait."""
-        if not self._closed:
-            return Pass(self._epoch)
-        if self.stopped(now):
-            return None
-        self._probing = True
-        return Pass(self._epoch, probe=True)
-
-    def holds(self, leave: Pass) -> bool:
-        """True while the line stands as it stood when this leave was given."""
-        return leave.epoch == self._epoch
-
-    def stop(self, leave: Pass, now: float) -> bool:
-        """A call came back with a `stop`. True if that closed the line.
-
-        A call sent before the line last moved says nothing about how things stand now.
-        """
-        if not self.holds(leave):
-            return False
-        if self._closed:
-            self._interval = min(self._interval * 2, self._longest_interval)
+    def ended(self, now: float, seconds: float, in_flight: int, *, failed: bool = False) -> None:
+        """A call of so many seconds ended; there were so many in flight, it included. Failures say nothing of latency."""
+        if self._settling:
+            # What was sent under the limit before tells of that one.
+            if now < self._settled_at or now - seconds < self._began:
+                return
+            self._settling = False
+            self._ends_at = now + max(self._mean, self._policy.window_seconds)
+        self._peak = max(self._peak, in_flight)
+        if failed:
+            self._failures += 1
         else:
-            self._closed, self._interval = True, self._first_interval
-            self._epoch += 1
-        self._wait_for_probe(now)
-        return not leave.probe
+            self._calls += 1
+            self._sum += seconds
+            self._squares += seconds * seconds
+        if now >= self._ends_at and self._calls + self._failures >= self._policy.window_calls:
+            self._end(now)
 
-    def answer(self) -> bool:
-        """A call came back with any other answer. True if that opened the line."""
-        opened, self._closed, self._probing = self._closed, False, False
-        self._epoch += opened
-        return opened
+    def _begin(self, now: float) -> None:
+        self._settling = True
+        self._began = now
+        self._settled_at = now + self._mean
+        self._ends_at = 0.0
+        self._calls = self._failures = self._peak = 0
+        self._sum = self._squares = 0.0
 
-    def lost(self, leave: Pass, now: float) -> None:
-        """A call ended without an answer: if it was the probe, the next one waits as long again."""
-        if leave.probe and self.holds(leave):
-            self._wait_for_probe(now)
+    def _end(self, now: float) -> None:
+        """Look at a window, if it is one yet, and begin the next."""
+        policy, calls = self._policy, self._calls
+        if calls:
+            mean = self._sum / calls
+            error = sqrt(max(0.0, self._squares / calls - mean * mean) / calls)
+            patient = now < self._began + max(policy.patience_seconds, 2 * mean)
+            if error > policy.precision * mean and patient and not self._failures:
+                return
+            self._mean, self._error = mean, error
+            self._remember(now)
+            if not self._dipping:
+                self._follow()
+        if self._failures:
+            self._unqueued = 0
+            self._limit *= max(policy.shrink, 1 - self._failures / (calls + self._failures))
+        self._limit = min(max(self._limit, 1.0), policy.most)
+        if self._dipping:
+            self._dipping -= 1
+        elif now >= self._next_dip and self._unqueued < 2:  # what grows fast has no queue to drain
+            self._dipping = policy.dip_windows
+            self._next_dip = self._dip_after(now)
+        self.limit = max(1, int(self._limit * policy.dip if self._dipping else self._limit))
+        self._begin(now)
 
-    def _wait_for_probe(self, now: float) -> None:
-        self._probing = False
-        self._probe_at = now + self._interval
+    def _remember(self, now: float) -> None:
+        """Note this mean among those of which the least counts."""
+        policy, least, highest = self._policy, self._least, self._mean + self._error
+        while least and least[-1][1] >= highest:
+            least.pop()
+        least.append((now, highest))
+        while least[0][0] < now - policy.memory * self._dips_every():
+            least.popleft()
+        if self._mean <= policy.tolerance * least[0][1]:
+            self._shrinking_from = None
+        elif self._shrinking_from is None:
+            self._shrinking_from = (self.limit, self._mean)
+        elif self.limit <= 0.3 * self._shrinking_from[0]:
+            if self._mean > _STILL_AS_SLOW * self._shrinking_from[1]:
+                least.clear()
+                least.append((now, highest))
+                self._shrinking_from = None
+            else:
+                self._shrinking_from = (self.limit, self._mean)
+
+    def _follow(self) -> None:
+        policy = self._policy
+        now = max(self._mean - self._error, _NO_LATENCY)
+        ratio = policy.tolerance * max(self._least[0][1], _NO_LATENCY) / now
+        gradient = min(1.0, max(policy.shrink, ratio))
+        grown = policy.headroom * sqrt(self._limit)
+        if gradient == 1.0:
+            grown = min(self._limit / 2, grown * 2**self._unqueued)
+        else:
+            self._unqueued = 0
+        target = self._limit * gradient + grown
+        if target > self._limit and self._peak < _USED * self.limit:
+            return  # nobody tried what there is
+        if gradient == 1.0:
+            self._unqueued = min(self._unqueued + 1, 16)
+        self._limit = target
+
+    def _dip_after(self, now: float) -> float:
+        every = self._dips_every()
+        return now + every - (now + self._wall) % every
+
+    def _dips_every(self) -> float:
+        every = self._policy.dip_seconds
+        while every < self._policy.dip_latencies * self._mean:
+            every *= 2
+        return every

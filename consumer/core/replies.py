@@ -88,6 +88,11 @@ class Reply:
     ambiguous: bool = False
     retry_after: float | None = None
 
+    @property
+    def in_trouble(self) -> bool:
+        """The platform's trouble, and not something about the order or the account."""
+        return self.outcome is Outcome.PLATFORM_FAILED and self.then is not Then.STOP
+
 
 @dataclass(frozen=True, slots=True)
 class ReplyRow:

@@ -2,9 +2,11 @@
 
 Retries have two ranges: within seconds the order waits in memory and keeps its key; after
 that it waits in a retry topic for minutes to hours, where it is in nobody's way.
+Retries within seconds have a budget, so that a platform in trouble is not asked more than before.
 """
 
 from bisect import bisect_left
+from collections import deque
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -52,7 +54,7 @@ class RetryPolicy:
         """The next retry topic for an order, `context` being where it comes from.
 
         Delays are fixed, since a record waits for the one before it. So a longer Retry-After
-        is met by a later topic. A `stop` or a `hold` is looked at again after the second
+        is met by a later topic. A `stop`, a `breaker` or a `hold` is looked at again after the second
         delay at most: when it ends, nobody wants to wait for the longest.
         """
         tier, waits = (context.tier, context.waits) if context is not None else (0, 0)
@@ -67,11 +69,55 @@ class RetryPolicy:
         return Later(wait, topic, due_at, tier, waits, excused)
 
 
+class RetryBudget:
+    """How many calls may be made again within seconds: a share of all calls of the last seconds, and a few.
+
+    After the retry budgets of Finagle. The few let single failures be retried where there are few calls.
+    """
+
+    def __init__(self, *, share: float = 0.1, few: int = 10, window_seconds: int = 10) -> None:
+        self._share = share
+        self._few = few
+        self._window = window_seconds
+        self._slots: deque[_Slot] = deque([_Slot(0)])
+
+    def note_call(self, now: float) -> None:
+        """A call was made, the first for its order or not."""
+        self._slot(now).calls += 1
+
+    def allows(self, now: float) -> bool:
+        """True if there is one left."""
+        self._slot(now)
+        calls = sum(slot.calls for slot in self._slots)
+        return sum(slot.retries for slot in self._slots) < max(self._few, int(self._share * calls))
+
+    def spend(self, now: float) -> None:
+        """A call will be made again."""
+        self._slot(now).retries += 1
+
+    def _slot(self, now: float) -> "_Slot":
+        second = int(now)
+        if self._slots[-1].second != second:
+            self._slots.append(_Slot(second))
+            while self._slots[0].second <= second - self._window:
+                self._slots.popleft()
+        return self._slots[-1]
+
+
+@dataclass(slots=True)
+class _Slot:
+    """What was done in one second."""
+
+    second: int
+    calls: int = 0
+    retries: int = 0
+
+
 def excused_seconds(context: RetryContext | None, now: datetime) -> float:
     """What an order has waited for no fault of its own, and what its deadline therefore moves by."""
     if context is None:
         return 0.0
-    if context.wait is Wait.REPLY:
+    if context.wait in (Wait.REPLY, Wait.BREAKER):
         return context.excused_seconds
     return context.excused_seconds + max(0.0, (now - context.written_at).total_seconds())
 
@@ -107,6 +153,7 @@ def next_step(
     deadline: datetime | None = None,
     context: RetryContext | None = None,
     excused: float = 0.0,
+    in_budget: bool = True,
 ) -> NextStep:
     """Decide after a call.
 
@@ -114,12 +161,14 @@ def next_step(
     After `deadline` (None: never) no call is made any more, and so none is waited for; `excused`
     seconds are in it already.
     Without retry topics a row that says `later` is retried within seconds, too: better than not at all.
+    With them, what is not `in_budget` goes there at once instead.
     """
     if reply.then is Then.STOP:
         return Stopped()
     if reply.then is Then.FINAL:
         return Done()
-    if calls < policy.max_attempts_now and not (reply.then is Then.LATER and policy.delays):
+    later_at_once = reply.then is Then.LATER or (reply.then is Then.NOW_THEN_LATER and not in_budget)
+    if calls < policy.max_attempts_now and not (later_at_once and policy.delays):
         again = Again(policy.backoff(calls, jitter, reply.retry_after))
         if deadline is not None and now + timedelta(seconds=again.after) > deadline:
             return Done()

@@ -1,107 +1,168 @@
-"""The stop line: who may call a refused account, and when."""
+"""The limit that is found out: against a platform whose capacity it does not know, in time that is made up."""
 
-from consumer.core.limits import Pass, StopLine
+import heapq
+import itertools
+import random
+from collections import deque
+from collections.abc import Callable
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-def closed_line(now: float = 0.0) -> StopLine:
-    line = StopLine(probe_seconds=30, probe_cap_seconds=300)
-    assert line.stop(leave(line, now), now)
-    return line
+from consumer.core.limits import AdaptiveLimit, LimitPolicy
 
-
-def leave(line: StopLine, now: float) -> Pass:
-    given = line.admit(now)
-    assert given is not None
-    return given
-
-
-def test_an_open_line_lets_everyone_through() -> None:
-    line = StopLine()
-
-    assert Pass(0) == line.admit(0) == line.admit(0)
-    assert not line.stopped(0)
+MOST = LimitPolicy(most=1000)
 
 
-def test_a_stop_closes_the_line_until_a_probe_is_due() -> None:
-    line = closed_line()
+class Queueing:
+    """A platform that works on `capacity` calls at once, first come first served; and members who call all they may.
 
-    assert line.closed
-    assert line.stopped(29.9)
-    assert line.admit(29.9) is None
-    assert line.probe_in(20.0) == 10.0
-    assert leave(line, 30.0).probe
+    Attributes:
+        ends: when each call ended, and how long it took.
 
+    """
 
-def test_one_probe_goes_at_a_time() -> None:
-    line = closed_line()
-    leave(line, 30)
+    def __init__(self, *limits: AdaptiveLimit, capacity: int, seconds: float = 0.1, seed: int = 1) -> None:
+        self.limits = limits
+        self.capacity = capacity
+        self.seconds = seconds
+        self.now = 0.0
+        self.ends: list[tuple[float, float]] = []
+        self.spread: Callable[[random.Random], float] = lambda rng: rng.uniform(0.4, 1.6)
+        self._rng = random.Random(seed)
+        self._in_flight = [0] * len(limits)
+        self._working: list[tuple[float, int, int, float]] = []
+        self._waiting: deque[tuple[int, float]] = deque()
+        self._number = itertools.count()
 
-    assert line.probing
-    assert line.admit(31) is None
-    assert line.admit(10_000) is None
+    def run(self, seconds: float) -> None:
+        until = self.now + seconds
+        self._send()
+        while self._working[0][0] < until:
+            self.now, _, member, sent = heapq.heappop(self._working)
+            self._work()
+            self.ends.append((self.now, self.now - sent))
+            self.limits[member].ended(self.now, self.now - sent, self._in_flight[member])
+            self._in_flight[member] -= 1
+            self._send()
+        self.now = until
 
+    def _send(self) -> None:
+        for member, limit in enumerate(self.limits):
+            while self._in_flight[member] < limit.limit:
+                self._in_flight[member] += 1
+                self._waiting.append((member, self.now))
+        self._work()
 
-def test_refused_probes_wait_twice_as_long_each_time_up_to_the_cap() -> None:
-    line = closed_line()
-    now, waits = 0.0, []
-    for _ in range(6):
-        waits.append(line.probe_in(now))
-        now += line.probe_in(now)
-        assert not line.stop(leave(line, now), now), "it was closed already"
+    def _work(self) -> None:
+        while self._waiting and len(self._working) < self.capacity:
+            member, sent = self._waiting.popleft()
+            ends = self.now + self.seconds * self.spread(self._rng)
+            heapq.heappush(self._working, (ends, next(self._number), member, sent))
 
-    assert waits == [30, 60, 120, 240, 300, 300]
+    @property
+    def limit(self) -> int:
+        return sum(limit.limit for limit in self.limits)
 
+    def limit_within(self, seconds: float) -> float:
+        """The mean limit of the next seconds."""
+        found = []
+        for _ in range(20):
+            self.run(seconds / 20)
+            found.append(self.limit)
+        return sum(found) / len(found)
 
-def test_any_other_answer_opens_the_line_and_forgets_the_interval() -> None:
-    line = closed_line()
-    line.stop(leave(line, 30), 30)
-    leave(line, 90)
+    def used(self, since: float) -> float:
+        """Share of its capacity that was used."""
+        done = sum(1 for at, _ in self.ends if at >= since)
+        return done * self.seconds / (self.now - since) / self.capacity
 
-    assert line.answer()
-    assert not line.answer(), "it is open already"
-    line.stop(leave(line, 91), 91)
-    assert line.probe_in(91) == 30
-
-
-def test_many_stops_of_calls_sent_before_the_line_closed_count_once() -> None:
-    line = StopLine(probe_seconds=30)
-    leaves = [leave(line, 0) for _ in range(5)]
-
-    assert [line.stop(each, 1) for each in leaves] == [True, False, False, False, False]
-    assert line.probe_in(1) == 30
-
-
-def test_a_stop_of_a_call_sent_before_the_line_opened_does_not_close_it() -> None:
-    line = StopLine()
-    early, late = leave(line, 0), leave(line, 0)
-    line.stop(early, 1)
-    line.answer()
-
-    assert not line.stop(late, 2)
-    assert not line.closed
-
-
-def test_a_probe_without_an_answer_waits_as_long_again() -> None:
-    line = closed_line()
-    line.lost(leave(line, 30), 35)
-
-    assert line.probe_in(35) == 30
-    assert line.admit(64) is None
-    assert leave(line, 65).probe
-
-
-def test_a_lost_call_that_was_no_probe_changes_nothing() -> None:
-    line = StopLine()
-    line.lost(leave(line, 0), 0)
-
-    assert not line.closed
+    def p99(self, since: float) -> float:
+        """In terms of the p99 of a platform with nothing to do."""
+        seconds = sorted(seconds for at, seconds in self.ends if at >= since)
+        alone = sorted(self.seconds * self.spread(self._rng) for _ in range(10_000))
+        return seconds[int(0.99 * len(seconds))] / alone[int(0.99 * len(alone))]
 
 
-def test_a_leave_holds_until_the_line_moves() -> None:
-    line = StopLine()
-    before = leave(line, 0)
-    assert line.holds(before)
+@pytest.mark.parametrize("capacity", [8, 20, 50, 200, 500])
+def test_it_finds_a_capacity_that_it_does_not_know_and_does_not_queue_there(capacity: int) -> None:
+    platform = Queueing(AdaptiveLimit(MOST), capacity=capacity)
+    platform.run(80)
 
-    line.stop(before, 0)
+    assert platform.used(20) >= 0.9
+    assert platform.p99(20) <= 2.0
+    assert max(seconds for _, seconds in platform.ends) < 1.0
 
-    assert not line.holds(before)
+
+def test_answers_whose_latency_varies_by_a_factor_of_ten_do_not_confuse_it() -> None:
+    platform = Queueing(AdaptiveLimit(MOST), capacity=50)
+    platform.spread = lambda rng: rng.lognormvariate(-0.32, 0.8)
+    platform.run(120)
+
+    assert platform.used(30) >= 0.9
+    assert platform.p99(30) <= 2.0
+
+
+def test_it_follows_a_capacity_that_halves_and_doubles_within_thirty_seconds() -> None:
+    platform = Queueing(AdaptiveLimit(MOST), capacity=50)
+    platform.run(40)
+    for capacity in (25, 50, 100):
+        platform.capacity = capacity
+        platform.run(20)
+        assert 0.9 * capacity <= platform.limit_within(10) <= 1.7 * capacity, capacity
+
+
+def test_a_platform_that_becomes_slower_keeps_its_calls() -> None:
+    platform = Queueing(AdaptiveLimit(MOST), capacity=50)
+    platform.run(40)
+    platform.seconds = 0.3
+    platform.run(20)
+
+    assert 45 <= platform.limit_within(10) <= 85
+
+
+def test_members_who_share_a_platform_share_it_without_a_queue() -> None:
+    members = [AdaptiveLimit(MOST, wall=1000.0) for _ in range(3)]
+    platform = Queueing(*members, capacity=60)
+    platform.run(200)
+
+    assert platform.used(30) >= 0.9
+    assert platform.p99(30) <= 2.0
+    assert min(member.limit for member in members) >= 5
+
+
+def test_what_is_not_used_does_not_grow() -> None:
+    limit = AdaptiveLimit(LimitPolicy(first=10))
+    for number in range(5000):
+        limit.ended(number / 50, 0.1, 5)
+
+    assert limit.limit <= 10
+
+
+def test_failures_shrink_it_by_their_share_and_it_grows_again_without_them() -> None:
+    limit = AdaptiveLimit(LimitPolicy(first=100))
+    now = 0.0
+    for number in range(300):
+        now += 0.01
+        limit.ended(now, 0.005, limit.limit, failed=number % 2 == 0)
+    low = limit.limit
+    assert low < 20
+    for _ in range(3000):
+        now += 0.01
+        limit.ended(now, 0.005, limit.limit)
+
+    assert limit.limit > 100
+
+
+@given(
+    st.lists(st.tuples(st.floats(0, 5), st.floats(0, 60), st.integers(1, 300), st.booleans()), max_size=500)
+)
+def test_whatever_comes_it_stays_within_its_bounds(
+    ends: list[tuple[float, float, int, bool]],
+) -> None:
+    limit, now = AdaptiveLimit(LimitPolicy(most=200)), 0.0
+    for passed, seconds, in_flight, failed in ends:
+        now += passed
+        limit.ended(now, seconds, in_flight, failed=failed)
+        assert 1 <= limit.limit <= 200

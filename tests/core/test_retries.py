@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from consumer.core.events import Coordinates, GatewayWords, RetryContext, Wait
 from consumer.core.outcomes import Later, Outcome
 from consumer.core.replies import Reply, Then
-from consumer.core.retries import Again, Done, RetryPolicy, Stopped, excused_seconds, next_step
+from consumer.core.retries import (
+    Again,
+    Done,
+    RetryBudget,
+    RetryPolicy,
+    Stopped,
+    excused_seconds,
+    next_step,
+)
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 POLICY = RetryPolicy(max_attempts_now=3, base_seconds=0.5, cap_seconds=10, retry_after_cap_seconds=30)
@@ -155,3 +163,58 @@ def test_only_waits_that_are_not_the_orders_fault_excuse_it(wait: Wait, seconds:
 def test_a_clock_that_went_back_excuses_nothing() -> None:
     assert excused_seconds(after(None, -60, wait=Wait.STOP), NOW) == 0.0
     assert excused_seconds(None, NOW) == 0.0
+
+
+# -- The budget of retries within seconds -----------------------------------------------------------
+
+
+def test_what_is_not_in_the_budget_goes_later_at_once() -> None:
+    step = next_step(reply(Then.NOW_THEN_LATER), 1, LATER, 0.5, now=NOW, in_budget=False)
+
+    assert isinstance(step, Later)
+    assert (step.wait, step.topic) == (Wait.REPLY, 0)
+
+
+def test_without_retry_topics_the_budget_ends_no_order() -> None:
+    assert Again(0.25) == next_step(reply(Then.NOW_THEN_LATER), 1, POLICY, 0.5, now=NOW, in_budget=False)
+
+
+def test_what_cannot_go_later_is_retried_within_seconds_whatever_the_budget() -> None:
+    assert Again(0.25) == next_step(reply(Then.NOW), 1, LATER, 0.5, now=NOW, in_budget=False)
+
+
+def test_past_its_deadline_nothing_goes_later_either() -> None:
+    deadline = NOW + timedelta(seconds=30)
+    step = next_step(reply(Then.NOW_THEN_LATER), 1, LATER, 0.5, now=NOW, deadline=deadline, in_budget=False)
+
+    assert step == Done()
+
+
+@given(st.lists(st.tuples(st.booleans(), st.floats(0, 0.5)), max_size=400))
+def test_retries_are_a_tenth_of_the_calls_of_ten_seconds_or_a_few(calls: list[tuple[bool, float]]) -> None:
+    budget, now = RetryBudget(), 0.0
+    made: list[float] = []
+    again: list[float] = []
+    for failed, passed in calls:
+        now += passed
+        budget.note_call(now)
+        made.append(now)
+        if failed and budget.allows(now):
+            budget.spend(now)
+            again.append(now)
+            lately = sum(1 for at in again if at > now - 9)
+            assert lately <= max(10, 0.1 * sum(1 for at in made if at > now - 11))
+
+
+def test_single_failures_are_retried_where_there_are_few_calls() -> None:
+    budget = RetryBudget()
+    for minute in range(60):
+        budget.note_call(minute * 60)
+        assert budget.allows(minute * 60)
+        budget.spend(minute * 60)
+
+
+def test_a_wait_for_the_platform_counts_towards_the_deadline() -> None:
+    waited = after(None, 60, wait=Wait.BREAKER)
+
+    assert excused_seconds(waited, NOW) == 0
