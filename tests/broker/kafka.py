@@ -49,6 +49,23 @@ async def produce(
         await producer.stop()
 
 
+async def produce_backlog(
+    broker: str, topic: str, event: Callable[[int], bytes], count: int, partitions: int
+) -> None:
+    """A large one, over so many partitions in turn; in large batches, since it is to be there soon."""
+    async with AIOKafkaProducer(bootstrap_servers=broker, max_batch_size=500_000) as producer:
+        batches = {number: producer.create_batch() for number in range(partitions)}
+        for number in range(count):
+            at, value = number % partitions, event(number)
+            if batches[at].append(key=b"%d" % number, value=value, timestamp=None) is None:
+                await producer.send_batch(batches[at], topic, partition=at)
+                batches[at] = producer.create_batch()
+                batches[at].append(key=b"%d" % number, value=value, timestamp=None)
+        for at, batch in batches.items():
+            await producer.send_batch(batch, topic, partition=at)
+        await producer.flush()
+
+
 @asynccontextmanager
 async def traffic(
     broker: str, topic: str, event: Callable[[int], bytes], a_second: int

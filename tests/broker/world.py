@@ -181,6 +181,12 @@ class Member:
             assert time.monotonic() < give_up, f"no {event} in the log\n{self.log_tail()}"
             await asyncio.sleep(0.05)
 
+    def resident_mib(self) -> float:
+        """Its memory, as the kernel counts it against a container's limit."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text("ascii")
+        line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
+        return int(line.split()[1]) / 1024
+
     def kill(self) -> None:
         """kill -9."""
         if self.process.poll() is None:
