@@ -74,6 +74,10 @@ class Rules(Protocol):
         """When it is too late for another call after the reply of this label."""
         ...
 
+    def terms(self, account: str, rule: str) -> object:
+        """What must be equal in other rules, for an order that waits under these to go on as it is."""
+        ...
+
 
 class KeyedOrder:
     """Queues, one a key: whoever holds a place goes when it is first in all the queues that it stands in.
@@ -240,7 +244,12 @@ class Delivery:
         return tuple(sorted(resolutions, key=lambda resolution: resolution.index))
 
     def _plan(
-        self, rules: Rules, record: Record, item: Order | Finding, progress: "_Progress"
+        self,
+        rules: Rules,
+        record: Record,
+        item: Order | Finding,
+        progress: "_Progress",
+        place: Place | None = None,
     ) -> "Resolution | _OrderDelivery":
         if isinstance(item, Finding):
             return self._found(rules, record, item)
@@ -268,8 +277,8 @@ class Delivery:
             return too_late
         secret_name = rules.accounts[plan.account].secret
         self._secret(plan.account, secret_name)  # a missing one is found before a place is taken
-        place = self._keys.enter(("plate", item.plate), ("event_id", item.event_id))
-        return _OrderDelivery(base, item, plan, secret_name, rules, place, progress)
+        place = place or self._keys.enter(("plate", item.plate), ("event_id", item.event_id))
+        return _OrderDelivery(base, item, plan, secret_name, rules, rules, place, progress)
 
     def _too_late(self, rules: Rules, base: Resolution, order: Order) -> Resolution | None:
         """An order whose deadline passed in a retry topic (the service was away): its last reply is its end."""
@@ -348,27 +357,35 @@ class Delivery:
 
     async def _call_until_last_word(self, delivery: "_OrderDelivery") -> Resolution:
         """Attempts, with the place held throughout and a permit only while a call is under way."""
-        account, record = delivery.request.account, delivery.base.record
-        url = delivery.request.url or self._url
+        record = delivery.base.record
         attempts = NO_ATTEMPTS if record.retry is None else record.retry.attempts
         may_be_granted = record.maybe_sent or attempts.ambiguous
         excused = excused_seconds(record.retry, delivery.base.decided_at)
+        reply: Reply | None = None
         calls = 0
         while True:
             if not delivery.progress.begun:
                 await self._open.wait()
+            so_far = replace(attempts, ambiguous=may_be_granted)
+            if self._is_changed(delivery):
+                planned = self._planned_anew(delivery, so_far, reply, excused)
+                if isinstance(planned, Resolution):
+                    return planned
+                delivery = planned
+            account = delivery.request.account
             async with self._flow.permit(account) as permit:
                 excused += permit.stopped_seconds
+                if self._is_changed(delivery):
+                    continue  # while it waited for its permit
                 if permit.set_aside:
-                    attempts = replace(attempts, ambiguous=may_be_granted)
-                    return self._set_aside(delivery, attempts, permit.waits_for, excused)
+                    return self._set_aside(delivery, so_far, permit.waits_for, excused)
                 if not self._may_call(delivery.progress):
                     continue  # held while it waited for its permit
                 # Encoded here, so that waiting orders keep no bodies.
                 secret = self._secret(account, delivery.secret_name)
                 body = encode_form(delivery.request.parameters, secret)
                 called_at, started = self._clock(), self._monotonic()
-                end = await self._gateway.post(url, body)
+                end = await self._gateway.post(delivery.request.url or self._url, body)
                 ended = self._monotonic()
                 seconds, now = ended - started, self._clock()
                 reply = _without(delivery.rules.replies.classify(end, now), secret, delivery.order.plate)
@@ -401,6 +418,30 @@ class Delivery:
             if isinstance(step, Again):
                 self._budgets[account].spend(ended)
                 await self._sleep(step.after)
+
+    def _is_changed(self, delivery: "_OrderDelivery") -> bool:
+        """Its account or rule is not what it was: changed, on hold, gone. Other changes are for records to come."""
+        rules, request = self._rules(), delivery.request
+        if rules is delivery.seen:
+            return False
+        return rules.terms(request.account, request.rule) != delivery.seen.terms(request.account, request.rule)
+
+    def _planned_anew(
+        self, delivery: "_OrderDelivery", attempts: Attempts, reply: Reply | None, excused: float
+    ) -> "Resolution | _OrderDelivery":
+        """The order under the rules in force, as if it had come back from a retry topic."""
+        rules, record, order = self._rules(), delivery.base.record, delivery.order
+        items = rules.read(record, self._clock())
+        item = next((item for item in items if item.index == order.index), None)
+        # The platform knows it by its event_id, and its turn is that of its plate: they cannot change any more.
+        if not isinstance(item, Order) or (item.event_id, item.plate) != (order.event_id, order.plate):
+            return replace(delivery, seen=rules)
+        planned = self._plan(rules, record, item, delivery.progress, delivery.place)
+        if not isinstance(planned, Resolution):
+            return planned
+        later = planned.later and replace(planned.later, excused_seconds=excused)
+        planned = replace(planned, attempts=attempts, later=later)
+        return planned if reply is None else replace(planned, words=reply.words, label=reply.label)
 
     def _in_budget(self, account: str, reply: Reply, now: float) -> bool:
         """Whether a call that came to this may be made again within seconds."""
@@ -465,13 +506,14 @@ class _Progress:
 
 @dataclass(frozen=True, slots=True)
 class _OrderDelivery:
-    """What one order carries through its delivery."""
+    """What one order carries through its delivery; `seen` are the rules that last had a say."""
 
     base: Resolution
     order: Order
     request: CouponRequest
     secret_name: str
     rules: Rules
+    seen: Rules
     place: Place
     progress: _Progress
 

@@ -52,6 +52,9 @@ class FakeRules:
     def deadline(self, order: Order, record: Record, label: str) -> datetime | None:
         return None if self.lasts is None else NOW + self.lasts
 
+    def terms(self, account: str, rule: str) -> object:
+        return self.accounts.get(account)
+
     def read(self, record: Record, now: datetime) -> tuple[Order | Finding, ...]:
         assert now == NOW
         return tuple(self._item(index, raw) for index, raw in enumerate(json.loads(record.value or b"[]")))
