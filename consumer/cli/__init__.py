@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from consumer import __version__
-from consumer.cli import check, demo, replay, run, sandbox, test, topics
+from consumer.cli import check, demo, explain, replay, run, sandbox, test, topics
 from consumer.core.errors import BrokerUnavailableError, ConfigurationError, RefusedError
 
 app = typer.Typer(
@@ -37,14 +37,18 @@ app.command(
     epilog="Example: charging-coupon topics --settings settings.yaml --create",
 )(topics.topics)
 app.command(
-    short_help="Says all that is wrong with rules, and what is probably not meant.",
-    epilog="Example: charging-coupon check rules.yaml --strict",
+    short_help="Says all that is wrong with rules, and what looks it.",
+    epilog="Example: charging-coupon check --strict rules.yaml",
 )(check.check)
 app.command(
     "test",
     short_help="Runs the tests that stand in rules.",
-    epilog="Example: charging-coupon test rules.yaml -k midnight --junit tests.xml",
+    epilog="Example: charging-coupon test --junit tests.xml rules.yaml",
 )(test.run_tests)
+app.command(
+    short_help="Tells how an event is read, and which rule decides why.",
+    epilog="Example: charging-coupon explain --source charging rules.yaml event.json",
+)(explain.explain)
 app.command(
     short_help="Sends dead letters back to their topics, to be run again.",
     epilog="Example: charging-coupon replay --settings settings.yaml --code 503 --since 2h --send",

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from consumer.core.documents import Document, DocumentError
-from consumer.core.errors import ConfigurationError, Problem
+from consumer.core.errors import ConfigurationError
 from consumer.core.rules import RuleBook
 from consumer.rulebook.bundle import Bundle
 from consumer.rulebook.compilation import Breathe, Compilation

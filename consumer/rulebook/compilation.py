@@ -216,6 +216,8 @@ class Compilation:
             parameters=model.parameters,
             metadata_format=model.metadata_format,
             state=model.state,
+            rate=model.rate,
+            max_in_flight=model.max_in_flight,
         )
 
     def _check_parameters(self, location: Location, given: Mapping[str, str]) -> None:

@@ -125,6 +125,10 @@ class AccountModel(Model):
     """How `metadata` travels: one JSON text, or one form field for each part."""
     state: Annotated[State, Field(strict=False)] = State.ON
     """`shadow` does everything but the request; `hold` sets the orders aside as dead letters."""
+    rate: Annotated[float, Field(gt=0, le=100_000, allow_inf_nan=False, strict=False)] | None = None
+    """Requests a second for this account, all members of the group together. Default: no bound of its own."""
+    max_in_flight: Annotated[int, Field(gt=0, le=100_000)] | None = None
+    """Requests under way at once for this account, all members together. Default: no bound of its own."""
 
 
 class FieldModel(Model):
