@@ -215,6 +215,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         bounds: Bounds,
         metrics: Metrics,
         retry_topics: Iterable[str] = (),
+        on_assigned: Callable[[Sequence[TopicPartition]], None] = lambda _partitions: None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -232,6 +233,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._bounds = bounds
         self._metrics = metrics
         self._retry_topics = frozenset(retry_topics)
+        self._on_assigned = on_assigned
         self._clock = clock
         self._monotonic = monotonic
         self._assignment: Assignment | None = None
@@ -584,6 +586,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self.joined, self.rebalancing = True, False
         self._metrics.assignments.inc()
         self._metrics.assigned.set(len(partitions))
+        self._on_assigned(partitions)
         log.info("intake.assigned", partitions=[f"{tp.topic}-{tp.partition}" for tp in partitions])
         if partitions and not self._stopping.is_set():  # a last rebalance while stopping opens nothing
             self._consumer.pause(*partitions)
@@ -724,6 +727,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             held.admitting = False
             await self._drain(held, why)
             self._discard(held)
+        self._on_assigned([])
 
     async def _drain(self, held: Assignment, why: str) -> None:
         """Let what was begun end, within the bound. The next owner sends what ran out of time again, and the rest first."""

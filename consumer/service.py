@@ -5,7 +5,7 @@ import platform
 import ssl
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import Any
@@ -17,10 +17,11 @@ from consumer import __version__, certificates, intake, ledger
 from consumer.core.errors import BrokerUnavailableError, ConfigurationError, Problem
 from consumer.core.offsets import Tracker
 from consumer.core.outcomes import OutcomeContext
+from consumer.core.rates import Share
 from consumer.core.retries import RetryPolicy
 from consumer.core.rules import RuleBook
 from consumer.delivery import Delivery
-from consumer.flow import Flow
+from consumer.flow import FleetBounds, Flow
 from consumer.gateway import HttpGateway
 from consumer.intake import Intake
 from consumer.ledger import Done, Encoder, Ledger
@@ -66,6 +67,8 @@ class Service:
             accounts=rules.accounts,
             metrics=self.metrics,
             sets_aside=bool(settings.retries.delays),
+            adaptive=settings.gateway.adaptive_limit,
+            fleet=FleetBounds(settings.gateway.fleet_rate, settings.gateway.fleet_max_in_flight),
         )
         self._stopping = asyncio.Event()
         self._waiting = Waiting()
@@ -197,12 +200,34 @@ class Service:
             ),
             metrics=self.metrics,
             retry_topics=settings.retry_topics,
+            on_assigned=lambda partitions: self._divide(kafka.consumer.partitions_for_topic, partitions),
         )
         topics = [*settings.kafka.topics.events, *settings.retry_topics]
         kafka.consumer.subscribe(topics, listener=self._intake)
         if self._stopping.is_set():
             return
         await self._intake.run()
+
+    def _divide(
+        self,
+        partitions_of: Callable[[str], Collection[int] | None],
+        assigned: Sequence[TopicPartition],
+    ) -> None:
+        """What the fleet may do is divided by the partitions of the events topics."""
+        totals = {topic: len(partitions_of(topic) or ()) for topic in self.settings.kafka.topics.events}
+        for topic, partition in assigned:  # where they are newer than what is known of the topic
+            if topic in totals:
+                totals[topic] = max(totals[topic], partition + 1)
+        self._flow.use_share(
+            Share.of(assigned, totals, waiting=any(tp.topic not in totals for tp in assigned))
+        )
+        cap = self.settings.gateway.fleet_max_in_flight
+        if assigned and cap is not None and cap < sum(totals.values()):
+            log.warning(
+                "service.fleet_cap_too_low",
+                problem=f"{sum(totals.values())} partitions share {cap} requests under way at once; each may have one",
+                remedy="raise gateway.fleet_max_in_flight, or let one member run",
+            )
 
     def _check_topics(self) -> None:
         problems = [

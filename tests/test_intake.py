@@ -172,6 +172,7 @@ class Room:
     ) -> None:
         self.consumer, self.link, self.delivery = FakeConsumer(), FakeLink(committed), FakeDelivery()
         self.now = NOW
+        self.shares: list[list[TopicPartition]] = []
         self.metrics = Metrics(CollectorRegistry())
         self.intake = Intake(
             consumer=self.consumer,
@@ -185,6 +186,7 @@ class Room:
             bounds=intake.Bounds(drain=1.0, unreadable=unreadable),
             metrics=self.metrics,
             retry_topics=[PARTITION.topic] if retries else [],
+            on_assigned=lambda partitions: self.shares.append(list(partitions)),
             clock=lambda: self.now,
         )
 
@@ -448,3 +450,11 @@ async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
         while not holds():  # noqa: ASYNC110  # it sets no event
             await asyncio.sleep(0.01)
+
+
+async def test_each_rebalance_is_told_and_only_when_all_has_been_drained(room: Room) -> None:
+    room.delivery.gate = asyncio.Event()
+    await room.assigned()
+    await room.intake.on_partitions_revoked([PARTITION])
+
+    assert room.shares == [[PARTITION], []]

@@ -145,6 +145,14 @@ def test_a_heading_with_nothing_under_it_is_no_mistake() -> None:
     assert rulebook.parse(SMALLEST + "stations:\nrules:\n").rules == ()
 
 
+def test_an_account_may_have_bounds_of_its_own() -> None:
+    book = rulebook.parse(
+        SMALLEST + "accounts: {a: {app_id: a, secret: a, api_type: '5', rate: 2, max_in_flight: 3}}"
+    )
+
+    assert (book.accounts["a"].rate, book.accounts["a"].max_in_flight) == (2.0, 3)
+
+
 def test_replies_change_only_what_they_name() -> None:
     book = rulebook.parse(
         SMALLEST

@@ -468,3 +468,15 @@ def test_every_setting_says_what_it_is() -> None:
         ]
 
     assert undescribed(Settings, "") == []
+
+
+def test_the_fleets_bounds_are_off_unless_set() -> None:
+    assert (settings().gateway.fleet_rate, settings().gateway.fleet_max_in_flight) == (None, None)
+    found = settings(GATEWAY__FLEET_RATE="2.5", GATEWAY__FLEET_MAX_IN_FLIGHT="12").gateway
+    assert (found.fleet_rate, found.fleet_max_in_flight) == (2.5, 12)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "true", "nan", "inf"])
+def test_a_rate_is_a_number_above_nothing(text: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"gateway\.fleet_rate"):
+        settings(GATEWAY__FLEET_RATE=text)

@@ -75,6 +75,8 @@ class Account:
         api_type: the kind of coupon, as the platform allotted it.
         url: where its requests go; None means the settings' gateway URL.
         parameters: further fields of each of its requests, the same in all.
+        rate: calls a second of all members together; None: no bound.
+        max_in_flight: calls of all members at once; None: no bound.
 
     """
 
@@ -86,6 +88,8 @@ class Account:
     parameters: Mapping[str, str] = field(default_factory=dict)
     metadata_format: MetadataFormat = MetadataFormat.JSON
     state: State = State.ON
+    rate: float | None = None
+    max_in_flight: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

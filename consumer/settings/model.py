@@ -18,6 +18,7 @@ from consumer.settings.values import (
     Duration,
     Names,
     Port,
+    Rate,
     Retention,
     Secret,
     SecretName,
@@ -206,7 +207,19 @@ class Gateway(Group):
     """Where coupons are asked for. Default the platform's documented address."""
 
     max_in_flight: Count = 256
-    """Requests under way at once, per process. Default 256: ample for 1000 a second at 0.2 s each."""
+    """Requests under way at once, per process, at most. Default 256: ample for 1000 a second at 0.2 s each."""
+
+    adaptive_limit: bool = True
+    """Whether fewer are under way where more would only queue at the platform, as its latency shows. Default true;
+    false where something else already tells the service how much the platform can take."""
+
+    fleet_rate: Rate | None = None
+    """Requests a second of all members of the group together; each takes the part of its partitions. Default: no bound;
+    set what the platform's operator has allowed."""
+
+    fleet_max_in_flight: Count | None = None
+    """Requests under way at once of all members together, likewise. Default: no bound. At least the number of partitions
+    of the events topics: each may have one."""
 
     connect_timeout: Duration = 3.0
     """Longest wait for a connection. Default 3s."""

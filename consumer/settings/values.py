@@ -151,6 +151,7 @@ Delays = Annotated[
 Retention = Annotated[float, BeforeValidator(duration_seconds), Field(ge=3600, le=3650 * 86400)]
 Size = Annotated[int, BeforeValidator(size_bytes), Field(ge=1024, le=1 << 40)]
 Count = Annotated[int, BeforeValidator(_not_a_boolean), Field(ge=1, le=1_000_000)]
+Rate = Annotated[float, BeforeValidator(_not_a_boolean), Field(gt=0, le=100_000)]
 Port = Annotated[int, BeforeValidator(_not_a_boolean), Field(ge=0, le=65535)]
 Secret = Annotated[SecretStr, AfterValidator(_secret_text)]
 NAMES_A_SECRET = "the value is a secret's name"  # noqa: S105  # no secret
