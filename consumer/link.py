@@ -17,6 +17,8 @@ import aiokafka.consumer.fetcher
 from aiokafka import AIOKafkaConsumer
 from aiokafka import TopicPartition as TopicPartition  # noqa: PLC0414 - the rooms above take it from here
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
+from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
+from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
 from aiokafka.errors import KafkaError, NodeNotReadyError, for_code
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.commit import OffsetFetchRequest
@@ -229,8 +231,26 @@ FlushResult = Committed | Fenced | Ambiguous | Retriable
 """How a flush ended: a closed set."""
 
 
+class _Assignor(RoundRobinPartitionAssignor):
+    """Makes one request to join differ from the last, where a new generation is wanted.
+
+    A follower whose request says nothing new is told the generation that there is, by any broker.
+    """
+
+    def __init__(self) -> None:
+        self.wishes = 0
+
+    def metadata(self, topics: Iterable[str]) -> ConsumerProtocolMemberMetadata:
+        """What the group's leader learns of us; it does not look at the last part."""
+        return ConsumerProtocolMemberMetadata(self.version, list(topics), b"%d" % self.wishes)
+
+
 class GroupConsumer(AIOKafkaConsumer):
     """aiokafka's consumer, which also tells its membership."""
+
+    def __init__(self, *topics: str, **options: Any) -> None:
+        self._assignor = _Assignor()
+        super().__init__(*topics, partition_assignment_strategy=(self._assignor,), **options)
 
     def membership(self) -> Membership:
         """As of now. Call it in `on_partitions_assigned` only: later it is the next assignment's."""
@@ -254,7 +274,8 @@ class GroupConsumer(AIOKafkaConsumer):
         await self._client.force_metadata_update()
 
     def rejoin(self) -> None:
-        """Join the group again, with a new generation."""
+        """Join the group again, with a new generation: what the last one sent, and is still under way, is refused."""
+        self._assignor.wishes += 1
         self._coordinator.request_rejoin()
 
 

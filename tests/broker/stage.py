@@ -44,6 +44,8 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
     Attributes:
         seen: ("revoked", partitions) and ("assigned", partitions), in their order.
         lets_go: while it is not set, a revocation is not over.
+        freeze: no heartbeat of it any more.
+        join_again: as aiokafka does by itself when it finds other partitions.
     """
 
     def __init__(self) -> None:
@@ -53,6 +55,7 @@ class Member(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self.lets_go.set()
         self.consumer: Any = None
         self.freeze: Callable[[], None] = lambda: None
+        self.join_again: Callable[[], None] = lambda: None
 
     async def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         self.seen.append(("revoked", sorted(tp.partition for tp in revoked)))
@@ -175,7 +178,7 @@ class _Fake:
                 await process.run(member.consumer.stop())
 
         await process.run(start())
-        member.freeze = process.pause
+        member.freeze, member.join_again = process.pause, member.consumer._need_rejoin
         self._stack.push_async_callback(stop)
         return member
 
@@ -243,6 +246,7 @@ class _Real:
 
         self._stack.push_async_callback(stop)
         member.freeze = lambda: _stop_beating(consumer)
+        member.join_again = consumer._coordinator.request_rejoin
         return member
 
 
@@ -352,3 +356,30 @@ async def heartbeat(link: TransactionalLink, generation: int, member_id: str) ->
 
 async def link_to(kafka: Kafka, group: str) -> TransactionalLink:
     return TransactionalLink(await kafka.client(), group, transaction_timeout=15)
+
+
+class Stage:
+    """A member, its source, and a producer with a topic to write to."""
+
+    def __init__(self, kafka: Kafka) -> None:
+        self.kafka = kafka
+        self.group = kafka.name("group")
+
+    async def set(self) -> "Stage":
+        self.source = TopicPartition(await self.kafka.topic(), 0)
+        self.target = TopicPartition(await self.kafka.topic(), 0)
+        self.member = await self.kafka.join(self.group, self.source.topic)
+        self.membership = await self.member.assignment(1)
+        self.link = await link_to(self.kafka, self.group)
+        self.producer = Producer(self.link, self.kafka.name("id"))
+        await self.producer.init()
+        return self
+
+    async def open(self, offset: int, values: tuple[bytes, ...] = (), sequence: int = 0) -> None:
+        """A transaction with all in it, not ended."""
+        producer = self.producer
+        assert await producer.add_offsets() == 0
+        assert await producer.commit_offset(self.source, offset, self.membership) == 0
+        assert await producer.add_partition(self.target) == 0
+        if values:
+            assert (await producer.produce(self.target, values, sequence))[0] == 0

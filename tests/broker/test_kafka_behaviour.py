@@ -13,6 +13,7 @@ from tests.broker.stage import (
     Member,
     Producer,
     Scenario,
+    Stage,
     heartbeat,
     link_to,
     offset_of,
@@ -38,33 +39,6 @@ def behaviour(scenario: Scenario) -> Callable[..., None]:
             on_a_real_one(scenario, request.getfixturevalue("broker"))
 
     return test
-
-
-class Stage:
-    """A member, its source, and a producer with a topic to write to."""
-
-    def __init__(self, kafka: Kafka) -> None:
-        self.kafka = kafka
-        self.group = kafka.name("group")
-
-    async def set(self) -> "Stage":
-        self.source = TopicPartition(await self.kafka.topic(), 0)
-        self.target = TopicPartition(await self.kafka.topic(), 0)
-        self.member = await self.kafka.join(self.group, self.source.topic)
-        self.membership = await self.member.assignment(1)
-        self.link = await link_to(self.kafka, self.group)
-        self.producer = Producer(self.link, self.kafka.name("id"))
-        await self.producer.init()
-        return self
-
-    async def open(self, offset: int, values: tuple[bytes, ...] = (), sequence: int = 0) -> None:
-        """A transaction with all in it, not ended."""
-        producer = self.producer
-        assert await producer.add_offsets() == NONE
-        assert await producer.commit_offset(self.source, offset, self.membership) == NONE
-        assert await producer.add_partition(self.target) == NONE
-        if values:
-            assert (await producer.produce(self.target, values, sequence))[0] == NONE
 
 
 # -- Transactions ------------------------------------------------------------------------------------
@@ -363,20 +337,34 @@ async def test_who_does_not_let_go_within_the_rebalance_is_left_behind(kafka: Ka
 
 @behaviour
 async def test_a_leader_that_joins_again_makes_a_new_generation_and_a_follower_does_not(kafka: Kafka) -> None:
+    leader, follower, generation = await _leader_and_follower(kafka)
+    follower.join_again()
+    assert (await follower.assignment(2)).generation == generation
+    assert follower.assigned[-1] == follower.assigned[-2]
+    leader.join_again()
+    assert (await leader.assignment(3)).generation == generation + 1
+    assert (await follower.assignment(3)).generation == generation + 1
+
+
+@behaviour
+async def test_whoever_asks_for_a_new_generation_gets_one(kafka: Kafka) -> None:
+    leader, follower, generation = await _leader_and_follower(kafka)
+    follower.consumer.rejoin()
+    assert (await follower.assignment(2)).generation == generation + 1
+    assert (await leader.assignment(3)).generation == generation + 1
+    follower.consumer.rejoin()
+    assert (await follower.assignment(3)).generation == generation + 2
+    leader.consumer.rejoin()
+    assert (await leader.assignment(5)).generation == generation + 3
+
+
+async def _leader_and_follower(kafka: Kafka) -> tuple[Member, Member, int]:
     group, topic = kafka.name("group"), await kafka.topic(2)
     leader = await kafka.join(group, topic)
     await leader.assignment(1)
     follower = await kafka.join(group, topic)
     await follower.assignment(1)
-    before = await leader.assignment(2)
-    follower.consumer.rejoin()
-    same = await follower.assignment(2)
-    assert same.generation == before.generation
-    assert follower.assigned[-1] == follower.assigned[-2]
-    leader.consumer.rejoin()
-    after = await leader.assignment(3)
-    assert after.generation == before.generation + 1
-    assert (await follower.assignment(3)).generation == after.generation
+    return leader, follower, (await leader.assignment(2)).generation
 
 
 @behaviour

@@ -142,6 +142,7 @@ class FakeConsumer:
         self._loop = asyncio.get_running_loop()
         self._node: int | None = None
         self._member_id, self._generation = "", -1
+        self._wishes = 0
         self._rejoin: asyncio.Future[None] = self._loop.create_future()
         self._coordinator_gone: asyncio.Future[None] = self._loop.create_future()
         self._closing: asyncio.Future[None] = self._loop.create_future()
@@ -192,6 +193,11 @@ class FakeConsumer:
         return Membership(self._group, self._generation, self._member_id, self._instance_id)
 
     def rejoin(self) -> None:
+        """With a new generation."""
+        self._wishes += 1
+        self._need_rejoin()
+
+    def _need_rejoin(self) -> None:
         if not self._rejoin.done():
             self._rejoin.set_result(None)
 
@@ -199,7 +205,7 @@ class FakeConsumer:
         """New partitions change the assignment."""
         counts = await self._network.partitions(self._topics)
         if self._counts and counts != self._counts:
-            self.rejoin()
+            self._need_rejoin()
         self._counts = counts
 
     async def _look_now_and_then(self) -> None:
@@ -295,6 +301,7 @@ class FakeConsumer:
             self._member_id,
             self._instance_id,
             self._topics,
+            self._wishes,
             self._session_timeout,
             self._rebalance_timeout,
         )
@@ -312,12 +319,12 @@ class FakeConsumer:
             SyncGroup(self._group, joined.generation, joined.member_id, self._instance_id, shares)
         )
         if synced is None:
-            self.rejoin()
+            self._need_rejoin()
             return None
         if synced.code == Code.NONE:
             share: tuple[TopicPartition, ...] = synced.share
             return share
-        self.rejoin()
+        self._need_rejoin()
         if synced.code in (Code.UNKNOWN_MEMBER_ID, Code.ILLEGAL_GENERATION):
             self._forget_membership()
         elif synced.code in _COORDINATOR_GONE:
@@ -346,7 +353,7 @@ class FakeConsumer:
 
     def _forget_membership(self) -> None:
         self._member_id, self._generation = "", -1
-        self.rejoin()
+        self._need_rejoin()
 
     async def _ask_coordinator(self, request: Any) -> Any:
         """None where there is no answer."""
@@ -385,7 +392,7 @@ class FakeConsumer:
         if code in _COORDINATOR_GONE:
             self._lose_coordinator()
         elif code == Code.REBALANCE_IN_PROGRESS:
-            self.rejoin()
+            self._need_rejoin()
         elif code in (Code.ILLEGAL_GENERATION, Code.UNKNOWN_MEMBER_ID):
             self._forget_membership()
         return code in (Code.NONE, Code.REBALANCE_IN_PROGRESS)

@@ -19,10 +19,13 @@ Place = tuple[int, str]
 
 @dataclass(frozen=True, slots=True)
 class JoinGroup:
+    """`wishes`: metadata that differ from the last ones where the member wants a new generation."""
+
     group: str
     member_id: str
     instance_id: str | None
     topics: tuple[str, ...]
+    wishes: int
     session: float
     rebalance: float
 
@@ -86,6 +89,7 @@ class Member:
     name: str
     instance_id: str | None
     topics: tuple[str, ...]
+    wishes: int
     session: float
     rebalance: float
     heard: float
@@ -204,6 +208,7 @@ class Group:
             member_id,
             request.instance_id,
             request.topics,
+            request.wishes,
             request.session,
             request.rebalance,
             self._cluster.now(),
@@ -227,24 +232,25 @@ class Group:
             self._leader = member.name
         self._watch(member)
         if self.state is State.STABLE and member.topics == request.topics:
+            member.wishes = request.wishes
             self._store()
             answer(
                 Joined(Code.NONE, member.name, self.generation)
             )  # not told that it leads: it only takes its share
             return
-        member.topics, member.join = request.topics, answer
+        member.topics, member.wishes, member.join = request.topics, request.wishes, answer
         self._rebalance()
         self._complete_if_all_joined()
 
     def _join_again(self, member: Member, request: JoinGroup, answer: Callable[[Joined], None]) -> None:
-        """A follower that joins without a reason is told the generation that there is."""
-        changed = member.topics != request.topics
+        """A follower that says nothing new is told the generation that there is."""
+        changed = (member.topics, member.wishes) != (request.topics, request.wishes)
         leads = member.name == self._leader
         member.heard = self._cluster.now()
         if not changed and (self.state is State.COMPLETING or (self.state is State.STABLE and not leads)):
             answer(self._joined(member))
             return
-        member.topics, member.join = request.topics, answer
+        member.topics, member.wishes, member.join = request.topics, request.wishes, answer
         self._rebalance()
         self._complete_if_all_joined()
 

@@ -284,9 +284,7 @@ class FakeKafka:
         sent = request.prepare(_VERSIONS) if hasattr(request, "prepare") else request
         fault = self.fault(process, name, sent)
         heard: asyncio.Future[Any] = self.loop.create_future()
-        if not process.alive:
-            await heard  # for ever
-        if isinstance(fault, Unreachable):
+        if isinstance(fault, Unreachable) and process.alive:
             raise NodeNotReadyError
         if isinstance(fault, Drop | LoseReply | Late):
             self._lose(process, heard, patience)
@@ -302,7 +300,7 @@ class FakeKafka:
     def _send(self, node: int, request: Any, fault: Fault | None, reply: "Answer") -> None:
         after = self.latency()
         match fault:
-            case Drop():
+            case Drop() | Unreachable():
                 return
             case LoseReply():
                 reply = _nobody
