@@ -8,6 +8,7 @@ COPY requirements/run.txt requirements/
 RUN /app/bin/pip install --no-cache-dir --require-hashes -r requirements/run.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY consumer consumer
+COPY schemas schemas
 # docker build --build-arg COMMIT="$(git describe --always --dirty)": what `charging-coupon --version` tells.
 ARG COMMIT=
 RUN if [ -n "$COMMIT" ]; then echo "$COMMIT" > consumer/COMMIT; fi && \

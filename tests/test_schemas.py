@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import tomllib
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from consumer import cli, rulebook, schemas, settings
 from consumer.core.events import Attempts, Coordinates, GatewayWords, Record, Replay, Wait
 from consumer.core.headers import replay_headers
 from consumer.core.letters import Receipt, receipt_headers
@@ -47,6 +49,80 @@ OUTCOME = schema_of("coupon-outcome", "1")
 @pytest.mark.parametrize("path", sorted(SCHEMAS.glob("*.schema.json")), ids=lambda path: path.name)
 def test_every_schema_is_one(path: Path) -> None:
     Draft202012Validator.check_schema(json.loads(path.read_text("utf-8")))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("settings.v1", settings.schema_text()), ("rules.v1", rulebook.schema_text())]
+)
+def test_the_schemas_that_are_made_of_the_code_are_fresh(name: str, text: str) -> None:
+    """If not: `charging-coupon schema settings > schemas/settings.v1.schema.json`, likewise for rules."""
+    assert (SCHEMAS / f"{name}.schema.json").read_text("utf-8") == text
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("settings", "settings.v1"), ("rules", "rules.v1"), *schemas.WRITTEN.items()]
+)
+def test_the_command_prints_each_of_them(name: str, file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["schema", name])
+
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == (SCHEMAS / f"{file}.schema.json").read_text("utf-8")
+
+
+def test_an_installed_package_has_the_schemas_that_are_written_by_hand() -> None:
+    project = tomllib.loads((SCHEMAS.parent / "pyproject.toml").read_text("utf-8"))
+    included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+
+    assert included == {
+        f"schemas/{file}.schema.json": f"consumer/schemas/{file}.schema.json"
+        for file in schemas.WRITTEN.values()
+    }
+
+
+SETTINGS: dict[str, Any] = {
+    "kafka": {"bootstrap_servers": ["k:9092"], "topics": {"events": "a,b"}},
+    "rules": "r",
+}
+
+
+def test_the_settings_schema_takes_what_settings_can_say() -> None:
+    validator = schema_of("settings", "1")
+    more = {
+        "gateway": {"read_timeout": "8s", "total_timeout": 10, "max_response_size": "64KiB", "ca_file": None},
+        "retries": {"delays": ["1m", "5m", 1800]},
+        "secrets": {"main": "x"},
+    }
+
+    assert [error.message for error in validator.iter_errors(SETTINGS | more)] == []
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        {"kafka": {"topics": {"events": ["a"]}}},
+        {"gatewy": {}},
+        {"gateway": {"read_timeout": "8 sec"}},
+        {"gateway": {"max_response_size": "64K"}},
+        {"gateway": {"max_in_flight": 0}},
+        {"privacy": {"plates": "all"}},
+    ],
+)
+def test_the_settings_schema_refuses_what_they_cannot(mistake: dict[str, Any]) -> None:
+    assert schema_of("settings", "1").is_valid(SETTINGS)
+    assert not schema_of("settings", "1").is_valid(SETTINGS | mistake)
+
+
+def described_models(schema: dict[str, Any]) -> Iterable[tuple[str, bool]]:
+    yield from described(schema)
+    for name, model in schema["$defs"].items():
+        yield from described(model, f"{name}.")
+
+
+def test_every_setting_is_described_for_the_editor() -> None:
+    assert [
+        name for name, has_one in described_models(schema_of("settings", "1").schema) if not has_one
+    ] == []
 
 
 def test_every_schema_is_in_the_table_of_who_writes_and_who_reads() -> None:

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from consumer import __version__
-from consumer.cli import check, demo, explain, replay, run, sandbox, test, topics
+from consumer.cli import check, demo, explain, replay, run, sandbox, schema, test, topics
 from consumer.core.errors import BrokerUnavailableError, ConfigurationError, RefusedError
 
 app = typer.Typer(
@@ -38,17 +38,21 @@ app.command(
 )(topics.topics)
 app.command(
     short_help="Says all that is wrong with rules, and what looks it.",
-    epilog="Example: charging-coupon check --strict rules.yaml",
+    epilog="Example: charging-coupon check rules.yaml --strict",
 )(check.check)
 app.command(
     "test",
     short_help="Runs the tests that stand in rules.",
-    epilog="Example: charging-coupon test --junit tests.xml rules.yaml",
+    epilog="Example: charging-coupon test rules.yaml --junit tests.xml",
 )(test.run_tests)
 app.command(
     short_help="Tells how an event is read, and which rule decides why.",
-    epilog="Example: charging-coupon explain --source charging rules.yaml event.json",
+    epilog="Example: charging-coupon explain rules.yaml event.json --source charging",
 )(explain.explain)
+app.command(
+    short_help="Prints JSON Schemas of files and topics, for editors.",
+    epilog="Example: charging-coupon schema rules > rules.v1.schema.json",
+)(schema.schema)
 app.command(
     short_help="Sends dead letters back to their topics, to be run again.",
     epilog="Example: charging-coupon replay --settings settings.yaml --code 503 --since 2h --send",

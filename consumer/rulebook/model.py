@@ -4,7 +4,6 @@
 mistakes, and nothing is converted.
 """
 
-import json
 import re
 from datetime import datetime
 from decimal import Decimal
@@ -20,6 +19,7 @@ from pydantic import (
     StringConstraints,
 )
 
+from consumer import schemas
 from consumer.core.coupons import MetadataFormat, State
 from consumer.core.fields import FieldType
 from consumer.core.formats import scalar_text
@@ -464,27 +464,7 @@ class RulesModel(Model):
 
 def schema_text() -> str:
     """The JSON Schema of a rules file, as `schemas/rules.v1.schema.json` has it."""
-    schema = _without_titles(RulesModel.model_json_schema(ref_template="#/$defs/{model}"))
-    assert isinstance(schema, dict)
-    head = {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": "rules.v1.schema.json",
-        "title": "rules.v1",
-    }
-    return json.dumps(head | schema, indent=2, ensure_ascii=False) + "\n"
-
-
-def _without_titles(schema: object) -> object:
-    """The titles that pydantic gives repeat the keys' names."""
-    if isinstance(schema, list):
-        return [_without_titles(item) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    return {
-        key: _without_titles(value)
-        for key, value in schema.items()
-        if not (key == "title" and isinstance(value, str))
-    }
+    return schemas.text_of(RulesModel.model_json_schema(ref_template="#/$defs/{model}"), "rules.v1")
 
 
 def known_keys(location: tuple[str | int, ...]) -> list[str]:

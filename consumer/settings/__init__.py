@@ -6,7 +6,7 @@ reported at once, each with its line or variable. `model` has every setting.
 """
 
 from consumer.settings.loading import InForce, Reading, load_settings, read_settings
-from consumer.settings.model import Kafka, OAuth, Security, Settings
+from consumer.settings.model import Kafka, OAuth, Security, Settings, schema_text
 from consumer.settings.words import RULES_PATH
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "Settings",
     "load_settings",
     "read_settings",
+    "schema_text",
 ]

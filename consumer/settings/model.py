@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from consumer import certificates
+from consumer import certificates, schemas
 from consumer.core.errors import ConfigurationError, Problem
 from consumer.core.outcomes import PlateMode, Privacy
 from consumer.settings.values import (
@@ -695,3 +695,8 @@ def _hash_key_missing(plates: PlateMode, why: Problem) -> Problem:
 def one_problem(place: str, message: str, remedy: str) -> ConfigurationError:
     """An error of a single problem."""
     return ConfigurationError([Problem(place, message, remedy)])
+
+
+def schema_text() -> str:
+    """The JSON Schema of a settings file, as `schemas/settings.v1.schema.json` has it."""
+    return schemas.text_of(Settings.model_json_schema(ref_template="#/$defs/{model}"), "settings.v1")

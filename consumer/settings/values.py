@@ -137,26 +137,44 @@ def _start(value: object) -> object:
     return instant
 
 
-Names = Annotated[tuple[str, ...], BeforeValidator(_comma_list), Field(min_length=1)]
+# What a schema says of a value that a validator of ours makes of another one.
+_Listed = list[str] | str
+_Measured = float | Annotated[str, Field(pattern=r"^\d+(\.\d+)? *(ms|s|m|h|d)?$")]
+_Sized = int | Annotated[str, Field(pattern=r"^\d+ *(B|KiB|MiB|GiB|kB|MB|GB)?$")]
+
+Names = Annotated[
+    tuple[str, ...], BeforeValidator(_comma_list, json_schema_input_type=_Listed), Field(min_length=1)
+]
 Servers = Annotated[
     tuple[Annotated[str, AfterValidator(_host_and_port)], ...],
-    BeforeValidator(_comma_list),
+    BeforeValidator(_comma_list, json_schema_input_type=_Listed),
     Field(min_length=1),
 ]
 Word = Annotated[str, Field(min_length=1)]
-Duration = Annotated[float, BeforeValidator(duration_seconds), Field(gt=0, le=7 * 86400)]
-Delays = Annotated[
-    tuple[Duration, ...], BeforeValidator(_comma_list), Field(max_length=10), AfterValidator(_ascending)
+Duration = Annotated[
+    float, BeforeValidator(duration_seconds, json_schema_input_type=_Measured), Field(gt=0, le=7 * 86400)
 ]
-Retention = Annotated[float, BeforeValidator(duration_seconds), Field(ge=3600, le=3650 * 86400)]
-Size = Annotated[int, BeforeValidator(size_bytes), Field(ge=1024, le=1 << 40)]
+Delays = Annotated[
+    tuple[Duration, ...],
+    BeforeValidator(_comma_list, json_schema_input_type=list[_Measured] | str),
+    Field(max_length=10),
+    AfterValidator(_ascending),
+]
+Retention = Annotated[
+    float,
+    BeforeValidator(duration_seconds, json_schema_input_type=_Measured),
+    Field(ge=3600, le=3650 * 86400),
+]
+Size = Annotated[int, BeforeValidator(size_bytes, json_schema_input_type=_Sized), Field(ge=1024, le=1 << 40)]
 Count = Annotated[int, BeforeValidator(_not_a_boolean), Field(ge=1, le=1_000_000)]
 Rate = Annotated[float, BeforeValidator(_not_a_boolean), Field(gt=0, le=100_000)]
 Port = Annotated[int, BeforeValidator(_not_a_boolean), Field(ge=0, le=65535)]
 Secret = Annotated[SecretStr, AfterValidator(_secret_text)]
 NAMES_A_SECRET = "the value is a secret's name"  # noqa: S105  # no secret
 SecretName = Annotated[str, Field(min_length=1, max_length=100), NAMES_A_SECRET]
-StartFrom = Annotated[Literal["earliest", "latest"] | datetime, BeforeValidator(_start)]
+StartFrom = Annotated[
+    Literal["earliest", "latest"] | datetime, BeforeValidator(_start, json_schema_input_type=str)
+]
 
 
 def in_largest(value: float, units: Mapping[str, float]) -> str:

@@ -1,0 +1,40 @@
+"""`charging-coupon schema`: the JSON Schemas of files and topics, for editors. Prints."""
+
+import sys
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class Described(StrEnum):
+    """What there are schemas of."""
+
+    SETTINGS = "settings"
+    RULES = "rules"
+    EVENTS = "events"
+    OUTCOMES = "outcomes"
+
+
+def schema(
+    *,
+    of: Annotated[
+        Described,
+        typer.Argument(metavar="[settings|rules|events|outcomes]", help="Of which files or topic."),
+    ] = Described.RULES,
+) -> None:
+    """Prints a JSON Schema: of the settings file, of rules, of our own events, of the outcome topic.
+
+    An editor that knows YAML's language server then completes and checks a file that begins with
+    `# yaml-language-server: $schema=rules.v1.schema.json`.
+    """
+    from consumer import rulebook, schemas, settings
+
+    match of:
+        case Described.SETTINGS:
+            text = settings.schema_text()
+        case Described.RULES:
+            text = rulebook.schema_text()
+        case _:
+            text = schemas.written(of)
+    sys.stdout.write(text)
