@@ -64,7 +64,7 @@ class Consumer(Protocol):
         """The group's membership now."""
 
     def rejoin(self) -> None:
-        """Join the group again."""
+        """Join the group again, with a new generation."""
 
     def pause(self, *partitions: TopicPartition) -> None:
         """Stop fetching."""
@@ -758,6 +758,8 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         held.closed = True
         held.writing.cancel()
         await asyncio.gather(held.writing, return_exceptions=True)
+        if not self._stopping.is_set():
+            self._consumer.rejoin()  # so that its requests that are still under way are of an old generation
         try:
             await self._link.fence(held.own_ids, asyncio.get_running_loop().time() + 2.0)
         except (BrokerUnavailableError, RefusedError) as error:

@@ -114,6 +114,7 @@ class FakeLink:
     def __init__(self, committed: int) -> None:
         self.committed = {PARTITION: CommittedOffset(committed, "")}
         self.refuses = False
+        self.hangs = False
 
     async def fence(self, ids: Iterable[str], deadline: float) -> Mapping[str, tuple[int, int]]:
         return dict.fromkeys(ids, (1, 1))
@@ -126,6 +127,8 @@ class FakeLink:
     async def flush(
         self, offsets: Mapping[TopicPartition, CommittedOffset], records: Sequence[Outgoing]
     ) -> FlushResult:
+        if self.hangs:
+            await asyncio.Event().wait()
         if self.refuses:
             return Retriable("add_partitions", 3)
         self.committed.update(offsets)
@@ -248,6 +251,19 @@ async def test_gaps_and_records_that_are_done_already_are_no_sign_of_a_new_log(r
     room.consumer.polls.put_nowait([60])
     await room.delivers([50, 55, 60])
     assert not room.consumer.rejoined.is_set()
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_who_is_revoked_in_the_midst_of_a_transaction_asks_for_a_new_generation(
+    room: Room, *, hangs: bool
+) -> None:
+    """A follower that joins again is else told the generation that it had, and what it sent would not be refused."""
+    await room.assigned()
+    room.link.hangs = hangs
+    room.consumer.polls.put_nowait([50])
+    await room.delivers([50])
+    await room.intake.on_partitions_revoked([PARTITION])
+    assert room.consumer.rejoined.is_set() == hangs
 
 
 async def test_a_consumer_that_only_raises_is_told_and_then_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
