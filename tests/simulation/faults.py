@@ -1,0 +1,314 @@
+"""What goes wrong in one simulated run: drawn from its seed, done at its time, counted by kind and place. No I/O."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from random import Random
+
+from tests.simulation.kafka import AnswerError, Drop, FakeKafka, Fault, Late, LoseReply, Slow, Unreachable
+from tests.simulation.member import Crew
+from tests.simulation.platform import NOBODY, Platform
+from tests.simulation.virtual import Process, VirtualLoop
+from tests.simulation.world import EVENTS, OUTCOMES
+
+RETRIABLE: Mapping[str, tuple[int, ...]] = {
+    "InitProducerId": (14, 15, 16, 51),
+    "AddOffsetsToTxn": (14, 15, 16, 51),
+    "TxnOffsetCommit": (14, 15, 16),
+    "AddPartitionsToTxn": (14, 15, 16, 51),
+    "Produce": (5, 6, 7, 19, 20),
+    "EndTxn": (14, 15, 16, 51),
+    "OffsetFetch": (14, 16),
+    "Heartbeat": (14, 15, 16),
+}
+"""Answers that each request can get from a broker in trouble."""
+
+APPLIED = frozenset({7, 15, 20})
+"""Of them those that a broker can give though it has done what was asked."""
+
+NAMES = (
+    *RETRIABLE,
+    "FindCoordinator",
+    "Metadata",
+    "ListOffsets",
+    "JoinGroup",
+    "SyncGroup",
+    "LeaveGroup",
+    "Fetch",
+)
+FLUSH = ("AddOffsetsToTxn", "TxnOffsetCommit", "AddPartitionsToTxn", "Produce", "EndTxn")
+
+
+@dataclass(frozen=True, slots=True)
+class Weather:
+    """Requests that go wrong by chance, for a while."""
+
+    begin: float
+    end: float
+    rate: float
+    names: frozenset[str]
+    kinds: tuple[str, ...]
+
+
+@dataclass(eq=False, slots=True)
+class Strike:
+    """A process stops or dies: at a request of this name, or, without a name, at any callback.
+
+    Attributes:
+        pass_by: so many requests or callbacks go by before.
+        seconds: how long it stops; None: it dies.
+        arrives: the request that it makes then still arrives.
+    """
+
+    begin: float
+    name: str | None
+    pass_by: int
+    seconds: float | None
+    arrives: bool = True
+
+
+class Faults:
+    """One run's.
+
+    Attributes:
+        counts: by (kind, place).
+        themes: what this run's trouble is about.
+        over: nothing goes wrong any more.
+    """
+
+    def __init__(
+        self, rng: Random, loop: VirtualLoop, crew: Crew, kafka: FakeKafka, platform: Platform
+    ) -> None:
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self.over = False
+        self._rng = rng
+        self._loop = loop
+        self._crew = crew
+        self._kafka = kafka
+        self._platform = platform
+        self._until = crew.world.trouble_until
+        self._weather: list[Weather] = []
+        self._strikes: list[Strike] = []
+        self._strikes_at_steps: list[Strike] = []
+        self.themes = rng.sample(list(THEMES), rng.choices(range(5), (3, 30, 32, 22, 13))[0])
+        for theme in self.themes:
+            THEMES[theme](self)
+
+    def count(self, kind: str, place: str) -> None:
+        self.counts[kind, place] += 1
+
+    # -- Asked by the loop and by Kafka -------------------------------------------------------------
+
+    def at_step(self, process: Process) -> None:
+        """Before each callback of a process."""
+        if not self._strikes_at_steps or self.over:
+            return
+        for strike in list(self._strikes_at_steps):
+            if strike.begin <= self._loop.time():
+                strike.pass_by -= 1
+                if strike.pass_by < 0:
+                    self._strikes_at_steps.remove(strike)
+                    self._strike(strike, process, self._crew.stands_at(process))
+
+    def at_request(self, process: Process, name: str, request: object) -> Fault | None:
+        """For each request that is sent."""
+        if self.over:
+            return None
+        now = self._loop.time()
+        for strike in self._strikes:
+            if strike.name == name and strike.begin <= now:
+                strike.pass_by -= 1
+                if strike.pass_by < 0:
+                    self._strikes.remove(strike)
+                    self._strike(strike, process, name if strike.arrives else f"before {name}")
+                    return (
+                        None
+                        if strike.arrives and strike.seconds is not None
+                        else LoseReply()
+                        if strike.arrives
+                        else Drop()
+                    )
+        for weather in self._weather:
+            if (
+                weather.begin <= now < weather.end
+                and name in weather.names
+                and self._rng.random() < weather.rate
+            ):
+                kind = self._rng.choice(weather.kinds)
+                fault = _KINDS[kind](self._rng, name)
+                if fault is not None:
+                    self.count(kind, name)
+                    return fault
+        return None
+
+    def _strike_at(self, strike: Strike, process: Process, name: str) -> None:
+        """Before the request is sent, or as soon as it is."""
+        if strike.arrives:
+            self._loop.call_soon(self._strike, strike, process, f"{name} sent", context=NOBODY)
+        else:
+            self._strike(strike, process, name)
+
+    def _strike(self, strike: Strike, process: Process, place: str) -> None:
+        if strike.seconds is None:
+            self.count("crash", place)
+            self._crew.kill(process, back_after=self._rng.choice((0.05, 1.0, self._rng.uniform(2, 8))))
+        else:
+            longer = strike.seconds > self._crew.world.timing.session
+            self.count("pause beyond the session" if longer else "pause", place)
+            self._crew.pause(process, strike.seconds)
+
+    # -- Themes -------------------------------------------------------------------------------------
+
+    def _at(self, when: float, kind: str, place: str, act: Callable[[], object]) -> None:
+        def now() -> None:
+            if not self.over:
+                self.count(kind, place)
+                act()
+
+        self._loop.call_at(when, now)
+
+    def _when(self) -> float:
+        return self._rng.uniform(0.3, self._until - 1)
+
+    def _bad_weather(self) -> None:
+        """Any requests, any faults."""
+        rate, kinds = self._rng.choice((0.02, 0.08, 0.25)), tuple(_KINDS)
+        self._weather.append(self._spell(rate, frozenset(NAMES), kinds))
+
+    def _one_request_ails(self) -> None:
+        name = self._rng.choice(NAMES)
+        kinds = tuple(self._rng.sample(list(_KINDS), self._rng.randint(1, 3)))
+        self._weather.append(self._spell(self._rng.choice((0.1, 0.3, 0.6)), frozenset({name}), kinds))
+
+    def _late_copies(self) -> None:
+        names = frozenset(self._rng.sample(NAMES, self._rng.randint(1, 3)))
+        self._weather.append(self._spell(self._rng.choice((0.1, 0.3)), names, ("late",)))
+
+    def _applied_and_denied(self) -> None:
+        names = frozenset(self._rng.sample(FLUSH, 2))
+        self._weather.append(self._spell(self._rng.choice((0.1, 0.3)), names, ("answered", "lost reply")))
+
+    def _spell(self, rate: float, names: frozenset[str], kinds: tuple[str, ...]) -> Weather:
+        begin = self._rng.choice((0.0, self._when()))
+        return Weather(begin, begin + self._rng.choice((0.5, 3.0, self._until)), rate, names, kinds)
+
+    def _deaths(self) -> None:
+        for _ in range(self._rng.randint(1, 3)):
+            self._strikes_at_steps.append(Strike(self._when(), None, self._rng.randrange(150), None))
+
+    def _deaths_at_requests(self) -> None:
+        for _ in range(self._rng.randint(1, 4)):
+            name = self._rng.choice(FLUSH + NAMES)
+            arrives = self._rng.random() < 0.6
+            self._strikes.append(Strike(self._when(), name, self._rng.randrange(6), None, arrives))
+
+    def _pauses(self) -> None:
+        for _ in range(self._rng.randint(1, 3)):
+            self._strikes_at_steps.append(Strike(self._when(), None, self._rng.randrange(150), self._pause()))
+
+    def _pauses_at_requests(self) -> None:
+        for _ in range(self._rng.randint(1, 4)):
+            name = self._rng.choice(FLUSH + NAMES)
+            self._strikes.append(Strike(self._when(), name, self._rng.randrange(6), self._pause()))
+
+    def _pause(self) -> float:
+        session = self._crew.world.timing.session
+        return self._rng.choice((self._rng.uniform(0.05, 1.0), self._rng.uniform(1.05, 2.5) * session))
+
+    def _rebalance_storm(self) -> None:
+        at, pace = self._when(), self._rng.choice((0.1, 0.5, 1.5))
+        for _ in range(self._rng.randint(2, 8)):
+            self._at(at, "rebalance", "asked for", lambda: self._crew.rejoin(self._rng))
+            at += self._rng.uniform(0.2, 1.8) * pace
+
+    def _members_come_and_go(self) -> None:
+        for _ in range(self._rng.randint(1, 4)):
+            self._at(self._when(), "rebalance", "a member more", self._crew.add)
+            self._at(self._when(), "stop", "SIGTERM", lambda: self._crew.stop_one(self._rng))
+
+    def _coordinators_move(self) -> None:
+        for _ in range(self._rng.randint(1, 5)):
+            self._at(self._when(), "move", "group coordinator", lambda: self._kafka.move_group(self._rng))
+            self._at(
+                self._when(),
+                "move",
+                "transaction coordinator",
+                lambda: self._kafka.move_transactions(self._rng),
+            )
+            self._at(self._when(), "move", "leader", lambda: self._kafka.move_leader(self._rng))
+
+    def _slow_broker(self) -> None:
+        names = frozenset(NAMES) if self._rng.random() < 0.5 else frozenset(self._rng.sample(NAMES, 3))
+        self._weather.append(self._spell(self._rng.choice((0.1, 0.5)), names, ("slow",)))
+
+    def _topics_grow(self) -> None:
+        topic = self._rng.choice((EVENTS, OUTCOMES, self._crew.world.retry_topics[0]))
+        self._at(self._when(), "more partitions", topic, lambda: self._kafka.add_partitions(topic, 1))
+
+    def _platform_hangs(self) -> None:
+        at = self._when()
+        ends = at + self._rng.uniform(1.0, 6.0)
+        self._at(at, "platform", "hangs", lambda: setattr(self._platform, "hangs_until", ends))
+
+    def _platform_fails(self) -> None:
+        at = self._when()
+        moody = self._rng.choice((0.2, 0.6))
+        self._at(at, "platform", "fails and loses replies", lambda: setattr(self._platform, "moody", moody))
+        if self._rng.random() < 0.4:
+            ends = at + self._rng.uniform(1.0, 5.0)
+            self._at(at, "platform", "is down", lambda: setattr(self._platform, "down_until", ends))
+
+    def _platform_slow(self) -> None:
+        slow = self._rng.choice((0.2, 0.6))
+        self._at(self._when() / 2, "platform", "is slow", lambda: setattr(self._platform, "slowness", slow))
+
+    def _account_refused(self) -> None:
+        at, account = self._when(), self._rng.choice(("main", "other"))
+        ends = at + self._rng.uniform(1.0, 5.0)
+        self._at(at, "platform", "refuses an account", lambda: self._platform.refuses.update({account: ends}))
+
+
+THEMES: Mapping[str, Callable[[Faults], None]] = {
+    theme.__name__.strip("_"): theme
+    for theme in (
+        Faults._bad_weather,
+        Faults._one_request_ails,
+        Faults._late_copies,
+        Faults._applied_and_denied,
+        Faults._deaths,
+        Faults._deaths_at_requests,
+        Faults._pauses,
+        Faults._pauses_at_requests,
+        Faults._rebalance_storm,
+        Faults._members_come_and_go,
+        Faults._coordinators_move,
+        Faults._slow_broker,
+        Faults._topics_grow,
+        Faults._platform_hangs,
+        Faults._platform_fails,
+        Faults._platform_slow,
+        Faults._account_refused,
+    )
+}
+
+
+def _late(rng: Random, _: str) -> Fault:
+    return Late(rng.choice((rng.uniform(0.001, 0.05), rng.uniform(0.05, 0.5), rng.uniform(0.5, 4.0))))
+
+
+def _answered(rng: Random, name: str) -> Fault | None:
+    codes = RETRIABLE.get(name)
+    if codes is None:
+        return None
+    code = rng.choice(codes)
+    return AnswerError(code, applied=code in APPLIED and rng.random() < 0.6)
+
+
+_KINDS: Mapping[str, Callable[[Random, str], Fault | None]] = {
+    "unreachable": lambda _, __: Unreachable(),
+    "lost request": lambda _, __: Drop(),
+    "lost reply": lambda _, __: LoseReply(),
+    "late": _late,
+    "answered": _answered,
+    "slow": lambda rng, _: Slow(rng.choice((rng.uniform(0.01, 0.2), rng.uniform(0.2, 2.0)))),
+}
