@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +11,7 @@ import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaConnectionError
+from aiokafka.structs import OffsetAndMetadata
 
 from consumer.link import GroupConsumer, Membership
 from consumer.transactions import TransactionalLink
@@ -144,6 +145,16 @@ async def committed_offsets(broker: str, group: str, topic: str, partitions: int
             [TopicPartition(topic, number) for number in range(partitions)], in_seconds(20)
         )
     return {tp.partition: committed.offset for tp, committed in found.items()}
+
+
+async def commit_by_hand(broker: str, topics: Topics, rows: Mapping[int, tuple[int, str]]) -> None:
+    """Offset and metadata by partition, as a tool commits them that moves a group's offsets while none of its members runs."""
+    async with AIOKafkaConsumer(
+        bootstrap_servers=broker, group_id=topics.group, enable_auto_commit=False
+    ) as consumer:
+        partitions = {TopicPartition(topics.events, number): row for number, row in rows.items()}
+        consumer.assign(list(partitions))
+        await consumer.commit({tp: OffsetAndMetadata(*row) for tp, row in partitions.items()})
 
 
 async def end_offsets(

@@ -1,4 +1,4 @@
-"""How long the trials are: scaled for every run, or as in earnest: `FULL_LENGTH=1 pytest -m long tests/broker`."""
+"""How long the trials are: scaled for every run, or as in earnest where the environment says `FULL_LENGTH=1`."""
 
 import os
 

@@ -1,6 +1,7 @@
 """However much waits, and however long the platform hangs: memory stays bounded and flat, and polling goes on."""
 
 import asyncio
+import re
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -22,6 +23,9 @@ pytestmark = [pytest.mark.broker, pytest.mark.long]
 LIMIT_MIB = 256
 FLAT_MIB = 16
 """As much as the second half of a time may show more than the first."""
+
+PROBE_SECONDS = 30
+"""The longest pause between two calls that try whether the platform is back."""
 
 
 @dataclass
@@ -63,14 +67,13 @@ async def test_a_deep_backlog_before_a_platform_that_hangs_fills_no_memory_and_g
     await watch.look(scaled(20, 1800))
     watch.judge(f"{count} records behind a platform that hangs")
     _, page = await member.get("/metrics")
-    assert float(page.split('coupon_backpressure_seconds_total{reason="')[1].split("} ")[1].split()[0]) > 5
+    held_back = re.findall(r"^coupon_backpressure_seconds_total\{.*\} (\S+)$", page, re.MULTILINE)
+    assert sum(map(float, held_back)) > 5
 
     gateway.script = None
     recovered_at, grants = time.monotonic(), len(gateway.journal.grants)
-    await until(lambda: len(gateway.journal.grants) > grants + 100, 30)
-    took = time.monotonic() - recovered_at
-    print(f"the hundredth grant {took:.1f} s after the platform's recovery; calls may last 5 s")
-    assert took < 5 + 5
+    await until(lambda: len(gateway.journal.grants) > grants, PROBE_SECONDS + 10)
+    print(f"granted again {time.monotonic() - recovered_at:.1f} s after the platform's recovery")
     await watch.look(scaled(8, 120))
     watch.judge("and while it catches up")
     assert await member.stop() == 0
@@ -92,7 +95,7 @@ async def test_large_records_before_a_platform_that_hangs_are_bounded_by_their_b
     await watch.look(scaled(10, 300))
     watch.judge(f"{count} records of 200 kB")
     gateway.script = None
-    await world.until_done(60)
+    await world.until_done(PROBE_SECONDS + 60)
     await audit(world, gateway, range(count), "platform_failed")
     assert await member.stop() == 0
 

@@ -1,6 +1,7 @@
 """A network that is slow, tears everything into pieces, resets, or falls silent: nothing is lost, nothing doubled."""
 
 import asyncio
+import re
 import signal
 import time
 
@@ -148,6 +149,10 @@ async def test_a_slow_commit_while_partitions_are_revoked_is_no_error(
         world.start()
         await world.until_shared(40)
         await asyncio.sleep(3)
+        gauges = [re.findall(r"^coupon_partition_lag\{(.*)\}", (await member.get("/metrics"))[1], re.MULTILINE)
+                  for member in world.members]  # fmt: skip  # two lines
+        assert [len(each) for each in gauges] == [2, 2]  # each partition's lag is told by its owner only
+        assert not set(gauges[0]) & set(gauges[1])
         sent.enough.set()
         await asyncio.sleep(0.5)
         await world.until_done(60)

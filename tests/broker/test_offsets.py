@@ -8,10 +8,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from aiokafka.protocol.admin import DeleteGroupsRequest
-from aiokafka.structs import OffsetAndMetadata
 
 from consumer.core.offsets import OffsetMap, decode_map, encode_map
 from consumer.link import CommittedOffset
@@ -19,7 +18,7 @@ from consumer.sandbox.answers import ANSWERS
 from consumer.sandbox.broker import EmbeddedBroker
 from consumer.sandbox.gateway import SandboxGateway
 from tests.broker.audit import audit
-from tests.broker.kafka import Topics, in_seconds, kafka_link, produce, read_all, traffic
+from tests.broker.kafka import Topics, commit_by_hand, in_seconds, kafka_link, produce, read_all, traffic
 from tests.broker.lengths import scaled
 from tests.broker.world import RULES, World, event
 from tests.conftest import CreateTopics
@@ -122,7 +121,8 @@ async def test_a_map_that_is_not_of_its_offset_is_ignored_and_no_record_is_lost(
 
     real = found[TopicPartition(world.topics.events, 0)].metadata
     await commit_by_hand(
-        world,
+        world.broker,
+        world.topics,
         {
             0: (5, real),
             1: (10, encode_map("another cluster", 10, [(11, 50)], clean=False)),
@@ -152,16 +152,6 @@ async def committed(world: World) -> tuple[str, Mapping[TopicPartition, Committe
     partitions = [TopicPartition(world.topics.events, number) for number in range(world.topics.partitions)]
     async with kafka_link(world.broker, world.topics.group) as link:
         return await link.cluster_id(), await link.read_offsets(partitions, in_seconds(10))
-
-
-async def commit_by_hand(world: World, rows: Mapping[int, tuple[int, str]]) -> None:
-    """As a tool does that moves a group's offsets while none of its members runs."""
-    async with AIOKafkaConsumer(
-        bootstrap_servers=world.broker, group_id=world.topics.group, enable_auto_commit=False
-    ) as consumer:
-        partitions = {TopicPartition(world.topics.events, number): row for number, row in rows.items()}
-        consumer.assign(list(partitions))
-        await consumer.commit({tp: OffsetAndMetadata(*row) for tp, row in partitions.items()})
 
 
 FORGETFUL = {

@@ -1,10 +1,6 @@
-"""A Kafka that is not ready, or goes away: the service waits, says so in bounded lines, goes on, and loses nothing.
-
-`ABSENT_SECONDS` and `ABSENT_LATER_SECONDS` make the absences as long as in earnest (180 and 60).
-"""
+"""A Kafka that is not ready, or goes away: the service waits, says so in bounded lines, goes on, and loses nothing."""
 
 import asyncio
-import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -18,14 +14,15 @@ from aiokafka.admin import AIOKafkaAdminClient
 from consumer.sandbox.broker import EmbeddedBroker
 from consumer.sandbox.gateway import SandboxGateway
 from tests.broker.kafka import Topics, produce
+from tests.broker.lengths import scaled
 from tests.broker.rights import CHECKED, GROUP, TOPIC, Right, grant, take_away
 from tests.broker.world import APP_ID, SECRET, Member, World, event
 from tests.conftest import CreateTopics
 
 pytestmark = [pytest.mark.broker, pytest.mark.long]
 
-ABSENT_AT_START = float(os.environ.get("ABSENT_SECONDS", "5"))
-ABSENT_LATER = float(os.environ.get("ABSENT_LATER_SECONDS", "8"))
+ABSENT_AT_START = scaled(5, 180)
+ABSENT_LATER = scaled(8, 60)
 
 
 @pytest.fixture(scope="module")

@@ -73,7 +73,7 @@ kafka:
   session_timeout: 6s
   heartbeat_interval: 1s
   rebalance_timeout: 20s
-gateway: {{url: "{gateway_url}", max_in_flight: 64, total_timeout: 5s}}
+gateway: {{url: "{gateway_url}", max_in_flight: 64, adaptive_limit: false, total_timeout: 5s}}
 retries: {{base: 50ms, cap: 200ms, delays: {topics.delays}}}
 drain_timeout: 8s
 rules: rules.yaml
