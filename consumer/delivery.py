@@ -367,12 +367,10 @@ class Delivery:
             if not delivery.progress.begun:
                 await self._open.wait()
             so_far = replace(attempts, ambiguous=may_be_granted)
-            if self._is_changed(delivery):
-                planned = self._planned_anew(delivery, so_far, reply, excused)
-                if isinstance(planned, Resolution):
-                    return planned
-                delivery = planned
-            account = delivery.request.account
+            planned = self._as_of_now(delivery, so_far, reply, excused)
+            if isinstance(planned, Resolution):
+                return planned
+            delivery, account = planned, planned.request.account
             async with self._flow.permit(account) as permit:
                 excused += permit.stopped_seconds
                 if self._is_changed(delivery):
@@ -424,12 +422,16 @@ class Delivery:
         rules, request = self._rules(), delivery.request
         if rules is delivery.seen:
             return False
-        return rules.terms(request.account, request.rule) != delivery.seen.terms(request.account, request.rule)
+        return rules.terms(request.account, request.rule) != delivery.seen.terms(
+            request.account, request.rule
+        )
 
-    def _planned_anew(
+    def _as_of_now(
         self, delivery: "_OrderDelivery", attempts: Attempts, reply: Reply | None, excused: float
     ) -> "Resolution | _OrderDelivery":
-        """The order under the rules in force, as if it had come back from a retry topic."""
+        """The order, where it is changed as if it had come back from a retry topic."""
+        if not self._is_changed(delivery):
+            return delivery
         rules, record, order = self._rules(), delivery.base.record, delivery.order
         items = rules.read(record, self._clock())
         item = next((item for item in items if item.index == order.index), None)

@@ -278,6 +278,11 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             self._assignment.admitting = False
         self._stopping.set()
 
+    def read_again(self) -> None:
+        """Other rules are in force: what could not be read may be read now."""
+        for topic in list(self._unreadable):
+            self._forget_unreadable(topic)
+
     @property
     def partitions(self) -> list[TopicPartition]:
         """Partitions that records are taken from now."""
@@ -553,13 +558,16 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             self._note_readable(record.coordinates.topic, resolutions)
             held.ledger.add(record, resolutions, taken_at)
 
+    def _forget_unreadable(self, topic: str) -> None:
+        self._unreadable.pop(topic, None)
+        self._metrics.unreadable_alarm.labels(topic).set(0)
+
     def _note_readable(self, topic: str, resolutions: Sequence[Resolution]) -> None:
         """A topic of which nothing can be read is rather a mistake of ours than a thousand dead letters."""
         if any(resolution.readable for resolution in resolutions):
             if topic in self.unreadable:
                 log.info("intake.readable_again", topic=topic)
-            self._unreadable.pop(topic, None)
-            self._metrics.unreadable_alarm.labels(topic).set(0)
+            self._forget_unreadable(topic)
             return
         self._unreadable[topic] += 1
         if self._unreadable[topic] == self._bounds.unreadable:
@@ -569,7 +577,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
                 topic=topic,
                 records=self._bounds.unreadable,
                 problem=resolutions[0].detail if resolutions else "",
-                remedy="the topic is paused: correct its source in the rules and start again, then replay the dead letters",
+                remedy="the topic is paused: correct its source in the rules, then replay the dead letters",
             )
 
     def _committed(self, held: Assignment, done: Sequence[Done]) -> None:

@@ -80,6 +80,11 @@ def configure(
     )
 
 
+def hide_also(texts: Iterable[str]) -> None:
+    """No line will hold these either: secrets that came into use."""
+    _in_use[:] = sorted({*_in_use, *_spellings(texts)}, key=len, reverse=True)
+
+
 class Intervals:
     """How often a matter is told that comes again and again: at once, then after pauses that double."""
 

@@ -13,6 +13,10 @@ AGE_BUCKETS = (1, 5, 15, 60, 300, 900, 3600, 7200, 21600, 86400)
 """Seconds from the end of charging to the outcome; the deadline is a day."""
 
 
+DELAY_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
+"""Seconds."""
+
+
 class Metrics:
     """All metrics of one service instance.
 
@@ -182,6 +186,13 @@ class Metrics:
         self.last_poll = Gauge(
             "coupon_last_poll_timestamp_seconds",
             "When Kafka was last polled, seconds since the epoch.",
+            registry=registry,
+        )
+
+        self.loop_delay = Histogram(
+            "coupon_event_loop_delay_seconds",
+            "How late the event loop came back to a timer: for so long everything stood still.",
+            buckets=DELAY_BUCKETS,
             registry=registry,
         )
 

@@ -5,15 +5,15 @@ import platform
 import ssl
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry
 
-from consumer import __version__, certificates, intake, ledger
+from consumer import __version__, certificates, intake, ledger, logs
 from consumer.core.errors import BrokerUnavailableError, ConfigurationError, Problem
 from consumer.core.offsets import Tracker
 from consumer.core.outcomes import OutcomeContext
@@ -27,6 +27,8 @@ from consumer.intake import Intake
 from consumer.ledger import Done, Encoder, Ledger
 from consumer.link import Membership, TopicPartition
 from consumer.metrics import Metrics
+from consumer.rulebook import Files
+from consumer.rulebook.watching import Watcher
 from consumer.selfcheck import Clock
 from consumer.settings import Settings
 from consumer.waiting import Kafka, Waiting
@@ -38,6 +40,7 @@ STUCK_SECONDS = 120.0
 """Without a turn of the poll loop for this long, outside of a rebalance, the process no longer moves."""
 
 SUMMARY_SECONDS = 10.0
+LOOP_SECONDS = 0.02
 
 
 class Service:
@@ -49,17 +52,19 @@ class Service:
     """
 
     def __init__(
-        self, settings: Settings, *, rules: RuleBook, registry: CollectorRegistry | None = None
+        self,
+        settings: Settings,
+        *,
+        rules: RuleBook,
+        files: Files | None = None,
+        registry: CollectorRegistry | None = None,
     ) -> None:
-        """Raises ConfigurationError where settings and rules do not fit together."""
+        """Rules that have `files` follow these. Raises ConfigurationError where settings and rules do not fit together."""
         self.settings = settings
         self.rules = rules
         self.metrics = Metrics(registry if registry is not None else CollectorRegistry())
         self.port: int | None = None
-        self._check_topics()
-        self._secrets = {
-            account.secret: settings.secret(account.secret) for account in rules.accounts.values()
-        }
+        self._secrets = self._fitting(rules)
         self._privacy = settings.plate_privacy()
         self._intake: Intake | None = None
         self._flow = Flow(
@@ -72,6 +77,9 @@ class Service:
         )
         self._stopping = asyncio.Event()
         self._waiting = Waiting()
+        self._watcher = (
+            Watcher(files, rules, use=self._use, metrics=self.metrics) if files is not None else None
+        )
         self.metrics.build.labels(__version__, platform.python_version()).set(1)
         self.metrics.rules.labels(rules.hash).set(1)
 
@@ -81,6 +89,11 @@ class Service:
         self._stopping.set()
         if self._intake is not None:
             self._intake.stop()
+
+    def reload(self) -> None:
+        """Load the rules' files at once, changed or not."""
+        if self._watcher is not None:
+            self._watcher.look_now()
 
     async def run(self) -> None:
         """Serve until `stop`. Waits for a Kafka that is not there yet, and says so."""
@@ -109,6 +122,8 @@ class Service:
                 accounts=sorted(self.rules.accounts),
                 port=self.port,
             )
+            for work in (self._watch_loop(), *((self._watcher.run(),) if self._watcher else ())):
+                await stack.enter_async_context(_beside(work))
             while kafka := await Kafka.reach(settings, self._waiting, self._stopping):
                 await self._serve(kafka, gateway)
         log.info("service.stopped")
@@ -229,7 +244,33 @@ class Service:
                 remedy="raise gateway.fleet_max_in_flight, or let one member run",
             )
 
-    def _check_topics(self) -> None:
+    # -- Rules ----------------------------------------------------------------------------------------
+
+    def _use(self, rules: RuleBook) -> None:
+        """In force from the next record on. Raises ConfigurationError, and changes nothing, where they do not fit."""
+        secrets, before = self._fitting(rules), self.rules.accounts
+        changed = {
+            name for name, account in rules.accounts.items() if before.get(name) not in (None, account)
+        }
+        corrected = {
+            name
+            for name, account in rules.accounts.items()
+            if self._secrets.get(account.secret) != secrets[account.secret]
+        }
+        logs.hide_also(secrets.values())
+        self.rules = rules
+        self._secrets.update(secrets)  # those of others stay: some calls under way may still need them
+        self._flow.use_accounts(rules.accounts, changed)
+        for name in corrected - changed:
+            self._flow.probe_now(name)
+        self.metrics.rules.clear()
+        self.metrics.rules.labels(rules.hash).set(1)
+        if self._intake is not None:
+            self._intake.read_again()
+
+    def _fitting(self, rules: RuleBook) -> dict[str, str]:
+        """The secrets of these rules, which fit the settings."""
+        names = [account.secret for account in rules.accounts.values()]
         problems = [
             Problem(
                 f"kafka.topics.events: {topic}",
@@ -237,10 +278,22 @@ class Service:
                 "add it to a source's topics, or leave topics out of the source that is for all",
             )
             for topic in self.settings.kafka.topics.events
-            if self.rules.source_for(topic) is None
+            if rules.source_for(topic) is None
         ]
+        problems += self.settings.missing_secrets(names)
         if problems:
             raise ConfigurationError(problems)
+        return {name: self.settings.secret(name) for name in names}
+
+    # -- Watching -------------------------------------------------------------------------------------
+
+    async def _watch_loop(self) -> None:
+        """Whoever holds the event loop up shows here."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LOOP_SECONDS
+            await asyncio.sleep(LOOP_SECONDS)
+            self.metrics.loop_delay.observe(max(0.0, loop.time() - due))
 
     async def _summarise(self) -> None:
         """One line for what was done, while anything is."""
@@ -278,6 +331,9 @@ class Service:
         details = {
             "guarantee": self.settings.guarantee,
             "rules": self.rules.hash,
+            "rules_refused": [str(problem) for problem in self._watcher.problems[:20]]
+            if self._watcher
+            else [],
             "joined": room is not None and room.joined,
             "partitions": [f"{tp.topic}-{tp.partition}" for tp in room.partitions] if room else [],
             "paused": room.paused if room else {},
@@ -286,3 +342,14 @@ class Service:
             "waiting_for": self._waiting.what or (room.trouble if room else None),
         }
         return bool(details["joined"]) and not self._stopping.is_set(), details
+
+
+@asynccontextmanager
+async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Work that goes on for as long as the block."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

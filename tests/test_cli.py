@@ -346,11 +346,15 @@ class StoppableService:
 
     def __init__(self, number: signal.Signals, *, again: bool = False) -> None:
         self.number, self.again = number, again
-        self.stopped = 0
+        self.stopped = self.reloaded = 0
         self._told = asyncio.Event()
 
     def stop(self) -> None:
         self.stopped += 1
+        self._told.set()
+
+    def reload(self) -> None:
+        self.reloaded += 1
         self._told.set()
 
     async def run(self) -> None:
@@ -368,6 +372,14 @@ def test_a_signal_stops_the_service_and_waits_for_its_end(number: signal.Signals
     serve(service)
 
     assert service.stopped == 1
+
+
+def test_sighup_has_the_rules_read_again_and_stops_nothing() -> None:
+    service: Any = StoppableService(signal.SIGHUP)
+
+    serve(service)
+
+    assert (service.reloaded, service.stopped) == (1, 0)
 
 
 def test_a_second_interrupt_does_not_wait() -> None:

@@ -305,6 +305,19 @@ async def test_a_topic_of_which_nothing_can_be_read_is_paused_with_one_alarm() -
         assert room.metrics.registry.get_sample_value("coupon_unreadable_alarm", {"topic": "events"}) == 1
 
 
+async def test_a_topic_that_could_not_be_read_is_tried_again_under_new_rules() -> None:
+    async with running(Room(unreadable=10)) as room:
+        room.delivery.ends = lambda offset: [unreadable(offset)]
+        room.consumer.polls.put_nowait(list(range(50, 60)))
+        await until(lambda: bool(room.consumer.paused))
+
+        room.intake.read_again()
+
+        await until(lambda: not room.consumer.paused)
+        assert room.intake.unreadable == []
+        assert room.metrics.registry.get_sample_value("coupon_unreadable_alarm", {"topic": "events"}) == 0
+
+
 @pytest.mark.parametrize("bound", [0, 30])
 async def test_one_readable_record_among_them_or_no_bound_keeps_the_topic_going(bound: int) -> None:
     async with running(Room(unreadable=bound)) as room:

@@ -28,12 +28,16 @@ def run(
 ) -> None:
     """Runs the service: events in, coupons asked for, outcomes out.
 
-    SIGTERM and SIGINT drain and end it.
+    SIGTERM and SIGINT drain and end it; SIGHUP has it read the rules at once.
     """
+    import gc
+
     reading, service = _checked(settings)
     if print_settings:
         _print_settings(reading.in_force(), format)
     else:
+        gc.collect()
+        gc.freeze()  # what is here stays: looking through ten thousand rules would hold everything up
         serve(service)
 
 
@@ -86,11 +90,12 @@ def _checked(file: "Path | None") -> "tuple[Reading, Service]":
     try:
         if reading.usable("rules"):
             remedy = f"rules ({reading.place('rules')}) is to be {RULES_PATH}"
-            rules = rulebook.load(chosen.rules, remedy)
+            files = rulebook.Files(chosen.rules, remedy)
+            rules = rulebook.load_files(files)
             if reading.usable("secrets", "secrets_dir", "kafka.topics"):
                 secrets = [account.secret for account in rules.accounts.values()]
                 problems += chosen.missing_secrets(secrets)
-                service = Service(chosen, rules=rules, registry=None)
+                service = Service(chosen, rules=rules, files=files)
     except ConfigurationError as error:
         problems += error.problems
     if problems or service is None:
@@ -130,4 +135,5 @@ async def _until_told_to_stop(service: "Service") -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
+    loop.add_signal_handler(signal.SIGHUP, service.reload)
     await service.run()
