@@ -13,28 +13,33 @@ from functools import partial
 from random import Random
 from typing import Any
 
-from aiokafka.client import ConnectionGroup, CoordinationType
-from aiokafka.errors import KafkaConnectionError, NodeNotReadyError, RequestTimedOutError, for_code
-from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.errors import KafkaConnectionError, NodeNotReadyError, RequestTimedOutError
 
 from consumer.link import Code, TopicPartition
+from tests.simulation.client import NODES, ConsumersNetwork, FakeClient
 from tests.simulation.consumer import FakeConsumer, Fetch
 from tests.simulation.group import (
     Group,
-    Joined,
     JoinGroup,
     LeaveGroup,
     Place,
-    Synced,
     SyncGroup,
 )
 from tests.simulation.log import Batch, Headers, Log, Row, Stored
 from tests.simulation.transactions import Target, TransactionCoordinator
 from tests.simulation.virtual import Process, VirtualLoop
+from tests.simulation.wire import (
+    VERSIONS,
+    FindCoordinator,
+    ListOffsets,
+    Metadata,
+    batches,
+    name_of,
+    producer,
+    refusal,
+)
 
 CLUSTER_ID = "cluster-1"
-
-NODES = (1, 2)
 
 LARGEST_BATCH = 1_048_588
 """`message.max.bytes`, by default."""
@@ -112,35 +117,7 @@ class TransactionEnded:
 Change = OffsetsCommitted | RecordsVisible | TransactionEnded
 
 
-@dataclass(frozen=True, slots=True)
-class FindCoordinator:
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class Metadata:
-    topics: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ListOffsets:
-    partitions: tuple[TopicPartition, ...]
-    at: int | None
-
-
 Answer = Callable[[Any], None]
-
-_VERSIONS = {
-    0: (3, 7),
-    3: (0, 5),
-    9: (7, 7),
-    12: (1, 1),
-    22: (0, 0),
-    24: (0, 0),
-    25: (0, 0),
-    26: (0, 0),
-    28: (3, 3),
-}
 
 
 class FakeKafka:
@@ -262,7 +239,7 @@ class FakeKafka:
 
     # -- For processes --------------------------------------------------------------------------------
 
-    def client(self, process: Process, *, request_timeout: float = 2.0) -> "FakeClient":
+    def client(self, process: Process, *, request_timeout: float = 2.0) -> FakeClient:
         """What `link.KafkaLink` needs of an AIOKafkaClient."""
         return FakeClient(self, process, request_timeout)
 
@@ -271,7 +248,7 @@ class FakeKafka:
     ) -> FakeConsumer:
         """A member of the group, once it has subscribed. Call it in the process."""
         return FakeConsumer(
-            _ConsumersNetwork(self, process, request_timeout),
+            ConsumersNetwork(self, process, request_timeout),
             process,
             group,
             request_timeout=request_timeout,
@@ -280,8 +257,8 @@ class FakeKafka:
 
     async def exchange(self, process: Process, node: int, request: Any, patience: float) -> Any:
         """A request's way to a broker, and its answer's way back. `patience`: the client's time-out."""
-        name = _name_of(request)
-        sent = request.prepare(_VERSIONS) if hasattr(request, "prepare") else request
+        name = name_of(request)
+        sent = request.prepare(VERSIONS) if hasattr(request, "prepare") else request
         fault = self.fault(process, name, sent)
         heard: asyncio.Future[Any] = self.loop.create_future()
         if isinstance(fault, Unreachable) and process.alive:
@@ -309,8 +286,8 @@ class FakeKafka:
             case Slow(seconds=seconds):
                 after = seconds
             case AnswerError(code=code, applied=applied):
-                refusal = _refusal(request, code)
-                self.later(after, partial(reply, refusal))
+                answer = refusal(request, code)
+                self.later(after, partial(reply, answer))
                 if not applied:
                     return
                 reply = _nobody
@@ -373,7 +350,7 @@ class FakeKafka:
         group = self.group(request.group)
         match request:
             case _ if code:
-                answer(_refusal(request, code))
+                answer(refusal(request, code))
             case JoinGroup():
                 group.join(request, answer)
             case SyncGroup():
@@ -409,17 +386,15 @@ class FakeKafka:
 
     def _add_offsets(self, node: int, request: Any) -> Any:
         code = self._not_here(node, f"transaction {request.transactional_id}")
-        return request.RESPONSE_TYPE(
-            0, code or self.transactions.add(*_producer(request), [request.group_id])
-        )
+        return request.RESPONSE_TYPE(0, code or self.transactions.add(*producer(request), [request.group_id]))
 
     def _add_partitions(self, node: int, request: Any) -> Any:
         code = self._not_here(node, f"transaction {request.transactional_id}")
         targets = [TopicPartition(topic, number) for topic, numbers in request.topics for number in numbers]
         unknown = {tp for tp in targets if tp not in self._logs}
         if not unknown:
-            code = code or self.transactions.add(*_producer(request), targets)
-            return _refusal(request, code)
+            code = code or self.transactions.add(*producer(request), targets)
+            return refusal(request, code)
         codes = {tp: code or (3 if tp in unknown else Code.OPERATION_NOT_ATTEMPTED) for tp in targets}
         return request.RESPONSE_TYPE(
             0,
@@ -432,11 +407,11 @@ class FakeKafka:
     def _end_transaction(self, node: int, request: Any) -> Any:
         code = self._not_here(node, f"transaction {request.transactional_id}")
         commit = bool(request.transaction_result)
-        return request.RESPONSE_TYPE(0, code or self.transactions.end(*_producer(request), commit=commit))
+        return request.RESPONSE_TYPE(0, code or self.transactions.end(*producer(request), commit=commit))
 
     def _commit_offsets(self, node: int, request: Any) -> Any:
         code = self._not_here(node, f"group {request.group_id}")
-        name, producer_id, epoch = _producer(request)
+        name, producer_id, epoch = producer(request)
         offsets = {
             TopicPartition(topic, row[0]): (row[1], row[3] or "")
             for topic, rows, _ in request.topics
@@ -448,7 +423,7 @@ class FakeKafka:
             offsets,
             lambda: self._verify(name, producer_id, epoch, request.group_id),
         )
-        return _refusal(request, code)
+        return refusal(request, code)
 
     def _verify(self, name: str, producer_id: int, epoch: int, target: Target) -> int:
         return Code.NONE if self._old else self.transactions.verify(name, producer_id, epoch, target)
@@ -456,7 +431,7 @@ class FakeKafka:
     def _fetch_offsets(self, node: int, request: Any) -> Any:
         code = self._not_here(node, f"group {request.group}")
         if code:
-            return _refusal(request, code)
+            return refusal(request, code)
         group, stable = self.group(request.group), request.require_stable
         topics: list[tuple[Any, ...]] = []
         for topic, numbers, _ in request.topics:
@@ -470,7 +445,7 @@ class FakeKafka:
     def _heartbeat(self, node: int, request: Any) -> Any:
         code = self._not_here(node, f"group {request.group}")
         code = code or self.group(request.group).heartbeat(request.generation_id, request.member_id)
-        return _refusal(request, code)
+        return refusal(request, code)
 
     def _produce(self, node: int, request: Any) -> Any:
         topics: list[tuple[Any, ...]] = []
@@ -495,7 +470,7 @@ class FakeKafka:
         if len(data) > LARGEST_BATCH:
             return Code.MESSAGE_TOO_LARGE, -1
         code, offset = int(Code.NONE), -1
-        for batch in _batches(data):
+        for batch in batches(data):
             if batch.transactional and (code := self._verify(name or "", batch.producer_id, batch.epoch, tp)):
                 break
             code, offset = log.append(batch)
@@ -545,6 +520,17 @@ class FakeKafka:
         for fetch in self._fetches.pop(log.tp, []):
             self.later(self.latency(), partial(self.answer_fetch, fetch))
 
+    def fetch(self, fetch: Fetch, patience: float) -> None:
+        """One that is lost or refused is sent again."""
+        process = fetch.process
+        match self.fault(process, "Fetch", fetch):
+            case None:
+                self.later(self.latency(), partial(self.answer_fetch, fetch))
+            case Slow(seconds=seconds):
+                self.later(seconds, partial(self.answer_fetch, fetch))
+            case _:
+                self.loop.call_later(patience, self.fetch, fetch, patience, context=process.context)
+
     def answer_fetch(self, fetch: Fetch) -> None:
         """At once if there is something, else when there is."""
         log = self._logs[fetch.tp]
@@ -572,169 +558,6 @@ class _GroupsCluster:
 
     def committed(self, group: str, offsets: Mapping[TopicPartition, Place]) -> None:
         self.kafka.tell(OffsetsCommitted(group, dict(offsets)))
-
-
-class FakeClient:
-    """What `link.KafkaLink` needs of an AIOKafkaClient, for one process.
-
-    Attributes:
-        cluster: partitions and leaders as this client last heard of them.
-    """
-
-    def __init__(self, kafka: FakeKafka, process: Process, request_timeout: float) -> None:
-        self.cluster = _Known({})
-        self._kafka = kafka
-        self._process = process
-        self._request_timeout = request_timeout
-        self._topics: tuple[str, ...] = ()
-
-    async def send(self, node: int, request: Any, *, group: int = ConnectionGroup.DEFAULT) -> Any:
-        return await self._kafka.exchange(self._process, node, request, self._request_timeout)
-
-    async def coordinator_lookup(self, kind: int, key: str) -> int:
-        what = "group" if kind == CoordinationType.GROUP else "transaction"
-        found: int = _raised(await self.send(self.get_random_node(), FindCoordinator(f"{what} {key}")))
-        return found
-
-    def get_random_node(self) -> int:
-        return self._kafka.rng.choice(NODES)
-
-    async def set_topics(self, topics: Iterable[str]) -> None:
-        self._topics = tuple(topics)
-        await self.force_metadata_update()
-
-    async def force_metadata_update(self) -> None:
-        """What cannot be had is not had: aiokafka tries again by itself, later."""
-        try:
-            counts = _raised(await self.send(self.get_random_node(), Metadata(self._topics)))
-        except (KafkaConnectionError, RequestTimedOutError, NodeNotReadyError):
-            return
-        known = [TopicPartition(topic, number) for topic, count in counts.items() for number in range(count)]
-        self.cluster = _Known({tp: self._kafka.leader(tp) for tp in known})
-
-
-@dataclass(frozen=True, slots=True)
-class _Known:
-    leaders: Mapping[TopicPartition, int]
-
-    def leader_for_partition(self, tp: TopicPartition) -> int | None:
-        return self.leaders.get(tp)
-
-    def partitions_for_topic(self, topic: str) -> set[int] | None:
-        return {tp.partition for tp in self.leaders if tp.topic == topic} or None
-
-
-@dataclass(frozen=True, slots=True)
-class _ConsumersNetwork:
-    kafka: FakeKafka
-    process: Process
-    request_timeout: float
-
-    async def find_group(self, group: str) -> int:
-        found: int = _raised(await self.ask(self._any(), FindCoordinator(f"group {group}")))
-        return found
-
-    async def ask(self, node: int, request: Any) -> Any:
-        return await self.kafka.exchange(self.process, node, request, self.request_timeout)
-
-    async def partitions(self, topics: Iterable[str]) -> Mapping[str, int]:
-        counts: Mapping[str, int] = _raised(await self.ask(self._any(), Metadata(tuple(topics))))
-        return counts
-
-    async def list_offsets(
-        self, partitions: Sequence[TopicPartition], at: int | None
-    ) -> Mapping[TopicPartition, Any]:
-        bounds: Mapping[TopicPartition, Any] = _raised(
-            await self.ask(self._any(), ListOffsets(tuple(partitions), at))
-        )
-        return bounds
-
-    async def committed(
-        self, group: str, partitions: Sequence[TopicPartition]
-    ) -> Mapping[TopicPartition, int]:
-        await asyncio.sleep(2 * self.kafka.latency())
-        return {tp: self.kafka.group(group).fetch(tp, stable=False)[1] for tp in partitions}
-
-    def fetch(self, request: Fetch) -> None:
-        """A fetch that is lost or refused is sent again."""
-        kafka, process = self.kafka, self.process
-        match kafka.fault(process, "Fetch", request):
-            case None:
-                kafka.later(kafka.latency(), lambda: kafka.answer_fetch(request))
-            case Slow(seconds=seconds):
-                kafka.later(seconds, lambda: kafka.answer_fetch(request))
-            case _:
-                kafka.loop.call_later(self.request_timeout, self.fetch, request, context=process.context)
-
-    def _any(self) -> int:
-        return self.kafka.rng.choice(NODES)
-
-
-def _raised(answer: Any) -> Any:
-    if isinstance(answer, _Refused):
-        raise for_code(answer.code)
-    return answer
-
-
-@dataclass(frozen=True, slots=True)
-class _Refused:
-    code: int
-
-
-def _refusal(request: Any, code: int) -> Any:
-    """The answer to a request that says this of everything in it (or, with code 0, nothing)."""
-    match request:
-        case JoinGroup():
-            return Joined(code)
-        case SyncGroup():
-            return Synced(code)
-        case LeaveGroup():
-            return code
-        case FindCoordinator() | Metadata() | ListOffsets():
-            return _Refused(code)
-        case _:
-            return _REFUSALS[request.API_KEY](request, request.RESPONSE_TYPE, code)
-
-
-_REFUSALS: Mapping[int, Callable[[Any, Any, int], Any]] = {
-    0: lambda request, answer, code: answer(
-        [(topic, [(part[0], code, -1, -1, 0) for part in parts]) for topic, parts in request.topics], 0
-    ),
-    9: lambda request, answer, code: answer(
-        0,
-        [(topic, [(n, -1, -1, "", code, {}) for n in numbers], {}) for topic, numbers, _ in request.topics],
-        code,
-        {},
-    ),
-    12: lambda request, answer, code: answer(0, code),
-    22: lambda request, answer, code: answer(0, code, -1, -1),
-    24: lambda request, answer, code: answer(
-        0, [(topic, [(n, code) for n in numbers]) for topic, numbers in request.topics]
-    ),
-    25: lambda request, answer, code: answer(0, code),
-    26: lambda request, answer, code: answer(0, code),
-    28: lambda request, answer, code: answer(
-        0, [(topic, [(row[0], code, {}) for row in rows], {}) for topic, rows, _ in request.topics], {}
-    ),
-}
-
-
-def _producer(request: Any) -> tuple[str, int, int]:
-    return request.transactional_id, request.producer_id, request.producer_epoch
-
-
-def _batches(data: bytes) -> Iterable[Batch]:
-    records = MemoryRecords(data)
-    while records.has_next():
-        batch = records.next_batch()
-        rows = [Row(each.timestamp, each.key, each.value, tuple(each.headers)) for each in batch]
-        yield Batch(
-            rows, batch.producer_id, batch.producer_epoch, batch.base_sequence, batch.is_transactional
-        )
-
-
-def _name_of(request: object) -> str:
-    return type(request).__name__.lstrip("_").removesuffix("Request")
 
 
 def _led(tp: TopicPartition) -> str:
