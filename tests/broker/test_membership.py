@@ -1,10 +1,12 @@
 """A member with a name of its own: restarted it goes on where it was, and two of one name do no harm. Where a new group begins."""
 
+import asyncio
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -72,8 +74,10 @@ async def test_a_new_group_begins_at_the_first_record_of_a_time(world: World) ->
             )
     start = (now - timedelta(minutes=10)).isoformat()
     member = world.start(CHARGING_COUPON__KAFKA__START_FROM=start)
-    await world.until_outcomes(10)
-    outcomes = await world.outcomes()
+    outcomes: list[dict[str, Any]] = []
+    async with asyncio.timeout(60):
+        while len(outcomes) < 10:
+            outcomes = await world.outcomes()
     assert sorted(outcome["order_id"] for outcome in outcomes) == [
         f"ORDER{number:08}" for number in range(30, 40)
     ]
