@@ -59,7 +59,7 @@ def sandbox(
 
     async def serve() -> None:
         gateway = SandboxGateway(
-            apps=_pairs("app", app) if app else DEMO_APPS,
+            apps=_apps(app) if app else DEMO_APPS,
             script=load_script(script) if script is not None else None,
             scenario=SCENARIOS[scenario] if scenario else None,
             latency=0.1 if latency is None else latency,
@@ -95,6 +95,13 @@ async def _until_told_to_stop() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await stop.wait()
+
+
+def _apps(texts: list[str]) -> dict[str, str]:
+    """Secrets as the service reads them: without the newline that a file ends with."""
+    from consumer.settings.values import without_newline
+
+    return {app_id: without_newline(secret) for app_id, secret in _pairs("app", texts).items()}
 
 
 def _pairs(option: str, texts: list[str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 import typer
 
-from consumer.cli.sandbox import sandbox
+from consumer.cli.sandbox import _apps, sandbox
 from consumer.core.errors import ConfigurationError
 from consumer.sandbox.answers import ANSWERS, PLATE_ENDINGS, Answer, Call, load_script
 from consumer.sandbox.gateway import DEMO_APP_ID, DEMO_APP_SECRET, SandboxGateway
@@ -309,3 +309,7 @@ def test_the_command_serves_until_it_is_interrupted() -> None:
     process.communicate(timeout=10)
 
     assert process.returncode == 0
+
+
+def test_an_apps_secret_loses_the_newline_that_a_file_ends_with() -> None:
+    assert _apps(["app-1=geheim\n", "app-2=a=b\r\n"]) == {"app-1": "geheim", "app-2": "a=b"}
