@@ -62,7 +62,7 @@ async def test_a_deep_backlog_before_a_platform_that_hangs_fills_no_memory_and_g
     await produce_backlog(world.broker, world.topics.events, event, count, world.topics.partitions)
     gateway.script = lambda _call: ANSWERS["hang"]
     member = world.start()
-    await until(lambda: gateway.journal.calls >= 64, 30)
+    await until(lambda: gateway.journal.calls >= 64, 60)
     watch = Watch(member)
     await watch.look(scaled(20, 1800))
     watch.judge(f"{count} records behind a platform that hangs")
@@ -90,7 +90,7 @@ async def test_large_records_before_a_platform_that_hangs_are_bounded_by_their_b
     await produce_backlog(world.broker, world.topics.events, large, count, world.topics.partitions)
     gateway.script = lambda _call: ANSWERS["hang"]
     member = world.start()
-    await until(lambda: gateway.journal.calls >= 64, 30)
+    await until(lambda: gateway.journal.calls >= 64, 60)
     watch = Watch(member)
     await watch.look(scaled(10, 300))
     watch.judge(f"{count} records of 200 kB")
@@ -117,7 +117,7 @@ async def test_orders_that_wait_for_a_later_try_wait_in_kafka_and_not_in_memory(
         CHARGING_COUPON__KAFKA__TOPICS__RETRIES=retries, CHARGING_COUPON__RETRIES__DELAYS="10m"
     )
     watch = Watch(member)
-    await until(lambda: gateway.journal.calls >= 64, 30)
+    await until(lambda: gateway.journal.calls >= 64, 60)
     looking = asyncio.create_task(watch.look(scaled(20, 300)))
     await world.until_done(scaled(60, 600))
     await looking

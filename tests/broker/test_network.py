@@ -147,7 +147,7 @@ async def test_a_slow_commit_while_partitions_are_revoked_is_no_error(
         slow = world.through(network.servers)
         await world.until_outcomes(200)
         world.start()
-        await world.until_shared(40)
+        await world.until_shared()
         await asyncio.sleep(3)
         gauges = [re.findall(r"^coupon_partition_lag\{(.*)\}", (await member.get("/metrics"))[1], re.MULTILINE)
                   for member in world.members]  # fmt: skip  # two lines

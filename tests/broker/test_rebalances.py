@@ -86,7 +86,7 @@ async def test_calls_slower_than_the_drain_are_given_up_in_time_and_end_once(
     count = 200
     await produce(world.broker, world.topics.events, [event(number) for number in range(count)])
     first = world.start(**slow)
-    await until(lambda: gateway.journal.calls >= 64, 20)
+    await until(lambda: gateway.journal.calls >= 64, 60)
     began = time.monotonic()
     second = world.start(**slow)
     await second.until_logged("intake.open")

@@ -98,7 +98,7 @@ log: {{format: json}}
         """As a read_committed reader sees them."""
         return await read_outcomes(self.broker, self.topics.outcomes)
 
-    async def until_shared(self, seconds: float = 20) -> None:
+    async def until_shared(self, seconds: float = 60) -> None:
         """Until each member has its share of the partitions."""
         each = self.topics.partitions // len(self.members)
         for member in self.members:
@@ -163,7 +163,7 @@ class Member:
         async with aiohttp.ClientSession() as session, session.get(address) as response:
             return response.status, await response.text()
 
-    async def until_page(self, path: str, text: str, seconds: float = 20) -> str:
+    async def until_page(self, path: str, text: str, seconds: float = 60) -> str:
         """One of its pages, once it says so."""
         give_up = time.monotonic() + seconds
         while text not in (page := (await self.get(path))[1]):
@@ -171,7 +171,7 @@ class Member:
             await asyncio.sleep(0.1)
         return page
 
-    async def until_logged(self, event: str, seconds: float = 20) -> dict[str, Any]:
+    async def until_logged(self, event: str, seconds: float = 60) -> dict[str, Any]:
         """The first line of its log with this event."""
         give_up = time.monotonic() + seconds
         while True:
