@@ -46,7 +46,8 @@ async def find(settings: Settings, place: Coordinates) -> Record:
 
 async def _find(consumer: AIOKafkaConsumer, settings: Settings, place: Coordinates) -> Record:
     topic, partition, offset = place
-    known = await consumer.partitions_for_topic(topic) if topic in await consumer.topics() else None
+    # Of all topics: to ask for one that is not there could create it.
+    known = await _partitions(consumer, topic) if topic in await consumer.topics() else None
     if not known:
         raise _missing("--topic", f"there is no topic {topic}", "name one that Kafka has")
     if partition not in known:
@@ -82,6 +83,16 @@ async def _find(consumer: AIOKafkaConsumer, settings: Settings, place: Coordinat
     if letter is None or isinstance(letter, str):
         return record
     return Record(letter.origin, letter.timestamp_ms, polled.key, polled.value, headers)
+
+
+async def _partitions(consumer: AIOKafkaConsumer, topic: str) -> set[int]:
+    """Those of a topic that is there."""
+    consumer.assign([TopicPartition(topic, 0)])
+    known: set[int] | None = None
+    while not known:
+        await asyncio.sleep(0.05)
+        known = consumer.partitions_for_topic(topic)
+    return known
 
 
 def _missing(option: str, message: str, remedy: str) -> ConfigurationError:

@@ -27,7 +27,7 @@ class ExplainFormat(StrEnum):
     JSON = "json"
 
 
-SENDER_DEPENDS_ON = ("gateway", "secrets", "secrets_dir")
+SENDER_DEPENDS_ON = ("gateway.url",)
 RECORD_DEPENDS_ON = ("kafka", "retries.delays", *SENDER_DEPENDS_ON)
 
 

@@ -333,7 +333,7 @@ class Field:
         if self.written == IN_TEXT:
             number, unit = _number_and_unit(raw)
             return Quantity(_number(number, comma=self.comma), self._scale_of(unit), unit)
-        return Quantity(self._number(raw), scale, unit)
+        return Quantity(self._number(raw), scale, "s" if self.written else unit)
 
     def _scale_of(self, unit: object) -> Decimal:
         if unit is None:

@@ -1,0 +1,298 @@
+"""`charging-coupon explain`: how an event is read, which rule decides and why, what would be sent."""
+
+import asyncio
+import json
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiokafka import AIOKafkaProducer
+
+from consumer import cli, rulebook
+from consumer.core.events import Coordinates, Record
+from consumer.core.signing import sign
+from consumer.rulebook.explanation import explain
+from consumer.rulebook.telling import Sender, in_json, in_text, mask_of
+from tests.conftest import CreateTopics
+
+HERE = Path(__file__).parent
+PLATE, SECRET = "粤BD12345", "the secret of the app"
+RULES = """version: 1
+accounts:
+  main: {app_id: op01, secret: main, api_type: "5"}
+sources:
+  orders:
+    extends: flat
+    topics: [orders]
+    zone: Asia/Shanghai
+    envelope: [schema_registry, {unwrap: body}]
+    orders: list
+    skip: [{paths: status, not_in: 4, reason: not_finished}]
+    fields:
+      energy_wh: {unit: kWh}
+      charging_seconds: {paths: lasted, unit: "HH:MM:SS"}
+      meter_wh: {paths: stop, minus: start, type: energy, unit: 0.01kWh}
+stations: {LOC1: {api_store_code: store-1, zone: Asia/Shanghai}, LOC2: {api_store_code: store-2}}
+rules:
+  - {name: elsewhere, stations: [LOC2], skip: policy}
+  - {name: hardly, when: seconds < 600, skip: below_threshold}
+  - name: by-energy
+    when: present.energy_wh && energy_wh >= 5000 && minutes < 60
+    account: main
+    subject: "{plate}"
+  - name: all
+    account: main
+    subject: "【{plate}】{energy_kwh} kWh"
+    metadata: {minutes: {name: 时长, value: "math.least(minutes, 120)"}}
+  - {name: rest, skip: policy}
+tests:
+  - name: not finished
+    raw: '{"body": {"list": [{"status": 1, "order_no": "A1"}]}}'
+    now: "2026-03-02T00:00:00Z"
+    expect: {outcome: skipped, reason: not_finished}
+"""
+ORDER = {
+    "order_no": 123456789012345678901234567,
+    "plate_no": "粤b·D12345",
+    "station_id": "LOC1",
+    "status": 4,
+    "start_time": "2026-03-01 23:10:00",
+    "end_time": "2026/03/02 00:40:00",
+    "total_power": "31.2505",
+    "lasted": "01:29:59.9",
+    "start": 100,
+    "stop": 3225,
+}
+EVENT = {"body": json.dumps({"list": [ORDER, {"status": 2}, "nonsense"]}, ensure_ascii=False)}
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CHARGING_COUPON__SETTINGS", raising=False)
+    (tmp_path / "rules.yaml").write_text(RULES, "utf-8")
+    (tmp_path / "event.json").write_bytes(
+        b"\0\0\0\0\7" + json.dumps(EVENT, ensure_ascii=False).encode() + b"\n"
+    )
+    return tmp_path
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["explain", *arguments])
+    printed = capsys.readouterr()
+    return f"{printed.out}{printed.err}exit {ended.value.code}\n"
+
+
+def test_every_step_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    expected = (HERE / "rules" / "explained.txt").read_text("utf-8")
+
+    assert told(capsys, "rules.yaml", "event.json") == expected
+
+
+def test_neither_a_whole_plate_nor_the_secret_is_in_it_unless_plates_are_asked_for(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHARGING_COUPON__SECRETS__MAIN", SECRET)
+    (folder / "settings.yaml").write_text("gateway: {url: https://platform.example.com/event}\n")
+    arguments = ("rules.yaml", "event.json", "--settings", "settings.yaml")
+
+    for form in ("text", "json"):
+        masked = told(capsys, *arguments, "--format", form)
+        whole = told(capsys, *arguments, "--format", form, "--reveal")
+        assert [word for word in (PLATE, "D12345", "%B2%A4BD12345", SECRET) if word in masked] == []
+        assert PLATE in whole
+        assert "%E7%B2%A4BD12345" in whole
+        assert SECRET not in whole
+        assert "https://platform.example.com/event" in masked
+
+
+def test_with_settings_the_request_is_exactly_what_would_be_sent(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHARGING_COUPON__SECRETS__MAIN", SECRET)
+    (folder / "settings.yaml").write_text("log: {}\n")
+    text = told(
+        capsys, "rules.yaml", "event.json", "--settings", "settings.yaml", "--format", "json", "--reveal"
+    )
+    request = json.loads(text.removesuffix("exit 0\n"))["orders"][0]["request"]
+    form = dict(request["form"])
+
+    assert form.pop("sign") == sign(form, SECRET)
+    assert (
+        request["signed_text"]
+        == "&".join(f"{name}={form[name]}" for name in sorted(form)) + "&app_secret=***"
+    )
+    assert request["body"].startswith("app_id=op01&api_store_code=store-1&")
+
+
+def test_machines_get_the_readings_fields_with_their_exact_values(capsys: pytest.CaptureFixture[str]) -> None:
+    text = told(capsys, "rules.yaml", "event.json", "--format", "json")
+    order, unfinished, nonsense = json.loads(text.removesuffix("exit 0\n"))["orders"]
+
+    assert order["fields"]["energy_wh"] == {
+        "value": 31250,
+        "path": "total_power",
+        "raw": "31.2505",
+        "how": "31.2505 kWh × 1000 = 31250.5 Wh, rounded half to even to 31250",
+    }
+    assert order["fields"]["meter_wh"]["how"] == "(3225 − 100) 0.01kWh × 10 = 31250 Wh"
+    assert order["fields"]["order_id"]["value"] == "123456789012345678901234567"
+    assert order["fields"]["ended_at"]["value"] == "2026-03-02T00:40:00+08:00"
+    assert [rule["matched"] for rule in order["rules"]] == [False, False, False, True]
+    assert order["rules"][2]["conditions"][-1] == {"when": "minutes < 60", "is": "false"}
+    assert (order["rules_left"], order["rule"]) == (1, "all")
+    assert unfinished["gates"] == [{"path": "status", "value": "2", "said": "skipped (not_finished)"}]
+    assert (nonsense["outcome"], nonsense["reason"]) == ("invalid", "schema")
+
+
+def test_an_event_of_a_test_is_explained_at_its_time(capsys: pytest.CaptureFixture[str]) -> None:
+    text = told(capsys, "rules.yaml", "--test", "not finished")
+
+    assert "  gate     status is `1`: skipped (not_finished)\n" in text
+    assert "  outcome  skipped (not_finished): `status` is `1`\n" in text
+
+
+def test_what_came_too_late_is_told_what_the_rules_would_have_said(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = told(capsys, "rules.yaml", "event.json", "--now", "2026-04-01T00:00:00Z")
+
+    assert "  deadline 2026-03-03 00:40:00+0800\n" in text
+    assert "MATCHES  all" in text
+    assert "  outcome  expired (deadline): the charge ended more than" in text
+
+
+def test_a_condition_that_fails_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = RULES.replace("when: seconds < 600", "when: \"plate.matches('[' + plate)\"")
+    (folder / "rules.yaml").write_text(text, "utf-8")
+
+    assert "FAILS    hardly: plate.matches('[' + plate) is fails: invalid regular expression" in told(
+        capsys, "rules.yaml", "event.json"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (
+            (),
+            "EVENT: it is one event that is explained; name a file, or - for standard input, or --test, or --topic",
+        ),
+        (
+            ("nothing.json",),
+            "nothing.json: cannot be read: No such file or directory; name a file with one event",
+        ),
+        (("event.json", "--source", "order"), "--source: there is no source `order`; did you mean `orders`?"),
+        (
+            ("event.json", "--topic", "x"),
+            "--topic: no source reads the topic x; name one of orders, or --source",
+        ),
+        (("--test", "finished"), "--test: there is no test `finished`; did you mean `not finished`?"),
+        (("event.json", "--now", "today"), "--now: `today` is no time with its offset; write it like"),
+        (
+            ("event.json", "--header", "x"),
+            "--header: a header is NAME=VALUE; write it like ce_type=charge.ended",
+        ),
+    ],
+)
+def test_what_cannot_be_explained_is_refused(
+    arguments: tuple[str, ...], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = told(capsys, "rules.yaml", *arguments)
+
+    assert text.startswith(f"error: {complaint}")
+    assert text.endswith("exit 2\n")
+
+
+CASES = [json.loads(line) for line in (HERE / "cases" / "payloads.jsonl").read_text("utf-8").splitlines()]
+BOOK = rulebook.load(HERE / "cases" / "sources.yaml")
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["id"])
+def test_what_is_told_is_what_is_read(case: dict[str, Any]) -> None:
+    value = None if case["payload"] is None else case["payload"].encode()
+    headers = tuple((name, text.encode()) for name, text in (case.get("headers") or {}).items())
+    record = Record(Coordinates(case["id"], 0, 0), -1, None, value, headers)
+    source = BOOK.source_for(case["id"])
+    assert source is not None
+    items = BOOK.read_as(source, record, None)
+
+    told_ = explain(BOOK, record, None)
+    assert [order.item for order in told_.orders] == list(items)
+    secrets = {name: account.secret for name, account in BOOK.accounts.items()}
+    text = "\n".join(in_text(told_, secrets, Sender(), mask_of(told_, reveal=False)))
+    assert json.loads(in_json(told_, secrets, Sender(), mask_of(told_, reveal=False)))["orders"]
+    for order in told_.orders:
+        known = order.item.values or {}
+        read = {field.name: field.value for field in order.fields if field.value is not None}
+        assert read == (dict(known) if order.fields else {})
+        # Each value says where it comes from.
+        assert [
+            field.name for field in order.fields if field.value is not None and not (field.path or field.how)
+        ] == []
+        if "plate" in known:
+            assert str(known["plate"]) not in text
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, b"", b"\xff\xfe", b"[]", b"[1]", b'"text"', b"{}", b'{"body": "["}', b"\0\0\0\0\1\2", b"[" * 9999],
+)
+def test_whatever_the_bytes_it_is_explained(value: bytes | None) -> None:
+    book = rulebook.parse(RULES)
+    record = Record(Coordinates("orders", 0, 0), -1, None, value)
+    told_ = explain(book, record, datetime(2026, 3, 2, tzinfo=UTC))
+
+    assert len(told_.orders) >= 1
+    assert list(in_text(told_, {"main": "main"}, Sender(), mask_of(told_, reveal=False)))
+
+
+@pytest.mark.broker
+def test_a_record_of_a_live_kafka_is_explained_and_nothing_is_changed(
+    folder: Path,
+    broker: str,
+    topic_prefix: str,
+    create_topics: CreateTopics,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    topic = f"{topic_prefix}-orders"
+
+    async def produce() -> int:
+        await create_topics(broker, {topic: 1})
+        async with AIOKafkaProducer(bootstrap_servers=broker) as producer:
+            await producer.send_and_wait(topic, b"{}")
+            sent = await producer.send_and_wait(topic, json.dumps(EVENT).encode(), key=PLATE.encode())
+            return int(sent.offset)
+
+    offset = asyncio.run(produce())
+    (folder / "rules.yaml").write_text(RULES.replace("topics: [orders]", f"topics: [{topic}]"), "utf-8")
+    (folder / "settings.yaml").write_text(
+        f"kafka: {{bootstrap_servers: '{broker}', topics: {{events: {topic}}}}}\n"
+    )
+    arguments = [
+        "rules.yaml",
+        "--settings",
+        "settings.yaml",
+        "--topic",
+        topic,
+        "--partition",
+        "0",
+        "--offset",
+    ]
+
+    text = told(capsys, *arguments, str(offset))
+    assert re.match(rf"Event     {topic}-0@1, \d+ bytes, key 粤B\*\*\*\*\*5\n", text)
+    assert "MATCHES  all" in text
+    assert told(capsys, *arguments, "2") == (
+        "error: --offset: there is no record at 2; it holds 0 to 1\nexit 2\n"
+    )
+    assert told(capsys, *arguments, "0", "--partition", "1").startswith(
+        f"error: --partition: there is no partition 1; {topic} has the partitions 0 to 0\n"
+    )
+    wrong = [*arguments, "0", "--topic", "nothing-of-this-name"]
+    assert told(capsys, *wrong) == (
+        "error: --topic: there is no topic nothing-of-this-name; name one that Kafka has\nexit 2\n"
+    )
