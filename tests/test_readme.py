@@ -8,8 +8,10 @@ from prometheus_client import CollectorRegistry
 
 from consumer import rulebook
 from consumer.connection import arguments
+from consumer.core.expressions import HELPERS
 from consumer.core.outcomes import Outcome
 from consumer.metrics import Metrics
+from consumer.rulebook import report
 from consumer.rulebook.compilation import preset_names
 from consumer.settings import load_settings
 from tests.pki import Authority
@@ -30,12 +32,39 @@ def folder(tmp_path: Path) -> Path:
 def test_its_settings_and_rules_load_and_fit_together(folder: Path) -> None:
     settings = load_settings(
         folder / "settings.yaml",
-        {"CHARGING_COUPON__SECRETS__MAIN": "s", "CHARGING_COUPON__SECRETS__PLATE_HASH": "a key for plates"},
+        {
+            "CHARGING_COUPON__SECRETS__MAIN": "s",
+            "CHARGING_COUPON__SECRETS__PLATE_HASH": "a key for plates",
+            "CHARGING_COUPON__SECRETS_DIR": str(folder),
+        },
     )
     rules = rulebook.load(settings.rules)
 
     assert settings.missing_secrets([account.secret for account in rules.accounts.values()]) == []
     assert all(rules.source_for(topic) is not None for topic in settings.kafka.topics.events)
+
+
+def test_its_rules_have_nothing_that_would_be_warned_of(folder: Path) -> None:
+    assert report.check(folder / "rules.yaml").found == ()
+
+
+def test_its_warning_is_what_check_says(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    rules = (
+        (folder / "rules.yaml")
+        .read_text("utf-8")
+        .replace("seconds < 600", "seconds < 600 && stop_reason == '3'")
+    )
+    (folder / "rules.yaml").write_text(rules, "utf-8")
+    shown = README.split("$ charging-coupon check rules.yaml\n")[1].split("```")[0]
+
+    assert "\n".join(report.in_text(report.check(Path("rules.yaml")), "rules.yaml")) + "\n" == shown
+
+
+def test_its_functions_are_those_of_expressions() -> None:
+    rows = re.findall(r"^\| `(\w+\(.*?\))` \| (.*) \|$", README, re.MULTILINE)
+
+    assert dict(rows) == HELPERS
 
 
 def test_its_secure_settings_are_the_connections(folder: Path) -> None:
