@@ -1,0 +1,209 @@
+{{- define "charging-coupon-consumer.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 45 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* 45 characters leave room for what is put behind it. */}}
+{{- define "charging-coupon-consumer.fullname" -}}
+{{- $name := include "charging-coupon-consumer.name" . -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 45 | trimSuffix "-" -}}
+{{- else if contains $name .Release.Name -}}
+{{- .Release.Name | trunc 45 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name $name | trunc 45 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "charging-coupon-consumer.selector" -}}
+app.kubernetes.io/name: {{ include "charging-coupon-consumer.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "charging-coupon-consumer.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{ include "charging-coupon-consumer.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Of an object; `annotations` are its own. Takes dict "top" "name" "component" "annotations" "labels" "namespace". */}}
+{{- define "charging-coupon-consumer.metadata" -}}
+{{- $annotations := mergeOverwrite (dict) .top.Values.commonAnnotations (default (dict) .annotations) -}}
+name: {{ .name }}
+namespace: {{ default .top.Release.Namespace .namespace }}
+labels:
+  {{- include "charging-coupon-consumer.labels" .top | nindent 2 }}
+  app.kubernetes.io/component: {{ default "consumer" .component }}
+  {{- with .labels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with $annotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- define "charging-coupon-consumer.serviceAccount" -}}
+{{- if .Values.serviceAccount.create -}}
+{{- default (include "charging-coupon-consumer.fullname" .) .Values.serviceAccount.name -}}
+{{- else -}}
+{{- default "default" .Values.serviceAccount.name -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "charging-coupon-consumer.image" -}}
+{{- $image := .Values.image -}}
+{{- $repository := required "image.repository: say where the image is that you built, such as registry.example.com/charging-coupon" $image.repository -}}
+{{- $registry := default $image.registry .Values.global.imageRegistry -}}
+{{- with $registry }}{{ . }}/{{ end -}}
+{{- $repository -}}
+{{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ default .Chart.AppVersion $image.tag }}{{ end -}}
+{{- end -}}
+
+{{- define "charging-coupon-consumer.pullSecrets" -}}
+{{- with concat .Values.imagePullSecrets (default (list) .Values.global.imagePullSecrets) }}
+imagePullSecrets:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* A setting's value or its default: dict "top" "path" "default". What is null counts as left out. */}}
+{{- define "charging-coupon-consumer.setting" -}}
+{{- $value := .top.Values.settings -}}
+{{- range splitList "." .path -}}
+{{- $value = get (default (dict) $value) . | default "" -}}
+{{- end -}}
+{{- $value = eq (toString $value) "" | ternary .default $value -}}
+{{- if kindIs "float64" $value }}{{ $value = eq $value (floor $value) | ternary (int64 $value) $value }}{{ end -}}
+{{- if kindIs "slice" $value }}{{ join "," $value }}{{ else }}{{ $value }}{{ end -}}
+{{- end -}}
+
+{{/* A duration, `20s` or a number of seconds, in milliseconds. */}}
+{{- define "charging-coupon-consumer.milliseconds" -}}
+{{- $text := kindIs "float64" . | ternary (printf "%.3f" .) (toString .) -}}
+{{- $unit := regexFind "[a-z]+$" $text | default "s" -}}
+{{- $number := regexFind "^[0-9.]+" $text | float64 -}}
+{{- mulf $number (get (dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000 "d" 86400000) $unit) | int64 -}}
+{{- end -}}
+
+{{/* A duration in the largest unit that needs no fraction, as retry topics are named. */}}
+{{- define "charging-coupon-consumer.inLargest" -}}
+{{- $ms := include "charging-coupon-consumer.milliseconds" . | int64 -}}
+{{- if and $ms (not (mod $ms 86400000)) }}{{ div $ms 86400000 }}d
+{{- else if not (mod $ms 3600000) }}{{ div $ms 3600000 }}h
+{{- else if not (mod $ms 60000) }}{{ div $ms 60000 }}m
+{{- else if not (mod $ms 1000) }}{{ div $ms 1000 }}s
+{{- else }}{{ $ms }}ms
+{{- end -}}
+{{- end -}}
+
+{{/* Names of the retry topics, comma-separated. */}}
+{{- define "charging-coupon-consumer.retryTopics" -}}
+{{- $prefix := include "charging-coupon-consumer.setting" (dict "top" . "path" "kafka.topics.retries" "default" "coupon-retries") -}}
+{{- $retries := default (dict) .Values.settings.retries -}}
+{{- $delays := list "1m" "5m" "30m" -}}
+{{- if not (kindIs "invalid" $retries.delays) -}}
+{{- $delays = $retries.delays -}}
+{{- if kindIs "string" $delays }}{{ $delays = splitList "," (nospace $delays) }}{{ end -}}
+{{- end -}}
+{{- $names := list -}}
+{{- range $delays }}{{ $names = append $names (printf "%s.%s" $prefix (include "charging-coupon-consumer.inLargest" .)) }}{{ end -}}
+{{- join "," $names -}}
+{{- end -}}
+
+{{/* Calls under way end within drain_timeout; then outcomes are written and the group is left. */}}
+{{- define "charging-coupon-consumer.gracePeriod" -}}
+{{- $drain := include "charging-coupon-consumer.setting" (dict "top" . "path" "drain_timeout" "default" "20s") -}}
+{{- add (ceil (divf (include "charging-coupon-consumer.milliseconds" $drain) 1000)) 10 -}}
+{{- end -}}
+
+{{- define "charging-coupon-consumer.sandboxUrl" -}}
+http://{{ include "charging-coupon-consumer.fullname" . }}-sandbox:8088/gate/1.0/parking/mcoupon/event
+{{- end -}}
+
+{{- define "charging-coupon-consumer.gatewayUrl" -}}
+{{- if .Values.sandbox.enabled }}{{ include "charging-coupon-consumer.sandboxUrl" . }}
+{{- else }}{{ include "charging-coupon-consumer.setting" (dict "top" . "path" "gateway.url" "default" "https://api.4pyun.com/gate/1.0/parking/mcoupon/event") }}
+{{- end -}}
+{{- end -}}
+
+{{/* The settings file. */}}
+{{- define "charging-coupon-consumer.settings" -}}
+{{- if not (include "charging-coupon-consumer.setting" (dict "top" . "path" "kafka.bootstrap_servers" "default" "")) -}}
+{{- fail "settings.kafka.bootstrap_servers: say where Kafka is, such as --set settings.kafka.bootstrap_servers={kafka-1:9092}" -}}
+{{- end -}}
+{{- $ours := dict "rules" "/etc/charging-coupon/rules" "secrets_dir" "/etc/charging-coupon/secrets" -}}
+{{- if .Values.sandbox.enabled -}}
+{{- $_ := set $ours "gateway" (dict "url" (include "charging-coupon-consumer.sandboxUrl" .)) -}}
+{{- end -}}
+{{- toYaml (mergeOverwrite (deepCopy .Values.settings) $ours) -}}
+{{- end -}}
+
+{{- define "charging-coupon-consumer.secret" -}}
+{{- required "existingSecret: name the Secret with a key for each secret, plate_hash among them; kubectl create secret generic makes one" .Values.existingSecret -}}
+{{- end -}}
+
+{{/* The settings and the secrets: volumes of every pod that talks to Kafka. Takes dict "top" "settings" (a ConfigMap). */}}
+{{- define "charging-coupon-consumer.volumes" -}}
+- name: settings
+  configMap:
+    name: {{ .settings }}
+- name: secrets
+{{- if .top.Values.extraSecrets }}
+  projected:
+    defaultMode: 0440
+    sources:
+      - secret:
+          name: {{ include "charging-coupon-consumer.secret" .top }}
+      {{- range .top.Values.extraSecrets }}
+      - secret:
+          {{- toYaml . | nindent 10 }}
+      {{- end }}
+{{- else }}
+  secret:
+    secretName: {{ include "charging-coupon-consumer.secret" .top }}
+    defaultMode: 0440
+{{- end }}
+{{- end -}}
+
+{{/* No subPath: files mounted so never change. */}}
+{{- define "charging-coupon-consumer.mounts" -}}
+- name: settings
+  mountPath: /etc/charging-coupon/settings
+  readOnly: true
+- name: secrets
+  mountPath: /etc/charging-coupon/secrets
+  readOnly: true
+{{- end -}}
+
+{{- define "charging-coupon-consumer.env" -}}
+- name: CHARGING_COUPON__SETTINGS
+  value: /etc/charging-coupon/settings/settings.yaml
+{{- end -}}
+
+{{/* What holds for every pod of ours. */}}
+{{- define "charging-coupon-consumer.podCommon" -}}
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- include "charging-coupon-consumer.pullSecrets" . }}
+securityContext:
+  {{- toYaml .Values.podSecurityContext | nindent 2 }}
+{{- with .Values.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .Values.priorityClassName }}
+priorityClassName: {{ . }}
+{{- end }}
+{{- end -}}
