@@ -15,7 +15,9 @@ Where it differs from Gradient2:
 - Now and then the limit dips to a half, so that our queue drains and the least latency is seen
   anew (BBR's ProbeRTT: Cardwell and others, 2016). All members dip at the same time by the clock
   on the wall: they share the platform's queue.
-- A mean counts as far as its standard error allows: few calls decide little.
+- Failures count as far as they are more than at the least: an order that the platform cannot do
+  fails however few are under way, and a platform that sheds load fails none in a dip.
+- A mean and a share of failures count as far as their standard errors allow: few calls decide little.
 - A latency that stays where it was though the limit shrank to a third is no queue of ours: the
   platform has become slower, and is given what it had before.
 - It grows faster from window to window, as long as no queue is seen at all.
@@ -86,7 +88,8 @@ class AdaptiveLimit:
         self._limit = min(policy.first, policy.most)
         self.limit = int(self._limit)
         self._mean = self._error = 0.0
-        self._least: deque[tuple[float, float]] = deque()  # ascending: each the least from its time on
+        self._latencies = _Least()
+        self._failing = _Least()
         self._shrinking_from: tuple[float, float] | None = None
         self._unqueued = 0
         self._dipping = 0
@@ -129,15 +132,16 @@ class AdaptiveLimit:
             mean = self._sum / calls
             error = sqrt(max(0.0, self._squares / calls - mean * mean) / calls)
             patient = now < self._began + max(policy.patience_seconds, 2 * mean)
-            if error > policy.precision * mean and patient and not self._failures:
+            if error > policy.precision * mean and patient and self._failures < calls:
                 return
             self._mean, self._error = mean, error
             self._remember(now)
-            if not self._dipping:
-                self._follow()
-        if self._failures:
+        excess = self._excess(now)
+        if excess > 0:
             self._unqueued = 0
-            self._limit *= max(policy.shrink, 1 - self._failures / (calls + self._failures))
+            self._limit *= max(policy.shrink, 1 - excess)
+        elif calls and not self._dipping:
+            self._follow()
         self._limit = min(max(self._limit, 1.0), policy.most)
         if self._dipping:
             self._dipping -= 1
@@ -149,28 +153,24 @@ class AdaptiveLimit:
 
     def _remember(self, now: float) -> None:
         """Note this mean among those of which the least counts."""
-        policy, least, highest = self._policy, self._least, self._mean + self._error
-        while least and least[-1][1] >= highest:
-            least.pop()
-        least.append((now, highest))
-        while least[0][0] < now - policy.memory * self._dips_every():
-            least.popleft()
-        if self._mean <= policy.tolerance * least[0][1]:
+        policy, highest = self._policy, self._mean + self._error
+        least = self._latencies.note(now, highest, self._memory())
+        if self._mean <= policy.tolerance * least:
             self._shrinking_from = None
         elif self._shrinking_from is None:
             self._shrinking_from = (self.limit, self._mean)
         elif self.limit <= 0.3 * self._shrinking_from[0]:
             if self._mean > _STILL_AS_SLOW * self._shrinking_from[1]:
-                least.clear()
-                least.append((now, highest))
+                self._latencies = _Least()
+                self._latencies.note(now, highest, self._memory())
                 self._shrinking_from = None
             else:
                 self._shrinking_from = (self.limit, self._mean)
 
     def _follow(self) -> None:
         policy = self._policy
-        now = max(self._mean - self._error, _NO_LATENCY)
-        ratio = policy.tolerance * max(self._least[0][1], _NO_LATENCY) / now
+        latency = max(self._mean - self._error, _NO_LATENCY)
+        ratio = policy.tolerance * max(self._latencies.value, _NO_LATENCY) / latency
         gradient = min(1.0, max(policy.shrink, ratio))
         grown = policy.headroom * sqrt(self._limit)
         if gradient == 1.0:
@@ -184,6 +184,16 @@ class AdaptiveLimit:
             self._unqueued = min(self._unqueued + 1, 16)
         self._limit = target
 
+    def _excess(self, now: float) -> float:
+        """Share of calls that fail, more than at the least."""
+        ends = self._calls + self._failures
+        share = (self._failures + 1) / (ends + 2)  # of few calls, nothing is certain
+        error = sqrt(share * (1 - share) / (ends + 2))
+        return share - error - self._failing.note(now, share + error, self._memory())
+
+    def _memory(self) -> float:
+        return self._policy.memory * self._dips_every()
+
     def _dip_after(self, now: float) -> float:
         every = self._dips_every()
         return now + every - (now + self._wall) % every
@@ -193,3 +203,27 @@ class AdaptiveLimit:
         while every < self._policy.dip_latencies * self._mean:
             every *= 2
         return every
+
+
+class _Least:
+    """The least of what was noted lately.
+
+    Attributes:
+        value: as of the last note.
+
+    """
+
+    def __init__(self) -> None:
+        self.value = 0.0
+        self._noted: deque[tuple[float, float]] = deque()  # ascending: each the least from its time on
+
+    def note(self, now: float, value: float, memory: float) -> float:
+        """Another one -> the least, now."""
+        noted = self._noted
+        while noted and noted[-1][1] >= value:
+            noted.pop()
+        noted.append((now, value))
+        while noted[0][0] < now - memory:
+            noted.popleft()
+        self.value = noted[0][1]
+        return self.value

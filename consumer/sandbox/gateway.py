@@ -9,8 +9,8 @@ import contextlib
 import random
 import time
 import uuid
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -34,6 +34,50 @@ _DATA_NODE = "SANDBOX-1"
 _MAX_BODY = 256 * 1024
 _HANG_SECONDS = 600.0
 _CHINA = timezone(timedelta(hours=8))
+_TOO_MANY = replace(ANSWERS["429"], latency=0.005)
+"""A refusal costs a platform next to nothing."""
+
+
+class Workers:
+    """Those who work on calls: so many at once, first come first served.
+
+    `at_once` tells how many there are now; None: as many as there are calls.
+    """
+
+    def __init__(self, at_once: Callable[[], int | None]) -> None:
+        self._at_once = at_once
+        self._busy = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def work(self, seconds: float) -> None:
+        """Returns when one of them has worked on it for so long."""
+        if self._waiting or not self._free():
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            try:
+                await waiter
+            except asyncio.CancelledError:  # its caller has hung up
+                if waiter.done() and not waiter.cancelled():
+                    self._end()
+                raise
+        else:
+            self._busy += 1
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self._end()
+
+    def _free(self) -> bool:
+        at_once = self._at_once()
+        return at_once is None or self._busy < at_once
+
+    def _end(self) -> None:
+        self._busy -= 1
+        while self._waiting and self._free():
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                self._busy += 1
+                waiter.set_result(None)
 
 
 class SandboxGateway:
@@ -77,6 +121,8 @@ class SandboxGateway:
         self._random = random.Random(seed)  # noqa: S311  # not for security
         self._under_way: Counter[tuple[str, str]] = Counter()
         self._in_flight = 0
+        self._workers = Workers(lambda: None if (now := self.moment()) is None else now.phase.capacity)
+        self._second, self._in_second = 0, 0
         self._stopped = asyncio.Event()
         self._runner: web.AppRunner | None = None
         self._address = ("", 0)
@@ -148,7 +194,7 @@ class SandboxGateway:
             in_flight = self._in_flight
             answer, granted = self._decide(form, event_id, plate)
             serial = self.journal.grants.get(event_id, "") if answer.code == "1001" else ""
-            await asyncio.sleep(self._delay(answer))
+            await self._workers.work(self._delay(answer))
             seconds = asyncio.get_running_loop().time() - begun
             self.journal.add(
                 Entry(
@@ -213,6 +259,9 @@ class SandboxGateway:
         moment = self.moment()
         if moment is None:
             return None
+        if moment.phase.rate is not None and not self._within(moment.phase.rate):
+            self._troubled[call.event_id] += 1
+            return _TOO_MANY
         answer = by_chance(call, moment.phase.failures, f"{self._seed}/{moment.phase.name}")
         if answer is None:
             return None
@@ -220,6 +269,14 @@ class SandboxGateway:
             answer = ANSWERS["reset"]  # a failure grants nothing that would not have been granted
         self._troubled[call.event_id] += 1
         return answer
+
+    def _within(self, rate: float) -> bool:
+        """Whether this call is one of so many in this second."""
+        second = int(time.monotonic())
+        if second != self._second:
+            self._second, self._in_second = second, 0
+        self._in_second += 1
+        return self._in_second <= rate
 
     def _answer(self, call: Call) -> Answer:
         if call.event_id in self.journal.grants:

@@ -19,6 +19,8 @@ class Phase:
         latency: mean seconds until a reply, at its beginning and at its end.
         jitter: share of the latency by which it varies (0.5: from half to one and a half).
         failures: rates of answers (`answers.ANSWERS`) drawn by chance, before the plate has its say.
+        capacity: calls that it works on at once; more wait, first come first served. None: any number.
+        rate: calls a second that it answers; more are answered 429 with Retry-After. None: any number.
 
     """
 
@@ -28,6 +30,13 @@ class Phase:
     latency: tuple[float, float]
     jitter: float = 0.6
     failures: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    capacity: int | None = None
+    rate: float | None = None
+
+    @property
+    def fails(self) -> bool:
+        """Calls fail that would not otherwise."""
+        return bool(self.failures) or self.rate is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +56,7 @@ class Moment:
     @property
     def troubled(self) -> bool:
         """Calls fail that would not otherwise."""
-        return bool(self.phase.failures)
+        return self.phase.fails
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +85,7 @@ class Scenario:
     @property
     def fails(self) -> bool:
         """Some calls fail, so that an order may come to another end than without."""
-        return any(phase.failures for phase in self.phases)
+        return any(phase.fails for phase in self.phases)
 
     def at(self, seconds: float) -> Moment:
         """So many seconds after its beginning."""
@@ -103,6 +112,7 @@ class Scenario:
                 phase,
                 seconds=phase.seconds * factor,
                 latency=(phase.latency[0] * factor, phase.latency[1] * factor),
+                rate=None if phase.rate is None else phase.rate / factor,
             )
             for phase in self.phases
         )
@@ -154,5 +164,60 @@ BROWN_OUT = Scenario(
     call_timeout=2.8,
 )
 
-SCENARIOS: Mapping[str, Scenario] = {scenario.name: scenario for scenario in (STEADY, SLOW, BROWN_OUT)}
+HIDDEN_CAPACITY = Scenario(
+    "hidden-capacity",
+    "the platform works on so many calls at once, then half, then four times as many; more wait there",
+    tuple(
+        Phase(
+            words,
+            f"works on {words} calls at once; more would wait there",
+            seconds,
+            (0.2, 0.2),
+            0.3,
+            capacity=capacity,
+        )
+        for words, capacity, seconds in (("twelve", 12, 10.0), ("six", 6, 10.0), ("twenty-four", 24, 12.0))
+    ),
+    events=1400,
+)
+_AWAY: Mapping[str, float] = {"reset": 0.6, "503": 0.4}
+OUTAGE = Scenario(
+    "outage",
+    "the platform is away for 10 seconds, and comes back",
+    (
+        Phase("well", "answers at once", 7.0, _WELL),
+        Phase(
+            "away", "is away: it cuts calls off, or says that it is unavailable", 10.0, _WELL, failures=_AWAY
+        ),
+        Phase("well again", "answers at once", 10.0, _WELL),
+    ),
+    events=600,
+)
+FLAPPING = Scenario(
+    "flapping",
+    "the platform comes and goes, every few seconds",
+    (
+        *(
+            phase
+            for _ in range(3)
+            for phase in (
+                Phase("well", "answers at once", 5.0, _WELL),
+                Phase("away", "is away again", 3.0, _WELL, failures=_AWAY),
+            )
+        ),
+        Phase("well again", "answers at once", 6.0, _WELL),
+    ),
+    events=600,
+)
+RATE_LIMITED = Scenario(
+    "rate-limited",
+    "the platform answers 25 calls a second, and all others with 429 and Retry-After",
+    (Phase("limited", "answers 25 calls a second, and refuses all others", 24.0, _WELL, rate=25.0),),
+    events=600,
+)
+
+SCENARIOS: Mapping[str, Scenario] = {
+    scenario.name: scenario
+    for scenario in (STEADY, SLOW, HIDDEN_CAPACITY, RATE_LIMITED, BROWN_OUT, OUTAGE, FLAPPING)
+}
 """Every scenario by name."""

@@ -140,19 +140,42 @@ def test_what_is_not_used_does_not_grow() -> None:
     assert limit.limit <= 10
 
 
-def test_failures_shrink_it_by_their_share_and_it_grows_again_without_them() -> None:
+def used(limit: AdaptiveLimit, seconds: float, now: float, fails: Callable[[int], bool]) -> float:
+    """A hundred calls a second, as many at once as there may be -> the time."""
+    for number in range(int(seconds * 100)):
+        now += 0.01
+        limit.ended(now, 0.005, limit.limit, failed=fails(number))
+    return now
+
+
+def test_failures_that_were_not_there_before_shrink_it_and_it_grows_again_without_them() -> None:
     limit = AdaptiveLimit(LimitPolicy(first=100))
-    now = 0.0
-    for number in range(300):
-        now += 0.01
-        limit.ended(now, 0.005, limit.limit, failed=number % 2 == 0)
-    low = limit.limit
-    assert low < 20
-    for _ in range(3000):
-        now += 0.01
-        limit.ended(now, 0.005, limit.limit)
+    now = used(limit, 1, 0.0, lambda _: False)
+    now = used(limit, 8, now, lambda number: number % 2 == 0)
+    assert limit.limit < 20
+    used(limit, 30, now, lambda _: False)
 
     assert limit.limit > 100
+
+
+def test_orders_that_always_fail_do_not_shrink_it() -> None:
+    limit = AdaptiveLimit()
+    rng = random.Random(1)
+    used(limit, 60, 0.0, lambda _: rng.random() < 0.2)
+
+    assert limit.limit > 60
+
+
+def test_a_platform_that_sheds_what_is_too_much_for_it_is_not_asked_for_much_more() -> None:
+    limit, rng = AdaptiveLimit(), random.Random(1)
+    failed = []
+    for number in range(12_000):
+        over = max(0.0, 1 - 30 / limit.limit)
+        failed.append(rng.random() < over)
+        limit.ended(number / 100, 0.1, limit.limit, failed=failed[-1])
+
+    assert 15 <= limit.limit <= 50
+    assert sum(failed[3000:]) / len(failed[3000:]) < 0.3
 
 
 @given(

@@ -3,7 +3,18 @@ from dataclasses import replace
 import pytest
 
 from consumer.sandbox.answers import check_rates
-from consumer.sandbox.scenarios import BROWN_OUT, SCENARIOS, SLOW, STEADY, Phase, Scenario
+from consumer.sandbox.scenarios import (
+    BROWN_OUT,
+    FLAPPING,
+    HIDDEN_CAPACITY,
+    OUTAGE,
+    RATE_LIMITED,
+    SCENARIOS,
+    SLOW,
+    STEADY,
+    Phase,
+    Scenario,
+)
 
 TWO = Scenario(
     "two",
@@ -84,3 +95,21 @@ def test_scaled_all_times_are_and_the_rates_of_failure_are_not() -> None:
 def test_a_steady_scenario_never_troubles() -> None:
     assert not STEADY.fails
     assert not STEADY.at(5.0).troubled
+
+
+def test_a_hidden_capacity_halves_and_grows_and_fails_nothing() -> None:
+    capacities = [phase.capacity or 0 for phase in HIDDEN_CAPACITY.phases]
+
+    assert capacities == [12, 6, 24]
+    assert not HIDDEN_CAPACITY.fails
+
+
+def test_in_an_outage_every_call_fails_and_a_flapping_platform_comes_and_goes() -> None:
+    assert [sum(phase.failures.values()) for phase in OUTAGE.phases] == [0, 1, 0]
+    assert [sum(phase.failures.values()) for phase in FLAPPING.phases] == [0, 1, 0, 1, 0, 1, 0]
+
+
+def test_a_rate_is_a_trouble_and_scaled_with_time() -> None:
+    assert RATE_LIMITED.fails
+    assert RATE_LIMITED.at(1.0).troubled
+    assert RATE_LIMITED.scaled(0.5).phases[0].rate == 50
