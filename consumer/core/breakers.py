@@ -38,12 +38,12 @@ class BreakerPolicy:
         window_seconds: calls that ended longer ago count no more.
         window_calls: at most so many of the latest count, so that the good answers of a minute ago, at
             a thousand a second, do not hide that there are none now.
-        least_calls: with fewer it does not open.
+        least_calls: with fewer it does not open; `least_closing` while it closes.
         failure_share: share of failures among them that opens it.
         probe_seconds, probe_cap_seconds: the first wait for a probe after failures, which doubles, and its end.
         stop_seconds, stop_cap_seconds: the same after a stop.
         first_allowance: calls in flight when it begins to close.
-        growth: what each good answer then adds to them.
+        growth: what each good answer then adds to them; a failure takes twice as much.
         closed_at: allowance at which it is closed.
 
     """
@@ -51,6 +51,7 @@ class BreakerPolicy:
     window_seconds: float = 30.0
     window_calls: int = 100
     least_calls: int = 20
+    least_closing: int = 5
     failure_share: float = 0.5
     probe_seconds: float = 1.0
     probe_cap_seconds: float = 30.0
@@ -162,8 +163,9 @@ class Breaker:
             self._wait = policy.probe_seconds
         elif self.state is State.CLOSING:
             self._out -= 1
-            self._allowance = max(policy.first_allowance, self._allowance / 2)
-            if share < policy.failure_share:
+            # Some orders fail whatever the platform does: it closes all the same, only later.
+            self._allowance = max(policy.first_allowance, self._allowance - 2 * policy.growth)
+            if calls < policy.least_closing or share < policy.failure_share:
                 return False
             self._wait = min(self._wait * 2, policy.probe_cap_seconds)
         else:

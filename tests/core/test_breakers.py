@@ -228,23 +228,40 @@ def test_it_closes_gradually() -> None:
     assert breaker.state is State.CLOSED
 
 
-def test_a_failure_while_it_closes_takes_half_of_the_calls_back() -> None:
+def allowed(breaker: Breaker, now: float) -> int:
+    out = []
+    while breaker.ready(now):
+        out.append(leave(breaker, now))
+    for each in out:
+        breaker.lost(each, now)
+    return len(out)
+
+
+def test_a_failure_while_it_closes_takes_some_of_the_calls_back() -> None:
     breaker = closing()
     for _ in range(40):
         breaker.succeed(leave(breaker, 1), 1)
-    breaker.fail(leave(breaker, 1), 1)
+    assert allowed(breaker, 1) == 11
+    for _ in range(4):
+        breaker.fail(leave(breaker, 1), 1)
 
-    out = 0
-    while breaker.ready(1):
-        leave(breaker, 1)
-        out += 1
-    assert out == 5
+    assert allowed(breaker, 1) == 9
     assert breaker.state is State.CLOSING
+
+
+def test_orders_that_always_fail_do_not_keep_it_from_closing() -> None:
+    breaker = closing()
+    for number in range(1000):
+        end = breaker.succeed if number % 4 else breaker.fail
+        end(leave(breaker, 1), 1)
+
+    assert breaker.state is State.CLOSED
 
 
 def test_a_platform_that_fails_again_while_it_closes_waits_longer_than_before() -> None:
     breaker = closing(1.0)
-    breaker.fail(leave(breaker, 1.1), 1.1)
+    while breaker.state is State.CLOSING:
+        breaker.fail(leave(breaker, 1.1), 1.1)
 
     assert breaker.state is State.OPEN
     assert breaker.probe_in(1.1) == 2
