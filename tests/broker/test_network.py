@@ -36,6 +36,7 @@ def troubles(member: Member) -> list[str]:
     ]
 
 
+@pytest.mark.long
 async def test_latency_and_frames_in_pieces_only_take_longer(world: World, gateway: SandboxGateway) -> None:
     count = scaled(1_500, 20_000)
     await produce(world.broker, world.topics.events, [event(number) for number in range(count)])
