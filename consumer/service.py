@@ -280,6 +280,9 @@ class Service:
             for topic in self.settings.kafka.topics.events
             if rules.source_for(topic) is None
         ]
+        if not rules.rules:  # such a file may be part of a folder; `test` and `explain` take it
+            message = "no rules: every charge would end as unmatched"
+            problems.append(Problem(str(self.settings.rules), message, "add a rule under `rules:`"))
         problems += self.settings.missing_secrets(names)
         if problems:
             raise ConfigurationError(problems)

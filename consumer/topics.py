@@ -67,13 +67,29 @@ class TopicPlan:
 
     def spec(self, brokers: int) -> "TopicSpec":
         """How to create it."""
-        wanted = {want.name: want.value for want in self.wants_among(brokers)}
+        wanted = {want.name: want.value for want in self.creation(brokers)}
         partitions, replication = int(wanted.pop("partitions")), int(wanted.pop("replication"))
-        wanted["max.message.bytes"] = max(int(wanted["max.message.bytes"]), KAFKAS_MESSAGE_BYTES)
-        wanted["segment.ms"] = (
-            DAY_MS  # retention counts from a segment's last record: no plate stays a day longer
-        )
         return TopicSpec(partitions, replication, config={name: str(value) for name, value in wanted.items()})
+
+    def creation(self, brokers: int) -> list[Want]:
+        """What it is created with: what it should be like, and what only counts from its beginning."""
+        wants = [
+            want._replace(value=max(int(want.value), KAFKAS_MESSAGE_BYTES))
+            if want.name == "max.message.bytes"
+            else want
+            for want in self.wants_among(brokers)
+        ]
+        why = "retention counts from a segment's last record: no plate stays a day longer"
+        return [*wants, Want("segment.ms", DAY_MS, why)]
+
+    def command(self, options: str, brokers: int) -> str:
+        """The kafka-topics.sh line that creates it; `options` of `tool_options`."""
+        spec = self.spec(brokers)
+        config = " ".join(f"--config {name}={value}" for name, value in spec.configuration().items())
+        return (
+            f"kafka-topics.sh {options} --create --if-not-exists --topic {self.name} "
+            f"--partitions {spec.partitions} --replication-factor {spec.replication} {config}"
+        )
 
     def wants_among(self, brokers: int) -> Iterator[Want]:
         """What it should be like in a cluster of that many brokers."""
@@ -169,12 +185,18 @@ class Finding(NamedTuple):
     remedy: str
 
 
-def compare(plans: Sequence[TopicPlan], cluster: Cluster, bootstrap_servers: str) -> list[Finding]:
-    """Every property of every topic, fine or not."""
-    return [finding for each in plans for finding in _findings(each, cluster, bootstrap_servers)]
+def compare(plans: Sequence[TopicPlan], cluster: Cluster, options: str) -> list[Finding]:
+    """Every property of every topic, fine or not. `options` are those of Kafka's tools (`tool_options`)."""
+    return [finding for each in plans for finding in _findings(each, cluster, options)]
 
 
-def _findings(topic: TopicPlan, cluster: Cluster, servers: str) -> Iterator[Finding]:
+def tool_options(settings: Settings) -> str:
+    """How Kafka's command line tools reach it; a protected one takes a file, which whoever runs them has."""
+    config = "" if settings.kafka.security.protocol == "plaintext" else " --command-config client.properties"
+    return f"--bootstrap-server {','.join(settings.kafka.bootstrap_servers)}{config}"
+
+
+def _findings(topic: TopicPlan, cluster: Cluster, options: str) -> Iterator[Finding]:
     state = cluster.topics.get(topic.name)
     remedy = "`charging-coupon topics --create` creates it" if topic.ours else "have it created"
     yield Finding(
@@ -194,18 +216,18 @@ def _findings(topic: TopicPlan, cluster: Cluster, servers: str) -> Iterator[Find
         yield Finding(
             topic.name,
             want.name,
-            _readable(want.name, found),
-            _readable(want.name, str(want.value)) + (" or more" if want.at_least else ""),
+            readable(want.name, found),
+            readable(want.name, str(want.value)) + (" or more" if want.at_least else ""),
             fine,
             want.why,
-            "" if fine else _remedy(topic, want, servers),
+            "" if fine else _remedy(topic, want, options),
         )
 
 
-def _remedy(topic: TopicPlan, want: Want, servers: str) -> str:
+def _remedy(topic: TopicPlan, want: Want, options: str) -> str:
     match want.name:
         case "partitions":
-            command = f"kafka-topics.sh --bootstrap-server {servers} --alter --topic {topic.name}"
+            command = f"kafka-topics.sh {options} --alter --topic {topic.name}"
             return f"{command} --partitions {want.value}, or lower kafka.topics.partitions"
         case "replication":
             return "kafka-reassign-partitions.sh gives it further copies"
@@ -214,13 +236,14 @@ def _remedy(topic: TopicPlan, want: Want, servers: str) -> str:
         "max.message.bytes": ", or lower kafka.max_message_size",
     }
     return (
-        f"kafka-configs.sh --bootstrap-server {servers} --alter --entity-type topics --entity-name {topic.name} "
+        f"kafka-configs.sh {options} --alter --entity-type topics --entity-name {topic.name} "
         f"--add-config {want.name}={want.value}{other.get(want.name, '')}"
     )
 
 
-def _readable(name: str, value: str) -> str:
-    if name != "retention.ms":
+def readable(name: str, value: str) -> str:
+    """A value as Kafka tells it, and a time in words, too."""
+    if name not in {"retention.ms", "segment.ms"}:
         return value
     if value == "-1":
         return "-1 (for ever)"
@@ -425,13 +448,13 @@ class Right(NamedTuple):
     why: str
     prefixed: bool = False
 
-    def command(self, servers: str, principal: str) -> str:
-        """The kafka-acls.sh line that grants it."""
+    def command(self, options: str, principal: str) -> str:
+        """The kafka-acls.sh line that grants it; `options` of `tool_options`."""
         operations = " ".join(f"--operation {operation}" for operation in self.operations)
         resource = f"--{self.resource} {quote(self.name)}"
         pattern = " --resource-pattern-type prefixed" if self.prefixed else ""
         return (
-            f"kafka-acls.sh --bootstrap-server {servers} --add --allow-principal {quote(principal)} "
+            f"kafka-acls.sh {options} --add --allow-principal {quote(principal)} "
             f"{operations} {resource}{pattern}"
         )
 

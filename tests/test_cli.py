@@ -210,6 +210,8 @@ RULES = """\
 version: 1
 accounts: {main: {app_id: app-1, secret: lot-a, api_type: "5"}}
 sources: {charging: {extends: canonical}}
+rules: [{name: none, when: seconds > 60, skip: policy}]
+tests: [{name: nothing, event: {}, expect: {outcome: invalid}}]
 """
 
 
@@ -232,14 +234,42 @@ def test_the_settings_in_force_are_printed_with_their_places_and_without_secrets
     assert exit_code("run", "--print-settings") == 0
 
     printed = capsys.readouterr().out
-    rows = {row.split()[0]: row.split()[1:] for row in printed.splitlines()}
-    assert rows["kafka.bootstrap_servers"] == ["kafka-1:9092,kafka-2:9092", f"{settings_file}:2:3"]
+    settings, rules = printed.split("\n\n")
+    rows = {row.split()[0]: row.split()[1:] for row in settings.splitlines()}
+    assert rows["kafka.bootstrap_servers"] == ["kafka-1:9092,", "kafka-2:9092", f"{settings_file}:2:3"]
     assert rows["kafka.topics.outcomes_retention"] == ["36h", f"{settings_file}:3:42"]
     assert rows["log.level"] == ["debug", "CHARGING_COUPON__LOG__LEVEL"]
     assert rows["gateway.max_response_size"] == ["64KiB", "default"]
     assert rows["kafka.security.password"] == ["kafka_password", "(name", "of", "a", "secret)", "default"]
     assert rows["secrets.lot_a"] == ["***", f"{settings_file}:5:11"]
+    assert rows["retries.delays"] == ["1m,", "5m,", "30m", "default"]
     assert "the app's secret" not in printed
+    heads, hashed, *counted = [re.split("  +", row, maxsplit=1) for row in rules.splitlines()]
+    assert heads == ["RULES", "IN FORCE"]
+    assert re.fullmatch("[0-9a-f]{12}", hashed[1])
+    assert counted == [
+        ["accounts", "1: main"],
+        ["sources", "1: charging"],
+        ["rules", "1"],
+        ["tests", "1 passed"],
+    ]
+
+
+def test_an_empty_list_is_a_dash_and_a_variable_that_sets_nothing_is_warned_of(
+    settings_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CHARGING_COUPON__RETRIES__DELAYS", "")
+    monkeypatch.setenv("CHARGING_COUPON_WEB__PORT", "9090")
+
+    assert exit_code("run", "-s", str(settings_file), "--print-settings") == 0
+
+    printed = capsys.readouterr()
+    rows = {row.split()[0]: row.split()[1:] for row in printed.out.splitlines() if row}
+    assert rows["retries.delays"] == ["-", "CHARGING_COUPON__RETRIES__DELAYS"]
+    assert rows["web.port"] == ["8080", "default"]
+    assert printed.err == (
+        "warning: CHARGING_COUPON_WEB__PORT: sets nothing; did you mean CHARGING_COUPON__WEB__PORT?\n"
+    )
 
 
 def test_the_settings_in_force_are_printed_for_machines(
@@ -247,7 +277,8 @@ def test_the_settings_in_force_are_printed_for_machines(
 ) -> None:
     assert exit_code("run", "-s", str(settings_file), "--print-settings", "--format", "json") == 0
 
-    rows = json.loads(capsys.readouterr().out)
+    told = json.loads(capsys.readouterr().out)
+    rows = told["settings"]
     found = {each["setting"]: (each["value"], each["source"]) for each in rows}
     assert [each["setting"] for each in rows if each["names_secret"]] == [
         "kafka.security.password",
@@ -256,6 +287,12 @@ def test_the_settings_in_force_are_printed_for_machines(
     assert found["kafka.topics.events"] == (["charging-completed"], f"{settings_file}:3:12")
     assert found["web.port"] == (8080, "default")
     assert found["secrets_dir"] == (None, "default")
+    assert {name: value for name, value in told["rules"].items() if name != "hash"} == {
+        "accounts": ["main"],
+        "sources": ["charging"],
+        "rules": 1,
+        "tests_passed": 1,
+    }
 
 
 @pytest.mark.parametrize("options", [(), ("--print-settings",)])
@@ -320,13 +357,91 @@ def test_to_list_the_rights_no_rules_secrets_or_certificates_are_needed(
     )
 
     assert exit_code("topics", "-s", str(settings_file), "--acls") == 0
+    assert exit_code("topics", "-s", str(settings_file), "--plan") == 0
     assert exit_code("topics", "-s", str(settings_file)) == 2
 
-    told = capsys.readouterr().err.splitlines()
+    printed = capsys.readouterr()
+    lines = [line for line in printed.out.splitlines() if line.startswith("kafka-")]
+    config = " --bootstrap-server kafka-1:9092 --command-config client.properties "
+    assert [line for line in lines if config not in line] == []
+    assert {line.split()[0] for line in lines} == {"kafka-acls.sh", "kafka-topics.sh"}
+    told = printed.err.splitlines()
     assert [line.split()[2] for line in told] == ["kafka.security.password", "kafka.security.ca_file"]
 
 
-@pytest.mark.parametrize("principal", ["charging", ":charging", "User:", "User: ", ""])
+def test_the_rights_of_all_commands_are_listed_together(
+    settings_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--acls", "--create", "--replay", "--principal", "Group:us")
+    assert exit_code("topics", "-s", str(settings_file), *options) == 0
+
+    printed = capsys.readouterr()
+    table, *sections = printed.out.split("\n\n")
+    assert {row.split()[0] for row in table.splitlines()[1:]} == {"run", "topics", "replay"}
+    assert "Create" in table
+    assert [section.splitlines()[0] for section in sections] == [
+        "# for charging-coupon run", "# for charging-coupon topics", "# for charging-coupon replay",
+    ]  # fmt: skip  # a line is enough
+    assert printed.err == "warning: Kafka's own authoriser knows only User, not Group: another one has to\n"
+
+
+def test_a_plan_says_how_each_topic_is_to_be_made_without_asking_kafka(
+    settings_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code("topics", "-s", str(settings_file), "--plan") == 0
+
+    table, lines = capsys.readouterr().out.split("\n\n")
+    rows = [row.split()[:3] for row in table.splitlines() if row.startswith("coupon-outcomes ")]
+    assert rows[1:] == [
+        ["coupon-outcomes", "partitions", "3"],
+        ["coupon-outcomes", "cleanup.policy", "delete"],
+        ["coupon-outcomes", "retention.ms", "129600000"],
+        ["coupon-outcomes", "max.message.bytes", "1048588"],
+        ["coupon-outcomes", "replication", "3"],
+        ["coupon-outcomes", "min.insync.replicas", "2"],
+        ["coupon-outcomes", "segment.ms", "86400000"],
+    ]
+    assert lines.splitlines()[1] == "# charging-completed is whose charges they are: have it created"
+    assert lines.splitlines()[2] == (
+        "kafka-topics.sh --bootstrap-server kafka-1:9092,kafka-2:9092 --create --if-not-exists "
+        "--topic coupon-outcomes --partitions 3 --replication-factor 3 --config cleanup.policy=delete "
+        "--config retention.ms=129600000 --config max.message.bytes=1048588 --config min.insync.replicas=2 "
+        "--config segment.ms=86400000"
+    )
+    assert len(lines.splitlines()) == 2 + 2 + 3
+
+
+def test_a_plan_is_printed_for_machines(settings_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("topics", "-s", str(settings_file), "--plan", "--format", "json") == 0
+
+    events, outcomes, *_ = json.loads(capsys.readouterr().out)
+    assert (events["topic"], events["created_by"], events["properties"]) == ("charging-completed", None, [])
+    assert outcomes["properties"][0] == {
+        "name": "partitions",
+        "value": 3,
+        "at_least": True,
+        "why": "its readers can share the work",
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--replay",), "--replay: it goes with --acls"),
+        (("--principal", "User:us"), "--principal: it goes with --acls"),
+        (("--plan", "--create"), "--plan: it asks no Kafka, and prints topics only; leave out --create"),
+        (("--plan", "--acls"), "--plan: it asks no Kafka, and prints topics only; leave out --acls"),
+    ],
+)
+def test_options_of_topics_that_do_not_go_together_are_refused(
+    options: tuple[str, ...], said: str, settings_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code("topics", "-s", str(settings_file), *options) == 2
+
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("principal", ["user:charging", "charging", ":charging", "User:", "User: ", ""])
 def test_whoever_gets_the_rights_is_named_with_a_type(
     principal: str, settings_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -74,6 +74,7 @@ def test_its_secure_settings_are_the_connections(folder: Path) -> None:
         {
             "CHARGING_COUPON__SECRETS__KAFKA_PASSWORD": "s",
             "CHARGING_COUPON__SECRETS__PLATE_HASH": "a key for plates",
+            "CHARGING_COUPON__SECRETS_DIR": str(folder),
         },
     )
     options = arguments(settings.kafka, settings.secret)

@@ -23,6 +23,7 @@ version: 1
 accounts:
   main: {app_id: app-1, secret: main, api_type: charging}
 sources: {charges: {extends: canonical, topics: [charges]}}
+rules: [{name: none, skip: policy}]
 """
 OTHER = "  other: {app_id: app-2, secret: other, api_type: charging}\n"
 
@@ -80,6 +81,14 @@ def test_rules_that_read_a_topic_no_more_are_refused(service: Service) -> None:
     before = service.rules
     with pytest.raises(ConfigurationError, match="no source of the rules reads this topic"):
         service._use(rulebook.parse(RULES.replace("topics: [charges]", "topics: [others]")))
+
+    assert service.rules is before
+
+
+def test_a_file_that_holds_no_rules_any_more_is_refused(service: Service) -> None:
+    before = service.rules
+    with pytest.raises(ConfigurationError, match="no rules: every charge would end as unmatched"):
+        service._use(rulebook.parse(RULES.split("rules:", maxsplit=1)[0]))
 
     assert service.rules is before
 

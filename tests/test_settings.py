@@ -319,6 +319,78 @@ def test_what_is_no_host_and_port_is_quoted(server: str) -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["a", "Charging_Completed.v1-2", "x" * 249, "...", "..a"])
+def test_a_topic_has_a_name_that_kafka_takes(name: str) -> None:
+    assert settings(KAFKA__TOPICS__OUTCOMES=name).kafka.topics.outcomes == name
+
+
+@pytest.mark.parametrize("setting", ["OUTCOMES", "DEAD_LETTERS", "RETRIES", "EVENTS"])
+@pytest.mark.parametrize("name", ["bad topic!", ".", "..", "x" * 250, "主题", "a/b", '["a"'])
+def test_what_kafka_does_not_take_as_a_topics_name_is_refused(setting: str, name: str) -> None:
+    variable = f"CHARGING_COUPON__KAFKA__TOPICS__{setting}"
+
+    [problem] = problems(None, ENOUGH | {variable: name})
+    assert problem.startswith(f"{variable}: kafka.topics.{setting.lower()}: {repr(name)[:60]}")
+    assert problem.endswith(
+        " is no name that a Kafka topic can have; write 1 to 249 letters, digits, `.`, `_` and `-`; "
+        "in a variable a list is written with commas: a,b"
+    )
+
+
+def test_a_prefix_that_makes_too_long_names_of_retry_topics_is_refused() -> None:
+    variable = "CHARGING_COUPON__KAFKA__TOPICS__RETRIES"
+
+    assert problems(None, ENOUGH | {variable: "x" * 246}) == [
+        f"{variable}: kafka.topics.retries makes topic names of 250 characters, and Kafka takes 249; shorten it"
+    ]
+    assert settings(KAFKA__TOPICS__RETRIES="x" * 246, RETRIES__DELAYS="1m").retry_topics == (
+        "x" * 246 + ".1m",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("CHARGING_COUPON_WEB__PORT", "WEB__PORT"),
+        ("CHARGING_COUPON_KAFKA__SECURITY__OAUTH__SCOPE", "KAFKA__SECURITY__OAUTH__SCOPE"),
+        ("CHARGING_COUPON_SECRETS__MAIN", "SECRETS__MAIN"),
+        ("CHARGING_COUPON_RULES", "RULES"),
+        ("CHARGING_COUPON_SETTINGS", "SETTINGS"),
+        ("charging_coupon__web__port", "WEB__PORT"),
+        ("Charging_Coupon__Log__Level", "LOG__LEVEL"),
+    ],
+)
+def test_a_variable_that_nearly_sets_something_is_warned_of(name: str, meant: str) -> None:
+    reading = read_settings(None, ENOUGH | {name: "x"})
+
+    assert reading.problems == []
+    assert [str(each) for each in reading.warnings] == [
+        f"{name}: sets nothing; did you mean CHARGING_COUPON__{meant}?"
+    ]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "CHARGING_COUPON_PORT",
+        "CHARGING_COUPON_PORT_8080_TCP",
+        "CHARGING_COUPON_PORT_8080_TCP_ADDR",
+        "CHARGING_COUPON_SERVICE_HOST",
+        "CHARGING_COUPON_SERVICE_PORT_HTTP",
+        "CHARGING_COUPON_WEB_PORT",
+        "CHARGING_COUPON_CONSUMER_PORT",
+    ],
+)
+def test_what_kubernetes_sets_for_a_service_is_no_mistake(name: str) -> None:
+    assert read_settings(None, ENOUGH | {name: "tcp://10.0.0.1:8080"}).warnings == []
+
+
+def test_a_variable_in_small_letters_sets_nothing_whatever_it_names() -> None:
+    [warning] = read_settings(None, ENOUGH | {"charging_coupon__speed": "9"}).warnings
+
+    assert str(warning) == "charging_coupon__speed: sets nothing; capitals count: CHARGING_COUPON__SPEED"
+
+
 def test_of_what_is_not_needed_nothing_is_missed_but_what_is_wrong_is_told() -> None:
     here = {name: text for name, text in ENOUGH.items() if "KAFKA" in name}
     wrong = {

@@ -50,7 +50,7 @@ def differences(properties: dict[str, str], brokers: int = 3) -> list[tuple[str,
     [outcomes] = [topic for topic in plan(settings()) if topic.name == "outcomes"]
     return [
         (finding.name, finding.is_, finding.should_be)
-        for finding in compare([outcomes], cluster, "kafka:9092")
+        for finding in compare([outcomes], cluster, "--bootstrap-server kafka:9092")
         if not finding.fine
     ]
 

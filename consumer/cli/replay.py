@@ -1,6 +1,7 @@
 """`charging-coupon replay`: dead letters back to where they came from, after a look at them. Talks to Kafka."""
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from consumer.settings import Settings
 
 INTERRUPTED_EXIT = 130
+_CODE = re.compile(r"(?!\d?xx)(?=.*\d)[\w.-]{1,32}", re.ASCII)
+"""The platform writes digits; of another code it says something, too."""
+
 _ANY = "May be repeated: any of them."
 
 
@@ -130,12 +134,30 @@ def _filters(problems: "list[Problem]", **given: Any) -> "Filters":
     from consumer.core.outcomes import Outcome, Reason
     from consumer.core.plates import normalise
 
+    for name, texts in given.items():
+        if any(
+            isinstance(text, str) and not text.strip()
+            for text in ([texts] if isinstance(texts, str) else texts or ())
+        ):
+            option = f"--{name if name in {'since', 'until'} else name.removesuffix('s')}"
+            problems.append(Problem(option, "it is empty", "give a value, or leave it out"))
+            given[name] = None
     wanted: dict[str, Any] = {
         name: frozenset(given[name] or ())
         for name in ("outcomes", "reasons", "codes", "rules", "accounts", "orders", "topics", "partitions")
     }
     wanted["outcomes"] = _known(problems, "--outcome", wanted["outcomes"], Outcome)
     wanted["reasons"] = _known(problems, "--reason", wanted["reasons"], Reason)
+    problems += [
+        Problem("--code", f"{code!r} is not a code", "write one of the platform's, such as 1405 or 503")
+        for code in sorted(wanted["codes"])
+        if _CODE.fullmatch(code) is None
+    ]
+    problems += [
+        Problem("--partition", f"{number} is below 0", "write 0, 1 ...")
+        for number in sorted(wanted["partitions"])
+        if number < 0
+    ]
     wanted["plates"] = frozenset(normalise(plate) for plate in given["plates"] or ())
     if "" in wanted["plates"]:
         problems.append(Problem("--plate", "nothing is left of it as a plate", "write it whole"))
@@ -163,6 +185,9 @@ def _offsets(problems: "list[Problem]", text: str) -> range:
     from consumer.core.errors import Problem
 
     first, dash, last = text.partition("-")
+    if first.isdecimal() and last.isdecimal() and int(last) < int(first):
+        problems.append(Problem("--offset", f"{text!r} ends before it begins", f"write {last}-{first}"))
+        return range(0)
     if first.isdecimal() and (last.isdecimal() if dash else True):
         return range(int(first), int(last or first) + 1)
     problems.append(Problem("--offset", f"{text!r} is no offset", "write 17, or 17-40"))
@@ -201,6 +226,15 @@ def _contradictions(filters: "Filters", *, everything: bool) -> "list[Problem]":
         return [
             Problem(
                 "replay", "no dead letter is chosen", "give filters (--help lists them), or --all for all"
+            )
+        ]
+    if filters.since is not None and filters.until is not None and filters.since >= filters.until:
+        return [
+            Problem(
+                "--until",
+                f"{filters.until.isoformat(timespec='seconds')} is not after --since, "
+                f"{filters.since.isoformat(timespec='seconds')}: nothing was decided between them",
+                "give the earlier time to --since",
             )
         ]
     if filters.offsets and not filters.partitions:

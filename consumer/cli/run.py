@@ -1,6 +1,7 @@
 """`charging-coupon run`: the service, until it is told to stop. Reads files, starts the event loop."""
 
 import json
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -32,18 +33,29 @@ def run(
     """
     import gc
 
+    import structlog
+
     reading, service = _checked(settings)
     if print_settings:
-        _print_settings(reading.in_force(), format)
-    else:
-        gc.collect()
-        gc.freeze()  # what is here stays: looking through ten thousand rules would hold everything up
-        serve(service)
+        for warning in reading.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        _print_in_force(reading.in_force(), service, format)
+        return
+    for warning in reading.warnings:
+        structlog.get_logger(__name__).warning("settings.variable_ignored", problem=str(warning))
+    gc.collect()
+    gc.freeze()  # what is here stays: looking through ten thousand rules would hold everything up
+    serve(service)
 
 
-def _print_settings(settings: "list[InForce]", format: Format) -> None:  # noqa: A002  # as the option is called
+def _print_in_force(settings: "list[InForce]", service: "Service", format: Format) -> None:  # noqa: A002  # as the option is called
+    from consumer import rulebook
+
+    rules = service.rules
+    compilation, _ = rulebook.compiled(service.settings.rules)
+    tests = sum(1 for _ in compilation.cases(rules))  # all of them passed: else it would not have been loaded
     if format is Format.JSON:
-        found = [
+        rows = [
             {
                 "setting": each.name,
                 "value": each.value,
@@ -52,13 +64,37 @@ def _print_settings(settings: "list[InForce]", format: Format) -> None:  # noqa:
             }
             for each in settings
         ]
-        print(json.dumps(found, ensure_ascii=False, indent=2))
+        in_force = {
+            "hash": rules.hash,
+            "accounts": list(rules.accounts),
+            "sources": [source.name for source in rules.sources],
+            "rules": len(rules.rules),
+            "tests_passed": tests,
+        }
+        print(json.dumps({"settings": rows, "rules": in_force}, ensure_ascii=False, indent=2))
         return
-    rows = [
-        (each.name, _text(each.value) + " (name of a secret)" * each.names_secret, each.source)
-        for each in settings
-    ]
-    print_table(("SETTING", "VALUE", "FROM"), rows)
+    print_table(
+        ("SETTING", "VALUE", "FROM"),
+        [
+            (each.name, _text(each.value) + " (name of a secret)" * each.names_secret, each.source)
+            for each in settings
+        ],
+    )
+    print()
+    print_table(
+        ("RULES", "IN FORCE"),
+        [
+            ("hash", rules.hash),
+            ("accounts", _counted(list(rules.accounts))),
+            ("sources", _counted([source.name for source in rules.sources])),
+            ("rules", str(len(rules.rules))),
+            ("tests", f"{tests} passed" if tests else "none; add some under `tests:`"),
+        ],
+    )
+
+
+def _counted(names: list[str]) -> str:
+    return f"{len(names)}: {', '.join(names)}" if names else "none"
 
 
 def _text(value: str | float | list[str] | None) -> str:
@@ -66,7 +102,7 @@ def _text(value: str | float | list[str] | None) -> str:
         case None:
             return "-"
         case list():
-            return ",".join(value)
+            return ", ".join(value) or "-"
         case bool():
             return str(value).lower()
         case _:
@@ -79,7 +115,7 @@ def _checked(file: "Path | None") -> "tuple[Reading, Service]":
     from consumer.connection import secrets_in_use
     from consumer.core.errors import ConfigurationError, Problem
     from consumer.service import Service
-    from consumer.settings import RULES_PATH, read_settings
+    from consumer.settings import RULES_PATH, STARTER, read_settings
 
     selfcheck.check()
     reading = read_settings(file)
@@ -89,7 +125,7 @@ def _checked(file: "Path | None") -> "tuple[Reading, Service]":
     service = None
     try:
         if reading.usable("rules"):
-            remedy = f"rules ({reading.place('rules')}) is to be {RULES_PATH}"
+            remedy = f"rules ({reading.place('rules')}) is to be {RULES_PATH}; {STARTER}"
             files = rulebook.Files(chosen.rules, remedy)
             rules = rulebook.load_files(files)
             if reading.usable("secrets", "secrets_dir", "kafka.topics"):

@@ -1,7 +1,8 @@
-"""`charging-coupon topics`: the topics and rights that the service needs. Talks to Kafka, unless asked for rights."""
+"""`charging-coupon topics`: the topics and rights that the service needs. Talks to Kafka, unless asked for a plan or rights."""
 
 import json
 import re
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,16 +11,19 @@ from consumer.cli.common import Format, FormatOption, SettingsFile, keep_logs_qu
 
 if TYPE_CHECKING:
     from consumer.settings import Settings
-    from consumer.topics import Finding, Right
+    from consumer.topics import Finding, Right, TopicPlan
 
 
 RIGHTS_DEPEND_ON = ("kafka.bootstrap_servers", "kafka.topics", "kafka.group_id", "retries.delays")
 TOPICS_DEPEND_ON = ("kafka", "retries.delays")
+PRINCIPAL = "User:charging-coupon"
+PLANNED_BROKERS = 3
+"""That a plan is for: from three on, nothing changes."""
 
 
-def _principal(text: str) -> str:
-    if re.fullmatch(r"[A-Za-z]\w*:\S(.*\S)?", text) is None:
-        raise typer.BadParameter(f"{text!r} is not TYPE:NAME; write it like User:charging-coupon")
+def _principal(text: str | None) -> str | None:
+    if text is not None and re.fullmatch(r"[A-Z]\w*:\S(.*\S)?", text) is None:
+        raise typer.BadParameter(f"{text!r} is not TYPE:NAME; write it like {PRINCIPAL}")
     return text
 
 
@@ -27,41 +31,68 @@ def topics(
     *,
     settings: SettingsFile = None,
     create: Annotated[
-        bool, typer.Option("--create", help="Create what is missing. What is there is never changed.")
+        bool,
+        typer.Option(
+            "--create",
+            help="Create what is missing; what is there is never changed. With --acls: add the rights to do so.",
+        ),
+    ] = False,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan",
+            help="Say how each topic is to be made and why, with kafka-topics.sh lines; asks no Kafka.",
+        ),
     ] = False,
     acls: Annotated[
         bool,
         typer.Option(
             "--acls",
-            help="List the rights (ACLs) that `run` and this command need, with kafka-acls.sh lines; asks no Kafka.",
+            help="List the rights (ACLs) that `run` and `topics` need, with kafka-acls.sh lines; asks no Kafka.",
         ),
     ] = False,
     replay: Annotated[
         bool,
-        typer.Option("--replay", help="With --acls: the rights that `charging-coupon replay` needs instead."),
+        typer.Option("--replay", help="With --acls: add the rights that `charging-coupon replay` needs."),
     ] = False,
     principal: Annotated[
-        str,
-        typer.Option(callback=_principal, help="Whom --acls grants the rights to.", metavar="TYPE:NAME"),
-    ] = "User:charging-coupon",
+        str | None,
+        typer.Option(
+            callback=_principal,
+            help="With --acls: whom the rights are granted to.",
+            metavar="TYPE:NAME",
+            show_default=PRINCIPAL,
+        ),
+    ] = None,
     format: FormatOption = Format.TABLE,  # noqa: A002  # as the option is called
 ) -> None:
     """Checks the topics that the service needs, and creates those of its own that are missing.
 
     Events topics are only looked for. Exits 0 when all is as recommended, 1 when something is
     missing or differs. It needs the rights Describe and DescribeConfigs on all of them, and with
-    --create also Create. Of the settings it reads kafka, retries and guarantee; for --acls no
-    secret or certificate has to be there.
+    --create also Create. Of the settings it reads kafka, retries and guarantee; for --plan and
+    --acls no secret or certificate has to be there.
     """
+    from consumer import topics as wanted
     from consumer.settings import load_settings
-    from consumer.topics import command_rights, replay_rights, rights
 
-    if replay and not acls:
-        raise typer.BadParameter("it goes with --acls", param_hint="--replay")
-    chosen = load_settings(settings, needed=RIGHTS_DEPEND_ON if acls else TOPICS_DEPEND_ON)
+    for option, given in (("--replay", replay), ("--principal", principal is not None)):
+        if given and not acls:
+            raise typer.BadParameter("it goes with --acls", param_hint=option)
+    if plan and (acls or create):
+        other = "--acls" if acls else "--create"
+        raise typer.BadParameter(
+            f"it asks no Kafka, and prints topics only; leave out {other}", param_hint="--plan"
+        )
+    chosen = load_settings(settings, needed=RIGHTS_DEPEND_ON if acls or plan else TOPICS_DEPEND_ON)
+    if plan:
+        _print_plan(wanted.plan(chosen), wanted.tool_options(chosen), format)
+        return
     if acls:
-        needed = {"run": rights(chosen), "topics": command_rights(chosen, create=create)}
-        _print_rights(chosen, {"replay": replay_rights(chosen)} if replay else needed, principal, format)
+        needed = {"run": wanted.rights(chosen), "topics": wanted.command_rights(chosen, create=create)}
+        if replay:
+            needed["replay"] = wanted.replay_rights(chosen)
+        _print_rights(needed, wanted.tool_options(chosen), principal or PRINCIPAL, format)
         return
     keep_logs_quiet()
     created, findings = _look(chosen, create=create)
@@ -70,13 +101,62 @@ def topics(
         raise typer.Exit(1)
 
 
+def _print_plan(plans: "list[TopicPlan]", options: str, format: Format) -> None:  # noqa: A002  # as the option is called
+    """Topics of others without properties: they are theirs to choose."""
+    from consumer.topics import readable
+
+    if format is Format.JSON:
+        found = [
+            {
+                "topic": topic.name,
+                "why": topic.why,
+                "created_by": "topics --create" if topic.ours else None,
+                "properties": [
+                    {"name": want.name, "value": want.value, "at_least": want.at_least, "why": want.why}
+                    for want in (topic.creation(PLANNED_BROKERS) if topic.ours else ())
+                ],
+            }
+            for topic in plans
+        ]
+        print(json.dumps(found, ensure_ascii=False, indent=2))
+        return
+    rows = [("TOPIC", "PROPERTY", "VALUE", "WHY")]
+    for topic in plans:
+        rows.append((topic.name, "", "", topic.why))
+        rows += [
+            (
+                topic.name,
+                want.name,
+                readable(want.name, str(want.value)) + " or more" * want.at_least,
+                want.why,
+            )
+            for want in (topic.creation(PLANNED_BROKERS) if topic.ours else ())
+        ]
+    print_table(rows[0], rows[1:])
+    print(
+        f"\n# for {PLANNED_BROKERS} brokers or more; `charging-coupon topics --create` does the same, for as many as there are"
+    )
+    for topic in plans:
+        print(
+            topic.command(options, PLANNED_BROKERS)
+            if topic.ours
+            else f"# {topic.name} is whose charges they are: have it created"
+        )
+
+
 def _print_rights(
-    settings: "Settings",
     needed: "dict[str, list[Right]]",
+    options: str,
     principal: str,
     format: Format,  # noqa: A002  # as the option is called
 ) -> None:
     """By the command that needs them."""
+    if not principal.startswith("User:"):
+        kind = principal.partition(":")[0]
+        print(
+            f"warning: Kafka's own authoriser knows only User, not {kind}: another one has to",
+            file=sys.stderr,
+        )
     if format is Format.JSON:
         found = [
             {
@@ -107,11 +187,10 @@ def _print_rights(
             for right in rights
         ],
     )
-    servers = ",".join(settings.kafka.bootstrap_servers)
     for command, rights in needed.items():
         print(f"\n# for charging-coupon {command}")
         for right in rights:
-            print(right.command(servers, principal))
+            print(right.command(options, principal))
 
 
 def _look(settings: "Settings", *, create: bool) -> "tuple[tuple[str, ...], list[Finding]]":
@@ -121,7 +200,7 @@ def _look(settings: "Settings", *, create: bool) -> "tuple[tuple[str, ...], list
     from rich.console import Console
 
     from consumer.connection import arguments, reach
-    from consumer.topics import compare, ensure_topics, look, plan
+    from consumer.topics import compare, ensure_topics, look, plan, tool_options
 
     kafka = settings.kafka
     servers = ",".join(kafka.bootstrap_servers)
@@ -139,7 +218,7 @@ def _look(settings: "Settings", *, create: bool) -> "tuple[tuple[str, ...], list
             )
             created = report.created
             cluster = await look(options, [topic.name for topic in plans])
-        return created, compare(plans, cluster, servers)
+        return created, compare(plans, cluster, tool_options(settings))
 
     with Console(stderr=True).status(f"Asking Kafka at {servers}"):  # on a terminal only
         return asyncio.run(looked())

@@ -7,10 +7,11 @@ reported at once, each with its line or variable. `model` has every setting.
 
 from consumer.settings.loading import InForce, Reading, load_settings, read_settings
 from consumer.settings.model import Kafka, OAuth, Security, Settings, schema_text
-from consumer.settings.words import RULES_PATH
+from consumer.settings.words import RULES_PATH, STARTER
 
 __all__ = [
     "RULES_PATH",
+    "STARTER",
     "InForce",
     "Kafka",
     "OAuth",

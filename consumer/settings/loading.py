@@ -12,15 +12,15 @@ from pydantic_core import ErrorDetails
 
 from consumer.core.errors import ConfigurationError, Problem
 from consumer.settings.model import PLATE_HASH_SECRET, Group, Location, Settings, disagreements
-from consumer.settings.sources import Sources, anchor_paths, lay_over, read_file
+from consumer.settings.sources import Sources, anchor_paths, lay_over, near_misses, read_file
 from consumer.settings.values import BYTES, SECONDS, canonical, duration_seconds, in_largest, size_bytes
 from consumer.settings.words import finding_in_words, in_words, names_a_secret, required
 
 HIDDEN = "***"
 
 
-STAND_IN = "missing:1"
-"""For whatever has no default, so that the rest can be looked at: a server, a topic and a path."""
+STAND_INS = {"bootstrap_servers": "missing:1", "events": "missing", "rules": "missing"}
+"""For whatever has no default, so that the rest can be looked at."""
 
 
 class InForce(NamedTuple):
@@ -37,15 +37,22 @@ class Reading:
 
     Attributes:
         settings: what is missing or wrong has its default there, or a stand-in: ask `usable`.
-        problems: in the order in which they stand in the files.
+        problems: in the order in which they stand in the files; with them what is only a warning otherwise.
+        warnings: variables that set nothing, and look as if they were meant to.
 
     """
 
     def __init__(
-        self, settings: Settings, problems: list[Problem], sources: Sources, wrong: Collection[Location]
+        self,
+        settings: Settings,
+        problems: list[Problem],
+        sources: Sources,
+        wrong: Collection[Location],
+        warnings: list[Problem],
     ) -> None:
         self.settings = settings
-        self.problems = sorted(problems, key=_reading_order)
+        self.problems = sorted([*problems, *warnings] if problems else [], key=_reading_order)
+        self.warnings = warnings
         self._sources = sources
         self._wrong = wrong
 
@@ -106,6 +113,7 @@ def read_settings(
             wrong.add(path)
             if details["type"] != "missing" or counts(path):
                 problems.append(problem)
+    problems += _folder_missing(settings, sources, wrong) if needed is None else ()
     for finding in disagreements(settings, sources.told):
         involved = (finding.path, *finding.depends, *([finding.other] if finding.other else ()))
         if counts(finding.path) and not any(_overlap(path, bad) for path in involved for bad in wrong):
@@ -118,7 +126,16 @@ def read_settings(
             settings.plate_privacy()
         except ConfigurationError as error:
             problems += error.problems
-    return Reading(settings, problems, sources, wrong)
+    return Reading(settings, problems, sources, wrong, near_misses(environ))
+
+
+def _folder_missing(settings: Settings, sources: Sources, wrong: set[Location]) -> Iterator[Problem]:
+    """A folder of secrets that is not there is one mistake, however many secrets it lacks."""
+    folder, path = settings.secrets_dir, ("secrets_dir",)
+    if folder is not None and path not in wrong and not folder.is_dir():
+        wrong.add(path)
+        remedy = "make or mount it, or remove secrets_dir where every secret is a variable"
+        yield Problem(sources.place(path), f"secrets_dir: there is no folder {folder}", remedy)
 
 
 def _validated(sources: Sources) -> tuple[Settings, list[ErrorDetails]]:
@@ -134,7 +151,7 @@ def _validated(sources: Sources) -> tuple[Settings, list[ErrorDetails]]:
         inner: Any = tree
         for group in groups:
             inner = inner.setdefault(group, {})  # whatever is no group was removed
-        inner.setdefault(name, STAND_IN)
+        inner.setdefault(name, STAND_INS[str(name)])
     return Settings.model_validate(tree), mistakes
 
 
@@ -193,7 +210,7 @@ def _as_written(value: object, converters: Collection[object]) -> str | int | fl
         case SecretStr():
             written = HIDDEN
         case tuple():
-            written = [str(item) for item in value]
+            written = [in_largest(item, SECONDS) if isinstance(item, float) else str(item) for item in value]
         case float() if duration_seconds in converters:
             written = in_largest(value, SECONDS)
         case int() if size_bytes in converters:

@@ -16,7 +16,6 @@ from consumer.settings.values import (
     Count,
     Delays,
     Duration,
-    Names,
     Port,
     Rate,
     Retention,
@@ -25,6 +24,8 @@ from consumer.settings.values import (
     Servers,
     Size,
     StartFrom,
+    TopicName,
+    TopicNames,
     Word,
     canonical,
     in_largest,
@@ -36,6 +37,9 @@ from consumer.settings.values import (
 PLATE_HASH_SECRET = "plate_hash"  # noqa: S105  # the name of a secret, not one
 HASH_KEY_BYTES = 16
 """Fewer can be guessed, and with them every plate: there are not many."""
+
+LONGEST_TOPIC = 249
+"""Characters that Kafka takes in a topic's name."""
 
 Location = tuple[str | int, ...]
 """The names that lead to a setting."""
@@ -59,16 +63,16 @@ class Group(BaseModel):
 class Topics(Group):
     """The topics, by what they are for."""
 
-    events: Names
+    events: TopicNames
     """Topics with charging-completed events. No default: nothing is guessed."""
 
-    outcomes: Word = "coupon-outcomes"
+    outcomes: TopicName = "coupon-outcomes"
     """Topic of the outcomes, one for every order. Default `coupon-outcomes`."""
 
-    dead_letters: Word = "coupon-dead-letters"
+    dead_letters: TopicName = "coupon-dead-letters"
     """Topic of the originals that a person has to look at. Default `coupon-dead-letters`."""
 
-    retries: Word = "coupon-retries"
+    retries: TopicName = "coupon-retries"
     """Prefix of the retry topics, one for each of `retries.delays`. Default `coupon-retries`: `coupon-retries.1m` ..."""
 
     partitions: Count = 3
@@ -504,9 +508,16 @@ def disagreements(settings: Settings, told: Callable[[Location], str]) -> Iterat
 
 
 def _topic_findings(settings: Settings, told: Callable[[Location], str]) -> Iterator[Finding]:
-    """A topic that is named for two purposes."""
+    """A topic that is named for two purposes, or by too long a name."""
     here: Location = ("kafka", "topics")
     topics = settings.kafka.topics
+    longest = max(map(len, settings.retry_topics), default=0)
+    if longest > LONGEST_TOPIC:
+        yield Finding(
+            (*here, "retries"),
+            f"makes topic names of {longest} characters, and Kafka takes {LONGEST_TOPIC}",
+            "shorten it",
+        )
     named: dict[str, Location] = {}
     for name, path in (
         *((name, (*here, "events", number)) for number, name in enumerate(topics.events)),

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import get_origin
 
 from consumer.core.documents import Document, DocumentError
 from consumer.core.errors import ConfigurationError, Problem
@@ -112,8 +113,44 @@ def lay_over(environ: Mapping[str, str], sources: Sources) -> list[Problem]:
             group = group.setdefault(part, {}) if isinstance(group, dict) else None
         if isinstance(group, dict):  # else the file is wrong there, and pydantic says so
             group[name] = environ[variable]
+            for inner in [place for place in sources.places if place[: len(location)] == location]:
+                del sources.places[inner]  # what the file has within it counts no more
             sources.places[location] = variable
     return problems
+
+
+def near_misses(environ: Mapping[str, str]) -> list[Problem]:
+    """Variables that set nothing, and were meant to: one underscore too few, or small letters.
+
+    Not those that Kubernetes makes of a service's name, such as `CHARGING_COUPON_PORT_8080_TCP`.
+    """
+    found: list[Problem] = []
+    for variable in sorted(environ):
+        if variable.startswith(PREFIX) or not variable.upper().startswith(_NAME):
+            continue
+        written = variable.upper().removeprefix(_NAME).lstrip("_")
+        meant = PREFIX + written
+        if meant == FILE_VARIABLE or _is_setting(tuple(written.lower().split("__"))):
+            found.append(Problem(variable, "sets nothing", f"did you mean {meant}?"))
+        elif variable.upper().startswith(PREFIX):
+            found.append(Problem(variable, "sets nothing", f"capitals count: {meant}"))
+    return found
+
+
+_NAME = PREFIX.rstrip("_")
+
+
+def _is_setting(location: Location) -> bool:
+    group: object = Settings
+    for part in location:
+        if group is dict:
+            return True
+        fields = group.model_fields if isinstance(group, type) and issubclass(group, Group) else {}
+        if part not in fields:
+            return False
+        kind = fields[str(part)].annotation
+        group = get_origin(kind) or kind
+    return not (isinstance(group, type) and issubclass(group, Group | dict))
 
 
 def variable_of(location: Location) -> str:

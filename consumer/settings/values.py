@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 PREFIX = "CHARGING_COUPON__"
 
+_TOPIC = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 _SERVER = re.compile(r"(?:\[(?P<ip6>[^\]]+)\]|[\w.-]+):(?P<port>[0-9]{1,5})")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -96,6 +97,23 @@ def _host_and_port(server: str) -> str:
     return server
 
 
+def _topic(name: str) -> str:
+    """The name, if Kafka takes it for a topic's."""
+    if _TOPIC.fullmatch(name) is None or name in {".", ".."}:
+        raise ValueError(
+            "is no name that a Kafka topic can have; write 1 to 249 letters, digits, `.`, `_` and `-`; "
+            "in a variable a list is written with commas: a,b"
+        )
+    return name
+
+
+def _each_once(names: tuple[str, ...]) -> tuple[str, ...]:
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{twice!r} is listed twice; keep one")
+    return names
+
+
 def secret_names(value: object) -> object:
     """A variable's name cannot hold a hyphen, and has no case: neither counts in a secret's name."""
     if not isinstance(value, Mapping):
@@ -142,13 +160,18 @@ _Listed = list[str] | str
 _Measured = float | Annotated[str, Field(pattern=r"^\d+(\.\d+)? *(ms|s|m|h|d)?$")]
 _Sized = int | Annotated[str, Field(pattern=r"^\d+ *(B|KiB|MiB|GiB|kB|MB|GB)?$")]
 
-Names = Annotated[
-    tuple[str, ...], BeforeValidator(_comma_list, json_schema_input_type=_Listed), Field(min_length=1)
+TopicName = Annotated[str, Field(min_length=1), AfterValidator(_topic)]
+TopicNames = Annotated[
+    tuple[TopicName, ...],
+    BeforeValidator(_comma_list, json_schema_input_type=_Listed),
+    Field(min_length=1),
+    AfterValidator(_each_once),
 ]
 Servers = Annotated[
     tuple[Annotated[str, AfterValidator(_host_and_port)], ...],
     BeforeValidator(_comma_list, json_schema_input_type=_Listed),
     Field(min_length=1),
+    AfterValidator(_each_once),
 ]
 Word = Annotated[str, Field(min_length=1)]
 Duration = Annotated[

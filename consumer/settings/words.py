@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
+from importlib.resources import files
 from pathlib import Path
 from typing import Literal, cast, get_args, get_origin
 
@@ -21,6 +22,7 @@ RULES_PATH = (
     "the path of the YAML file with the coupon rules, or of a folder of such files: in the settings file "
     f"relative to its folder, in {variable_of(('rules',))} to the working directory"
 )
+STARTER = f"rules to start from are in {files('consumer') / 'sandbox' / 'demo-rules.yaml'}"
 
 
 def in_words(details: ErrorDetails, sources: Sources) -> Iterator[tuple[Location, Problem]]:
@@ -32,13 +34,14 @@ def in_words(details: ErrorDetails, sources: Sources) -> Iterator[tuple[Location
         case "missing":
             for leaf in required(location):
                 how = f"set it in the settings file or as {variable_of(leaf)}"
-                remedy = f"set it to {RULES_PATH}" if leaf == ("rules",) else how
+                remedy = f"set it to {RULES_PATH}; {STARTER}" if leaf == ("rules",) else how
                 yield leaf, Problem(sources.place(leaf), f"{dotted(leaf)} is missing", remedy)
         case "extra_forbidden":
             yield location, Problem(place, f"there is no setting {name}", _nearest(location))
         case "value_error":
             message, _, remedy = str(details["ctx"]["error"]).partition("; ")
-            yield _setting(location), Problem(place, f"{name}: {_quoted(details, sources)}{message}", remedy)
+            quoted = "" if message.endswith("is listed twice") else _quoted(details, sources)
+            yield _setting(location), Problem(place, f"{name}: {quoted}{message}", remedy)
         case "model_type" | "dict_type":
             known = ", ".join(group_at(location).model_fields)
             remedy = "write `name: text` beneath it" if name == "secrets" else f"known beneath it: {known}"
