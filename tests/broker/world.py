@@ -167,7 +167,7 @@ class Member:
         """One of its pages, once it says so."""
         give_up = time.monotonic() + seconds
         while text not in (page := (await self.get(path))[1]):
-            assert time.monotonic() < give_up, f"no {text!r} in {path}\n{page}\n{self.log_tail()}"
+            assert time.monotonic() < give_up, f"no {text!r} in {path}\n{self.log_tail()}"
             await asyncio.sleep(0.1)
         return page
 
