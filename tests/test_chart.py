@@ -173,8 +173,8 @@ each_values_file = pytest.mark.parametrize("values", CI, ids=lambda path: path.s
 
 
 @cache
-def rendered(values: Path, *options: str) -> list[dict[str, Any]]:
-    command = ["helm", "template", "coupons", str(CHART), "--namespace", "parking", "-f", str(values)]
+def rendered(values: Path, *options: str, chart: Path = CHART) -> list[dict[str, Any]]:
+    command = ["helm", "template", "coupons", str(chart), "--namespace", "parking", "-f", str(values)]
     done = subprocess.run(
         [*command, "--kube-version", KUBERNETES, *options], capture_output=True, text=True, check=False
     )
@@ -235,6 +235,56 @@ def test_a_pod_is_given_the_time_that_a_drain_takes(values: Path, tmp_path: Path
 
     grace = workload["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     assert grace == settings_of(documents, tmp_path).drain_timeout + 10
+
+
+@needs_helm
+@each_values_file
+def test_every_pod_meets_pod_security_restricted_and_gets_no_token(values: Path) -> None:
+    pods = [
+        document["spec"]["template"]["spec"]
+        for document in rendered(values)
+        if "template" in document.get("spec", {})
+    ]
+
+    assert pods
+    for pod in pods:
+        assert (pod["automountServiceAccountToken"], pod["enableServiceLinks"]) == (False, False)
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["runAsUser"] == 10001
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not pod.keys() & {"hostNetwork", "hostPID", "hostIPC"}
+        for container in pod["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert "memory" in container["resources"]["limits"]
+        assert all(
+            volume.keys() <= {"name", "configMap", "secret", "projected", "emptyDir"}
+            for volume in pod.get("volumes", [])
+        )
+
+
+@needs_helm
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_parent_chart_hands_down_its_globals_and_can_leave_it_out(enabled: bool, tmp_path: Path) -> None:
+    shutil.copytree(CHART, tmp_path / "charts" / CHART.name)
+    parent = {"apiVersion": "v2", "name": "parent", "version": "1.0.0"}
+    dependency = {"name": CHART.name, "version": "*.*.*", "condition": f"{CHART.name}.enabled"}
+    (tmp_path / "Chart.yaml").write_text(yaml.safe_dump(parent | {"dependencies": [dependency]}), "utf-8")
+    ours = yaml.safe_load((CHART / "ci/subchart-values.yaml").read_text("utf-8"))
+    handed_down = {"global": ours.pop("global"), CHART.name: ours | {"enabled": enabled}}
+    (tmp_path / "values.yaml").write_text(yaml.safe_dump(handed_down), "utf-8")
+
+    documents = rendered(tmp_path / "values.yaml", chart=tmp_path)
+
+    images = [
+        container["image"]
+        for document in of_consumer(documents, "Deployment")
+        for container in document["spec"]["template"]["spec"]["containers"]
+    ]
+    assert images == (["mirror.example.com/charging-coupon:0.1.0"] if enabled else [])
 
 
 @needs_helm
