@@ -6,9 +6,10 @@ new book.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from heapq import merge
+from itertools import groupby
 from typing import NamedTuple
 
 from consumer.core.coupons import (
@@ -20,7 +21,7 @@ from consumer.core.coupons import (
     parameters,
 )
 from consumer.core.events import Order, Record, Value
-from consumer.core.expressions import Binding, Compiler, Expression, Failure
+from consumer.core.expressions import Binding, Compiler, Expression, ExpressionError, Failure, Kind
 from consumer.core.formats import Refusal, scalar_text
 from consumer.core.outcomes import Finding, Outcome, Reason
 from consumer.core.replies import ReplyTable
@@ -31,6 +32,9 @@ from consumer.core.templates import Template, text_of
 __all__ = ["Account", "Metadatum", "Rule", "RuleBook"]
 
 MAX_DETAIL = 300
+FEW, MANY = 3, 32
+"""Rules without keys that are asked together; fewer are as quickly asked one by one."""
+
 NO_TEXT = Template.parse("")
 
 
@@ -118,7 +122,7 @@ class RuleBook:
         self.compiler = compiler
         self._by_topic = {topic: source for source in self.sources for topic in source.topics}
         self._any_topic = next((source for source in self.sources if not source.topics), None)
-        self._index = {source.name: _Index(self.rules, source.name) for source in self.sources}
+        self._index = {source.name: _Index(self.rules, source.name, compiler) for source in self.sources}
         self._lasts = {source.name: source.deadline for source in self.sources}
         self._states = {rule.name: rule.state for rule in self.rules}
 
@@ -214,7 +218,7 @@ class RuleBook:
     def _plan(self, order: Order) -> CouponRequest | Finding:
         values = order.values
         binding = self.compiler.bind(values)
-        for rule in self._index[order.source].candidates(values):
+        for rule in self._index[order.source].candidates(values, binding):
             if rule.when is None:
                 return self._apply(rule, order, binding)
             matched = rule.when.evaluate(binding)
@@ -288,8 +292,9 @@ class _Candidate(NamedTuple):
 class _Index:
     """One source's rules by station or field, so that ten thousand of them cost an order no more than ten."""
 
-    def __init__(self, rules: Sequence[Rule], source: str) -> None:
-        self._everywhere: list[_Candidate] = []
+    def __init__(self, rules: Sequence[Rule], source: str, compiler: Compiler) -> None:
+        everywhere: list[_Candidate] = []
+        self._rules = rules
         self._by_field: dict[str, dict[str, list[_Candidate]]] = {}
         mine = [
             (number, rule, _keys(rule))
@@ -302,23 +307,71 @@ class _Index:
             found_by = min(keys, key=lambda key: max(crowds[key[0], text] for text in key[1]), default=None)
             candidate = _Candidate(number, rule, tuple(key for key in keys if key is not found_by))
             if found_by is None:
-                self._everywhere.append(candidate)
+                everywhere.append(candidate)
                 continue
             name, texts = found_by
             by_text = self._by_field.setdefault(name, {})
             for text in texts:
                 by_text.setdefault(text, []).append(candidate)
 
-    def candidates(self, values: Mapping[str, Value]) -> Iterator[Rule]:
+        self._groups = [_Group(members, compiler) for members in _grouped(everywhere)]
+
+    def candidates(self, values: Mapping[str, Value], binding: Binding) -> Iterator[Rule]:
         """The rules whose indexed keys fit, in order, without a look at the others."""
-        found = [self._everywhere]
+        keyed = self._keyed(values)
+        for group in self._groups:
+            yield from _taken(keyed, before=group.members[0].number)
+            if group.is_out(binding):
+                continue
+            for member in group.members:
+                yield from _taken(keyed, before=member.number)
+                yield member.rule
+        yield from _taken(keyed, before=len(self._rules))
+
+    def _keyed(self, values: Mapping[str, Value]) -> list[_Candidate]:
+        """Those with keys, the last one first."""
+        found: list[_Candidate] = []
         for name, by_text in self._by_field.items():
             text = scalar_text(values.get(name))
             if text in by_text:
-                found.append(by_text[text])
-        for _, rule, rest in merge(*found) if len(found) > 1 else found[0]:
-            if all(scalar_text(values.get(name)) in texts for name, texts in rest):
-                yield rule
+                found += by_text[text]
+        found.sort(reverse=True)
+        return [
+            candidate
+            for candidate in found
+            if all(scalar_text(values.get(name)) in texts for name, texts in candidate.rest)
+        ]
+
+
+class _Group:
+    """Rules without keys, one after the other: few orders are for any of them, and one expression tells which."""
+
+    def __init__(self, members: Sequence[_Candidate], compiler: Compiler) -> None:
+        self.members = members
+        self._any: Expression | None = None
+        if len(members) >= FEW:
+            # A line of its own, since an expression may end in a comment.
+            either = " || ".join(f"({member.rule.when.source}\n)" for member in members if member.rule.when)
+            with suppress(ExpressionError):  # too long for one; then each is asked
+                self._any = compiler.compile(either, Kind.BOOL)
+
+    def is_out(self, binding: Binding) -> bool:
+        """None of them holds, and none fails."""
+        return self._any is not None and self._any.evaluate(binding) is False
+
+
+def _grouped(everywhere: Sequence[_Candidate]) -> Iterator[list[_Candidate]]:
+    """A rule that is for all orders stands alone."""
+    for conditional, members in groupby(everywhere, lambda candidate: candidate.rule.when is not None):
+        rest = list(members)
+        size = MANY if conditional else 1
+        for start in range(0, len(rest), size):
+            yield rest[start : start + size]
+
+
+def _taken(keyed: list[_Candidate], *, before: int) -> Iterator[Rule]:
+    while keyed and keyed[-1].number < before:
+        yield keyed.pop().rule
 
 
 def _keys(rule: Rule) -> list[tuple[str, frozenset[str]]]:

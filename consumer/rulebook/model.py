@@ -124,7 +124,7 @@ class AccountModel(Model):
     metadata_format: Annotated[MetadataFormat, Field(strict=False)] = MetadataFormat.JSON
     """How `metadata` travels: one JSON text, or one form field for each part."""
     state: Annotated[State, Field(strict=False)] = State.ON
-    """`shadow` does everything but the request; `hold` sets the orders aside as dead letters."""
+    """`shadow` does everything but the request; on `hold` the orders wait in the retry topics until it is released."""
     rate: Annotated[float, Field(gt=0, le=100_000, allow_inf_nan=False, strict=False)] | None = None
     """Requests a second for this account, all members of the group together. Default: no bound of its own."""
     max_in_flight: Annotated[int, Field(gt=0, le=100_000)] | None = None

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from consumer import rulebook
@@ -656,3 +656,80 @@ def test_with_the_deadline_off_only_a_replys_own_counts() -> None:
 
     assert endless.deadline(order(endless), record(b""), "1500") is None
     assert endless.deadline(order(endless), record(b""), "1002") == ENDED + timedelta(hours=2)
+
+
+# -- Finding the rule among many --------------------------------------------------------------------
+
+CONDITIONS = st.sampled_from(
+    [
+        None,
+        "seconds > 1000",
+        "seconds > 9000",
+        "energy_wh < 5000 // a comment",
+        "fee_fen > 100",  # fails where there is none
+        'stop_reason == "user"',
+        "!present.fee_fen",
+    ]
+)
+SOME_RULES = st.lists(
+    st.fixed_dictionaries(
+        {
+            "stations": st.sampled_from([None, ["S1"], ["S2"], ["S1", "S3"]]),
+            "equals": st.sampled_from([{}, {"stop_reason": "user"}, {"stop_reason": ["user", "full"]}]),
+            "when": CONDITIONS,
+            "sources": st.sampled_from([None, "canonical", "cec"]),
+        }
+    ),
+    max_size=50,
+)
+
+
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@given(SOME_RULES, st.sampled_from(["S1", "S2", None]), st.sampled_from(["user", None]), st.booleans())
+def test_the_rule_that_is_found_is_the_first_whose_every_condition_holds(
+    some: list[dict[str, Any]], station: str | None, stop_reason: str | None, fee: bool
+) -> None:
+    written = [
+        {"name": f"r{number}", "skip": "policy"}
+        | {key: value for key, value in rule.items() if value is not None}
+        for number, rule in enumerate(some)
+    ]
+    rules = book(f"rules: {json.dumps(written)}\n", HEAD.replace("extends: canonical,", WITH_STOP_REASON))
+    one = order(rules, station_id=station, stop_reason=stop_reason, fee=12.5 if fee else None)
+
+    found = rules.plan(one)
+
+    assert isinstance(found, Finding)
+    assert (found.rule, found.reason) == by_looking_at_each(rules, one)
+
+
+WITH_STOP_REASON = (
+    "extends: canonical, fields: {stop_reason: stop_reason, fee_fen: {paths: fee, unit: yuan}},"
+)
+
+
+def by_looking_at_each(rules: RuleBook, one: Order) -> tuple[str | None, Reason]:
+    binding = rules.compiler.bind(one.values)
+    for rule in rules.rules:
+        if rule.sources and one.source not in rule.sources:
+            continue
+        keys = {"station_id": rule.stations, **rule.equals}
+        if any(texts and one.values.get(name) not in texts for name, texts in keys.items()):
+            continue
+        held = rule.when.evaluate(binding) if rule.when is not None else True
+        if not isinstance(held, bool):
+            return rule.name, Reason.RULE_ERROR
+        if held:
+            return rule.name, Reason.POLICY
+    return None, Reason.NO_RULE
+
+
+def test_a_rule_among_many_of_one_station_is_found_by_what_tells_them_apart() -> None:
+    some = [
+        {"name": f"r{number}", "skip": "policy", "stations": ["S1"], "equals": {"order_id": f"A{number}"}}
+        for number in range(200)
+    ]
+    rules = book(f"rules: {json.dumps(some)}\n")
+    found = list(rules._index["canonical"]._keyed(order(rules, order_id="A7").values))
+
+    assert [candidate.rule.name for candidate in found] == ["r7"]
