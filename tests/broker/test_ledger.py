@@ -16,7 +16,16 @@ from consumer.link import Membership, TopicPartition
 from consumer.metrics import Metrics
 from consumer.publishing import Publisher
 from consumer.transactions import TransactionalLink, TransactionWriter, transactional_ids
-from tests.broker.kafka import FaultyClient, Topics, in_seconds, kafka_link, member, read_all, read_outcomes
+from tests.broker.kafka import (
+    FaultyClient,
+    Topics,
+    in_seconds,
+    kafka_link,
+    member,
+    read_all,
+    read_outcomes,
+    until,
+)
 
 pytestmark = pytest.mark.broker
 
@@ -91,6 +100,7 @@ async def test_a_lost_request_or_reply_neither_loses_nor_doubles_an_outcome(
             client.armed = turn == 1
             for offset in range(turn * 10, turn * 10 + 10):
                 bench.end(bench.take(offset))
+            await until(lambda: not client.armed, 20)
             await asyncio.sleep(0.3)
         assert await bench.close() is None
         committed = (await link.read_offsets([bench.partition], in_seconds(10)))[bench.partition]
