@@ -165,7 +165,7 @@ def check_rates(rates: Mapping[str, float]) -> None:
         for name, rate in rates.items()
         if name not in ANSWERS or not 0 <= rate <= 1
     ]
-    if sum(rates.values()) > 1:
+    if not problems and sum(rates.values()) > 1:
         problems.append(Problem("failure rates", "add up to more than 1", "lower them"))
     if problems:
         raise ConfigurationError(problems)
@@ -206,7 +206,13 @@ def load_script(path: Path) -> Script:
     try:
         lines = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        what = " ".join(str(error).split())
+        match error:
+            case OSError():
+                what = f"cannot be read: {error.strerror}"
+            case UnicodeDecodeError():
+                what = "cannot be read: not UTF-8"
+            case _:
+                what = f"is no YAML: {' '.join(str(error).split())}"
         raise ConfigurationError([Problem(str(path), what, "give a readable YAML or JSON file")]) from error
     if not isinstance(lines, list):
         raise ConfigurationError([Problem(str(path), "holds no list", "begin each line with `- `")])

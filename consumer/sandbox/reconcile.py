@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from consumer.core.events import Coordinates
+from consumer.sandbox.answers import PLATE_ENDINGS
 from consumer.sandbox.journal import Journal
 from consumer.sandbox.samples import KINDS, Expected, SampleEvent
 
@@ -57,6 +58,9 @@ class Charges:
         without: the others, by outcome.
         unsure: of `unheard` and `without`, those whose outcome says that there may be a coupon.
         pushed_again: further outcomes of charges that are counted above.
+        struck: charges that were meant to get one, and of which a call was refused or left without an answer that
+            their sample does not ask for.
+        lost: those of `without` that were meant to get one, by outcome.
 
     """
 
@@ -66,6 +70,8 @@ class Charges:
     without: Mapping[str, int] = field(default_factory=dict)
     unsure: int = 0
     pushed_again: Mapping[str, int] = field(default_factory=dict)
+    struck: int = 0
+    lost: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +143,7 @@ def reconcile(
         orders=sum(len(each.sample.expected) for each in produced),
         outcomes=len(outcomes),
         grants=len(journal.grants),
-        charges=_charges(outcomes, journal),
+        charges=_charges(produced, outcomes, journal),
         unasked=Counter(end["outcome"] for end in outcomes if not end["attempts"]["count"]),
         troubled=troubled,
     )
@@ -219,7 +225,14 @@ def _told(outcomes: Sequence[OutcomeFields], journal: Journal) -> Mapping[str, C
     return told
 
 
-def _charges(outcomes: Sequence[OutcomeFields], journal: Journal) -> Charges:
+def _charges(produced: Sequence[Produced], outcomes: Sequence[OutcomeFields], journal: Journal) -> Charges:
+    meant = {
+        expected.order_id
+        for each in produced
+        for expected in each.sample.expected
+        if expected.outcome in _HEARD
+    }
+    struck, lost = _struck(journal) & meant, Counter[str]()
     ends: defaultdict[str, list[OutcomeFields]] = defaultdict(list)
     for outcome in outcomes:
         if outcome["attempts"]["count"]:
@@ -233,8 +246,37 @@ def _charges(outcomes: Sequence[OutcomeFields], journal: Journal) -> Charges:
             heard[best["outcome"]] += 1
         else:
             (unheard if event_id in journal.grants else without)[best["outcome"]] += 1
+            if event_id in meant and event_id not in journal.grants:
+                struck.add(event_id)
+                lost[best["outcome"]] += 1
             unsure += any(end["attempts"]["ambiguous"] for end in each)
-    return Charges(heard["granted"], heard["already_granted"], unheard, without, unsure, pushed_again)
+    return Charges(
+        heard["granted"],
+        heard["already_granted"],
+        unheard,
+        without,
+        unsure,
+        pushed_again,
+        struck=len(struck),
+        lost=lost,
+    )
+
+
+def _struck(journal: Journal) -> set[str | None]:
+    """Whose calls were answered otherwise than their plate asks for."""
+    struck: set[str | None] = set()
+    granted: set[str] = set()
+    met = Counter[str]()
+    for entry in journal.entries:
+        answers = PLATE_ENDINGS.get(entry.plate[-4:], ("1001",))
+        asked = answers[min(met[entry.event_id], len(answers) - 1)]
+        if entry.answer == ("1403" if entry.event_id in granted else asked):
+            met[entry.event_id] += 1
+        else:
+            struck.add(entry.event_id)
+        if entry.granted:
+            granted.add(entry.event_id)
+    return struck
 
 
 def _best_first(outcome: OutcomeFields) -> int:

@@ -18,7 +18,7 @@ from consumer.sandbox.view import Example, State, plain_line, render
 SHOWN_OF_EACH = 2
 """Outcomes of each kind that are sure to be shown; all would be hundreds of lines."""
 
-_PLAIN_WIDTH = 110
+_PLAIN_WIDTH = 100
 _EVERY, _LATER_EVERY = 2.0, 10.0
 _LATER = 45.0
 """Seconds after which plain lines come less often."""
@@ -42,6 +42,7 @@ class Screen:
         self._shown: Counter[str] = Counter()
         self._examples: list[Example] = []
         self._phase = ""
+        self._troubled = False
         self._outcome_at = 0.0
         self._began = time.monotonic()
         self._said = 0.0
@@ -85,8 +86,10 @@ class Screen:
             self._view.update(render(state, width, height), refresh=True)
             return
         if state.phase != self._phase:
-            self._phase = state.phase
-            self._say(f"The platform {state.phase}")
+            catching_up = self._troubled and not state.troubled and state.to_do > 0
+            self._phase, self._troubled = state.phase, state.troubled
+            more = f"; the service catches up: {state.to_do} orders to do" if catching_up else ""
+            self._say(f"The platform {state.phase}{more}")
             self._said = self._said or time.monotonic()
         elapsed = time.monotonic() - self._said
         if elapsed > (_EVERY if state.seconds < _LATER else _LATER_EVERY) or state.is_last:
@@ -100,6 +103,8 @@ class Screen:
         rare = self._shown[example.kind] <= SHOWN_OF_EACH
         if not self._live:
             if rare:
+                if self._shown.total() == 1:
+                    self._say(f"Outcomes, a sample: the first {SHOWN_OF_EACH} of each kind")
                 self._print_example(example)
             return
         now = time.monotonic()

@@ -20,6 +20,15 @@ _NO_COUPON: Mapping[str, str] = {
 }
 """Why a charge that one was asked for has none, by its outcome."""
 
+_TO_DO: Mapping[str, str] = {
+    "not_entered": "nothing, for one car; where it is many of one station, see whether `stations` names its lot.",
+    "limited": "nothing; the limit is the platform's own.",
+    "unmatched": "add a rule if the charge should have had one; `charging-coupon explain` shows why none matched.",
+    "not_configured": "tell who owns the platform's set-up which lot it is. There is no dead letter, so that "
+    "`charging-coupon replay` does not apply: the charge has to be pushed again.",
+}
+"""What to do about an outcome whose events are not kept."""
+
 _DEAD_LETTERS = ("platform_failed", "lot_failed", "rejected", "unknown", "invalid")
 """Outcomes whose events are kept for a person."""
 
@@ -36,6 +45,7 @@ def summarise(report: Report, dead_letters: str, width: int) -> list[Text]:
     if report.agrees:
         sections = [
             _verdict(report, width),
+            _scenario(report, width),
             _with_coupon(report, width),
             _without_coupon(report, width),
             _for_the_operator(report, dead_letters, width),
@@ -72,6 +82,18 @@ def _verdict(report: Report, width: int) -> Iterator[Text]:
     )
 
 
+def _scenario(report: Report, width: int) -> Iterator[Text]:
+    """What the platform's failing did to drivers, apart from samples that are meant to fail."""
+    struck, lost = report.charges.struck, sum(report.charges.lost.values())
+    if report.troubled and struck:
+        yield from _paragraph(
+            f"What the scenario did to drivers: {_of(struck, 'charge')} met a call that was refused or left "
+            f"without an answer. Of these {struck - lost} got a coupon in the end, {lost} did not.",
+            width,
+            "yellow",
+        )
+
+
 def _with_coupon(report: Report, width: int) -> Iterator[Text]:
     """A sum that comes out as the platform's own."""
     charges = report.charges
@@ -98,27 +120,37 @@ def _with_coupon(report: Report, width: int) -> Iterator[Text]:
 
 def _without_coupon(report: Report, width: int) -> Iterator[Text]:
     without = report.charges.without
-    total = sum(without.values())
-    if not total:
+    if not sum(without.values()):
         yield Text("No valid charge went without a coupon.")
         return
-    meant = "" if report.troubled else ", as these samples were meant to"
-    yield from _paragraph(f"{_of(total, 'valid charge')} got no coupon{meant}, and why:", width, "yellow")
-    for name, words in _NO_COUPON.items():
-        if count := without.get(name):
-            yield from _row("", count, name, words, width)
+    lost = report.charges.lost if report.troubled else {}
+    meant = {name: count - lost.get(name, 0) for name, count in without.items()}
+    groups = (
+        (lost, "got no coupon because of the scenario"),
+        (meant, "got no coupon, as these samples were meant to"),
+    )
+    for counts, how in groups:
+        if not (total := sum(counts.values())):
+            continue
+        yield from _paragraph(f"{_of(total, 'valid charge')} {how}, and why:", width, "yellow")
+        for name, words in _NO_COUPON.items():
+            if count := counts.get(name):
+                yield from _row("", count, name, words, width)
 
 
 def _for_the_operator(report: Report, dead_letters: str, width: int) -> Iterator[Text]:
     charges = report.charges
     kept = [name for name in _DEAD_LETTERS if charges.without.get(name) or report.unasked.get(name)]
-    if not kept:
+    met = [name for name in _TO_DO if charges.without.get(name) or report.unasked.get(name)]
+    if not kept and not met:
         return
     yield Text("What that means for the operator:")
     if "platform_failed" in kept:
         yield from _item(
-            "The driver of a platform_failed has no coupon, or none that the service knows of. "
-            "`charging-coupon run` asks again for 24 hours before it comes to that; the demo gives up within seconds.",
+            "The driver of a platform_failed has no coupon, or none that the service knows of. In a deployment "
+            "such an order goes on waiting in retry topics (`retries.delays`: 1m, 5m, 30m) and is asked for again, "
+            "up to 24 h from the end of charging (`deadline` in the rules file). The demo has no retry topics: in it "
+            "an order ends after three calls, within seconds.",
             width,
         )
     if charges.unsure:
@@ -128,6 +160,10 @@ def _for_the_operator(report: Report, dead_letters: str, width: int) -> Iterator
             f"{sum(charges.unheard.values())} of them have one.",
             width,
         )
+    for name in met:
+        yield from _item(f"{name}: {_TO_DO[name]}", width)
+    if not kept:
+        return
     yield from _item(
         f"The events behind {_listed(kept)} are in the dead-letter topic {dead_letters}, each with its reason in "
         "its headers. When the cause is mended, `charging-coupon replay` sends them through the service again. "

@@ -67,6 +67,7 @@ class State:
         records: that will be produced; `produced` of them are.
         orders: in the records produced so far; `done` of them have an outcome.
         rate: outcomes a second.
+        lag: records whose offset is not yet committed, as the service last looked.
         p50, p99: seconds of recent calls; None if there are none.
         replies: calls by the code of their reply.
         repeated: calls after the first for the same order.
@@ -93,6 +94,11 @@ class State:
     replies: Mapping[str, int]
     outcomes: Mapping[str, int]
     examples: Sequence["Example"]
+
+    @property
+    def to_do(self) -> int:
+        """Orders that are sent and have no outcome."""
+        return max(0, self.orders - self.done)
 
     @property
     def is_last(self) -> bool:
@@ -150,7 +156,7 @@ def render(state: State, width: int, height: int) -> Text:
         lines += _counts(state, rows, narrow=narrow)
     shown = room - 1 - rows - 2
     if not alone:
-        lines += [Text(), Text("Outcomes as they come", "bold")]
+        lines += [Text(), Text("Outcomes as they come, a sample", "bold")]
         lines += [Text("  ") + example.line for example in state.examples[-shown:]]
         lines += [Text()] * (shown - len(state.examples))
     for line in lines:
@@ -161,10 +167,15 @@ def render(state: State, width: int, height: int) -> Text:
 def plain_line(state: State) -> str:
     """The state in a line, for a file or a pipe."""
     return (
-        f"{state.done} of {state.orders} orders have an outcome, {state.rate:.0f} orders/s, "
-        f"{state.lag} records behind; calls: {state.in_flight} in flight, "
-        f"half within {_duration(state.p50)}, 99% within {_duration(state.p99)}, {state.repeated} repeated"
+        f"{state.done} of {state.orders} orders done, {state.to_do} to do, {state.rate:.0f}/s; "
+        f"calls: {_calls(state)}"
     )
+
+
+def _calls(state: State) -> str:
+    if state.p50 is None or state.p99 is None:
+        return f"{state.in_flight} in flight"
+    return f"{state.in_flight} in flight, half in {_duration(state.p50)}, 99% in {_duration(state.p99)}"
 
 
 def _title(state: State, width: int) -> Text:
@@ -185,14 +196,11 @@ def _flow(state: State, *, narrow: bool) -> list[Text]:
         ("Outcomes", (Text() if narrow else _bar(state.done, state.orders)).append(written)),
         (
             "Calls",
-            Text(
-                f"{state.in_flight} in flight, half within {_duration(state.p50)}, "
-                f"99% within {_duration(state.p99)}"
-            ),
+            Text(_calls(state)),
         ),
         (
-            "Behind",
-            Text(f"{state.lag} records; {state.repeated} calls repeated, {state.dead_letters} dead letters"),
+            "To do",
+            Text(f"{state.to_do} orders; {state.repeated} calls repeated, {state.dead_letters} dead letters"),
         ),
     )
     return [Text(f"{name:<10}") + words for name, words in parts]
@@ -230,9 +238,7 @@ def _ranking(title: str, counts: Sequence[tuple[str, int, str]], rows: int, cell
     ]
 
 
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
+def _duration(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms" if seconds < 0.9995 else f"{seconds:.1f} s"
 
 

@@ -89,7 +89,9 @@ def test_everything_that_fits_together_agrees() -> None:
 def test_a_charge_that_is_pushed_again_counts_once() -> None:
     report = reconcile(_produced(), _outcomes(), _journal())
 
-    assert report.charges == Charges(granted=2, without={"limited": 1}, pushed_again={"already_granted": 1})
+    assert report.charges == Charges(
+        granted=2, without={"limited": 1}, pushed_again={"already_granted": 1}, lost={}
+    )
     assert report.unasked == {"skipped": 2}
 
 
@@ -349,4 +351,41 @@ def test_where_the_platform_granted_nothing_there_is_no_coupon_even_if_the_outco
     report = reconcile(_troubled(), outcomes, _grants(), troubled=True)
 
     assert report.problems == ()
-    assert report.charges == Charges(without={"platform_failed": 1, "limited": 1}, unsure=int(unsure))
+    assert report.charges == Charges(
+        without={"platform_failed": 1, "limited": 1},
+        unsure=int(unsure),
+        struck=1,
+        lost={"platform_failed": 1},
+    )
+
+
+def test_charges_that_the_scenario_struck_are_those_answered_otherwise_than_their_plates_ask_for() -> None:
+    samples = [
+        SampleEvent("good", b"k", b"{}", (), (Expected(0, name, "granted"),)) for name in ("A", "B", "C")
+    ]
+    samples.append(SampleEvent("limited", b"k", b"{}", (), (Expected(0, "D", "limited"),)))
+    produced = [Produced(Coordinates("events", 0, offset), each) for offset, each in enumerate(samples)]
+    journal = Journal(grants={"A": "S1", "B": "S2"})
+    for name, plate, answer in (
+        ("A", "粤B8503", "503"),
+        ("A", "粤B8503", "1001"),
+        ("B", "粤B4711", "503"),
+        ("B", "粤B4711", "1001"),
+        ("C", "粤B4712", "503"),
+        ("D", "粤B1003", "500"),
+    ):
+        granted = answer == "1001"
+        journal.entries.append(
+            Entry(0, NOW, name, plate, {}, True, answer, granted, "", 0.1, 1, False, False)
+        )
+    outcomes = [
+        _outcome(0, "A", "granted", serial="S1", calls=2),
+        _outcome(1, "B", "granted", serial="S2", calls=2),
+        _outcome(2, "C", "platform_failed", calls=1),
+        _outcome(3, "D", "platform_failed", calls=1),
+    ]
+
+    charges = reconcile(produced, outcomes, journal, troubled=True).charges
+
+    assert (charges.struck, charges.lost) == (2, {"platform_failed": 1})
+    assert charges.without == {"platform_failed": 2}

@@ -75,7 +75,7 @@ def test_outcomes_are_shown_with_masked_plates_and_only_the_first_of_each_kind()
     screen.outcome(_outcome(outcome="lot_failed", code="1405", attempts={"count": 3}))
 
     shown = text.getvalue()
-    assert shown.count("granted") == SHOWN_OF_EACH
+    assert shown.count("  granted") == SHOWN_OF_EACH
     assert "12345" not in shown
     assert "skipped plate_missing" in shown
     assert "1405 操作成功, 3 calls" in shown
@@ -150,6 +150,35 @@ def test_lines_come_when_the_platform_changes_at_the_end_and_not_more_often_than
         "The platform fails most calls",
         plain_line(DONE),
     ]
+
+
+def test_a_platform_that_answers_again_while_orders_wait_is_told() -> None:
+    screen, text = _shown()
+    well = replace(STATE, phase="answers at once", troubled=False)
+    with screen:
+        screen.show(well)
+        screen.show(STATE)
+        screen.show(well)
+        screen.show(STATE)
+        screen.show(replace(well, done=440))
+
+    assert [line[8:] for line in text.getvalue().splitlines()] == [
+        "The platform answers at once",
+        "The platform fails most calls",
+        "The platform answers at once; the service catches up: 40 orders to do",
+        "The platform fails most calls",
+        "The platform answers at once",
+    ]
+
+
+def test_that_outcomes_are_a_sample_is_said_once() -> None:
+    screen, text = _shown()
+    for name in ("granted", "limited", "granted"):
+        screen.outcome(_outcome(outcome=name))
+
+    first, *others = text.getvalue().splitlines()
+    assert first.endswith("Outcomes, a sample: the first 2 of each kind")
+    assert [line.split()[0] for line in others] == ["granted", "limited", "granted"]
 
 
 def test_what_is_to_be_copied_is_not_broken_into_lines() -> None:

@@ -44,6 +44,8 @@ BROWN_OUT = replace(
         without={"limited": 1, "platform_failed": 20},
         unsure=9,
         pushed_again={"already_granted": 20},
+        struck=60,
+        lost={"platform_failed": 18},
     ),
     unasked={"invalid": 2, "skipped": 8},
     troubled=True,
@@ -78,6 +80,9 @@ with the outcomes, charge by charge:
 4 valid charges got no coupon, as these samples were meant to, and why:
        4  limited          The car has had all the coupons that it may have.
 
+What that means for the operator:
+  - limited: nothing; the limit is the platform's own.
+
 Orders: 301 with a coupon + 4 without + 9 that none was asked for (skipped 9) + 20 pushed again,
 whose charge is counted already (already_granted 20) = 334."""
     )
@@ -99,17 +104,22 @@ with the outcomes, charge by charge:
                            one.
  =   307  in the journal
 
-21 valid charges got no coupon, and why:
-      20  platform_failed  The platform failed, or sent no reply, however often it was asked. The
+18 valid charges got no coupon because of the scenario, and why:
+      18  platform_failed  The platform failed, or sent no reply, however often it was asked. The
+                           driver has no coupon.
+3 valid charges got no coupon, as these samples were meant to, and why:
+       2  platform_failed  The platform failed, or sent no reply, however often it was asked. The
                            driver has no coupon.
        1  limited          The car has had all the coupons that it may have.
 
 What that means for the operator:
-  - The driver of a platform_failed has no coupon, or none that the service knows of.
-    `charging-coupon run` asks again for 24 hours before it comes to that; the demo gives up within
-    seconds.
+  - The driver of a platform_failed has no coupon, or none that the service knows of. In a
+    deployment such an order goes on waiting in retry topics (`retries.delays`: 1m, 5m, 30m) and is
+    asked for again, up to 24 h from the end of charging (`deadline` in the rules file). The demo
+    has no retry topics: in it an order ends after three calls, within seconds.
   - 9 of these charges have attempts.ambiguous in their outcome: a call went out and its reply did
     not come back, so that there may be a coupon. The journal says that 4 of them have one.
+  - limited: nothing; the limit is the platform's own.
   - The events behind platform_failed and invalid are in the dead-letter topic dead.letters, each
     with its reason in its headers. When the cause is mended, `charging-coupon replay` sends them
     through the service again. That grants no coupon twice: the platform knows a charge again by its
@@ -119,6 +129,23 @@ Orders: 307 with a coupon + 21 without + 10 that none was asked for (skipped 8, 
 pushed again, whose charge is counted already (already_granted 20) = 358."""
     )
     assert "one that the scenario allows" in shown
+    assert (
+        """
+What the scenario did to drivers: 60 charges met a call that was refused or left without an answer.
+Of these 42 got a coupon in the end, 18 did not.
+"""
+        in shown
+    )
+
+
+def test_what_to_do_is_said_of_outcomes_without_a_dead_letter_too() -> None:
+    charges = replace(STEADY.charges, without={"not_entered": 1, "not_configured": 1})
+    shown = " ".join(_shown(replace(STEADY, charges=charges, unasked={"unmatched": 1})).split())
+
+    assert "not_entered: nothing, for one car" in shown
+    assert "unmatched: add a rule if" in shown
+    assert "There is no dead letter, so that `charging-coupon replay` does not apply" in shown
+    assert "dead.letters" not in shown
 
 
 def test_one_charge_is_no_charges_and_where_nothing_is_missing_nothing_is_explained() -> None:
