@@ -644,7 +644,10 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         ends = await self._consumer.end_offsets(partitions)
         firsts = await self._firsts([tp for tp in partitions if committed[tp].offset < 0], beginnings, ends)
         starts = {
-            tp: self._start(tp, committed[tp], beginnings[tp], ends[tp], firsts.get(tp)) for tp in partitions
+            tp: self._gone(tp, firsts[tp], ends[tp])
+            if committed[tp].offset < 0 and any(producers[one][1] > 0 for one in pair)
+            else self._start(tp, committed[tp], beginnings[tp], ends[tp], firsts.get(tp))
+            for tp, pair in zip(partitions, ids, strict=True)
         }
         positions = {tp: start.tracker.frontier for tp, start in starts.items()}
         for tp, position in positions.items():
@@ -687,6 +690,19 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             # What is younger than we are, as a whole, was added while we run: none of it is passed over.
             firsts = {tp: first if first == beginnings[tp] else ends[tp] for tp, first in firsts.items()}
         return firsts | waiting
+
+    def _gone(self, tp: TopicPartition, first: int, end: int) -> Start:
+        """No offset, though a member was here before: its producer's epoch is not the first one."""
+        log.error(
+            "intake.offsets_gone",
+            topic=tp.topic,
+            partition=tp.partition,
+            offset=first,
+            remedy="the group's offsets were deleted or have expired: outcomes repeat under the same outcome_id, "
+            "orders past their deadline end as expired",
+        )
+        self._metrics.offsets_gone.inc()
+        return Start(Tracker(first), end)
 
     def _start(
         self, tp: TopicPartition, committed: CommittedOffset, beginning: int, end: int, first: int | None

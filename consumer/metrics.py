@@ -178,6 +178,11 @@ class Metrics:
             ["why"],
             registry=registry,
         )
+        self.offsets_gone = Counter(
+            "coupon_offsets_gone",
+            "Partitions taken over without an offset though a member was there before: deleted, or expired.",
+            registry=registry,
+        )
         self.late_completions = Counter(
             "coupon_late_completions",
             "Records that ended after their assignment had, and were dropped; their next owner does them.",

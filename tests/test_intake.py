@@ -114,10 +114,11 @@ class FakeLink:
     def __init__(self, committed: int) -> None:
         self.committed = {PARTITION: CommittedOffset(committed, "")}
         self.refuses = False
+        self.epoch = 0
         self.hangs = False
 
     async def fence(self, ids: Iterable[str], deadline: float) -> Mapping[str, tuple[int, int]]:
-        return dict.fromkeys(ids, (1, 1))
+        return dict.fromkeys(ids, (1, self.epoch))
 
     async def read_offsets(
         self, partitions: Iterable[TopicPartition], deadline: float
@@ -392,6 +393,23 @@ async def test_while_outcomes_cannot_be_written_no_more_records_are_taken_in() -
         room.link.refuses = False
         await until(lambda: room.link.committed[PARTITION].offset == 51)
         await until(lambda: room.intake.paused == {})
+
+
+@pytest.mark.parametrize("epoch", [0, 3])
+async def test_offsets_that_are_gone_though_a_member_was_here_are_an_alarm_and_grants_may_be_ours(
+    epoch: int,
+) -> None:
+    room = Room(committed=-1)
+    room.link.epoch = epoch
+    with capture_logs() as lines:
+        async with running(room):
+            room.consumer.polls.put_nowait([0])
+            await room.delivers([0])
+
+    told = [line["log_level"] for line in lines if line["event"] == "intake.offsets_gone"]
+    assert told == (["error"] if epoch else [])
+    assert room.metrics.registry.get_sample_value("coupon_offsets_gone_total") == len(told)
+    assert room.delivery.records[0].maybe_sent is bool(epoch)
 
 
 # -- Retry topics -----------------------------------------------------------------------------------

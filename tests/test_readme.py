@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
+import tests
 from consumer import rulebook
 from consumer.connection import arguments
 from consumer.core.expressions import HELPERS
@@ -114,3 +115,13 @@ def test_its_outcomes_are_all_outcomes() -> None:
 @pytest.mark.parametrize("link", re.findall(r"\]\(([^)#]+)\)", README))
 def test_its_links_lead_somewhere(link: str) -> None:
     assert "://" in link or (ROOT / link).exists()
+
+
+def test_the_suites_that_the_tests_page_names_are_there() -> None:
+    page = tests.__doc__ or ""
+    named = set(re.findall(r"`((?:core/|broker/)?test_\w+)`", page))
+
+    missing = {name for name in named if not (Path(tests.__file__).parent / f"{name}.py").is_file()}
+
+    assert len(named) > 15
+    assert missing == set()
