@@ -14,7 +14,7 @@ import typer
 
 from consumer.cli.sandbox import _apps, sandbox
 from consumer.core.errors import ConfigurationError
-from consumer.sandbox.answers import ANSWERS, PLATE_ENDINGS, Answer, Call, load_script
+from consumer.sandbox.answers import ANSWERS, PLATE_ENDINGS, Answer, Call, check_rates, load_script
 from consumer.sandbox.gateway import DEMO_APP_ID, DEMO_APP_SECRET, SandboxGateway
 from consumer.sandbox.scenarios import Phase, Scenario
 from consumer.sandbox.verify import expected_sign
@@ -313,3 +313,17 @@ def test_the_command_serves_until_it_is_interrupted() -> None:
 
 def test_an_apps_secret_loses_the_newline_that_a_file_ends_with() -> None:
     assert _apps(["app-1=geheim\n", "app-2=a=b\r\n"]) == {"app-1": "geheim", "app-2": "a=b"}
+
+
+def test_a_rate_that_is_none_is_one_mistake_and_not_told_again_as_their_sum() -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        check_rates({"503": 2.0})
+
+    assert [problem.place for problem in refused.value.problems] == ["failure 503=2.0"]
+
+
+def test_a_script_that_is_not_there_is_said_in_words(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"none\.yaml: cannot be read: No such file or directory; give"
+    ):
+        load_script(tmp_path / "none.yaml")

@@ -17,7 +17,7 @@ def main() -> int:
     given = parser.parse_args()
     failed = 0
     for seed in range(given.seed, given.seed + given.runs):
-        with MUTATIONS[given.mutation].apply() if given.mutation else nullcontext():
+        with MUTATIONS[given.mutation]() if given.mutation else nullcontext():
             report = simulate(seed, print if given.trace else None)
         print(f"seed {seed}: {report.seconds:.1f} s, {', '.join(report.themes) or 'no faults'}")
         for (kind, place), count in sorted(report.faults.items()):

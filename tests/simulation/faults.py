@@ -36,18 +36,28 @@ NAMES = (
     "LeaveGroup",
     "Fetch",
 )
+ANY = ("unreachable", "lost request", "lost reply", "late", "answered", "slow")
 FLUSH = ("AddOffsetsToTxn", "TxnOffsetCommit", "AddPartitionsToTxn", "Produce", "EndTxn")
 
 
 @dataclass(frozen=True, slots=True)
 class Weather:
-    """Requests that go wrong by chance, for a while."""
+    """Requests that go wrong by chance, for a while.
+
+    Attributes:
+        whose: of every third member only, this one first; None: of all.
+    """
 
     begin: float
     end: float
     rate: float
     names: frozenset[str]
     kinds: tuple[str, ...]
+    whose: int | None = None
+
+    def meets(self, process: Process, name: str, now: float) -> bool:
+        mine = self.whose is None or int(process.name.rpartition("-")[2]) % 3 == self.whose
+        return mine and name in self.names and self.begin <= now < self.end
 
 
 @dataclass(eq=False, slots=True)
@@ -58,6 +68,7 @@ class Strike:
         pass_by: so many requests or callbacks go by before.
         seconds: how long it stops; None: it dies.
         arrives: the request that it makes then still arrives.
+        woken: the stop ends when another process has read its offsets.
     """
 
     begin: float
@@ -65,6 +76,7 @@ class Strike:
     pass_by: int
     seconds: float | None
     arrives: bool = True
+    woken: bool = False
 
 
 class Faults:
@@ -74,6 +86,8 @@ class Faults:
         counts: by (kind, place).
         themes: what this run's trouble is about.
         over: nothing goes wrong any more.
+        slowest_marker: seconds until all that a transaction wrote is visible, at most.
+        met_at: when the last of them met a process.
     """
 
     def __init__(
@@ -81,6 +95,9 @@ class Faults:
     ) -> None:
         self.counts: Counter[tuple[str, str]] = Counter()
         self.over = False
+        self.slowest_marker = 0.4
+        self.met_at: dict[Process, float] = {}
+        self._sleepers: dict[Process, float] = {}
         self._rng = rng
         self._loop = loop
         self._crew = crew
@@ -90,7 +107,9 @@ class Faults:
         self._weather: list[Weather] = []
         self._strikes: list[Strike] = []
         self._strikes_at_steps: list[Strike] = []
-        self.themes = rng.sample(list(THEMES), rng.choices(range(5), (3, 30, 32, 22, 13))[0])
+        wanted = rng.choices(range(5), (3, 30, 32, 22, 13))[0]
+        themes, weights = list(THEMES), [_OFTEN.get(theme, 1) for theme in THEMES]
+        self.themes = list(dict.fromkeys(rng.choices(themes, weights, k=wanted)))
         for theme in self.themes:
             THEMES[theme](self)
 
@@ -115,6 +134,8 @@ class Faults:
         if self.over:
             return None
         now = self._loop.time()
+        if name == "EndTxn":
+            self._wake(process)
         for strike in self._strikes:
             if strike.name == name and strike.begin <= now:
                 strike.pass_by -= 1
@@ -129,17 +150,21 @@ class Faults:
                         else Drop()
                     )
         for weather in self._weather:
-            if (
-                weather.begin <= now < weather.end
-                and name in weather.names
-                and self._rng.random() < weather.rate
-            ):
+            if weather.meets(process, name, now) and self._rng.random() < weather.rate:
                 kind = self._rng.choice(weather.kinds)
                 fault = _KINDS[kind](self._rng, name)
                 if fault is not None:
                     self.count(kind, name)
+                    self.met_at[process] = now
                     return fault
         return None
+
+    def _wake(self, opened: Process) -> None:
+        """`opened` has read its offsets: who was to wake then does so in a moment."""
+        for sleeper, since in list(self._sleepers.items()):
+            if sleeper is not opened and since + self._crew.world.timing.session < self._loop.time():
+                del self._sleepers[sleeper]
+                self._loop.call_later(self._rng.uniform(0.0, 0.2), sleeper.resume, context=NOBODY)
 
     def _strike_at(self, strike: Strike, process: Process, name: str) -> None:
         """Before the request is sent, or as soon as it is."""
@@ -151,11 +176,15 @@ class Faults:
     def _strike(self, strike: Strike, process: Process, place: str) -> None:
         if strike.seconds is None:
             self.count("crash", place)
-            self._crew.kill(process, back_after=self._rng.choice((0.05, 1.0, self._rng.uniform(2, 8))))
+            back_after = self._rng.choice((0.05, 1.0, self._rng.uniform(2, 8), None))
+            self._crew.kill(process, back_after)
         else:
             longer = strike.seconds > self._crew.world.timing.session
             self.count("pause beyond the session" if longer else "pause", place)
             self._crew.pause(process, strike.seconds)
+            if strike.woken:
+                self._sleepers[process] = self._loop.time()
+            self.met_at[process] = self._loop.time() + strike.seconds
 
     # -- Themes -------------------------------------------------------------------------------------
 
@@ -172,12 +201,12 @@ class Faults:
 
     def _bad_weather(self) -> None:
         """Any requests, any faults."""
-        rate, kinds = self._rng.choice((0.02, 0.08, 0.25)), tuple(_KINDS)
+        rate, kinds = self._rng.choice((0.02, 0.08, 0.25)), ANY
         self._weather.append(self._spell(rate, frozenset(NAMES), kinds))
 
     def _one_request_ails(self) -> None:
         name = self._rng.choice(NAMES)
-        kinds = tuple(self._rng.sample(list(_KINDS), self._rng.randint(1, 3)))
+        kinds = tuple(self._rng.sample(ANY, self._rng.randint(1, 3)))
         self._weather.append(self._spell(self._rng.choice((0.1, 0.3, 0.6)), frozenset({name}), kinds))
 
     def _late_copies(self) -> None:
@@ -214,6 +243,58 @@ class Faults:
     def _pause(self) -> float:
         session = self._crew.world.timing.session
         return self._rng.choice((self._rng.uniform(0.05, 1.0), self._rng.uniform(1.05, 2.5) * session))
+
+    def _takeover(self) -> None:
+        """One stands still in mid-flush, and wakes while the others, slow themselves, take over what it has."""
+        session = self._crew.world.timing.session
+        for _ in range(self._rng.randint(1, 2)):
+            at, seconds = self._when() * 0.7, self._rng.uniform(1.0, 1.8) * session
+            self._strikes.append(Strike(at, self._rng.choice(FLUSH), self._rng.randrange(3), seconds))
+            names = frozenset({"InitProducerId"})
+            self._weather.append(
+                Weather(at + session, at + 3 * session, 0.5, names, ("slow", "slow", "late"))
+            )
+
+    def _overtaking(self) -> None:
+        """A copy that comes late meets the next transaction, which takes its time."""
+        name = self._rng.choice(("EndTxn", "TxnOffsetCommit", "InitProducerId"))
+        kind = "late by a second" if name == "InitProducerId" else "late by a moment"
+        for rate, names, what in (
+            (self._rng.choice((0.2, 0.5)), {name}, kind),
+            (0.6, {"Produce", "AddPartitionsToTxn", "EndTxn"} - {name}, "slow by a moment"),
+            (self._rng.choice((0.0, 0.4)), {"EndTxn"}, "done and denied"),
+        ):
+            self._weather.append(Weather(0.3, self._until, rate, frozenset(names), (what,)))
+
+    def _successor_dies_too(self) -> None:
+        """One dies in mid-flush, and who takes over dies before it has ended that transaction; others wait for both."""
+        at, session = self._rng.uniform(0.3, self._until * 0.5), self._crew.world.timing.session
+        self._strikes.append(Strike(at, self._rng.choice(FLUSH[2:]), self._rng.randrange(3), None))
+        arrives = self._rng.random() < 0.3
+        again = Strike(at + session * 0.8, "InitProducerId", self._rng.randrange(3), None, arrives)
+        self._strikes.append(again)
+
+    def _unheard(self) -> None:
+        """One goes on with its work while its heartbeats get lost; the others are slow to take over."""
+        session = self._crew.world.timing.session
+        at = self._when() * 0.7
+        whose = self._rng.randrange(3)
+        beats, begins = frozenset({"Heartbeat"}), frozenset({"InitProducerId"})
+        self._weather.append(Weather(at, at + 1.5 * session, 1.0, beats, ("lost request",), whose))
+        self._weather.append(Weather(at + session, at + 3 * session, 0.5, begins, ("slow",)))
+
+    def _markers_slow(self) -> None:
+        """What is decided becomes visible late, and not everywhere at once."""
+        rate, most = self._rng.choice((0.2, 0.6)), self._rng.choice((0.3, 1.5))
+        self.slowest_marker = max(self.slowest_marker, most)
+
+        def slow() -> float:
+            late = not self.over and self._rng.random() < rate
+            if late:
+                self.count("slow", "markers")
+            return self._rng.uniform(0.01, most) if late else self._rng.uniform(0.001, 0.004)
+
+        setattr(self._kafka, "marker_delay", slow)  # noqa: B010 - mypy knows that a method is no variable
 
     def _rebalance_storm(self) -> None:
         at, pace = self._when(), self._rng.choice((0.1, 0.5, 1.5))
@@ -279,6 +360,11 @@ THEMES: Mapping[str, Callable[[Faults], None]] = {
         Faults._deaths_at_requests,
         Faults._pauses,
         Faults._pauses_at_requests,
+        Faults._takeover,
+        Faults._overtaking,
+        Faults._successor_dies_too,
+        Faults._unheard,
+        Faults._markers_slow,
         Faults._rebalance_storm,
         Faults._members_come_and_go,
         Faults._coordinators_move,
@@ -290,6 +376,22 @@ THEMES: Mapping[str, Callable[[Faults], None]] = {
         Faults._account_refused,
     )
 }
+
+
+_OFTEN: Mapping[str, int] = {
+    "late_copies": 2,
+    "applied_and_denied": 2,
+    "deaths_at_requests": 3,
+    "pauses_at_requests": 2,
+    "takeover": 5,
+    "overtaking": 5,
+    "unheard": 2,
+    "successor_dies_too": 3,
+    "markers_slow": 2,
+    "rebalance_storm": 3,
+    "members_come_and_go": 2,
+}
+"""What finds most is drawn more often."""
 
 
 def _late(rng: Random, _: str) -> Fault:
@@ -310,5 +412,9 @@ _KINDS: Mapping[str, Callable[[Random, str], Fault | None]] = {
     "lost reply": lambda _, __: LoseReply(),
     "late": _late,
     "answered": _answered,
+    "late by a moment": lambda rng, _: Late(rng.uniform(0.03, 0.4)),
+    "late by a second": lambda rng, _: Late(rng.uniform(0.1, 2.5)),
+    "slow by a moment": lambda rng, _: Slow(rng.uniform(0.01, 0.2)),
+    "done and denied": lambda _, __: AnswerError(15, applied=True),
     "slow": lambda rng, _: Slow(rng.choice((rng.uniform(0.01, 0.2), rng.uniform(0.2, 2.0)))),
 }

@@ -16,6 +16,7 @@ from consumer.core.offsets import OffsetMap, decode_map
 from consumer.link import TopicPartition
 from tests.simulation.kafka import CLUSTER_ID, Change, FakeKafka, OffsetsCommitted, RecordsVisible
 from tests.simulation.log import Stored
+from tests.simulation.member import Member
 from tests.simulation.platform import Call, Platform
 from tests.simulation.virtual import Process
 from tests.simulation.world import DEAD_LETTERS, EVENTS, GROUP, OUTCOMES, RETRIES, Push, World
@@ -75,6 +76,11 @@ class History:
         """Orders without an outcome."""
         expected = self.expected.items()
         return [identity for identity, each in expected if each.certain and identity not in self.outcomes]
+
+    def siblings(self, identity: str) -> list[str]:
+        """The orders of its record, itself among them."""
+        record = identity.rpartition("/")[0] + "/"
+        return [other for other in self.expected if other.startswith(record)]
 
     def note(self, change: Change) -> None:
         match change:
@@ -167,6 +173,19 @@ def what_is_done_only_grows(history: History, change: Change) -> Found:
             yield f"{tp.topic}-{tp.partition} is done beyond its end {end}"
 
 
+def an_outcome_and_its_done_mark_come_together(history: History, change: Change) -> Found:
+    """Whatever is visible of a transaction, all of it is. Asked as soon as all of it has to be.
+
+    Of orders that waited for a retry it is the retry that is done; they are left to the others of these.
+    """
+    for identity in _outcomes_of(change):
+        expected = history.expected.get(identity)
+        offset = int(identity.split("/")[3])
+        waited = any(other in history.waits for other in history.siblings(identity))
+        if expected and not waited and not history.done.get(expected.place, Done()).holds(offset):
+            yield f"{identity} has its outcome, and is not done"
+
+
 # -- Whenever a call begins -------------------------------------------------------------------------
 
 
@@ -202,6 +221,25 @@ def _shares(one: Call, other: Call) -> bool:
 
 def _place(history: History, call: Call) -> TopicPartition | None:
     return history.place.get(call.push.number)
+
+
+# -- When a request is sent, and when the group loses a member ----------------------------------------
+
+
+def a_zombie_holds_up_nobody(history: History, process: Process, request: Any) -> Found:
+    """Who no longer owns its partitions is refused before it has written a record that readers would wait for."""
+    if history.is_zombie(process):
+        for tp in history.kafka.partitions():
+            if tp.topic != EVENTS and request.producer_id in history.kafka.log(tp)._open:
+                yield f"{process.name} has records in {tp.topic}-{tp.partition} before its offsets are accepted"
+
+
+def nobody_is_thrown_out_for_nothing(history: History, member: Member, met_at: float) -> Found:
+    """Whatever the platform, the others and the brokers do: only a fault of its own costs a member its membership."""
+    timing, now = history.world.timing, history.platform.loop.time()
+    if member.process.paused or met_at + timing.session + timing.rebalance > now:
+        return
+    yield f"{member.process.name} is thrown out, and nothing befell it since {met_at:.1f} s"
 
 
 # -- When everything has come to rest ---------------------------------------------------------------

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.run import Report, simulate
 
-AT_ONCE = 20
+AT_ONCE = 10
 """Runs that a process makes before it tells of them."""
 
 
@@ -33,5 +33,5 @@ def simulate_many(first: int, count: int, mutation: str | None = None) -> Genera
 
 
 def _runs(seeds: Sequence[int], mutation: str | None) -> list[Report]:
-    with MUTATIONS[mutation].apply() if mutation else nullcontext():
+    with MUTATIONS[mutation]() if mutation else nullcontext():
         return [simulate(seed) for seed in seeds]

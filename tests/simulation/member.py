@@ -5,9 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any
 
-from prometheus_client import CollectorRegistry
-
 from consumer import intake, ledger
+from consumer.core.breakers import BreakerPolicy
 from consumer.core.errors import BrokerUnavailableError
 from consumer.core.offsets import Tracker
 from consumer.core.outcomes import OutcomeContext
@@ -37,6 +36,19 @@ from tests.simulation.world import (
 URL = "http://platform.example/"
 
 
+class NoMetrics(Metrics):
+    """Counts nothing: that would take a tenth of a run."""
+
+    def __init__(self) -> None:
+        """Has no registry."""
+
+    def __getattr__(self, name: str) -> "NoMetrics":
+        return self
+
+    def __call__(self, *values: Any, **named: Any) -> "NoMetrics":
+        return self
+
+
 class Member:
     """One process, from its start to its end; who starts again is another.
 
@@ -61,15 +73,22 @@ class Member:
         self._kafka = kafka
         self._rng = rng
         self._gateway = platform.gateway(self.process)
-        self._metrics = Metrics(CollectorRegistry())
+        self._metrics = NoMetrics()
         self._flow = Flow(
             max_in_flight=world.max_in_flight,
-            accounts=list(rules().accounts),
+            accounts=rules().accounts,
             metrics=self._metrics,
             sets_aside=True,
-            probe_seconds=world.timing.probe,
-            probe_cap_seconds=4 * world.timing.probe,
+            breaker=BreakerPolicy(
+                window_seconds=4.0,
+                least_calls=6,
+                probe_seconds=0.3,
+                probe_cap_seconds=1.2,
+                stop_seconds=world.timing.probe,
+                stop_cap_seconds=4 * world.timing.probe,
+            ),
             monotonic=loop.time,
+            wall=lambda: virtual_now().timestamp(),
         )
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -89,6 +108,12 @@ class Member:
     @property
     def running(self) -> bool:
         return self.process.alive and self._task is not None and not self._task.done()
+
+    @property
+    def member_id(self) -> str | None:
+        """In the group; None where it is leaving it by itself."""
+        consumer = self.consumer
+        return None if consumer is None or consumer._closed else consumer._member_id
 
     def stands_at(self) -> str:
         """Which function of ours its writing, or else its opening, is in."""
@@ -233,9 +258,13 @@ class Crew:
         self._wanted += 1
         self._start_missing()
 
-    def kill(self, process: Process, back_after: float) -> None:
+    def kill(self, process: Process, back_after: float | None) -> None:
+        """None: it does not come back, unless it was the last one."""
         process.kill()
-        self._loop.call_later(back_after, self._start_missing, context=NOBODY)
+        if back_after is None and self._wanted > 1:
+            self._wanted -= 1
+        else:
+            self._loop.call_later(back_after or 1.0, self._start_missing, context=NOBODY)
 
     def pause(self, process: Process, seconds: float) -> None:
         process.pause()

@@ -5,7 +5,7 @@ Each mutation is a context manager that replaces a piece of `consumer` and puts 
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from consumer import intake, transactions
@@ -27,27 +27,13 @@ from consumer.transactions import TransactionalLink, TransactionWriter
 from tests.simulation.member import Member
 from tests.simulation.world import GROUP
 
-
-@dataclass(frozen=True, slots=True)
-class Mutation:
-    """A rule that is broken.
-
-    Attributes:
-        old_broker: only a Kafka up to 3.9 punishes it.
-    """
-
-    name: str
-    apply: Callable[[], AbstractContextManager[None]]
-    old_broker: bool = False
-
-
-MUTATIONS: dict[str, Mutation] = {}
+MUTATIONS: dict[str, Callable[[], AbstractContextManager[None]]] = {}
+"""By name."""
 
 
 def _mutation(break_it: Callable[[], Iterator[None]]) -> Callable[[], AbstractContextManager[None]]:
-    manager = contextmanager(break_it)
-    MUTATIONS[break_it.__name__] = Mutation(break_it.__name__, manager)
-    return manager
+    MUTATIONS[break_it.__name__] = contextmanager(break_it)
+    return MUTATIONS[break_it.__name__]
 
 
 @contextmanager
@@ -299,10 +285,6 @@ def map_of_another_offset() -> Iterator[None]:
 
 @_mutation
 def produce_before_offsets() -> Iterator[None]:
-    async def flush(self: Any, offsets: Any, records: Any) -> Any:
-        return await original(self, offsets, records)
-
-    original = TransactionWriter.flush
     add_offsets, commit_offsets = TransactionWriter._add_offsets, TransactionWriter._commit_offsets
     end = TransactionWriter._end
 
@@ -320,7 +302,6 @@ def produce_before_offsets() -> Iterator[None]:
         return await end(self, commit=commit)
 
     with _replaced(
-        (TransactionWriter, "flush", flush),
         (TransactionWriter, "_add_offsets", begin),
         (TransactionWriter, "_commit_offsets", remember),
         (TransactionWriter, "_end", end_after_offsets),

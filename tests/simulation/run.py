@@ -14,13 +14,14 @@ from typing import Any
 
 import structlog
 
+from consumer.core.offsets import encode_map
 from consumer.link import TopicPartition
-from tests.simulation import invariants
+from tests.simulation import group, invariants
 from tests.simulation.faults import Faults
 from tests.simulation.invariants import Expected, History
-from tests.simulation.kafka import CLUSTER_ID, Change, FakeKafka, Fault
+from tests.simulation.kafka import CLUSTER_ID, Change, FakeKafka, Fault, RecordsVisible
 from tests.simulation.member import Crew, Member
-from tests.simulation.platform import Call, Platform
+from tests.simulation.platform import NOBODY, Call, Platform
 from tests.simulation.virtual import PROCESS, Process, VirtualLoop, virtual_now
 from tests.simulation.world import (
     DEAD_LETTERS,
@@ -91,6 +92,8 @@ class Run:
         self.history = History(world, self.kafka, self.platform, self._is_zombie)
         self.faults = Faults(stream(seed, "faults"), self._loop, self.crew, self.kafka, self.platform)
         self.report.themes, self.report.faults = self.faults.themes, self.faults.counts
+        self._forget = self.kafka.group(GROUP)._forget
+        setattr(self.kafka.group(GROUP), "_forget", self._forgotten)  # noqa: B010 - mypy knows that a method is no variable
         self.kafka.faults = self._asked
         self.kafka.observers.append(self._changed)
         self._loop.on_step = self.faults.at_step
@@ -114,6 +117,10 @@ class Run:
         self.kafka.create_topic(DEAD_LETTERS, 1)
         for topic in world.retry_topics:
             self.kafka.create_topic(topic, world.retry_partitions)
+        if world.copied_map:
+            copied = encode_map(CLUSTER_ID, 3, [(5, 9)], clean=False)
+            for number in range(world.partitions):
+                self.kafka.group(GROUP).offsets[TopicPartition(EVENTS, number)] = (0, copied)
         for number in range(world.members):
             self._loop.call_at(number * 0.4, self.crew.add)
         for event in world.events:
@@ -178,17 +185,38 @@ class Run:
 
     def _asked(self, process: Process, name: str, request: object) -> Fault | None:
         fault = self.faults.at_request(process, name, request)
+        if name == "TxnOffsetCommit":
+            found = invariants.a_zombie_holds_up_nobody(self.history, process, request)
+            self._judge(invariants.a_zombie_holds_up_nobody, found)
         if name != "Fetch":
             self._note(process.name, f"asks {name}" + (f", and {fault}" if fault else ""))
         return fault
 
+    def _forgotten(self, member: group.Member) -> None:
+        """The group goes on without a member."""
+        self._forget(member)
+        owner = next((each for each in self.crew.running if each.member_id == member.name), None)
+        if owner is not None:
+            self._note("kafka", f"goes on without {owner.process.name}")
+            found = invariants.nobody_is_thrown_out_for_nothing(
+                self.history, owner, self.faults.met_at.get(owner.process, 0.0)
+            )
+            self._judge(invariants.nobody_is_thrown_out_for_nothing, found)
+
     def _changed(self, change: Change) -> None:
-        self._note("kafka", str(change))
+        self._note("kafka", _words(change))
         for before in invariants.BEFORE_CHANGES:
             self._judge(before, before(self.history, change))
         self.history.note(change)
         for invariant in invariants.AT_CHANGES:
             self._judge(invariant, invariant(self.history, change))
+        if isinstance(change, RecordsVisible) and change.topic == OUTCOMES:
+            self._loop.call_later(self.faults.slowest_marker + 0.01, self._look_back, change, context=NOBODY)
+
+    def _look_back(self, change: Change) -> None:
+        """When all that belongs to the transaction is visible."""
+        found = invariants.an_outcome_and_its_done_mark_come_together(self.history, change)
+        self._judge(invariants.an_outcome_and_its_done_mark_come_together, found)
 
     def _called(self, call: Call) -> None:
         self._note(call.process.name, f"calls for {call.push.number}")
@@ -229,6 +257,13 @@ class Run:
         self._digest.update(line.encode())
         if self._tell is not None:
             self._tell(line)
+
+
+def _words(change: Change) -> str:
+    if not isinstance(change, RecordsVisible):
+        return str(change)
+    records = [f"{record.offset} {sorted(record.headers)} {record.value!r}" for record in change.records]
+    return f"visible in {change.topic}-{change.records[0].partition}: {'; '.join(records)}"
 
 
 @contextmanager

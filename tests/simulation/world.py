@@ -108,6 +108,7 @@ class World:
 
     Attributes:
         old_broker: it forgets pending offsets as Kafka did up to 3.9.
+        copied_map: the group begins with an offset map that was written for another offset.
         trouble_until: when faults stop, and the platform answers well.
     """
 
@@ -122,6 +123,7 @@ class World:
     max_records: int
     flush_records: int
     old_broker: bool
+    copied_map: bool
     trouble_until: float = 12.0
 
     @property
@@ -140,10 +142,10 @@ def stream(seed: int, name: str) -> random.Random:
 
 def draw(seed: int) -> World:
     rng = stream(seed, "world")
-    partitions = rng.choice((1, 1, 2, 2, 3, 4))
+    partitions = rng.choice((1, 2, 3, 4, 6))
     return World(
         seed=seed,
-        members=rng.choice((1, 2, 2, 3)),
+        members=rng.choice((1, 2, 2, 3, 3)),
         partitions=partitions,
         retry_partitions=rng.choice((1, 1, 2)),
         outcome_partitions=rng.choice((1, 2)),
@@ -158,6 +160,7 @@ def draw(seed: int) -> World:
         max_records=rng.choice((4, 20, 200)),
         flush_records=rng.choice((1, 5, 300)),
         old_broker=rng.random() < 0.4,
+        copied_map=rng.random() < 0.1,
     )
 
 
