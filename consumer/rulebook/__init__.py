@@ -1,7 +1,10 @@
 """Rules file or folder -> RuleBook, with all its mistakes at once. Reads those files, and does no other I/O.
 
 `model` is the file's shape. What it cannot say (names that must exist, expressions,
-templates, the file's own tests) is checked by `compilation`.
+templates, the file's own tests) is checked by `compilation`; `mending` goes on where the shape
+is wrong, so that all mistakes are told at once. For the integrator's commands `review` looks for
+what is probably not meant (`report` prints both), `runs` runs the tests, and `explanation` tells
+how an event is read and decided (`telling` prints it).
 """
 
 import gc

@@ -350,10 +350,10 @@ def _order(problem: Problem) -> tuple[str, int, int]:
 
 _NOON = datetime(2026, 3, 2, 4, 0, tzinfo=UTC)
 _TYPICAL: Mapping[FieldType, Sequence[Value]] = {
-    FieldType.ENERGY: (20_000, 0, 100_000_000),
-    FieldType.MONEY: (2_000, 0, 100_000_000),
-    FieldType.DURATION: (3_600, 0, 30 * 86_400),
-    FieldType.INT: (1, 0, 1_000_000),
+    FieldType.ENERGY: (20_000, 0, 1, 100_000_000),
+    FieldType.MONEY: (2_000, 0, 1, 100_000_000),
+    FieldType.DURATION: (3_600, 0, 1, 30 * 86_400),
+    FieldType.INT: (2, 0, 1, 1_000_000),
     FieldType.BOOL: (True, False),
     FieldType.DECIMAL: (Decimal(1), Decimal(0), Decimal(1_000_000)),
     FieldType.STRING: ("x",),
@@ -361,7 +361,8 @@ _TYPICAL: Mapping[FieldType, Sequence[Value]] = {
 }
 """First what is ordinary, then what is at the limits: 100 MWh, a million yuan, 30 days."""
 
-MAX_CHARGES = 300
+MAX_CHARGES = 200
+_EXTREMES = 4  # of each field's values the first that are tried together with another's
 _LARGEST_LIMIT = 10_000_000
 
 
@@ -388,7 +389,7 @@ class _Charges:
         made += [{**ordinary, name: value} for name, values in choices.items() for value in values[1:]]
         made += [{name: values[-1] for name, values in choices.items()}]
         for (one, ones), (other, others) in combinations(choices.items(), 2):
-            made += [{**ordinary, one: a, other: b} for a in ones[1:] for b in others[1:]]
+            made += [{**ordinary, one: a, other: b} for a in ones[1:_EXTREMES] for b in others[1:_EXTREMES]]
         for values in made[:MAX_CHARGES]:
             yield self._whole(values)
 
