@@ -9,6 +9,7 @@ import pytest
 from consumer.core.rates import Share
 from consumer.core.replies import AttemptEnd, NoAnswer
 from consumer.flow import FleetBounds
+from tests.bench.capacity import over_sockets
 from tests.bench.load import UNAVAILABLE, Member, Platform, run
 
 TOPICS = {"charges": 9}
@@ -41,6 +42,16 @@ def test_a_hidden_capacity_is_used_and_not_overrun() -> None:
     assert platform.used(15, 60) >= 0.9
     assert platform.p99(15, 60) <= 2.0
     assert platform.failed(0, 60) < 0.01
+
+
+@pytest.mark.long
+async def test_over_real_sockets_too() -> None:
+    began = asyncio.get_running_loop().time()
+    calls = await over_sockets(12, 45.0, max_in_flight=1000, room=200)
+
+    assert calls.used(began + 18, began + 45) >= 0.9
+    assert calls.p99(began + 18, began + 45) <= 2.0
+    assert calls.failed(began, began + 45) < 0.01
 
 
 def test_a_fixed_number_of_calls_only_queues_at_the_platform() -> None:

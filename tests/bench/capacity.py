@@ -159,12 +159,12 @@ class OverSockets(Calls):
 
 async def over_sockets(capacity: int, seconds: float, **member: Any) -> Calls:
     """So many seconds of calls to the sandbox, over HTTP, in real time."""
-    phase = Phase("hidden", "hidden", 600.0, (0.2, 0.2), jitter=0.6, capacity=capacity)
+    phase = Phase("hidden", "hidden", 600.0, (LATENCY, LATENCY), jitter=0.6, capacity=capacity)
     async with (
         SandboxGateway(scenario=Scenario("hidden", "hidden", (phase,), 1)) as sandbox,
         HttpGateway() as gateway,
     ):
-        calls = OverSockets(capacity=capacity, seconds=0.2, gateway=gateway)
+        calls = OverSockets(capacity=capacity, seconds=LATENCY, gateway=gateway)
         await _work(Member(calls, url=sandbox.url, **member), seconds)
     return calls
 
@@ -183,13 +183,13 @@ def main() -> None:
     if parser.parse_args().sockets:
         for words, options in (
             ("ours", {"max_in_flight": 1000}),
-            ("fixed, 4 C", {"adaptive": False, "max_in_flight": 80}),
+            ("fixed, 4 C", {"adaptive": False, "max_in_flight": 48}),
         ):
             clock = asyncio.Runner()
             with clock:
                 began = clock.get_loop().time()
-                calls = clock.run(over_sockets(20, 40.0, **options))
-                print(_row(words, calls, began + 15, began + 40))
+                calls = clock.run(over_sockets(12, 45.0, room=200, **options))
+                print(_row(words, calls, began + 18, began + 45))
         return
     for capacity, words, spread in ((20, "even", EVEN), (50, "skewed", SKEWED)):
         print(f"C = {capacity}, latencies {words}")
