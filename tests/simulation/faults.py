@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 from tests.simulation.kafka import AnswerError, Drop, FakeKafka, Fault, Late, LoseReply, Slow, Unreachable
 from tests.simulation.member import Crew
@@ -86,7 +87,6 @@ class Faults:
         counts: by (kind, place).
         themes: what this run's trouble is about.
         over: nothing goes wrong any more.
-        slowest_marker: seconds until all that a transaction wrote is visible, at most.
         met_at: when the last of them met a process.
     """
 
@@ -95,7 +95,6 @@ class Faults:
     ) -> None:
         self.counts: Counter[tuple[str, str]] = Counter()
         self.over = False
-        self.slowest_marker = 0.4
         self.met_at: dict[Process, float] = {}
         self._sleepers: dict[Process, float] = {}
         self._rng = rng
@@ -129,13 +128,16 @@ class Faults:
                     self._strikes_at_steps.remove(strike)
                     self._strike(strike, process, self._crew.stands_at(process))
 
-    def at_request(self, process: Process, name: str, request: object) -> Fault | None:
+    def at_request(self, process: Process, name: str, request: Any) -> Fault | None:
         """For each request that is sent."""
         if self.over:
             return None
         now = self._loop.time()
         if name == "EndTxn":
             self._wake(process)
+        if name == "InitProducerId" and self._ends_a_sleepers(request):
+            self.count("slow", "ending a sleeper's transaction")
+            return Slow(self._rng.uniform(0.8, 1.8))
         for strike in self._strikes:
             if strike.name == name and strike.begin <= now:
                 strike.pass_by -= 1
@@ -165,6 +167,9 @@ class Faults:
             if sleeper is not opened and since + self._crew.world.timing.session < self._loop.time():
                 del self._sleepers[sleeper]
                 self._loop.call_later(self._rng.uniform(0.0, 0.2), sleeper.resume, context=NOBODY)
+
+    def _ends_a_sleepers(self, request: Any) -> bool:
+        return any(request.transactional_id in self._crew.of(each).own_ids for each in self._sleepers)
 
     def _strike_at(self, strike: Strike, process: Process, name: str) -> None:
         """Before the request is sent, or as soon as it is."""
@@ -245,24 +250,22 @@ class Faults:
         return self._rng.choice((self._rng.uniform(0.05, 1.0), self._rng.uniform(1.05, 2.5) * session))
 
     def _takeover(self) -> None:
-        """One stands still in mid-flush, and wakes while the others, slow themselves, take over what it has."""
-        session = self._crew.world.timing.session
-        for _ in range(self._rng.randint(1, 2)):
-            at, seconds = self._when() * 0.7, self._rng.uniform(1.0, 1.8) * session
-            self._strikes.append(Strike(at, self._rng.choice(FLUSH), self._rng.randrange(3), seconds))
-            names = frozenset({"InitProducerId"})
-            self._weather.append(
-                Weather(at + session, at + 3 * session, 0.5, names, ("slow", "slow", "late"))
-            )
+        """One stands still in mid-flush, and wakes when some of the others have taken over, and some have not."""
+        name = self._rng.choice((*FLUSH[:3], "Heartbeat"))
+        pause = 4 * self._crew.world.timing.session
+        self._strikes.append(Strike(self._when() * 0.6, name, self._rng.randrange(4), pause, woken=True))
 
     def _overtaking(self) -> None:
         """A copy that comes late meets the next transaction, which takes its time."""
         name = self._rng.choice(("EndTxn", "TxnOffsetCommit", "InitProducerId"))
-        kind = "late by a second" if name == "InitProducerId" else "late by a moment"
+        length = "second" if name == "InitProducerId" else "moment"
+        slow = (
+            {"EndTxn"} if name == "InitProducerId" else {"Produce", "AddPartitionsToTxn", "EndTxn"} - {name}
+        )
         for rate, names, what in (
-            (self._rng.choice((0.2, 0.5)), {name}, kind),
-            (0.6, {"Produce", "AddPartitionsToTxn", "EndTxn"} - {name}, "slow by a moment"),
+            (self._rng.choice((0.2, 0.5)), {name}, f"late by a {length}"),
             (self._rng.choice((0.0, 0.4)), {"EndTxn"}, "done and denied"),
+            (0.6, slow, f"slow by a {length}"),
         ):
             self._weather.append(Weather(0.3, self._until, rate, frozenset(names), (what,)))
 
@@ -286,7 +289,6 @@ class Faults:
     def _markers_slow(self) -> None:
         """What is decided becomes visible late, and not everywhere at once."""
         rate, most = self._rng.choice((0.2, 0.6)), self._rng.choice((0.3, 1.5))
-        self.slowest_marker = max(self.slowest_marker, most)
 
         def slow() -> float:
             late = not self.over and self._rng.random() < rate
@@ -415,6 +417,7 @@ _KINDS: Mapping[str, Callable[[Random, str], Fault | None]] = {
     "late by a moment": lambda rng, _: Late(rng.uniform(0.03, 0.4)),
     "late by a second": lambda rng, _: Late(rng.uniform(0.1, 2.5)),
     "slow by a moment": lambda rng, _: Slow(rng.uniform(0.01, 0.2)),
+    "slow by a second": lambda rng, _: Slow(rng.uniform(0.3, 1.6)),
     "done and denied": lambda _, __: AnswerError(15, applied=True),
     "slow": lambda rng, _: Slow(rng.choice((rng.uniform(0.01, 0.2), rng.uniform(0.2, 2.0)))),
 }

@@ -5,7 +5,7 @@
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,11 +76,6 @@ class History:
         """Orders without an outcome."""
         expected = self.expected.items()
         return [identity for identity, each in expected if each.certain and identity not in self.outcomes]
-
-    def siblings(self, identity: str) -> list[str]:
-        """The orders of its record, itself among them."""
-        record = identity.rpartition("/")[0] + "/"
-        return [other for other in self.expected if other.startswith(record)]
 
     def note(self, change: Change) -> None:
         match change:
@@ -173,16 +168,18 @@ def what_is_done_only_grows(history: History, change: Change) -> Found:
             yield f"{tp.topic}-{tp.partition} is done beyond its end {end}"
 
 
-def an_outcome_and_its_done_mark_come_together(history: History, change: Change) -> Found:
-    """Whatever is visible of a transaction, all of it is. Asked as soon as all of it has to be.
+def an_outcome_and_its_done_mark_come_together(
+    history: History, partitions: Collection[TopicPartition]
+) -> Found:
+    """Whatever is visible of a transaction, all of it is. Asked when that has to be so of all before.
 
     Of orders that waited for a retry it is the retry that is done; they are left to the others of these.
     """
-    for identity in _outcomes_of(change):
+    for identity in history.outcomes:
         expected = history.expected.get(identity)
-        offset = int(identity.split("/")[3])
-        waited = any(other in history.waits for other in history.siblings(identity))
-        if expected and not waited and not history.done.get(expected.place, Done()).holds(offset):
+        if expected is None or expected.place not in partitions or identity in history.waits:
+            continue
+        if not history.done.get(expected.place, Done()).holds(int(identity.split("/")[3])):
             yield f"{identity} has its outcome, and is not done"
 
 
@@ -230,7 +227,9 @@ def a_zombie_holds_up_nobody(history: History, process: Process, request: Any) -
     """Who no longer owns its partitions is refused before it has written a record that readers would wait for."""
     if history.is_zombie(process):
         for tp in history.kafka.partitions():
-            if tp.topic != EVENTS and request.producer_id in history.kafka.log(tp)._open:
+            log = history.kafka.log(tp)
+            is_open = tp.topic != EVENTS and request.producer_id in log._open
+            if is_open and log._producers[request.producer_id].epoch == request.producer_epoch:
                 yield f"{process.name} has records in {tp.topic}-{tp.partition} before its offsets are accepted"
 
 

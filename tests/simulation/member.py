@@ -115,6 +115,16 @@ class Member:
         consumer = self.consumer
         return None if consumer is None or consumer._closed else consumer._member_id
 
+    @property
+    def partitions(self) -> list[TopicPartition]:
+        return self.intake.partitions if self.intake is not None else []
+
+    @property
+    def own_ids(self) -> tuple[str, ...]:
+        """Transactional ids that it writes under."""
+        held = self.intake._assignment if self.intake is not None else None
+        return held.own_ids if held is not None else ()
+
     def stands_at(self) -> str:
         """Which function of ours its writing, or else its opening, is in."""
         held = self.intake._assignment if self.intake is not None else None

@@ -16,7 +16,6 @@ from consumer.intake import Intake
 from consumer.ledger import Ledger
 from consumer.link import (
     Ambiguous,
-    Committed,
     CommittedOffset,
     KafkaLink,
     Membership,
@@ -137,7 +136,8 @@ def nobody_elses_ids_initialised() -> Iterator[None]:
     original = TransactionalLink.fence
 
     async def fence(self: Any, ids: Iterable[str], deadline: float) -> Any:
-        return await original(self, list(ids)[:2], deadline)
+        ids = list(ids)
+        return dict.fromkeys(ids, (-1, 0)) | await original(self, ids[:2], deadline)
 
     with _replaced((TransactionalLink, "fence", fence)):
         yield
@@ -154,7 +154,7 @@ def only_new_ids_initialised() -> Iterator[None]:
         wanted = [one for number, one in enumerate(ids) if number < 2 or one not in known]
         found = await original(self, wanted, deadline)
         known.update(ids)
-        return found
+        return dict.fromkeys(ids, (-1, 0)) | found
 
     with _replaced((TransactionalLink, "fence", fence)):
         yield
@@ -321,8 +321,6 @@ def sent_again_without_reading_back() -> Iterator[None]:
 @_mutation
 def ambiguous_taken_as_committed() -> Iterator[None]:
     async def settled(self: Any, batch: Any) -> bool:
-        self._committed(batch)
-        batch.done = []
         return True
 
     with _replaced((Ledger, "_settled", settled)):
@@ -346,39 +344,31 @@ def ambiguous_taken_as_aborted() -> Iterator[None]:
 
 @_mutation
 def fenced_taken_as_committed() -> Iterator[None]:
-    with _end_of_the_fenced(lambda _: Committed()):
+    with _the_fenced_settled(committed=True):
         yield
 
 
 @_mutation
 def fenced_taken_as_aborted() -> Iterator[None]:
-    """A new epoch, and everything again."""
-    settled = Ledger._settled
-    fenced: set[int] = set()
-
-    def note(writer: Any) -> Any:
-        fenced.add(id(writer))
-        return Ambiguous("end", "fenced", fenced=True)
-
-    async def not_settled(self: Any, batch: Any) -> bool:
-        if id(self._writer) in fenced:
-            fenced.discard(id(self._writer))
-            return False
-        return await settled(self, batch)
-
-    with _end_of_the_fenced(note), _replaced((Ledger, "_settled", not_settled)):
+    with _the_fenced_settled(committed=False):
         yield
 
 
 @contextmanager
-def _end_of_the_fenced(taken_as: Callable[[Any], Any]) -> Iterator[None]:
-    end = TransactionWriter._end
+def _the_fenced_settled(*, committed: bool) -> Iterator[None]:
+    """A new epoch, and nothing is read back."""
+    end, settled = TransactionWriter._end, Ledger._settled
 
-    async def end_fenced(self: Any, *, commit: bool) -> Any:
+    async def end_noted(self: Any, *, commit: bool) -> Any:
         result = await end(self, commit=commit)
-        return taken_as(self) if isinstance(result, Ambiguous) and result.fenced and commit else result
+        self.was_fenced = isinstance(result, Ambiguous) and result.fenced and commit
+        return result
 
-    with _replaced((TransactionWriter, "_end", end_fenced)):
+    async def settled_unread(self: Any, batch: Any) -> bool:
+        was_fenced = self._writer.__dict__.pop("was_fenced", False)
+        return committed if was_fenced else await settled(self, batch)
+
+    with _replaced((TransactionWriter, "_end", end_noted), (Ledger, "_settled", settled_unread)):
         yield
 
 

@@ -19,9 +19,9 @@ from consumer.link import TopicPartition
 from tests.simulation import group, invariants
 from tests.simulation.faults import Faults
 from tests.simulation.invariants import Expected, History
-from tests.simulation.kafka import CLUSTER_ID, Change, FakeKafka, Fault, RecordsVisible
+from tests.simulation.kafka import CLUSTER_ID, Change, FakeKafka, Fault, RecordsVisible, TransactionEnded
 from tests.simulation.member import Crew, Member
-from tests.simulation.platform import NOBODY, Call, Platform
+from tests.simulation.platform import Call, Platform
 from tests.simulation.virtual import PROCESS, Process, VirtualLoop, virtual_now
 from tests.simulation.world import (
     DEAD_LETTERS,
@@ -210,13 +210,15 @@ class Run:
         self.history.note(change)
         for invariant in invariants.AT_CHANGES:
             self._judge(invariant, invariant(self.history, change))
-        if isinstance(change, RecordsVisible) and change.topic == OUTCOMES:
-            self._loop.call_later(self.faults.slowest_marker + 0.01, self._look_back, change, context=NOBODY)
+        if isinstance(change, TransactionEnded):
+            self._look_back(change)
 
-    def _look_back(self, change: Change) -> None:
-        """When all that belongs to the transaction is visible."""
-        found = invariants.an_outcome_and_its_done_mark_come_together(self.history, change)
-        self._judge(invariants.an_outcome_and_its_done_mark_come_together, found)
+    def _look_back(self, ended: TransactionEnded) -> None:
+        """Of the transactions before this one under its id everything is visible by now."""
+        for member in self.crew.running:
+            if ended.id in member.own_ids and not self._is_zombie(member.process):
+                found = invariants.an_outcome_and_its_done_mark_come_together(self.history, member.partitions)
+                self._judge(invariants.an_outcome_and_its_done_mark_come_together, found)
 
     def _called(self, call: Call) -> None:
         self._note(call.process.name, f"calls for {call.push.number}")
