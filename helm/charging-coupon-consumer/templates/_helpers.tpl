@@ -207,3 +207,45 @@ affinity:
 priorityClassName: {{ . }}
 {{- end }}
 {{- end -}}
+
+{{- define "charging-coupon-consumer.topicsPolicy" -}}
+podSelector:
+  matchLabels:
+    {{- include "charging-coupon-consumer.selector" . | nindent 4 }}
+    app.kubernetes.io/component: topics
+policyTypes: [Ingress, Egress]
+egress:
+  {{- include "charging-coupon-consumer.toKafka" . | nindent 2 }}
+  {{- with .Values.networkPolicy.extraEgress }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- end }}
+
+{{/* Names are asked for, and Kafka. */}}
+{{- define "charging-coupon-consumer.toKafka" -}}
+{{- $servers := include "charging-coupon-consumer.setting" (dict "top" . "path" "kafka.bootstrap_servers" "default" "") | nospace }}
+{{- $ports := list }}
+{{- range splitList "," $servers }}{{ $ports = append $ports (regexFind "[0-9]+$" .) }}{{ end -}}
+- ports:
+    - {port: 53, protocol: UDP}
+    - {port: 53, protocol: TCP}
+  {{- with .Values.networkPolicy.dnsTo }}
+  to:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+- ports:
+    {{- range default (uniq $ports) .Values.networkPolicy.kafka.ports }}
+    - {port: {{ . }}, protocol: TCP}
+    {{- end }}
+  {{- with .Values.networkPolicy.kafka.to }}
+  to:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end }}
+
+{{/* A size, `64KiB` or a number of bytes. */}}
+{{- define "charging-coupon-consumer.bytes" -}}
+{{- $unit := regexFind "[A-Za-z]+$" . | default "B" -}}
+{{- $sizes := dict "B" 1 "kB" 1000 "MB" 1000000 "GB" 1000000000 "KiB" 1024 "MiB" 1048576 "GiB" 1073741824 -}}
+{{- mulf (regexFind "^[0-9]+" . | float64) (get $sizes $unit) | int64 -}}
+{{- end }}
