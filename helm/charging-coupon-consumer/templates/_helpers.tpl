@@ -166,6 +166,7 @@ http://{{ include "charging-coupon-consumer.fullname" . }}-sandbox:8088/gate/1.0
   secret:
     secretName: {{ include "charging-coupon-consumer.secret" .top }}
     defaultMode: 0440
+    optional: false # said, because podman 4 stumbles over what is not
 {{- end }}
 {{- end -}}
 
