@@ -38,6 +38,9 @@ NAMES = (
     "Fetch",
 )
 ANY = ("unreachable", "lost request", "lost reply", "late", "answered", "slow")
+CALL = "call"
+"""To the platform."""
+
 FLUSH = ("AddOffsetsToTxn", "TxnOffsetCommit", "AddPartitionsToTxn", "Produce", "EndTxn")
 
 
@@ -251,7 +254,7 @@ class Faults:
 
     def _takeover(self) -> None:
         """One stands still in mid-flush, and wakes when some of the others have taken over, and some have not."""
-        name = self._rng.choice((*FLUSH[:3], "Heartbeat"))
+        name = self._rng.choice((*FLUSH[:3], CALL, CALL, CALL))
         pause = 4 * self._crew.world.timing.session
         self._strikes.append(Strike(self._when() * 0.6, name, self._rng.randrange(4), pause, woken=True))
 
@@ -385,8 +388,8 @@ _OFTEN: Mapping[str, int] = {
     "applied_and_denied": 2,
     "deaths_at_requests": 3,
     "pauses_at_requests": 2,
-    "takeover": 5,
-    "overtaking": 5,
+    "takeover": 8,
+    "overtaking": 8,
     "unheard": 2,
     "successor_dies_too": 3,
     "markers_slow": 2,

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from tests.simulation.mutations import MUTATIONS
 from tests.simulation.run import Report, simulate
 
-AT_ONCE = 10
+AT_ONCE = 4
 """Runs that a process makes before it tells of them."""
 
 

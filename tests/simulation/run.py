@@ -17,7 +17,7 @@ import structlog
 from consumer.core.offsets import encode_map
 from consumer.link import TopicPartition
 from tests.simulation import group, invariants
-from tests.simulation.faults import Faults
+from tests.simulation.faults import CALL, Faults
 from tests.simulation.invariants import Expected, History
 from tests.simulation.kafka import CLUSTER_ID, Change, FakeKafka, Fault, RecordsVisible, TransactionEnded
 from tests.simulation.member import Crew, Member
@@ -222,6 +222,7 @@ class Run:
 
     def _called(self, call: Call) -> None:
         self._note(call.process.name, f"calls for {call.push.number}")
+        self.faults.at_request(call.process, CALL, call)
         for invariant in invariants.AT_CALLS:
             self._judge(invariant, invariant(self.history, call))
 
