@@ -195,7 +195,10 @@ class Flow:
         gates = [self._gates[account] for account in self._accounts]
         if not gates or not all(gate.open for gate in gates) or not any(gate.orders for gate in gates):
             return None
-        return Hold.CONFIG_ALARM if all(gate.breaker.why is Why.STOP for gate in gates) else Hold.BREAKER
+        stopped = all(gate.breaker.why is Why.STOP for gate in gates)
+        return (
+            Hold.CONFIG_ALARM if stopped else Hold.BREAKER
+        ).value  # a key of /readyz: JSON knows only plain texts
 
     # -- What accounts share --------------------------------------------------------------------------
 

@@ -246,6 +246,7 @@ async def test_intake_pauses_when_every_account_is_stopped_and_an_order_is_there
 
     waiting = asyncio.create_task(call(flow, "a", FINE))
     await asyncio.sleep(0)
+    assert type(flow.pause_reason) is str  # a key of /readyz
     assert flow.pause_reason == "config_alarm"
 
     await cancel(waiting)
