@@ -112,7 +112,11 @@ async def test_a_map_that_is_not_of_its_offset_is_ignored_and_no_record_is_lost(
             await producer.send(world.topics.events, event(number), partition=number % 4)
     hanging = {f"ORDER{number:08}" for number in range(40, 44)}  # at offset 10 of each partition
     gateway.script = lambda call: ANSWERS["hang"] if call.event_id in hanging else None
-    first = world.start(CHARGING_COUPON__DRAIN_TIMEOUT="1s", CHARGING_COUPON__GATEWAY__TOTAL_TIMEOUT="60s")
+    first = world.start(
+        CHARGING_COUPON__DRAIN_TIMEOUT="1s",
+        CHARGING_COUPON__GATEWAY__TOTAL_TIMEOUT="60s",
+        CHARGING_COUPON__GATEWAY__READ_TIMEOUT="60s",
+    )
     await world.until_outcomes(196)
     assert await first.stop() == 0
     cluster, found = await committed(world)

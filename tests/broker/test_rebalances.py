@@ -79,10 +79,11 @@ async def test_calls_slower_than_the_drain_are_given_up_in_time_and_end_once(
     """The platform takes longer than the drain may, and the drain is bounded well below the rebalance timeout."""
     slow = {
         "CHARGING_COUPON__DRAIN_TIMEOUT": "3s",
-        "CHARGING_COUPON__GATEWAY__TOTAL_TIMEOUT": "20s",
+        "CHARGING_COUPON__GATEWAY__TOTAL_TIMEOUT": "40s",
+        "CHARGING_COUPON__GATEWAY__READ_TIMEOUT": "40s",
         "CHARGING_COUPON__KAFKA__REBALANCE_TIMEOUT": "8s",
     }
-    gateway.latency = 12.0
+    gateway.latency = 25.0
     count = 200
     await produce(world.broker, world.topics.events, [event(number) for number in range(count)])
     first = world.start(**slow)
@@ -95,7 +96,7 @@ async def test_calls_slower_than_the_drain_are_given_up_in_time_and_end_once(
     await world.until_done(60)
     books = await audit(world, gateway, range(count))
     print(f"the second member was at work {took:.1f} s after its start; {books.overlaps} calls overlapped")
-    assert took < 8
+    assert took < 20  # less than one call takes, the start of a process on a busy machine included
     assert 0 < books.overlaps <= 64  # those that were given up, the platform still worked on
     assert "intake.drain_ran_out_of_time" in events_of(first)
     assert "intake.assignment_lost" not in events_of(first)
@@ -108,7 +109,9 @@ async def test_partitions_that_come_back_to_the_same_member_at_once_run_no_event
 ) -> None:
     gateway.latency = scaled(2, 7)
     async with traffic(world.broker, world.topics.events, event, scaled(20, 8)) as sent:
-        member = world.start(CHARGING_COUPON__GATEWAY__TOTAL_TIMEOUT="20s")
+        member = world.start(
+            CHARGING_COUPON__GATEWAY__TOTAL_TIMEOUT="20s", CHARGING_COUPON__GATEWAY__READ_TIMEOUT="20s"
+        )
         for _ in range(3):
             calls = gateway.journal.calls
             await until(lambda calls=calls: gateway.journal.calls > calls, 20)  # type: ignore[misc]  # bound at once
