@@ -15,7 +15,7 @@ import structlog
 from aiokafka import codec
 
 from consumer.core.errors import ConfigurationError, Problem
-from consumer.core.expressions import Kind, compiler
+from consumer.core.expressions import ExpressionError, Kind, compiler
 
 log = structlog.get_logger(__name__)
 
@@ -84,8 +84,12 @@ def _zones() -> Problem | None:
 def _zones_in_expressions() -> Problem | None:
     """Their runtime reads the system's zones, not Python's."""
     expressions = compiler({"at": Kind.TIMESTAMP})
-    hours = expressions.compile(f'at.getHours("{ZONE}")', Kind.INT)
-    found = hours.evaluate(expressions.bind({"at": datetime(2026, 1, 1, tzinfo=UTC)}))
+    found: object
+    try:
+        hours = expressions.compile(f'at.getHours("{ZONE}")', Kind.INT)
+        found = hours.evaluate(expressions.bind({"at": datetime(2026, 1, 1, tzinfo=UTC)}))
+    except ExpressionError as error:
+        found = error
     if found == ZONE_HOURS:
         return None
     return Problem(

@@ -18,6 +18,12 @@ from consumer.sandbox.broker import EmbeddedBroker
 CreateTopics = Callable[[str, Mapping[str, int]], Awaitable[None]]
 
 
+@pytest.fixture(autouse=True)
+def _default_logging() -> None:
+    """A command that a test before ran in this process has set what is logged."""
+    structlog.reset_defaults()
+
+
 @pytest.fixture(scope="session")
 def broker() -> Iterator[str]:
     """Bootstrap servers of a real Kafka: Docker's, else the environment's, else one of our own."""

