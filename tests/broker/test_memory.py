@@ -91,6 +91,7 @@ async def test_large_records_before_a_platform_that_hangs_are_bounded_by_their_b
     gateway.script = lambda _call: ANSWERS["hang"]
     member = world.start()
     await until(lambda: gateway.journal.calls >= 64, 60)
+    await asyncio.sleep(10)  # as much as is held is taken in by then
     watch = Watch(member)
     await watch.look(scaled(10, 300))
     watch.judge(f"{count} records of 200 kB")
