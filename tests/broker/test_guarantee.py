@@ -31,6 +31,7 @@ pytestmark = pytest.mark.broker
 AT_LEAST_ONCE = {"CHARGING_COUPON__GUARANTEE": "at_least_once"}
 
 
+@pytest.mark.long
 async def test_kill_9_under_at_least_once_loses_nothing_and_a_reader_folds_to_one_outcome_an_order(
     world: World, gateway: SandboxGateway
 ) -> None:

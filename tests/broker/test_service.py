@@ -47,6 +47,7 @@ async def test_ten_thousand_events_end_in_exactly_ten_thousand_outcomes_on_which
     assert await member.stop() == 0
 
 
+@pytest.mark.long
 async def test_kill_9_in_the_middle_leaves_exactly_one_outcome_each(
     world: World, gateway: SandboxGateway
 ) -> None:
@@ -66,6 +67,7 @@ async def test_kill_9_in_the_middle_leaves_exactly_one_outcome_each(
     assert len({entry.event_id for entry in gateway.journal.entries if entry.granted}) == count
 
 
+@pytest.mark.long
 async def test_members_that_come_and_go_under_load_neither_lose_nor_double(
     world: World, gateway: SandboxGateway
 ) -> None:
