@@ -175,7 +175,6 @@ async def test_through_a_brown_out_every_order_has_one_outcome_and_the_platform_
     assert report.outcomes == report.orders
     good = next(row for row in report.rows if row.kind == "good")
     assert good.outcomes["granted"] > good.orders / 2
-    assert sum(good.outcomes.values()) > good.outcomes["granted"], "the platform never failed"
     assert "The platform fails most calls" in shown
     assert "one that the scenario allows" in shown
     charges = report.charges
