@@ -27,7 +27,7 @@ from consumer.core.events import Coordinates, Record, RetryContext
 from consumer.core.headers import read_replay, read_retry
 from consumer.core.offsets import Tracker, UnusableMap, decode_map
 from consumer.core.outcomes import Resolution
-from consumer.ledger import Done, Ledger
+from consumer.ledger import Done, Ledger, partition_of
 from consumer.link import CommittedOffset, Membership, TopicPartition, words
 from consumer.logs import Intervals
 from consumer.metrics import Metrics
@@ -302,8 +302,10 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
     @property
     def unreadable(self) -> list[str]:
         """Topics that are paused because nothing in them can be read."""
-        bound = self._bounds.unreadable
-        return [topic for topic, count in self._unreadable.items() if bound and count >= bound]
+        return [topic for topic in self._unreadable if self._is_unreadable(topic)]
+
+    def _is_unreadable(self, topic: str) -> bool:
+        return 0 < self._bounds.unreadable <= self._unreadable[topic]
 
     async def _poll_on(self) -> None:
         before = self._monotonic()
@@ -346,7 +348,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         for partition in held.starts:
             if everything or held.ledger.full(partition):
                 wanted[partition] = everything or OFFSET_MAP
-            elif partition.topic in self.unreadable:
+            elif self._is_unreadable(partition.topic):
                 wanted[partition] = UNREADABLE
         assigned = set(self._consumer.assignment())
         pause = [partition for partition in wanted if partition not in self._paused and partition in assigned]
@@ -382,8 +384,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         wait_ms = int(POLL_SECONDS * 1000)
         if held is None or len(held.starts) < 2:
             return await self._consumer.getmany(timeout_ms=wait_ms, max_records=most)
-        share = self._bounds.records // 2
-        open_ones = [tp for tp in held.starts if tp not in self._paused and held.by_partition[tp] < share]
+        open_ones = [tp for tp in held.starts if tp not in self._paused and self._has_share(held, tp)]
         others = [tp for tp in open_ones if tp not in self._served]
         batches: Mapping[TopicPartition, Sequence[Any]] = {}
         if self._served and others:
@@ -395,6 +396,10 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             )
         self._served.update(batches)
         return batches
+
+    def _has_share(self, held: Assignment, partition: TopicPartition) -> bool:
+        """It holds less than half of what may be held."""
+        return held.by_partition[partition] < self._bounds.records // 2
 
     def _note_problem(self, error: KafkaError) -> None:
         self._problems += 1
@@ -430,11 +435,10 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         held = self._assignment
         if held is None or not held.admitting:
             return {}
-        share = self._bounds.records // 2
         places = {
             tp: self._consumer.place(tp)
             for tp in held.starts
-            if tp not in self._paused_lately and held.by_partition[tp] < share
+            if tp not in self._paused_lately and self._has_share(held, tp)
         }
         return {tp: place for tp, place in places.items() if place is not None}
 
@@ -480,7 +484,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             return False
         record = self._record(partition, polled, maybe_sent=polled.offset < start.maybe_sent_below)
         not_due = record.retry is not None and record.retry.due_at > self._clock()
-        if not_due or partition.topic in self.unreadable:
+        if not_due or self._is_unreadable(partition.topic):
             # Nothing that waits is kept in memory: it is read again when it can be taken.
             if record.retry is not None and not_due:
                 held.not_due[partition] = record.retry.due_at
@@ -565,7 +569,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
     def _note_readable(self, topic: str, resolutions: Sequence[Resolution]) -> None:
         """A topic of which nothing can be read is rather a mistake of ours than a thousand dead letters."""
         if any(resolution.readable for resolution in resolutions):
-            if topic in self.unreadable:
+            if self._is_unreadable(topic):
                 log.info("intake.readable_again", topic=topic)
             self._forget_unreadable(topic)
             return
@@ -582,7 +586,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
 
     def _committed(self, held: Assignment, done: Sequence[Done]) -> None:
         held.records -= len(done)
-        held.by_partition.subtract(_partition(item.record) for item in done)
+        held.by_partition.subtract(partition_of(item.record) for item in done)
         held.bytes -= sum(item.record.size for item in done)
         self._room.set()
 
@@ -817,7 +821,3 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             self._assignment = None
             self._metrics.assigned.set(0)
         self._room.set()
-
-
-def _partition(record: Record) -> TopicPartition:
-    return TopicPartition(record.coordinates.topic, record.coordinates.partition)

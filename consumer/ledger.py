@@ -277,7 +277,7 @@ class Ledger:
         moved, self._moved = self._moved, set()
         done: list[Done] = []
         for item in pending:
-            partition = _partition(item.record)
+            partition = partition_of(item.record)
             if self._fits(partition, item.record.coordinates.offset):
                 self._trackers[partition].finish(item.record.coordinates.offset)
                 moved.add(partition)
@@ -386,7 +386,7 @@ class Ledger:
                 await asyncio.sleep(LONGEST_PAUSE)
 
     def _is_committed(self, done: Done, committed: Mapping[TopicPartition, CommittedOffset]) -> bool:
-        found = committed.get(_partition(done.record))
+        found = committed.get(partition_of(done.record))
         offset = done.record.coordinates.offset
         if found is None or found.offset < 0:
             return False
@@ -453,5 +453,6 @@ def _milliseconds(at: datetime) -> int:
     return int(at.timestamp() * 1000)
 
 
-def _partition(record: Record) -> TopicPartition:
+def partition_of(record: Record) -> TopicPartition:
+    """Where it was read, as Kafka's client says it."""
     return TopicPartition(record.coordinates.topic, record.coordinates.partition)

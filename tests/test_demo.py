@@ -178,6 +178,7 @@ async def test_through_a_brown_out_every_order_has_one_outcome_and_the_platform_
     assert "The platform fails most calls" in shown
     assert "one that the scenario allows" in shown
     charges = report.charges
+    assert charges.struck > 0, "the platform never failed"
     assert charges.without["platform_failed"] > 0, "every charge got its coupon"
     with_coupon = charges.granted + charges.lost_reply + sum(charges.unheard.values())
     others = (charges.without, charges.pushed_again, report.unasked)

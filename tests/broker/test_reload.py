@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
@@ -18,7 +17,7 @@ from aiokafka import AIOKafkaProducer
 from consumer import rulebook
 from consumer.sandbox.gateway import SandboxGateway
 from tests.broker.kafka import Topics, read_all
-from tests.broker.world import APP_ID, RULES, SECRET, Member, World, event
+from tests.broker.world import APP_ID, RULES, SECRET, Member, World, just_now
 
 pytestmark = pytest.mark.broker
 
@@ -107,13 +106,6 @@ async def load(world: World, rate: float) -> AsyncIterator[Load]:
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-
-
-def just_now(number: int, **fields: Any) -> bytes:
-    ended = datetime.now(UTC) - timedelta(seconds=2)
-    return event(
-        number, started_at=(ended - timedelta(hours=1)).isoformat(), ended_at=ended.isoformat(), **fields
-    )
 
 
 async def ready(member: Member) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
@@ -14,8 +14,8 @@ import pytest
 from consumer.core.headers import read_retry
 from consumer.sandbox.answers import ANSWERS, Answer, Call
 from consumer.sandbox.gateway import SandboxGateway
-from tests.broker.kafka import Topics, committed_offsets, produce, read_all
-from tests.broker.world import APP_ID, RULES, SECRET, World, event
+from tests.broker.kafka import Topics, committed_offsets, produce, read_all, until
+from tests.broker.world import APP_ID, RULES, SECRET, World, just_now
 
 pytestmark = pytest.mark.broker
 
@@ -52,22 +52,8 @@ async def platform(gateway: SandboxGateway) -> Platform:
     return platform
 
 
-def just_now(number: int, **fields: Any) -> bytes:
-    """A charge that ended a moment ago: no deadline has passed."""
-    ended = datetime.now(UTC) - timedelta(seconds=2)
-    return event(
-        number, started_at=(ended - timedelta(hours=1)).isoformat(), ended_at=ended.isoformat(), **fields
-    )
-
-
 def calls_by_order(gateway: SandboxGateway) -> Counter[str]:
     return Counter(entry.event_id for entry in gateway.journal.entries)
-
-
-async def until(holds: Callable[[], bool], seconds: float = 30) -> None:
-    async with asyncio.timeout(seconds):
-        while not holds():  # noqa: ASYNC110  # what is waited for sets no event
-            await asyncio.sleep(0.05)
 
 
 async def all_outcomes(world: World, count: int, seconds: float = 60) -> dict[str, dict[str, Any]]:
@@ -87,7 +73,7 @@ async def test_a_car_that_enters_long_after_charging_gets_its_coupon_across_a_re
     platform.otherwise = "1002"
     await produce(world.broker, world.topics.events, [just_now(1)])
     first = world.start()
-    await until(lambda: len(gateway.journal.entries) == 2)  # at once, and after the first delay
+    await until(lambda: len(gateway.journal.entries) == 2, 30)  # at once, and after the first delay
     assert await first.stop() == 0
     waiting = await read_all(world.broker, f"{world.topics.retries}.2s")
     context = read_retry(tuple(waiting[0].headers))
@@ -136,7 +122,7 @@ async def test_kill_9_while_orders_wait_loses_none_and_repeats_no_outcome(
     await produce(world.broker, world.topics.events, [just_now(number) for number in range(count)])
     for seen in (100, 500, 900):
         member = world.start()
-        await until(lambda seen=seen: len(gateway.journal.entries) >= seen)  # type: ignore[misc]  # bound at once
+        await until(lambda seen=seen: len(gateway.journal.entries) >= seen, 30)  # type: ignore[misc]  # bound at once
         member.kill()
     platform.otherwise = "1001"
     world.start()
@@ -174,7 +160,7 @@ async def test_of_a_record_with_several_orders_only_the_one_that_failed_is_run_a
     await produce(world.broker, world.topics.events, [orjson.dumps(orders)])
     world.start()
     await all_outcomes(world, 2)
-    await until(lambda: calls_by_order(gateway)["ORDER00000001"] >= 2)
+    await until(lambda: calls_by_order(gateway)["ORDER00000001"] >= 2, 30)
     platform.answers = {}
 
     by_order = await all_outcomes(world, 3)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,14 @@ def event(number: int, **fields: Any) -> bytes:
         **fields,
     }
     return orjson.dumps({name: value for name, value in whole.items() if value is not None})
+
+
+def just_now(number: int, **fields: Any) -> bytes:
+    """A charge that ended a moment ago: no deadline has passed."""
+    ended = datetime.now(UTC) - timedelta(seconds=2)
+    return event(
+        number, started_at=(ended - timedelta(hours=1)).isoformat(), ended_at=ended.isoformat(), **fields
+    )
 
 
 class World:
