@@ -13,6 +13,7 @@ from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Protocol
 
 from consumer.core.coupons import CouponRequest
@@ -194,14 +195,23 @@ class Delivery:
         self._begun = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
+        self._naps: set[asyncio.Timeout] = set()
 
     def hold(self) -> None:
-        """Begin no further record: those without a call so far wait, and are left to the next owner untouched."""
+        """Begin no further record: those without a call so far wait, and are left to the next owner untouched.
+
+        Those that were begun end soon: where they would have to wait between calls, they go to a retry topic.
+        """
         self._open.clear()
+        self._flow.hold()
+        now = asyncio.get_running_loop().time()
+        for nap in self._naps:
+            nap.reschedule(now)
 
     def release(self) -> None:
         """Begin records again."""
         self._open.set()
+        self._flow.release()
 
     async def quiet(self) -> None:
         """Until each record for which a call was made has ended."""
@@ -376,7 +386,9 @@ class Delivery:
                 if self._is_changed(delivery):
                     continue  # while it waited for its permit
                 if permit.set_aside:
-                    return self._set_aside(delivery, so_far, permit.waits_for, excused)
+                    if not delivery.progress.begun and not self._open.is_set():
+                        continue  # it is the next owner's
+                    return self._set_aside(delivery, so_far, permit.waits_for, excused, reply)
                 if not self._may_call(delivery.progress):
                     continue  # held while it waited for its permit
                 # Encoded here, so that waiting orders keep no bodies.
@@ -391,7 +403,8 @@ class Delivery:
             self._metrics.requests.labels(account, reply.label).inc()
             self._metrics.request_seconds.labels(account).observe(seconds)
             may_be_granted = may_be_granted or reply.ambiguous or (isinstance(end, Answered) and end.resent)
-            step = next_step(
+            decide = partial(
+                next_step,
                 reply,
                 calls + 1,
                 self._policy,
@@ -400,8 +413,12 @@ class Delivery:
                 deadline=_deadline(delivery.rules, delivery.order, record, reply.label, excused),
                 context=record.retry,
                 excused=excused,
-                in_budget=self._in_budget(account, reply, ended),
             )
+            step = decide(in_budget=self._in_budget(account, reply, ended) and self._open.is_set())
+            if isinstance(step, Again):
+                self._budgets[account].spend(ended)
+                if not await self._nap(step.after):
+                    step = decide(in_budget=False)
             if not isinstance(step, Stopped):
                 calls += 1
                 attempts = Attempts(attempts.count + 1, attempts.first_at or called_at, now, seconds)
@@ -413,9 +430,18 @@ class Delivery:
                 later = step if isinstance(step, Later) else None
                 return self._ended(delivery, end, reply, attempts, later)
             self._metrics.retries.labels(reply.label).inc()
-            if isinstance(step, Again):
-                self._budgets[account].spend(ended)
-                await self._sleep(step.after)
+
+    async def _nap(self, seconds: float) -> bool:
+        """False: cut short, since what was begun has to end now."""
+        try:
+            async with asyncio.timeout(None) as nap:
+                self._naps.add(nap)
+                await self._sleep(seconds)
+        except TimeoutError:
+            return False
+        finally:
+            self._naps.discard(nap)
+        return True
 
     def _is_changed(self, delivery: "_OrderDelivery") -> bool:
         """Its account or rule is not what it was: changed, on hold, gone. Other changes are for records to come."""
@@ -462,17 +488,22 @@ class Delivery:
         return progress.begun
 
     def _set_aside(
-        self, delivery: "_OrderDelivery", attempts: Attempts, wait: Wait, excused: float
+        self,
+        delivery: "_OrderDelivery",
+        attempts: Attempts,
+        wait: Wait,
+        excused: float,
+        reply: Reply | None,
     ) -> Resolution:
-        """The platform refuses its account, or fails for it, while others go on: it waits where it is in nobody's way."""
+        """It waits where it is in nobody's way: its account is refused while others go on, or the member drains."""
         now, context = self._clock(), delivery.base.record.retry
         return replace(
             delivery.base,
             outcome=Outcome.PLATFORM_FAILED,
             decided_at=now,
             attempts=attempts,
-            words=NO_WORDS if context is None else context.words,
-            label="" if context is None else context.label,
+            words=reply.words if reply else context.words if context else NO_WORDS,
+            label=reply.label if reply else context.label if context else "",
             later=self._policy.later(wait, now, context, excused=excused),
         )
 

@@ -98,6 +98,7 @@ class Flow:
         in_turn: accounts that wait for what all of them share; who comes now waits behind them.
         sets_aside: orders of a refused account need not wait here while other accounts go on:
             there are retry topics.
+        holding: nobody is to wait here now.
 
     """
 
@@ -120,6 +121,7 @@ class Flow:
         self.max_in_flight = max_in_flight
         self.in_flight = 0
         self.sets_aside = sets_aside
+        self.holding = False
         self.metrics = metrics
         self.monotonic = monotonic
         self.wall = wall
@@ -151,6 +153,7 @@ class Flow:
         for account, gate in list(self._gates.items()):
             if account not in self._accounts or account in changed:
                 gate.send_away()
+                gate.breaker.probe_now(self.monotonic())
             if account not in self._accounts:
                 self._gates.pop(account).forget()
         for account in {*self._accounts, *self._gates}:
@@ -175,6 +178,17 @@ class Flow:
         gate = self._gate(account)
         gate.breaker.probe_now(self.monotonic())
         gate.let_through()
+
+    def hold(self) -> None:
+        """Until `release`, who would have to wait is set aside instead, where there is somewhere else to wait."""
+        self.holding = self.sets_aside
+        if self.holding:
+            for gate in self._gates.values():
+                gate.send_away()
+
+    def release(self) -> None:
+        """Let orders wait here again."""
+        self.holding = False
 
     def permit(self, account: str) -> "Permit":
         """`async with flow.permit(account) as permit:` one call, then `permit.report(reply)`."""
@@ -391,7 +405,7 @@ class _Gate:
             self.let_through()
 
     def send_away(self) -> None:
-        """Who waits here gets no leave, and the next one may probe at once."""
+        """Who waits here gets no leave."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -400,7 +414,6 @@ class _Gate:
                 waiter.set_result(None)
         self.waiting.clear()
         self.held = None
-        self.breaker.probe_now(self.flow.monotonic())
 
     def forget(self) -> None:
         """Its account is no more; so are its metrics."""
@@ -418,6 +431,8 @@ class _Gate:
 
     async def wait(self) -> Pass | None:
         """Leave to call, once there is; None for an order that is set aside, or sent away."""
+        if self.flow.holding:
+            return None
         waiter: asyncio.Future[Pass | None] = asyncio.get_running_loop().create_future()
         self.waiting.append(waiter)
         if self.flow.in_turn and not self.open:

@@ -34,6 +34,8 @@ FAILED = Answered(200, b'{"code":"1500"}')
 DUPLICATE = Answered(200, b'{"code":"1403"}')
 REFUSED = Answered(401, b'{"code":"401"}')
 
+LATER = RetryPolicy(delays=(60, 300, 1800))
+
 
 @dataclass(frozen=True)
 class Account:
@@ -116,6 +118,7 @@ def setup(
     secrets: Mapping[str, str] = SECRETS,
     policy: RetryPolicy = RetryPolicy(),  # noqa: B008  # frozen
     accounts: Sequence[str] = ("main",),
+    probe_seconds: float = 0.01,
 ) -> Setup:
     metrics = Metrics(CollectorRegistry())
     flow = Flow(
@@ -123,7 +126,7 @@ def setup(
         accounts=accounts,
         metrics=metrics,
         sets_aside=bool(policy.delays),
-        probe_seconds=0.01,
+        probe_seconds=probe_seconds,
         adaptive=False,
     )
     slept: list[float] = []
@@ -648,6 +651,86 @@ async def test_while_held_a_begun_record_ends_and_no_other_is_begun() -> None:
     assert later.outcome is Outcome.GRANTED
 
 
+async def begun_and_waiting(gateway: ScriptedGateway, parts: Setup) -> asyncio.Task[tuple[Resolution, ...]]:
+    """A record that was called for once, and now waits between two calls."""
+    task = asyncio.create_task(parts.delivery.deliver(record(order("E1"))))
+    while not gateway.calls:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    return task
+
+
+async def sleep_for_ever(_seconds: float) -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize(
+    ("reply", "wait", "attempts"), [(FAILED, Wait.REPLY, 1), (REFUSED, Wait.STOP, 0)], ids=["backoff", "stop"]
+)
+async def test_while_held_who_waits_between_calls_goes_to_its_retry_topic_at_once(
+    reply: AttemptEnd, wait: Wait, attempts: int
+) -> None:
+    """A drain during an outage would else take all the time that it has, and let go in the end all the same."""
+    gateway = ScriptedGateway(reply)
+    parts = setup(gateway, policy=LATER, probe_seconds=3600)
+    parts.delivery._sleep = sleep_for_ever
+    waiting = await begun_and_waiting(gateway, parts)
+
+    parts.delivery.hold()
+    async with asyncio.timeout(30):
+        await parts.delivery.quiet()
+
+    (resolution,) = await waiting
+    assert len(gateway.calls) == 1
+    assert resolution.later is not None
+    assert (resolution.later.wait, resolution.attempts.count) == (wait, attempts)
+    assert resolution.label == ("1500" if reply is FAILED else "401")
+
+
+async def test_while_held_a_call_that_fails_is_not_made_again_within_seconds() -> None:
+    gateway = HangingGateway()
+    parts = setup(gateway, policy=LATER)
+    parts.delivery._sleep = sleep_for_ever
+    calling = asyncio.create_task(parts.delivery.deliver(record(order())))
+    await asyncio.sleep(0.01)
+
+    parts.delivery.hold()
+    gateway.end.set_result(FAILED)
+
+    (resolution,) = await asyncio.wait_for(calling, 30)
+    assert resolution.later is not None
+    assert resolution.attempts.count == 1
+
+
+async def test_while_held_who_waits_for_its_first_call_is_left_to_the_next_owner() -> None:
+    gateway = ScriptedGateway(REFUSED, GRANTED)
+    parts = setup(gateway, policy=LATER, probe_seconds=3600)
+    begun = await begun_and_waiting(gateway, parts)
+    untouched = asyncio.create_task(parts.delivery.deliver(record(order("E2", "粤BA1472"), offset=1)))
+    await asyncio.sleep(0)
+
+    parts.delivery.hold()
+    await begun
+    await asyncio.sleep(0.01)
+
+    assert not untouched.done()
+    parts.delivery.release()
+    parts.flow.probe_now("main")
+    (resolution,) = await asyncio.wait_for(untouched, 30)
+    assert resolution.outcome is Outcome.GRANTED
+
+
+async def test_without_retry_topics_a_drain_still_makes_the_calls_that_are_due() -> None:
+    gateway = ScriptedGateway(FAILED, GRANTED)
+    parts = setup(gateway)
+    waiting = await begun_and_waiting(gateway, parts)
+
+    parts.delivery.hold()
+
+    (resolution,) = await asyncio.wait_for(waiting, 30)
+    assert (resolution.outcome, resolution.attempts.count) == (Outcome.GRANTED, 2)
+
+
 async def test_a_record_that_is_cancelled_is_no_longer_waited_for() -> None:
     parts = setup(HangingGateway())
     task = asyncio.create_task(parts.delivery.deliver(record(order())))
@@ -659,14 +742,15 @@ async def test_a_record_that_is_cancelled_is_no_longer_waited_for() -> None:
 
 
 class HangingGateway:
+    def __init__(self) -> None:
+        self.end: asyncio.Future[AttemptEnd] = asyncio.get_running_loop().create_future()
+
     async def post(self, url: str, body: bytes) -> AttemptEnd:
-        await asyncio.sleep(3600)
-        raise AssertionError("never")
+        return await self.end
 
 
 # Later: an order that cannot end now waits in a retry topic.
 
-LATER = RetryPolicy(delays=(60, 300, 1800))
 NOT_ENTERED = Answered(200, b'{"code":"1002"}')
 
 

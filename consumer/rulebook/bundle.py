@@ -228,6 +228,11 @@ def explained(details: ErrorDetails, bundle: Bundle) -> Problem:
             message, remedy = f"`{given}` cannot stand here", _SPELLINGS[details["ctx"]["pattern"]]
         case "model_type" | "dict_type":
             message, remedy = f"{name} is no mapping", "give it keys and values"
+        case "list_type" | "tuple_type":
+            message, remedy = (
+                f"{name} is no list",
+                "write each of its entries on a line of its own after `- `",
+            )
         case _:
             what = details["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("Value ")
             suffix = f", not {shown(given)}" if isinstance(given, str | int | Decimal | None) else ""

@@ -203,6 +203,9 @@ class Member:
         self.process.wait()
 
     async def stop(self, seconds: float = 20) -> int:
-        """SIGTERM; its exit code. The gateway of the test goes on meanwhile."""
+        """SIGTERM; its exit code, with the end of its log where that is not 0. The gateway of the test goes on meanwhile."""
         self.process.send_signal(signal.SIGTERM)
-        return await asyncio.to_thread(self.process.wait, seconds)
+        code = await asyncio.to_thread(self.process.wait, seconds)
+        if code:
+            print(self.log_tail())
+        return code
