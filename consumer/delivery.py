@@ -24,6 +24,7 @@ from consumer.core.replies import Answered, AttemptEnd, NotSent, Reply, ReplyTab
 from consumer.core.retries import (
     Again,
     Done,
+    NextStep,
     RetryBudget,
     RetryPolicy,
     Stopped,
@@ -391,37 +392,15 @@ class Delivery:
                     return self._set_aside(delivery, so_far, permit.waits_for, excused, reply)
                 if not self._may_call(delivery.progress):
                     continue  # held while it waited for its permit
-                # Encoded here, so that waiting orders keep no bodies.
-                secret = self._secret(account, delivery.secret_name)
-                body = encode_form(delivery.request.parameters, secret)
-                called_at, started = self._clock(), self._monotonic()
-                end = await self._gateway.post(delivery.request.url or self._url, body)
-                ended = self._monotonic()
-                seconds, now = ended - started, self._clock()
-                reply = _without(delivery.rules.replies.classify(end, now), secret, delivery.order.plate)
-                permit.report(reply)
-            self._metrics.requests.labels(account, reply.label).inc()
-            self._metrics.request_seconds.labels(account).observe(seconds)
+                call = await self._call(delivery)
+                permit.report(call.reply)
+            end, reply = call.end, call.reply
             may_be_granted = may_be_granted or reply.ambiguous or (isinstance(end, Answered) and end.resent)
-            decide = partial(
-                next_step,
-                reply,
-                calls + 1,
-                self._policy,
-                self._random(),
-                now=now,
-                deadline=_deadline(delivery.rules, delivery.order, record, reply.label, excused),
-                context=record.retry,
-                excused=excused,
-            )
-            step = decide(in_budget=self._in_budget(account, reply, ended) and self._open.is_set())
-            if isinstance(step, Again):
-                self._budgets[account].spend(ended)
-                if not await self._nap(step.after):
-                    step = decide(in_budget=False)
+            step = await self._next_step(delivery, call, calls + 1, excused)
             if not isinstance(step, Stopped):
                 calls += 1
-                attempts = Attempts(attempts.count + 1, attempts.first_at or called_at, now, seconds)
+                first_at = attempts.first_at or call.began_at
+                attempts = Attempts(attempts.count + 1, first_at, call.ended_at, call.seconds)
             if isinstance(step, Done | Later):
                 ambiguous = may_be_granted and (
                     isinstance(step, Later) or reply.outcome is not Outcome.GRANTED
@@ -430,6 +409,42 @@ class Delivery:
                 later = step if isinstance(step, Later) else None
                 return self._ended(delivery, end, reply, attempts, later)
             self._metrics.retries.labels(reply.label).inc()
+
+    async def _call(self, delivery: "_OrderDelivery") -> "_Call":
+        """One request. It is encoded here, so that waiting orders keep no bodies."""
+        account = delivery.request.account
+        secret = self._secret(account, delivery.secret_name)
+        body = encode_form(delivery.request.parameters, secret)
+        began_at, started = self._clock(), self._monotonic()
+        end = await self._gateway.post(delivery.request.url or self._url, body)
+        seconds, ended_at = self._monotonic() - started, self._clock()
+        reply = _without(delivery.rules.replies.classify(end, ended_at), secret, delivery.order.plate)
+        self._metrics.requests.labels(account, reply.label).inc()
+        self._metrics.request_seconds.labels(account).observe(seconds)
+        return _Call(end, reply, began_at, ended_at, seconds)
+
+    async def _next_step(
+        self, delivery: "_OrderDelivery", call: "_Call", calls: int, excused: float
+    ) -> NextStep:
+        """What comes after a call. `Again` comes when its time has come."""
+        record, reply, account = delivery.base.record, call.reply, delivery.request.account
+        decide = partial(
+            next_step,
+            reply,
+            calls,
+            self._policy,
+            self._random(),
+            now=call.ended_at,
+            deadline=_deadline(delivery.rules, delivery.order, record, reply.label, excused),
+            context=record.retry,
+            excused=excused,
+        )
+        now = self._monotonic()
+        step = decide(in_budget=self._in_budget(account, reply, now) and self._open.is_set())
+        if not isinstance(step, Again):
+            return step
+        self._budgets[account].spend(now)
+        return step if await self._nap(step.after) else decide(in_budget=False)
 
     async def _nap(self, seconds: float) -> bool:
         """False: cut short, since what was begun has to end now."""
@@ -528,6 +543,17 @@ class Delivery:
             label=reply.label,
             later=later,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """How one request went."""
+
+    end: AttemptEnd
+    reply: Reply
+    began_at: datetime
+    ended_at: datetime
+    seconds: float
 
 
 @dataclass(slots=True)

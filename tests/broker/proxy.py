@@ -46,6 +46,7 @@ class Proxy:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._server.close()
+        await asyncio.sleep(0.01)  # whoever was accepted a moment ago is served by now
         self.cut()
         await asyncio.gather(*self._serving, return_exceptions=True)
 
@@ -79,21 +80,23 @@ class Proxy:
         task.add_done_callback(self._serving.discard)
         self.connections += 1
         number = self.connections
-        there_reader, there_writer = await asyncio.open_connection(self.host, self.port)
         asked: dict[int, int] = {}
-        ways = [
-            asyncio.ensure_future(self._requests(number, reader, there_writer, asked)),
-            asyncio.ensure_future(self._replies(number, there_reader, writer, asked)),
-        ]
+        ends, ways = [writer], []
         try:
+            there_reader, there_writer = await asyncio.open_connection(self.host, self.port)
+            ends.append(there_writer)
+            ways = [
+                asyncio.ensure_future(self._requests(number, reader, there_writer, asked)),
+                asyncio.ensure_future(self._replies(number, there_reader, writer, asked)),
+            ]
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, OSError):
             writer.transport.abort()
         finally:
             for way in ways:
                 way.cancel()
             await asyncio.gather(*ways, return_exceptions=True)
-            for end in (writer, there_writer):
+            for end in ends:
                 end.close()
                 with contextlib.suppress(OSError):
                     await end.wait_closed()
