@@ -25,10 +25,11 @@ The path of one record::
    is cut off anywhere, none of it is visible, and the next owner goes on from where this one was.
    (`guarantee: at_least_once` writes outcomes first and offsets after: `publishing.PlainWriter`.)
 
-Beside the path: `waiting` gets the service to a Kafka that is not there yet (`connection`,
-`certificates`: TLS and SASL), `link` speaks to Kafka's coordinators, `selfcheck` looks at the
-machine first, `topics` at what Kafka must offer. `replay` sends dead letters back to where the
-path begins, each once (`core.letters`). `lookup` finds one record, to be explained.
+Beside the path: `credentials` follows the files of secrets and certificates, `waiting` gets the
+service to a Kafka that is not there yet (`connection`, `certificates`: TLS and SASL), `link` speaks
+to Kafka's coordinators, `selfcheck` looks at the machine first, `topics` at what Kafka must offer.
+`replay` sends dead letters back to where the path begins, each once (`core.letters`). `lookup`
+finds one record, to be explained.
 
 Imports point down: `cli -> service -> intake -> delivery -> core`; `gateway`, `ledger`, `flow`,
 `metrics`, `web` and `rulebook` are siblings that `service` builds and passes in. Everything in

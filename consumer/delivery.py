@@ -20,7 +20,7 @@ from consumer.core.coupons import CouponRequest
 from consumer.core.errors import ConfigurationError, Problem
 from consumer.core.events import NO_ATTEMPTS, NO_WORDS, Attempts, Order, Record, Wait
 from consumer.core.outcomes import Finding, Later, Outcome, Reason, Resolution
-from consumer.core.replies import Answered, AttemptEnd, NotSent, Reply, ReplyTable
+from consumer.core.replies import Answered, AttemptEnd, NotSent, Reply, ReplyTable, Then
 from consumer.core.retries import (
     Again,
     Done,
@@ -32,7 +32,7 @@ from consumer.core.retries import (
     next_step,
 )
 from consumer.core.signing import encode_form
-from consumer.flow import Flow
+from consumer.flow import Flow, Permit
 from consumer.gateway import Gateway
 from consumer.metrics import Metrics
 
@@ -170,6 +170,7 @@ class Delivery:
         flow: Flow,
         gateway: Gateway,
         secrets: Mapping[str, str],
+        read_again: Callable[[str], Awaitable[None]] | None = None,
         policy: RetryPolicy,
         url: str,
         metrics: Metrics,
@@ -178,10 +179,12 @@ class Delivery:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         random: Callable[[], float] = random.random,  # jitter, not cryptography
     ) -> None:
+        """`read_again` brings one of the `secrets` up to date; None where they never change."""
         self._rules = rules
         self._flow = flow
         self._gateway = gateway
         self._secrets = secrets
+        self._read_again = read_again
         self._policy = policy
         self._url = url
         self._metrics = metrics
@@ -392,8 +395,7 @@ class Delivery:
                     return self._set_aside(delivery, so_far, permit.waits_for, excused, reply)
                 if not self._may_call(delivery.progress):
                     continue  # held while it waited for its permit
-                call = await self._call(delivery)
-                permit.report(call.reply)
+                call = await self._call(delivery, permit)
             end, reply = call.end, call.reply
             may_be_granted = may_be_granted or reply.ambiguous or (isinstance(end, Answered) and end.resent)
             step = await self._next_step(delivery, call, calls + 1, excused)
@@ -410,7 +412,7 @@ class Delivery:
                 return self._ended(delivery, end, reply, attempts, later)
             self._metrics.retries.labels(reply.label).inc()
 
-    async def _call(self, delivery: "_OrderDelivery") -> "_Call":
+    async def _call(self, delivery: "_OrderDelivery", permit: Permit) -> "_Call":
         """One request. It is encoded here, so that waiting orders keep no bodies."""
         account = delivery.request.account
         secret = self._secret(account, delivery.secret_name)
@@ -421,13 +423,26 @@ class Delivery:
         reply = _without(delivery.rules.replies.classify(end, ended_at), secret, delivery.order.plate)
         self._metrics.requests.labels(account, reply.label).inc()
         self._metrics.request_seconds.labels(account).observe(seconds)
-        return _Call(end, reply, began_at, ended_at, seconds)
+        outdated = await self._was_outdated(delivery.secret_name, secret, reply)
+        if not outdated:
+            permit.report(reply)
+        return _Call(end, reply, began_at, ended_at, seconds, outdated)
+
+    async def _was_outdated(self, name: str, secret: str, reply: Reply) -> bool:
+        """Whether the platform refused a call for its secret, and there is another one by now."""
+        if reply.then is not Then.STOP or reply.is_redirect:
+            return False
+        if self._read_again is not None and self._secrets[name] == secret:
+            await self._read_again(name)
+        return self._secrets[name] != secret
 
     async def _next_step(
         self, delivery: "_OrderDelivery", call: "_Call", calls: int, excused: float
     ) -> NextStep:
         """What comes after a call. `Again` comes when its time has come."""
         record, reply, account = delivery.base.record, call.reply, delivery.request.account
+        if call.outdated:
+            self._flow.probe_now(account)  # if this was the probe, it has told nothing
         decide = partial(
             next_step,
             reply,
@@ -547,13 +562,19 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """How one request went."""
+    """How one request went.
+
+    Attributes:
+        outdated: it was refused for a secret that is another one by now.
+
+    """
 
     end: AttemptEnd
     reply: Reply
     began_at: datetime
     ended_at: datetime
     seconds: float
+    outdated: bool
 
 
 @dataclass(slots=True)

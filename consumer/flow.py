@@ -595,7 +595,7 @@ _STATES: Mapping[State, int] = {State.CLOSED: 0, State.CLOSING: 1, State.HALF_OP
 
 
 def _remedy(account: str, reply: Reply) -> str:
-    if reply.label.startswith("3"):
+    if reply.is_redirect:
         return (
             f"the gateway's URL answers with a redirect: set the URL that account {account!r} shall post to"
         )

@@ -29,6 +29,7 @@ _HEADERS = {
 _NOT_SENT = (
     aiohttp.ConnectionTimeoutError,
     aiohttp.ClientConnectorError,
+    aiohttp.ClientHttpProxyError,
     aiohttp.InvalidURL,
     aiohttp.NonHttpUrlClientError,
 )
@@ -56,15 +57,15 @@ class HttpGateway:
         lifetime_seconds: float = 60.0,
         tls: Callable[[], ssl.SSLContext | None] = lambda: None,
         proxy: str | None = None,
-        proxy_credentials: str | None = None,
+        proxy_credentials: Callable[[], str | None] = lambda: None,
         on_date: Callable[[str], None] = lambda _date: None,
     ) -> None:
         """Times in seconds: to connect, of silence while a reply is awaited or read, of a whole call.
 
         After `lifetime_seconds` a connection takes no more calls: a name that leads elsewhere by then, and files
         that `tls` reads, are heeded. `tls` gives None for the system's CAs, and raises OSError or ValueError for
-        files that cannot be used: then the ones before are kept. `proxy_credentials` is `user:password`; `on_date`
-        is told the `Date` of each reply as it comes.
+        files that cannot be used: then the ones before are kept. `proxy_credentials` gives `user:password`;
+        `on_date` is told the `Date` of each reply as it comes.
         """
         self._timeout = aiohttp.ClientTimeout(
             total=total_seconds, connect=connect_seconds, sock_read=read_seconds
@@ -73,7 +74,7 @@ class HttpGateway:
         self._lifetime_seconds = lifetime_seconds
         self._tls = tls
         self._proxy = proxy
-        self._proxy_headers = _authorization(proxy_credentials)
+        self._proxy_credentials = proxy_credentials
         self._on_date = on_date
         self._context: ssl.SSLContext | None = None
         self._pool: _Pool | None = None
@@ -109,6 +110,11 @@ class HttpGateway:
         assert end is not None, "only a first sending can be stale"
         return end
 
+    def renew(self) -> None:
+        """Certificates or credentials are others now: the next call gets a connection of its own."""
+        if self._pool is not None:
+            self._pool.retires_at = 0.0
+
     def _current_pool(self) -> "_Pool":
         """The connections for a new call; those that have lived long enough end with the calls under way."""
         pool = self._pool
@@ -137,7 +143,8 @@ class HttpGateway:
         )
         # Not all members of a fleet at the same moment.
         lifetime = self._lifetime_seconds * random.uniform(0.8, 1.0)  # noqa: S311  # jitter, not cryptography
-        return _Pool(session, asyncio.get_running_loop().time() + lifetime)
+        retires_at = asyncio.get_running_loop().time() + lifetime
+        return _Pool(session, retires_at, _authorization(self._proxy_credentials()))
 
     async def _try(
         self, pool: "_Pool", url: str, body: bytes, connection: "_Connection"
@@ -150,7 +157,7 @@ class HttpGateway:
                 data=body,
                 allow_redirects=False,
                 proxy=self._proxy,
-                proxy_headers=self._proxy_headers,
+                proxy_headers=pool.proxy_headers,
                 trace_request_ctx=connection,
             ) as response:
                 self._on_date(response.headers.get("Date", ""))
@@ -188,13 +195,17 @@ class _Pool:
 
     Attributes:
         retires_at: on the event loop's clock; from then on it takes no more calls.
+        proxy_headers: of each request that goes through a proxy.
         calls: under way.
     """
 
-    __slots__ = ("calls", "opened_at", "retires_at", "session")
+    __slots__ = ("calls", "opened_at", "proxy_headers", "retires_at", "session")
 
-    def __init__(self, session: aiohttp.ClientSession, retires_at: float) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, retires_at: float, proxy_headers: dict[str, str] | None
+    ) -> None:
         self.session = session
+        self.proxy_headers = proxy_headers
         self.opened_at = asyncio.get_running_loop().time()
         self.retires_at = retires_at
         self.calls = 0

@@ -49,6 +49,13 @@ class Metrics:
             registry=registry,
         )
 
+        self.secrets_reloads = Counter(
+            "coupon_secrets_reloads",
+            "Secrets whose file changed, by what came of it: loaded, or kept as it was.",
+            ["result"],
+            registry=registry,
+        )
+
         self.records = Counter(
             "coupon_records", "Records taken in from the events topics.", ["topic"], registry=registry
         )

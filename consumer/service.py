@@ -13,13 +13,14 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry
 
-from consumer import __version__, certificates, intake, ledger, logs
+from consumer import __version__, certificates, intake, ledger
 from consumer.core.errors import BrokerUnavailableError, ConfigurationError, Problem
 from consumer.core.offsets import Tracker
 from consumer.core.outcomes import OutcomeContext
 from consumer.core.rates import Share
 from consumer.core.retries import RetryPolicy
 from consumer.core.rules import RuleBook
+from consumer.credentials import Credentials
 from consumer.delivery import Delivery
 from consumer.flow import FleetBounds, Flow
 from consumer.gateway import HttpGateway
@@ -64,7 +65,19 @@ class Service:
         self.rules = rules
         self.metrics = Metrics(registry if registry is not None else CollectorRegistry())
         self.port: int | None = None
-        self._secrets = self._fitting(rules)
+        way = settings.gateway
+        ways_secrets = [name for name in (way.key_password, way.proxy_credentials) if name]
+        certificates = [file for file in (way.ca_file, way.certificate_file, way.key_file) if file]
+        self._way = {*ways_secrets, *map(str, certificates)}
+        self._credentials = Credentials(
+            settings.secret,
+            self.metrics,
+            needed=lambda: {*ways_secrets, *_signing(self.rules)},
+            certificates=certificates,
+            on_change=self._heed,
+        )
+        self._credentials.use(self._fitting(rules) | {name: settings.secret(name) for name in ways_secrets})
+        self._gateway: HttpGateway | None = None
         self._privacy = settings.plate_privacy()
         self._intake: Intake | None = None
         self._flow = Flow(
@@ -101,7 +114,7 @@ class Service:
         async with AsyncExitStack() as stack:
             web = WebServer(settings.web.host, settings.web.port, registry=self.metrics.registry, health=self)
             self.port = (await stack.enter_async_context(web)).port
-            gateway = await stack.enter_async_context(
+            self._gateway = gateway = await stack.enter_async_context(
                 HttpGateway(
                     connect_seconds=settings.gateway.connect_timeout,
                     read_seconds=settings.gateway.read_timeout,
@@ -110,7 +123,7 @@ class Service:
                     lifetime_seconds=settings.gateway.connection_lifetime,
                     tls=self._gateway_tls,
                     proxy=settings.gateway.proxy,
-                    proxy_credentials=self._gateway_secret(settings.gateway.proxy_credentials),
+                    proxy_credentials=lambda: self._gateway_secret(settings.gateway.proxy_credentials),
                     on_date=Clock().note,
                 )
             )
@@ -122,8 +135,10 @@ class Service:
                 accounts=sorted(self.rules.accounts),
                 port=self.port,
             )
-            for work in (self._watch_loop(), *((self._watcher.run(),) if self._watcher else ())):
-                await stack.enter_async_context(_beside(work))
+            await stack.enter_async_context(_beside(self._watch_loop()))
+            await stack.enter_async_context(_beside(self._credentials.watch()))
+            if self._watcher is not None:
+                await stack.enter_async_context(_beside(self._watcher.run()))
             while kafka := await Kafka.reach(settings, self._waiting, self._stopping):
                 await self._serve(kafka, gateway)
         log.info("service.stopped")
@@ -137,7 +152,7 @@ class Service:
         return certificates.context(gateway.ca_file, gateway.certificate_file, gateway.key_file, password)
 
     def _gateway_secret(self, name: str | None) -> str | None:
-        return None if name is None else self.settings.secret(name)
+        return None if name is None else self._credentials.secrets[name]
 
     # -- Kafka ----------------------------------------------------------------------------------------
 
@@ -186,7 +201,8 @@ class Service:
             rules=lambda: self.rules,
             flow=self._flow,
             gateway=gateway,
-            secrets=self._secrets,
+            secrets=self._credentials.secrets,
+            read_again=self._credentials.read_again,
             policy=RetryPolicy(
                 max_attempts_now=settings.retries.max_attempts_now,
                 base_seconds=settings.retries.base,
@@ -252,17 +268,9 @@ class Service:
         changed = {
             name for name, account in rules.accounts.items() if before.get(name) not in (None, account)
         }
-        corrected = {
-            name
-            for name, account in rules.accounts.items()
-            if self._secrets.get(account.secret) != secrets[account.secret]
-        }
-        logs.hide_also(secrets.values())
         self.rules = rules
-        self._secrets.update(secrets)  # those of others stay: some calls under way may still need them
         self._flow.use_accounts(rules.accounts, changed)
-        for name in corrected - changed:
-            self._flow.probe_now(name)
+        self._heed(self._credentials.use(secrets))
         self.metrics.rules.clear()
         self.metrics.rules.labels(rules.hash).set(1)
         if self._intake is not None:
@@ -270,7 +278,7 @@ class Service:
 
     def _fitting(self, rules: RuleBook) -> dict[str, str]:
         """The secrets of these rules, which fit the settings."""
-        names = [account.secret for account in rules.accounts.values()]
+        names = _signing(rules)
         problems = [
             Problem(
                 f"kafka.topics.events: {topic}",
@@ -287,6 +295,14 @@ class Service:
         if problems:
             raise ConfigurationError(problems)
         return {name: self.settings.secret(name) for name in names}
+
+    def _heed(self, changed: Collection[str]) -> None:
+        """Other secrets, by name, or certificates, by path: what they may have been the cause of is tried at once."""
+        for name, account in self.rules.accounts.items():
+            if account.secret in changed:
+                self._flow.probe_now(name)
+        if self._gateway is not None and not self._way.isdisjoint(changed):
+            self._gateway.renew()
 
     # -- Watching -------------------------------------------------------------------------------------
 
@@ -345,6 +361,11 @@ class Service:
             "waiting_for": self._waiting.what or (room.trouble if room else None),
         }
         return bool(details["joined"]) and not self._stopping.is_set(), details
+
+
+def _signing(rules: RuleBook) -> list[str]:
+    """Names of the secrets that sign."""
+    return list(dict.fromkeys(account.secret for account in rules.accounts.values()))
 
 
 @asynccontextmanager

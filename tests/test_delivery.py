@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 from aiohttp import web
@@ -116,6 +117,7 @@ def setup(
     url: str = "http://gateway/event",
     max_in_flight: int = 100,
     secrets: Mapping[str, str] = SECRETS,
+    read_again: Callable[[str], Awaitable[None]] | None = None,
     policy: RetryPolicy = RetryPolicy(),  # noqa: B008  # frozen
     accounts: Sequence[str] = ("main",),
     probe_seconds: float = 0.01,
@@ -141,6 +143,7 @@ def setup(
         flow=flow,
         gateway=gateway,
         secrets=secrets,
+        read_again=read_again,
         policy=policy,
         url=url,
         metrics=metrics,
@@ -354,6 +357,84 @@ async def test_an_order_at_the_stop_line_meets_a_corrected_secret() -> None:
     (resolution,) = await asyncio.wait_for(parts.delivery.deliver(record(order())), 30)
 
     assert resolution.outcome is Outcome.GRANTED
+
+
+class Exchanged:
+    """Secrets in files, and a platform that knows one of them. Each time they are read again `on_file` is taken over."""
+
+    def __init__(self, valid: str, on_file: str) -> None:
+        self.secrets = {"main-secret": "old"}
+        self.valid, self.on_file = valid, on_file
+        self.read = 0
+        self.answers: list[str] = []
+
+    async def read_again(self, name: str) -> None:
+        self.read += 1
+        await asyncio.sleep(0)
+        self.secrets[name] = self.on_file
+
+    async def post(self, url: str, body: bytes) -> AttemptEnd:
+        form = {name: values[0] for name, values in parse_qs(body.decode()).items()}
+        signature = form.pop("sign")
+        await asyncio.sleep(0)
+        self.answers.append("granted" if signature == sign(form, self.valid) else "refused")
+        return GRANTED if self.answers[-1] == "granted" else REFUSED
+
+    def setup(self) -> Setup:
+        return setup(self, secrets=self.secrets, read_again=self.read_again)
+
+
+async def test_a_secret_that_was_exchanged_is_read_again_before_the_account_counts_as_refused() -> None:
+    platform = Exchanged(valid="new", on_file="new")
+    parts = platform.setup()
+
+    resolutions = [await parts.delivery.deliver(record(order(f"E{number}"))) for number in range(3)]
+
+    assert platform.answers == ["refused", "granted", "granted", "granted"]
+    assert platform.read == 1
+    assert [resolution.attempts.count for (resolution,) in resolutions] == [1, 1, 1]
+    assert parts.value("coupon_breaker_opened_total", account="main", why="stop") == 0
+    assert parts.value("coupon_config_alarm", account="main") == 0
+
+
+async def test_calls_that_were_under_way_while_the_secret_was_exchanged_are_made_again() -> None:
+    platform = Exchanged(valid="new", on_file="new")
+    parts = platform.setup()
+
+    ends = await asyncio.gather(
+        *(parts.delivery.deliver(record(order(f"E{number}", f"P{number}"))) for number in range(20))
+    )
+
+    assert {resolution.outcome for (resolution,) in ends} == {Outcome.GRANTED}
+    assert Counter(platform.answers) == {"refused": 20, "granted": 20}
+    assert parts.value("coupon_breaker_opened_total", account="main", why="stop") == 0
+
+
+async def test_a_secret_that_is_as_it_was_stops_the_line_and_the_probe_finds_the_new_one_by_itself() -> None:
+    platform = Exchanged(valid="new", on_file="old")
+    parts = platform.setup()
+    delivering = asyncio.create_task(parts.delivery.deliver(record(order())))
+    async with asyncio.timeout(30):
+        while parts.value("coupon_config_alarm", account="main") != 1:  # noqa: ASYNC110  # a metric sets no event
+            await asyncio.sleep(0.001)
+
+    platform.on_file = "new"
+    (resolution,) = await asyncio.wait_for(delivering, 30)
+
+    assert (resolution.outcome, resolution.attempts.count) == (Outcome.GRANTED, 1)
+    assert parts.value("coupon_breaker_opened_total", account="main", why="stop") == 1
+    assert parts.value("coupon_config_alarm", account="main") == 0
+
+
+async def test_a_redirect_says_nothing_of_the_secret() -> None:
+    platform = Exchanged(valid="new", on_file="new")
+    gateway = ScriptedGateway(Answered(302, b""), GRANTED)
+    parts = setup(gateway, secrets=platform.secrets, read_again=platform.read_again)
+
+    await parts.delivery.deliver(record(order()))
+
+    assert platform.read == 0
+    assert parts.value("coupon_breaker_opened_total", account="main", why="stop") == 1
 
 
 # Keys.

@@ -5,12 +5,14 @@ said of the Protocol: whoever is in `CLIENTS` has to pass.
 """
 
 import asyncio
+import contextlib
 import gzip
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 from aiohttp import web
@@ -24,7 +26,15 @@ from tests.pki import Authority
 CLIENTS = {"aiohttp": HttpGateway}
 
 OK = b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"code":"1001"}'
-Client = Callable[..., AbstractAsyncContextManager[Gateway]]
+
+
+class OpenGateway(Gateway, Protocol):
+    """What the service needs of it."""
+
+    def renew(self) -> None: ...
+
+
+Client = Callable[..., AbstractAsyncContextManager[OpenGateway]]
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -616,10 +626,77 @@ async def test_a_proxy_is_asked_for_the_platform_with_its_credentials(client: Cl
 
     async with (
         raw_server(proxy) as url,
-        client(proxy=url.removesuffix("/event"), proxy_credentials="us:a word") as gateway,
+        client(proxy=url.removesuffix("/event"), proxy_credentials=lambda: "us:a word") as gateway,
     ):
         end = await gateway.post("http://platform.example/gate", b"a=1")
 
     assert end == Answered(200, b'{"code":"1001"}')
     assert heads[0].startswith(b"POST http://platform.example/gate HTTP/1.1\r\n")
     assert b"Proxy-Authorization: Basic dXM6YSB3b3Jk" in heads[0]
+
+
+async def test_other_certificates_and_credentials_count_from_the_next_call_on(
+    client: Client, tmp_path: Path
+) -> None:
+    """Calls under way end on their connections; no call meets both."""
+    ours = Authority(tmp_path, "ours")
+    old, new = ours.issue("old"), ours.issue("new")
+    chosen = [old]
+    seen: list[str] = []
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def who_is_it(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        subject = dict(pair for (pair,) in writer.get_extra_info("peercert")["subject"])
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while True:
+                body = await read_request(reader)
+                seen.append(f"{body.decode()} {subject['commonName']}")
+                if body == b"slow":
+                    begun.set()
+                    await go.wait()
+                writer.write(OK)
+        writer.close()
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*ours.issue("server", "localhost"))
+    context.load_verify_locations(ours.ca)
+    context.verify_mode = ssl.CERT_REQUIRED
+    async with (
+        await asyncio.start_server(who_is_it, "127.0.0.1", 0, ssl=context) as server,
+        client(tls=lambda: certificates.context(ours.ca, *chosen[0])) as gateway,
+    ):
+        url = f"https://localhost:{server.sockets[0].getsockname()[1]}/event"
+        slow = asyncio.create_task(gateway.post(url, b"slow"))
+        await begun.wait()
+        chosen[0] = new
+        await gateway.post(url, b"before")
+        gateway.renew()
+        await gateway.post(url, b"after")
+        go.set()
+
+        assert isinstance(await slow, Answered)
+
+    assert seen == ["slow old", "before old", "after new"]
+
+
+async def test_what_a_proxy_refuses_to_lead_on_was_certainly_not_sent(client: Client, tmp_path: Path) -> None:
+    heads: list[bytes] = []
+
+    async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+
+    credentials = ["us:old"]
+    async with (
+        raw_server(proxy, proxy) as url,
+        client(proxy=url.removesuffix("/event"), proxy_credentials=lambda: credentials[0]) as gateway,
+    ):
+        first = await gateway.post("https://platform.example/gate", b"a=1")
+        credentials[0] = "us:new"
+        gateway.renew()
+        await gateway.post("https://platform.example/gate", b"a=1")
+
+    assert isinstance(first, NotSent)
+    assert b"Proxy-Authorization: Basic dXM6b2xk" in heads[0]
+    assert b"Proxy-Authorization: Basic dXM6bmV3" in heads[1]

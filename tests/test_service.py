@@ -1,11 +1,14 @@
 """What the service does with rules that come while it runs: only those that fit its settings, all at once."""
 
+import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from consumer import rulebook
 from consumer.core.errors import ConfigurationError
+from consumer.core.replies import Answered, ReplyTable
 from consumer.service import Service
 from consumer.settings import load_settings
 
@@ -66,7 +69,7 @@ def test_a_new_accounts_secret_is_looked_up(service: Service, tmp_path: Path) ->
     service._use(book)
 
     assert service.rules is book
-    assert service._secrets == {"main": "the first secret", "other": "another secret"}
+    assert service._credentials.secrets == {"main": "the first secret", "other": "another secret"}
 
 
 def test_a_corrected_secret_is_read_with_the_rules(service: Service, tmp_path: Path) -> None:
@@ -74,7 +77,29 @@ def test_a_corrected_secret_is_read_with_the_rules(service: Service, tmp_path: P
 
     service._use(rulebook.parse(RULES))
 
-    assert service._secrets == {"main": "the right secret"}
+    assert service._credentials.secrets == {"main": "the right secret"}
+
+
+async def test_a_refused_account_is_tried_at_once_when_its_secret_was_exchanged(
+    service: Service, tmp_path: Path
+) -> None:
+    refused = ReplyTable.defaults().classify(Answered(401, b'{"code":"401"}'), datetime.now(UTC))
+    async with service._flow.permit("main") as permit:
+        permit.report(refused)
+    assert service.ready()[1]["halted_accounts"] == {"main": "401"}
+
+    async def probe() -> None:
+        async with service._flow.permit("main"):
+            pass
+
+    probing = asyncio.create_task(probe())
+    await asyncio.sleep(0.05)
+    assert not probing.done(), "the next probe is due in half a minute"
+
+    (tmp_path / "secrets" / "main").write_text("the right secret")
+    await service._credentials.read_again("main")
+
+    await asyncio.wait_for(probing, 5)
 
 
 def test_rules_that_read_a_topic_no_more_are_refused(service: Service) -> None:

@@ -93,6 +93,11 @@ class Reply:
         """The platform's trouble, and not something about the order or the account."""
         return self.outcome is Outcome.PLATFORM_FAILED and self.then is not Then.STOP
 
+    @property
+    def is_redirect(self) -> bool:
+        """Another URL may answer."""
+        return self.label.startswith("3")
+
 
 @dataclass(frozen=True, slots=True)
 class ReplyRow:
