@@ -40,7 +40,9 @@ class BreakerPolicy:
             a thousand a second, do not hide that there are none now.
         least_calls: with fewer it does not open; `least_closing` while it closes.
         failure_share: share of failures among them that opens it.
-        probe_seconds, probe_cap_seconds: the first wait for a probe after failures, which doubles, and its end.
+        probe_seconds, probe_cap_seconds: the first time between two probes after failures, which doubles, and
+            its end: so soon after the platform's return it is noticed.
+        retry_after_cap_seconds: a longer wait, for which the platform asks, is cut.
         stop_seconds, stop_cap_seconds: the same after a stop.
         first_allowance: calls in flight when it begins to close.
         growth: what each good answer then adds to them; a failure takes twice as much.
@@ -54,7 +56,8 @@ class BreakerPolicy:
     least_closing: int = 5
     failure_share: float = 0.5
     probe_seconds: float = 1.0
-    probe_cap_seconds: float = 30.0
+    probe_cap_seconds: float = 4.0
+    retry_after_cap_seconds: float = 30.0
     stop_seconds: float = 30.0
     stop_cap_seconds: float = 300.0
     first_allowance: float = 1.0
@@ -101,6 +104,7 @@ class Breaker:
         self._failed = 0
         self._wait = 0.0
         self._probe_at = 0.0
+        self._probe_began = 0.0
         self._allowance = 0.0
         self._out = 0
         self._stopped_since = 0.0
@@ -121,6 +125,7 @@ class Breaker:
         assert self.ready(now), "ask first whether it is ready"
         if self.state is State.OPEN:
             self.state = State.HALF_OPEN
+            self._probe_began = now
             return Pass(self._pass.epoch, probe=True)
         self._out += 1
         return self._pass
@@ -171,7 +176,7 @@ class Breaker:
         else:
             self._wait = min(self._wait * 2, policy.probe_cap_seconds)
         opened = self.state is State.CLOSED
-        self._open(Why.FAILURES, now, min(retry_after, policy.probe_cap_seconds))
+        self._open(Why.FAILURES, now, min(retry_after, policy.retry_after_cap_seconds))
         return opened
 
     def succeed(self, leave: Pass, now: float) -> bool:
@@ -227,8 +232,10 @@ class Breaker:
             ends.clear()
 
     def _open(self, why: Why, now: float, at_least: float = 0.0) -> None:
+        # The time that a probe took, if nobody answered, is waiting enough.
+        since = self._probe_began if self.state is State.HALF_OPEN and why is Why.FAILURES else now
         self.state, self.shut, self.why = State.OPEN, True, why
-        self._probe_at = now + max(self._wait, at_least)
+        self._probe_at = max(since + self._wait, now + at_least)
         self._move()
 
     def _close(self, now: float) -> None:

@@ -190,7 +190,15 @@ def test_calls_sent_before_it_opened_say_nothing() -> None:
 def test_failed_probes_wait_twice_as_long_each_time_up_to_the_cap() -> None:
     breaker = failing()
 
-    assert waits(breaker, breaker.fail, 7) == [1, 2, 4, 8, 16, 30, 30]
+    assert waits(breaker, breaker.fail, 5) == [1, 2, 4, 4, 4]
+
+
+def test_a_probe_that_is_not_answered_has_waited_long_enough() -> None:
+    breaker = failing()
+    breaker.fail(leave(breaker, 1), 2.5)
+    assert breaker.probe_in(2.5) == 0.5, "two seconds after the first one began"
+    breaker.fail(leave(breaker, 3), 13)
+    assert breaker.probe_in(13) == 0
 
 
 def test_a_retry_after_lengthens_the_wait_for_the_next_probe_up_to_the_cap() -> None:
