@@ -246,11 +246,31 @@ class _Assignor(RoundRobinPartitionAssignor):
 
 
 class GroupConsumer(AIOKafkaConsumer):
-    """aiokafka's consumer, which also tells its membership."""
+    """aiokafka's consumer, which also tells its membership.
+
+    Its fetcher awaits tasks that it has just cancelled, and takes the CancelledError of one that had not
+    begun for its own: it ends without a word, or the consumer does not get any further in closing.
+    """
 
     def __init__(self, *topics: str, **options: Any) -> None:
         self._assignor = _Assignor()
         super().__init__(*topics, partition_assignment_strategy=(self._assignor,), **options)
+
+    async def getmany(
+        self, *partitions: TopicPartition, **options: Any
+    ) -> Mapping[TopicPartition, Sequence[Any]]:
+        """Raises BrokerUnavailableError where nothing would come any more."""
+        if self._fetcher._fetch_task.done():  # noqa: SLF001 - aiokafka offers no accessor
+            raise BrokerUnavailableError("the consumer's fetcher has ended: a new consumer is needed")
+        found: Mapping[TopicPartition, Sequence[Any]] = await super().getmany(*partitions, **options)
+        return found
+
+    async def stop(self) -> None:
+        """Leaves the group and closes all connections, whatever goes wrong on the way."""
+        try:
+            await super().stop()
+        finally:
+            await self._client.close()
 
     def membership(self) -> Membership:
         """As of now. Call it in `on_partitions_assigned` only: later it is the next assignment's."""

@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from aiokafka import AIOKafkaProducer
 
+from consumer.core.errors import BrokerUnavailableError
 from consumer.sandbox.gateway import SandboxGateway
+from consumer.settings import load_settings
+from consumer.waiting import Kafka, Waiting
 from tests.broker.kafka import Topics, produce
 from tests.broker.world import APP_ID, SECRET, World, event
 
@@ -82,3 +86,42 @@ async def test_a_new_group_begins_at_the_first_record_of_a_time(world: World) ->
         f"ORDER{number:08}" for number in range(30, 40)
     ]
     assert await member.stop() == 0
+
+
+@pytest.fixture
+async def kafka(world: World) -> AsyncIterator[Kafka]:
+    """A consumer in the group, in this process."""
+    kafka = await Kafka.reach(load_settings(world.settings, {}), Waiting(), asyncio.Event())
+    assert kafka is not None
+    kafka.consumer.subscribe([world.topics.events])
+    while not kafka.consumer.assignment():
+        await kafka.consumer.getmany(timeout_ms=50)
+    try:
+        yield kafka
+    finally:
+        await kafka.close()
+
+
+async def test_a_cancellation_within_aiokafka_does_not_end_us_while_it_is_closed(kafka: Kafka) -> None:
+    """The process would end with an exit code of 1, and its connections would stay open."""
+    not_begun = (
+        asyncio.get_running_loop().create_future()
+    )  # a request's task that has not begun is no more than that
+    kafka.consumer._fetcher._pending_tasks.add(not_begun)
+
+    with structlog.testing.capture_logs() as lines:
+        await kafka.close()
+
+    assert [line["problem"] for line in lines if line["event"] == "service.kafka_not_closed"] == [
+        "aiokafka cancelled it"
+    ]
+    assert not any(connection.connected() for connection in kafka.consumer._client._conns.values())
+
+
+async def test_a_fetcher_that_ended_is_noticed_at_the_next_poll(kafka: Kafka) -> None:
+    fetcher = kafka.consumer._fetcher._fetch_task
+    fetcher.cancel()  # as it does to itself
+    await asyncio.wait([fetcher])
+
+    with pytest.raises(BrokerUnavailableError, match="a new consumer is needed"):
+        await kafka.consumer.getmany(timeout_ms=50)
