@@ -29,7 +29,7 @@ Beside the path: `credentials` follows the files of secrets and certificates, `w
 service to a Kafka that is not there yet (`connection`, `certificates`: TLS and SASL), `link` speaks
 to Kafka's coordinators, `selfcheck` looks at the machine first, `topics` at what Kafka must offer.
 `replay` sends dead letters back to where the path begins, each once (`core.letters`). `lookup`
-finds one record, to be explained.
+finds records, to be explained and compared.
 
 Imports point down: `cli -> service -> intake -> delivery -> core`; `gateway`, `ledger`, `flow`,
 `metrics`, `web` and `rulebook` are siblings that `service` builds and passes in. Everything in

@@ -53,6 +53,7 @@ from consumer.link import (
     named,
     words,
 )
+from consumer.lookup import span
 from consumer.publishing import PlainWriter, Publisher
 from consumer.settings import Settings
 from consumer.transactions import TransactionalLink, TransactionWriter
@@ -250,7 +251,7 @@ class Replayer:
             for (
                 place
             ) in partitions:  # one after the other: of two repetitions always the same one is the first
-                async for polled in self._read(consumer, place, starts[place], self._ends[place]):
+                async for polled in span(consumer, place, starts[place], self._ends[place], PATIENCE):
                     self._look_at(polled, selection, filters, max_replays, book)
         return selection
 
@@ -288,8 +289,10 @@ class Replayer:
                 offsets = selection.offsets(place.partition)
                 if not offsets:
                     continue
-                async with aclosing(self._read(consumer, place, min(offsets), max(offsets) + 1)) as span:
-                    async for polled in span:
+                async with aclosing(
+                    span(consumer, place, min(offsets), max(offsets) + 1, PATIENCE)
+                ) as letters:
+                    async for polled in letters:
                         letter = read_letter(polled.headers) if polled.offset in offsets else ""
                         if isinstance(letter, DeadLetter):
                             yield polled, letter
@@ -425,7 +428,7 @@ class Replayer:
             ours = {each.place: each for each in batch}
             async with self._reader("read_committed") as consumer:
                 for place, end in self._ends.items():
-                    async for polled in self._read(consumer, place, since[place], end):
+                    async for polled in span(consumer, place, since[place], end, PATIENCE):
                         receipt = read_receipt(polled.headers)
                         if receipt is None:
                             continue
@@ -469,27 +472,6 @@ class Replayer:
             found = await consumer.offsets_for_times(dict.fromkeys(places, at))
             starts |= {place: at.offset for place, at in found.items() if at is not None}
         return starts
-
-    async def _read(
-        self, consumer: AIOKafkaConsumer, place: TopicPartition, start: int, end: int
-    ) -> AsyncGenerator[Any, None]:
-        now = asyncio.get_running_loop().time
-        consumer.assign([place])
-        consumer.seek(place, start)
-        position, give_up = start, now() + PATIENCE
-        while position < end:
-            polled = await consumer.getmany(place, timeout_ms=500, max_records=500)
-            for record in polled.get(place, ()):
-                if record.offset < end:
-                    yield record
-            before, position = position, await consumer.position(place)
-            if position > before:
-                give_up = now() + PATIENCE
-            elif now() > give_up:
-                raise BrokerUnavailableError(
-                    f"{place.topic}-{place.partition} cannot be read beyond offset {position}: "
-                    "its leader does not answer, or somebody's transaction stays open there; try again later"
-                )
 
 
 def _plates(

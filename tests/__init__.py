@@ -18,6 +18,8 @@
 7. *An order that waits for another attempt survives restarts, with its count, and ends at its deadline.*
    `core/test_retries`, `test_delivery`, `broker/test_retries`.
 8. *A replay sends no dead letter twice*, wherever it is killed. `test_replay`, `broker/test_replay`.
+9. *A service on trial (`state: shadow`) makes no call*, and `diff` lists each order that it would treat differently than
+   what it is to replace. `broker/test_shadow`, `test_diff`.
 
 The fakes of `simulation` are held to a real Kafka by `broker/test_kafka_behaviour`: one suite, run against both. Its
 `mutations` break the service on purpose, one rule at a time, and each has to be noticed.

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from consumer import __version__
-from consumer.cli import check, demo, explain, replay, run, sandbox, schema, test, topics
+from consumer.cli import check, demo, diff, explain, replay, run, sandbox, schema, test, topics
 from consumer.core.errors import BrokerUnavailableError, ConfigurationError, RefusedError
 
 app = typer.Typer(
@@ -49,6 +49,10 @@ app.command(
     short_help="Tells how an event is read, and which rule decides why.",
     epilog="Example: charging-coupon explain rules.yaml event.json --source charging",
 )(explain.explain)
+app.command(
+    short_help="Tells which orders two rules files treat differently.",
+    epilog="Example: charging-coupon diff rules.yaml new-rules.yaml events.jsonl",
+)(diff.diff)
 app.command(
     short_help="Prints JSON Schemas of files and topics, for editors.",
     epilog="Example: charging-coupon schema rules > rules.v1.schema.json",

@@ -1,31 +1,29 @@
 """`charging-coupon explain`: how an event is read, and what the rules do with it. Reads files, or one record of Kafka."""
 
-import sys
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from consumer.cli.common import SettingsFile, keep_logs_quiet
+from consumer.cli.common import (
+    SettingsFile,
+    Telling,
+    TellingOption,
+    content_of,
+    keep_logs_quiet,
+    source_named,
+    source_of,
+    wrong,
+)
 
 if TYPE_CHECKING:
-    from consumer.core.errors import ConfigurationError
     from consumer.core.events import Record
     from consumer.core.rules import RuleBook
     from consumer.core.sources import Source
     from consumer.rulebook.compilation import Compilation
     from consumer.rulebook.telling import Sender
     from consumer.settings import Settings
-
-
-class ExplainFormat(StrEnum):
-    """How it is told."""
-
-    TEXT = "text"
-    JSON = "json"
-
 
 SENDER_DEPENDS_ON = ("gateway.url",)
 RECORD_DEPENDS_ON = ("kafka", "retries.delays", *SENDER_DEPENDS_ON)
@@ -63,9 +61,7 @@ def explain(
         ),
     ] = None,
     reveal: Annotated[bool, typer.Option("--reveal", help="Show whole plates.")] = False,
-    format: Annotated[  # noqa: A002  # as the option is called
-        ExplainFormat, typer.Option("--format", help="For people, or for machines.")
-    ] = ExplainFormat.TEXT,
+    format: TellingOption = Telling.TEXT,  # noqa: A002  # as the option is called
 ) -> None:
     """Tells step by step how an event is read, which rule decides and why, and what would be sent.
 
@@ -79,31 +75,25 @@ def explain(
     of_kafka = offset is not None
     if [event is not None, test is not None, of_kafka].count(True) != 1:
         remedy = "name a file, or - for standard input, or --test, or --topic with --partition and --offset"
-        raise _wrong("EVENT", "it is one event that is explained", remedy)
+        raise wrong("EVENT", "it is one event that is explained", remedy)
     compilation, book = rulebook.compiled(rules)
     chosen = _settings(settings, of_kafka=of_kafka)
     moment = _moment(now)
-    reader = _source(book, source) if source is not None else None
+    reader = source_named(book, source) if source is not None else None
     if chosen is not None and of_kafka:
         record = _polled(chosen, topic, partition, offset or 0)
         moment = moment or datetime.now(UTC)
     elif event is not None:
-        reader = reader or _reader(book, topic)
+        reader = reader or source_of(book, topic)
         record = _given(event, topic or next(iter(reader.topics), "events"), key, header or [])
     else:
         record, by, at = _tested(compilation, book, test or "")
         reader, moment = reader or by, moment or at
     explanation = explained(book, record, moment, reader)
     secrets = {name: account.secret for name, account in book.accounts.items()}
-    told = telling.in_json if format is ExplainFormat.JSON else telling.in_text
+    told = telling.in_json if format is Telling.JSON else telling.in_text
     lines = told(explanation, secrets, _sender(chosen), telling.mask_of(explanation, reveal=reveal))
     print(lines if isinstance(lines, str) else "\n".join(lines))
-
-
-def _wrong(place: str, message: str, remedy: str) -> "ConfigurationError":
-    from consumer.core.errors import ConfigurationError, Problem
-
-    return ConfigurationError([Problem(place, message, remedy)])
 
 
 def _settings(file: Path | None, *, of_kafka: bool) -> "Settings | None":
@@ -126,45 +116,19 @@ def _moment(text: str | None) -> datetime | None:
     except ValueError:
         moment = None
     if moment is None or moment.tzinfo is None:
-        raise _wrong(
+        raise wrong(
             "--now", f"`{text}` is no time with its offset", "write it like 2026-03-01T08:00:00+08:00"
         )
     return moment
 
 
-def _source(book: "RuleBook", name: str) -> "Source":
-    from consumer.rulebook.bundle import did_you_mean
-
-    by_name = {source.name: source for source in book.sources}
-    if name not in by_name:
-        raise _wrong("--source", f"there is no source `{name}`", did_you_mean(name, list(by_name)))
-    return by_name[name]
-
-
-def _reader(book: "RuleBook", topic: str | None) -> "Source":
-    """Who reads a file's event: the source of its topic, or the only one."""
-    found = book.source_for(topic) if topic is not None else None
-    if topic is not None and found is None:
-        remedy = f"name one of {', '.join(book.topics()) or 'none'}, or --source"
-        raise _wrong("--topic", f"no source reads the topic {topic}", remedy)
-    if found is None and len(book.sources) > 1:
-        names = ", ".join(source.name for source in book.sources)
-        raise _wrong(
-            "EVENT", "there are several sources that could read it", f"name --source, one of {names}"
-        )
-    return found or book.sources[0]
-
-
 def _given(event: Path, topic: str, key: str | None, headers: list[str]) -> "Record":
     from consumer.core.events import Coordinates, Record
 
-    try:
-        value = sys.stdin.buffer.read() if str(event) == "-" else event.read_bytes()
-    except OSError as error:
-        raise _wrong(str(event), f"cannot be read: {error.strerror}", "name a file with one event") from error
+    value = content_of(event, "name a file with one event")
     pairs = [text.partition("=") for text in headers]
     if not all(name and equals for name, equals, _ in pairs):
-        raise _wrong("--header", "a header is NAME=VALUE", "write it like ce_type=charge.ended")
+        raise wrong("--header", "a header is NAME=VALUE", "write it like ce_type=charge.ended")
     return Record(
         Coordinates(topic, 0, 0),
         -1,
@@ -183,7 +147,7 @@ def _tested(
 
     cases = {case.name: (case, source) for _, case, source in compilation.cases(book)}
     if name not in cases:
-        raise _wrong("--test", f"there is no test `{name}`", did_you_mean(name, list(cases)))
+        raise wrong("--test", f"there is no test `{name}`", did_you_mean(name, list(cases)))
     case, source = cases[name]
     return record_of(source, case), source, datetime.fromisoformat(case.now) if case.now else None
 
@@ -195,7 +159,7 @@ def _polled(settings: "Settings", topic: str | None, partition: int | None, offs
     from consumer.lookup import find
 
     if topic is None or partition is None:
-        raise _wrong(
+        raise wrong(
             "--offset", "a record of Kafka stands in a partition of a topic", "add --topic and --partition"
         )
     return asyncio.run(find(settings, Coordinates(topic, partition, offset)))

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from consumer.cli.common import Format, FormatOption, SettingsFile, keep_logs_quiet, print_table
+from consumer.cli.common import (
+    Format,
+    FormatOption,
+    SettingsFile,
+    keep_logs_quiet,
+    print_table,
+    time_given,
+)
 
 if TYPE_CHECKING:
     from consumer.core.errors import Problem
@@ -195,26 +202,13 @@ def _offsets(problems: "list[Problem]", text: str) -> range:
 
 
 def _time(problems: "list[Problem]", option: str, text: str | None, now: datetime) -> datetime | None:
-    from consumer.core.errors import Problem
-    from consumer.settings.values import duration_seconds
+    from consumer.core.errors import ConfigurationError
 
-    if text is None:
+    try:
+        return None if text is None else time_given(option, text, now)
+    except ConfigurationError as error:
+        problems += error.problems
         return None
-    try:
-        return now - timedelta(seconds=float(str(duration_seconds(text))))
-    except (ValueError, OverflowError):
-        pass
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        what = "is no time"
-    else:
-        if time.tzinfo is not None:
-            return time
-        what = "is a time without a zone"
-    remedy = "write 2026-03-01T00:00:00+08:00, or 30m, 2h, 7d for so long ago"
-    problems.append(Problem(option, f"{text!r} {what}", remedy))
-    return None
 
 
 def _contradictions(filters: "Filters", *, everything: bool) -> "list[Problem]":

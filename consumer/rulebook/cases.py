@@ -55,7 +55,7 @@ def differences_of(
         plate = str((item.values or {}).get("plate") or "")
         which = f"[{item.index}]" if wanted > 1 else ""
         for name, found, needed in _differences(expected, item, plan):
-            texts = (found, needed) if reveal else (_masked(found, plate), _masked(needed, plate))
+            texts = (found, needed) if reveal else (masked(found, plate), masked(needed, plate))
             if texts[0] == texts[1]:
                 texts = (f"{texts[0]} (another plate: see --reveal)", texts[1])
             yield _difference(f"{name}{which}", *texts)
@@ -71,7 +71,8 @@ def _difference(name: str, found: str, expected: str) -> Difference:
 _LONGEST = 60
 
 
-def _masked(text: str, plate: str) -> str:
+def masked(text: str, plate: str) -> str:
+    """Without this plate, and without others."""
     text = text.replace(plate, plates.mask(plate)) if plate else text
     return LIKE_A_PLATE.sub(lambda match: plates.mask(match[0]), text)
 
