@@ -11,14 +11,14 @@ import socket
 import ssl
 import time
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import aiohttp
 import aiokafka.conn
 from aiokafka.abc import AbstractTokenProvider
-from aiokafka.conn import OAuthAuthenticator, collect_hosts, create_conn
+from aiokafka.conn import AIOKafkaConnection, CloseReason, OAuthAuthenticator, collect_hosts, create_conn
 from aiokafka.errors import (
     IllegalSaslStateError,
     KafkaConnectionError,
@@ -110,6 +110,26 @@ class _OAuthAuthenticator(OAuthAuthenticator):  # type: ignore[misc]  # aiokafka
 
 
 aiokafka.conn.OAuthAuthenticator = _OAuthAuthenticator
+
+
+class _Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka has no types
+    """One that was reset, and has not been told so yet, is a connection error also where uvloop says it in its own way."""
+
+    def send(self, request: Any, expect_response: bool = True) -> Awaitable[Any]:  # as aiokafka has it
+        return self._written(super().send, request, expect_response)
+
+    def _send_sasl_token(self, payload: bytes, expect_response: bool = True) -> Awaitable[Any]:  # likewise
+        return self._written(super()._send_sasl_token, payload, expect_response)
+
+    def _written(self, send: Callable[..., Awaitable[Any]], *arguments: Any) -> Awaitable[Any]:
+        try:
+            return send(*arguments)
+        except RuntimeError as error:
+            self.close(reason=CloseReason.CONNECTION_BROKEN)
+            raise KafkaConnectionError(f"the connection to {self.host}:{self.port} is closed") from error
+
+
+aiokafka.conn.AIOKafkaConnection = _Connection
 
 
 # -- Tokens -----------------------------------------------------------------------------------------

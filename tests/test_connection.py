@@ -8,8 +8,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiokafka.conn
 import pytest
+import uvloop
 from aiohttp import web
+from aiokafka.errors import KafkaConnectionError
+from aiokafka.protocol.admin import ApiVersionRequest
 
 from consumer.connection import (
     ClientToken,
@@ -469,3 +473,28 @@ async def test_a_name_without_address_is_told_from_a_server_that_is_silent() -> 
         "or correct kafka.bootstrap_servers / Kafka at nowhere.invalid:9092 has no address: its name is unknown "
         "here; correct kafka.bootstrap_servers, or look at the DNS"
     )
+
+
+def test_a_connection_that_was_closed_a_moment_ago_is_a_connection_error() -> None:
+    """uvloop raises a RuntimeError of its own, for which nobody waits: the ledger took it for a bug."""
+
+    async def until_closed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+        await writer.wait_closed()
+
+    async def send_on_a_closed_one() -> None:
+        async with await asyncio.start_server(until_closed, "127.0.0.1", 0) as server:
+            host, port = server.sockets[0].getsockname()
+            reader, writer = await asyncio.open_connection(host, port)
+            connection = aiokafka.conn.AIOKafkaConnection(host, port)
+            connection._reader, connection._writer = reader, writer
+            connection._read_task = asyncio.ensure_future(asyncio.sleep(0))
+            connection._versions = {18: (0, 0)}
+            writer.transport.abort()
+            await asyncio.sleep(0.05)
+            with pytest.raises(KafkaConnectionError):
+                connection.send(ApiVersionRequest())
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(asyncio.wait_for(send_on_a_closed_one(), 10))
