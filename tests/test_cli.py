@@ -17,7 +17,19 @@ from consumer import __version__, cli, logs
 from consumer.cli.run import serve
 from consumer.core.errors import BrokerUnavailableError, ConfigurationError, Problem, RefusedError
 
-COMMANDS = ["run", "topics", "check", "test", "explain", "diff", "schema", "replay", "demo", "sandbox"]
+COMMANDS = [
+    "run",
+    "topics",
+    "draft",
+    "check",
+    "test",
+    "explain",
+    "diff",
+    "schema",
+    "replay",
+    "demo",
+    "sandbox",
+]
 
 
 def exit_code(*arguments: str) -> object:

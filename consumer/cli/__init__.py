@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from consumer import __version__
-from consumer.cli import check, demo, diff, explain, replay, run, sandbox, schema, test, topics
+from consumer.cli import check, demo, diff, draft, explain, replay, run, sandbox, schema, test, topics
 from consumer.core.errors import BrokerUnavailableError, ConfigurationError, RefusedError
 
 app = typer.Typer(
@@ -36,6 +36,10 @@ app.command(
     short_help="Checks or creates the service's topics, lists its rights.",
     epilog="Example: charging-coupon topics --settings settings.yaml --create",
 )(topics.topics)
+app.command(
+    short_help="Drafts rules from a platform's raw messages.",
+    epilog="Example: charging-coupon draft messages.jsonl --output rules.yaml",
+)(draft.draft)
 app.command(
     short_help="Says all that is wrong with rules, and what looks it.",
     epilog="Example: charging-coupon check rules.yaml --strict",

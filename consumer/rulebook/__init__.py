@@ -5,7 +5,8 @@ templates, the file's own tests) is checked by `compilation`; `mending` goes on 
 is wrong, so that all mistakes are told at once. For the integrator's commands `review` looks for
 what is probably not meant (`report` prints both), `runs` runs the tests, and `explanation` tells
 how an event is read and decided (`telling` prints it). `comparison` tells which orders are treated
-differently by two rule books, `trial` by the service and what it is to replace.
+differently by two rule books, `trial` by the service and what it is to replace. `drafting` makes a
+first file from raw messages.
 """
 
 import gc

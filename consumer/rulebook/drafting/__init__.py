@@ -1,0 +1,474 @@
+"""Sample messages of a platform -> a first rules file, each guess in it marked to be confirmed. Performs no I/O.
+
+`samples` takes the messages out of files, `shapes` finds where in them the orders stand, `guessing`
+(with `naming`) which of their fields is what. What came of that is tried on the messages, and the rest of
+the file depends on how it reads them; `pruning` makes the file's test of one, `writing` writes YAML.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from textwrap import wrap
+
+from consumer import rulebook
+from consumer.core import plates
+from consumer.core.coupons import CouponRequest
+from consumer.core.envelopes import ENCRYPTED, is_encrypted
+from consumer.core.errors import ConfigurationError, Problem
+from consumer.core.events import Coordinates, Order, Record
+from consumer.core.fields import kind_of
+from consumer.core.formats import Refusal
+from consumer.core.outcomes import LIKE_A_PLATE, Finding, Reason
+from consumer.core.rules import RuleBook
+from consumer.core.templates import text_of
+from consumer.rulebook.cases import event_bytes
+from consumer.rulebook.drafting import shapes
+from consumer.rulebook.drafting.guessing import Guess, guesses_of
+from consumer.rulebook.drafting.pruning import PLATE, Pruning, without_real_plates
+from consumer.rulebook.drafting.samples import MOST_PROBLEMS, Sample, Samples, samples_of
+from consumer.rulebook.drafting.shapes import ENVELOPES, Shape
+from consumer.rulebook.drafting.writing import flow, lines_of, scalar
+
+__all__ = ["Draft", "draft", "samples_of"]
+
+_SOURCE = "charging"
+_ZONE = "Asia/Shanghai"
+_WIDTH = 100
+_MOST_STATIONS = 50
+_MOST_TOLD = 5
+_SHORTEST_PLATE = 5
+_LONGEST_KEY = 200
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A first rules file.
+
+    Attributes:
+        text: of the file.
+        told: what it is and what it does not know, for whoever asked for it.
+
+    """
+
+    text: str
+    told: Sequence[str]
+
+
+def draft(samples: Samples) -> Draft:
+    """A rules file that reads these messages. Raises ConfigurationError where there is nothing to read in one."""
+    messages = _readable(samples)
+    shape = _shape(messages, samples)
+    source = _source_of(shape) if shape.preset is None else _source_of_preset(shape, messages)
+    read = _read(source, messages)
+    file = _File(source, messages, read, samples.charset)
+    return Draft(file.text(), tuple(file.told(samples.left_out)))
+
+
+def _readable(samples: Samples) -> list[Sample]:
+    """The messages that can hold orders; tombstones are left out."""
+    problems: list[Problem] = []
+    found: list[Sample] = []
+    for sample in samples.messages:
+        body = sample.body
+        if isinstance(body, str):
+            inner = shapes.inside(body)
+            body = body if inner is None else inner[1]
+        if is_encrypted(body):
+            problems.append(Problem(sample.place, ENCRYPTED.detail, "and give the plain message"))
+        elif isinstance(body, dict | list) and body:
+            found.append(sample)
+        elif body is not None:
+            empty = isinstance(body, dict | list)
+            what = "an empty message" if empty else f"{kind_of(body)} where an object is expected"
+            problems.append(Problem(sample.place, what, "give messages that hold orders"))
+    if not problems and not found:
+        remedy = "give a message that holds an order"
+        problems.append(Problem(samples.messages[0].place, "only null, which means deleted", remedy))
+    if problems:
+        raise ConfigurationError(problems[:MOST_PROBLEMS])
+    return found
+
+
+def _shape(messages: Sequence[Sample], samples: Samples) -> Shape:
+    envelope: tuple[object, ...] = ("schema_registry",) if samples.registry else ()
+    if samples.charset is not None:
+        envelope = (*envelope, {"charset": samples.charset})
+    bodies = [sample.body for sample in messages]
+    wrappers = {shapes.wrapper_of(body) for body in bodies}
+    wrapper = wrappers.pop() if len(wrappers) == 1 else None
+    if wrapper is None:
+        return shapes.shape_of(bodies, envelope)
+    bare = _Source(Shape((wrapper,), envelope), _named_at_all({}, has_id=False))
+    (reader,) = _book(bare).sources
+    events = [
+        event
+        for sample in messages
+        if not isinstance(event := reader.envelope.open(_record(sample.value)), Refusal)
+    ]
+    if wrapper in ENVELOPES:
+        return shapes.shape_of([event.body for event in events], (*envelope, wrapper))
+    rows = [row for event in events for row in reader.rows(event) if isinstance(row, dict) and row]
+    preset = shapes.preset_of(rows)
+    extends = (wrapper,) if preset is None else (wrapper, preset)
+    return Shape(extends, envelope, None, tuple(rows), guesses_of(rows))
+
+
+# -- The source -------------------------------------------------------------------------------------
+
+_WANTED = ("plate", "station_id", "started_at", "ended_at", "energy_wh")
+_SURE = 0.5
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What the file says of the messages.
+
+    Attributes:
+        fields: those that the file has to name.
+        zone, event_id: where they have to be told, and why.
+        missing: fields that were looked for in vain, and are not in the file.
+        required: fields that the rule needs.
+
+    """
+
+    shape: Shape
+    fields: Mapping[str, Guess]
+    zone: tuple[str, str] | None = None
+    event_id: tuple[str, str] | None = None
+    missing: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
+
+
+def _source_of(shape: Shape) -> _Source:
+    guesses = shape.guesses
+    fields = dict(guesses.by_name)
+    time = next((name for name in ("started_at", "ended_at") if name in fields), None)
+    event_id = None
+    if time is not None and "order_id" not in fields:
+        event_id = (
+            f"{{plate}}/{{{time}}}",
+            "the samples have no order number; a car has one charge at a time",
+        )
+    missing = tuple(name for name in _WANTED if name not in {*fields, "plate"})
+    zone = (_ZONE, _SHOWN_IN if guesses.zoned else _NO_OFFSET)
+    return _Source(shape, _named_at_all(fields, has_id=event_id is not None), zone, event_id, missing)
+
+
+def _source_of_preset(shape: Shape, messages: Sequence[Sample]) -> _Source:
+    """What a preset leaves to be said."""
+    guesses = shape.guesses
+    source = _Source(shape, {})
+    items = list(_items(_read(source, messages)))
+    if any(item.reason is Reason.ZONE_MISSING for item in items if isinstance(item, Finding)):
+        zone = (_ZONE, _NO_OFFSET)
+        if len(guesses.offsets) == 1:
+            zone = (
+                guesses.offsets[0],
+                f"some times come without an offset, the others with {guesses.offsets[0]}",
+            )
+        source = replace(source, zone=zone)
+        items = list(_items(_read(source, messages)))
+    seen = {name for item in items for name in item.values or ()}
+    fields = {
+        name: guesses.by_name[name]
+        for name in _WANTED
+        if name not in seen and name in guesses.by_name and guesses.by_name[name].sure >= _SURE
+    }
+    event_id = None
+    if {"order_id", "started_at"} <= seen and all(
+        getattr(item, "reason", None) is Reason.ID_MISSING for item in items
+    ):
+        event_id = (
+            "{order_id}/{started_at}",
+            "the order number alone is not unique, and nothing says what it is one of",
+        )
+    missing = tuple(name for name in _WANTED if name not in {*seen, *fields})
+    return replace(source, fields=fields, event_id=event_id, missing=missing)
+
+
+_NO_OFFSET = "times come without an offset"
+_SHOWN_IN = "times come with their offset, and are shown in this zone"
+
+
+def _named_at_all(fields: Mapping[str, Guess], *, has_id: bool) -> Mapping[str, Guess]:
+    """With a place for what every source has to name."""
+    found = dict(fields)
+    if "plate" not in found:
+        why = "nothing in the samples looks like a plate; without one a charge ends as plate_missing"
+        found["plate"] = Guess({"paths": "plate"}, why, 0)
+    if "order_id" not in found and not has_id:
+        why = "nothing in the samples looks like an order's number; without one a charge ends as invalid"
+        found = {"order_id": Guess({"paths": "order_id"}, why, 0), **found}
+    return found
+
+
+def _source_lines(source: _Source) -> Iterator[str]:
+    shape = source.shape
+    yield "sources:"
+    yield f"  {_SOURCE}:"
+    yield "    # topics: [NAME]           # fill in; without it, it reads whatever topic no other source names"
+    if shape.extends:
+        names = " and ".join(f"`{name}`" for name in shape.extends)
+        yield from _confirm(f"every message looks like one for the preset {names}", 4)
+        yield f"    extends: {flow(shape.extends[0] if len(shape.extends) == 1 else list(shape.extends))}"
+    if shape.envelope:
+        yield from _confirm("what is around the event is taken off first, in this order", 4)
+        yield f"    envelope: {flow(list(shape.envelope))}"
+    if shape.orders is not None:
+        yield from _confirm("there stand the orders, or the one", 4)
+        yield f"    orders: {scalar(shape.orders)}"
+    for key, told in (("zone", source.zone), ("event_id", source.event_id)):
+        if told is not None:
+            yield from _confirm(told[1], 4)
+            yield f"    {key}: {scalar(told[0])}"
+    if shape.preset is None:
+        yield from _skip_lines(shape)
+    yield from _field_lines(source)
+
+
+def _skip_lines(shape: Shape) -> Iterator[str]:
+    """They cannot be guessed: whatever state the samples are in, one of them is finished."""
+    if not shape.guesses.gates:
+        return
+    yield from _confirm("if one of these tells finished charges from others, keep its line and correct it", 4)
+    yield "    # skip:"
+    for leaf, values in shape.guesses.gates:
+        given = values[0] if len(values) == 1 else values
+        yield f"    #   - {flow({'paths': leaf.path, 'not_in': given, 'reason': 'not_finished'})}"
+
+
+def _field_lines(source: _Source) -> Iterator[str]:
+    of_preset = [name for name in source.required if name not in source.fields]
+    beside = {} if source.shape.preset is not None else source.shape.guesses.beside
+    if source.fields or of_preset:
+        yield "    fields:"
+    elif source.missing:
+        yield "    # fields:"
+    for name, guess in source.fields.items():
+        yield from _confirm(guess.why, 6)
+        spec = dict(guess.spec)
+        if name in source.required:
+            spec["required"] = True
+        yield f"      {name}: {flow(spec['paths'] if list(spec) == ['paths'] else spec)}"
+    for name in of_preset:
+        yield f"      {name}: {{required: true}}   # the example's value is computed from it"
+    for name, guess in beside.items():
+        yield from _confirm(f"only where a rule needs it: {guess.why}", 6)
+        yield f"      # {name}: {flow(dict(guess.spec))}"
+    for name in source.missing:
+        yield f"      # {name}: {_HOW[name]}   # fill in: not found in the samples"
+
+
+_HOW = {
+    "plate": "PATH",
+    "station_id": "PATH",
+    "started_at": "{paths: PATH, format: iso}",
+    "ended_at": "{paths: PATH, format: iso}",
+    "energy_wh": "{paths: PATH, unit: kWh}",
+}
+
+
+def _confirm(why: str, indent: int) -> Iterator[str]:
+    space = " " * indent
+    first, *others = wrap(f"confirm: {why}", _WIDTH - indent, break_long_words=False, break_on_hyphens=False)
+    yield f"{space}# {first}"
+    for line in others:
+        yield f"{space}#   {line}"
+
+
+# -- Try it on the messages -------------------------------------------------------------------------
+
+_Read = Sequence[tuple[Order | Finding, ...]]
+
+
+def _book(source: _Source, rest: Sequence[str] = ()) -> RuleBook:
+    return rulebook.parse("\n".join(["version: 1", *_source_lines(source), *rest, ""]))
+
+
+def _record(value: bytes) -> Record:
+    return Record(Coordinates("events", 0, 0), -1, None, value)
+
+
+def _read(source: _Source, messages: Sequence[Sample]) -> _Read:
+    book = _book(source)
+    return [book.read_as(book.sources[0], _record(sample.value), None) for sample in messages]
+
+
+def _items(read: _Read) -> Iterator[Order | Finding]:
+    for items in read:
+        yield from items
+
+
+# -- The rest of the file ---------------------------------------------------------------------------
+
+
+class _File:
+    """The source, and what depends on how it reads the messages."""
+
+    def __init__(self, source: _Source, messages: Sequence[Sample], read: _Read, charset: str | None) -> None:
+        self.messages = messages
+        self.read = read
+        self.charset = charset
+        self.orders = [item for item in _items(read) if isinstance(item, Order)]
+        self.real = {
+            str(item.values["plate"]) for item in _items(read) if item.values and "plate" in item.values
+        }
+        self.metadatum = self._metadatum()
+        needed = {"minutes": ("started_at", "ended_at"), "energy_wh / 1000": ("energy_wh",)}
+        self.source = replace(source, required=needed.get(self.metadatum[2], ()))
+
+    def text(self) -> str:
+        sampled = _counted(len(self.messages), "message")
+        head = [
+            "# yaml-language-server: $schema=rules.v1.schema.json",
+            f"# Drafted from {sampled}. What is guessed is marked: look at it, correct it, take the mark away.",
+            "version: 1",
+        ]
+        rest = [*_ACCOUNTS, *self._stations(), *self._rules()]
+        sections = (_ACCOUNTS, _source_lines(self.source), self._stations(), self._rules(), self._tests(rest))
+        texts = ("\n".join(lines) for lines in (head, *sections))
+        return self._masked("\n\n".join(filter(None, texts)) + "\n")
+
+    def told(self, left_out: int) -> Iterator[str]:
+        """For whoever asked for the file."""
+        more = f" ({left_out} more were not looked at)" if left_out else ""
+        skipped = [item for item in _items(self.read) if isinstance(item, Finding)]
+        all_items = len(self.orders) + len(skipped)
+        yield f"{_counted(len(self.messages), 'message')}{more}, {_counted(all_items, 'order')}, {len(self.orders)} of them read whole"
+        places = [sample.place for sample, items in zip(self.messages, self.read, strict=True) for _ in items]
+        for place, item in zip(places, _items(self.read), strict=True):
+            if isinstance(item, Finding) and skipped.index(item) < _MOST_TOLD:
+                yield self._masked(f"{place}: {item.outcome} ({item.reason}): {item.detail}")
+        if self.source.shape.extends:
+            yield f"preset: {', '.join(self.source.shape.extends)}"
+        for name, guess in self.source.fields.items():
+            yield self._masked(f"confirm {name}: {guess.why}")
+        for name in self.source.missing:
+            yield f"not found: {name}"
+
+    # -- parts
+
+    def _metadatum(self) -> tuple[str, str, str]:
+        """Key, name and value of what the example's coupon is computed from."""
+        having = [item.values for item in self.orders] or [item.values or {} for item in _items(self.read)]
+        if having and all("minutes" in values for values in having):
+            return "minutes", "充电时长", "minutes"
+        if having and all("energy_wh" in values for values in having):
+            return "kwh", "充电电量", "energy_wh / 1000"
+        return "minutes", "停车时长", "60"
+
+    def _ids(self, name: str) -> list[str]:
+        found = [str(item.values[name]) for item in _items(self.read) if item.values and name in item.values]
+        fit = [text for text in dict.fromkeys(found) if len(text) <= _LONGEST_KEY and text.isprintable()]
+        return [text for text in fit if text != "file"]
+
+    def _stations(self) -> Iterator[str]:
+        stations, connectors = self._ids("station_id"), self._ids("connector_id")
+        yield "stations:"
+        yield from _confirm("fill in the parking platform's code of each station's lot", 2)
+        if stations:
+            for number, station in enumerate(stations[:_MOST_STATIONS], 1):
+                yield f"  {scalar(station)}: {{api_store_code: STORE-{number}}}"
+            if len(stations) > _MOST_STATIONS:
+                yield f"  # and {len(stations) - _MOST_STATIONS} more in the samples: see `stations: {{file: stations.csv}}`"
+        else:
+            if connectors:
+                yield from _confirm(
+                    "the samples name no station, but these connectors: tell whose they are", 2
+                )
+            known = {"connectors": connectors[:_MOST_STATIONS]} if connectors else {}
+            yield from lines_of("STATION-1", {"api_store_code": "STORE-1", **known}, 2)
+
+    def _rules(self) -> Iterator[str]:
+        key, name, value = self.metadatum
+        yield "rules:"
+        yield from _confirm("an example; say who gets which coupon", 2)
+        yield "  - name: charged"
+        yield "    account: main"
+        if not self._ids("station_id") and not self._ids("connector_id"):
+            yield from _confirm("for charges that name no station", 4)
+            yield "    api_store_code: STORE-1"
+        yield '    subject: "【{plate}】充电"'
+        yield "    metadata:"
+        yield f"      {key}: {flow({'name': name, 'value': value})}"
+
+    def _tests(self, rest: Sequence[str]) -> Iterator[str]:
+        """Of the first message with an order, or the first one."""
+        book = _book(self.source, rest)
+        (source,) = book.sources
+        whole = (
+            number for number, items in enumerate(self.read) if any(isinstance(item, Order) for item in items)
+        )
+        body = self.messages[next(whole, 0)].body
+
+        def items_of(message: object) -> tuple[Order | Finding, ...]:
+            return book.read_as(source, _record(self._encoded(message)), None)
+
+        def first_two(message: object) -> object:
+            return [
+                (type(item), item.values, getattr(item, "reason", None)) for item in items_of(message)[:2]
+            ]
+
+        guesses = [*self.source.fields.values(), *self.source.shape.guesses.beside.values()]
+        kept = [keys for guess in guesses for keys in guess.used]
+        kept += [leaf.keys for leaf, _ in self.source.shape.guesses.gates]
+        event = Pruning(first_two, kept).pruned(without_real_plates(body, self.real))
+        items = items_of(event)
+        if self.charset == "utf-16":
+            return
+        yield "tests:"
+        yield "  - name: the first sample, with another plate"
+        if self.charset is None:
+            yield from lines_of("event", event, 4)
+        else:
+            yield f"    raw: {scalar(self._encoded(event).decode())}"
+        expected = [self._expected(book, item) for item in items]
+        yield from lines_of("expect", expected[0] if len(expected) == 1 else expected, 4)
+
+    def _encoded(self, message: object) -> bytes:
+        """As the test sends it: where UTF-8 is not expected, with nothing but ASCII in it."""
+        value = event_bytes(message)
+        if self.charset is None:
+            return value
+        text = value.decode()
+        return "".join(
+            character if character.isascii() else _escaped(character) for character in text
+        ).encode()
+
+    def _expected(self, book: RuleBook, item: Order | Finding) -> dict[str, object]:
+        plan = book.plan(item) if isinstance(item, Order) else item
+        values = item.values or {}
+        told = {name: text_of(values, name) for name in _TOLD if name in values}
+        shown_values = {"values": told} if told else {}
+        if isinstance(plan, CouponRequest):
+            return {"rule": plan.rule, **shown_values}
+        return {"outcome": str(plan.outcome), "reason": str(plan.reason), **shown_values}
+
+    def _masked(self, text: str) -> str:
+        """Whatever the way by which a plate got there."""
+        for plate in sorted(self.real, key=len, reverse=True):
+            if len(plate) >= _SHORTEST_PLATE and plate != PLATE:
+                text = text.replace(plate, plates.mask(plate))
+        return LIKE_A_PLATE.sub(
+            lambda match: match[0] if plates.normalise(match[0]) == PLATE else plates.mask(match[0]), text
+        )
+
+
+_TOLD = ("order_id", "started_at", "ended_at", "energy_wh", "minutes")
+
+_ACCOUNTS = (
+    "accounts:",
+    "  main:",
+    "    # confirm: fill in what the parking platform has allotted to you.",
+    "    app_id: APP-ID",
+    "    secret: main               # the secret's name; the settings hold the secret itself",
+    "    api_type: API-TYPE",
+)
+
+
+def _escaped(character: str) -> str:
+    units = character.encode("utf-16-be")
+    return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

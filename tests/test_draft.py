@@ -1,0 +1,456 @@
+"""`charging-coupon draft`: raw messages in, a rules file out that reads them, every guess marked, no plate in it."""
+
+import base64
+import io
+import json
+import re
+from collections.abc import Sequence
+from datetime import timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from consumer import cli, rulebook
+from consumer.core import plates
+from consumer.core.errors import ConfigurationError, Problem
+from consumer.core.events import Coordinates, Order, Record
+from consumer.core.outcomes import LIKE_A_PLATE, Finding, Outcome
+from consumer.core.rules import RuleBook
+from consumer.core.templates import text_of
+from consumer.rulebook import report, runs
+from consumer.rulebook.drafting import Draft, draft, samples_of
+from consumer.rulebook.drafting.pruning import PLATE
+from consumer.rulebook.drafting.shapes import inside
+from tests.payloads import CASES, PAYLOADS, bytes_of, differences
+
+SHAPES: dict[str, dict[str, Any]] = yaml.safe_load((CASES / "drafts.yaml").read_text("utf-8"))
+
+
+@cache
+def draft_of(value: bytes) -> Draft:
+    return draft(samples_of([("sample", value)]))
+
+
+# -- The payloads of platforms that are known ---------------------------------------------------------
+
+CANNOT = {
+    "PAY-007": "an encrypted envelope: nothing in it can be read",
+    "PAY-045": "a tombstone: there is nothing in it",
+    "PAY-057": "LZ4: no JSON",
+    "PAY-011": "an occupancy order: nothing in it says that it is no charge, nor which of two order numbers is its own",
+    "PAY-037": "a periodic message without an order number, a plate or a session: nothing in it says that it is no charge",
+    "PAY-067": "one time and a duration: `timestamp_minutes` does not say that it is the start",
+}
+"""Which payloads a draft does not read right as it is, and why."""
+
+ASSUMED = {
+    "PAY-009": ("format: epoch_ms", "format: epoch_ms_local"),
+    "PAY-051": ("zone: Asia/Shanghai", 'zone: "+16:00"'),
+    "PAY-065": ("zone: Asia/Shanghai", "zone: Asia/Taipei"),
+}
+"""What no message shows of itself, and who confirms the draft knows: as the case's `assume` has it."""
+
+WITHIN = {"PAY-009": timedelta(minutes=1)}
+READ_RIGHT = 28
+
+
+def read(text: str, value: bytes | None) -> tuple[Order | Finding, ...]:
+    book = rulebook.parse(text)
+    return book.read_as(book.sources[0], Record(Coordinates("t", 0, 0), -1, None, value), None)
+
+
+def wrong(name: str) -> list[str]:
+    """What is not right in the reading of a payload by its own draft."""
+    case = PAYLOADS[name]
+    try:
+        text = draft_of(bytes_of(case) or b"null").text
+    except ConfigurationError as error:
+        return [str(error)]
+    if name in ASSUMED:
+        assert ASSUMED[name][0] in text
+        text = text.split("\ntests:")[0].replace(*ASSUMED[name])
+    right = case["right"]
+    (item,) = read(text.replace("STATION-1", (right.get("station") or "S1").split(" ")[0]), bytes_of(case))
+    found = list(
+        differences(item.values or {}, right, getattr(item, "reverses", None), WITHIN.get(name, timedelta(0)))
+    )
+    skips = right["verdict"] in ("skip_not_a_charge", "skip_not_finished", "skip_reversal")
+    if skips and getattr(item, "outcome", None) is not Outcome.SKIPPED:
+        found.append("not skipped")
+    if right["verdict"].startswith("send") and not isinstance(item, Order):
+        found.append(f"{item.outcome}: {item.detail}")
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name in PAYLOADS if name not in CANNOT])
+def test_a_draft_reads_its_payload_as_it_is_right(name: str) -> None:
+    assert wrong(name) == []
+
+
+@pytest.mark.parametrize("name", CANNOT)
+def test_what_a_draft_cannot_know_it_does_not_read_right(name: str) -> None:
+    assert wrong(name) != []
+
+
+def test_most_payloads_are_read_right() -> None:
+    assert len(PAYLOADS) - len(CANNOT) == READ_RIGHT
+
+
+# -- Messages of platforms never seen -------------------------------------------------------------------
+
+
+def sampled(name: str) -> bytes:
+    shape = SHAPES[name]
+    if "samples" in shape:
+        return str(shape["samples"]).encode()
+    inner = json.dumps(shape["base64"], ensure_ascii=False).encode()
+    return json.dumps({"v": 2, "payload": base64.b64encode(inner).decode()}).encode()
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_draft_reads_messages_of_a_platform_never_seen(name: str) -> None:
+    samples = samples_of([("sample", sampled(name))])
+    text = draft_of(sampled(name)).text
+
+    items = [item for sample in samples.messages for item in read(text, sample.value)]
+    wanted = SHAPES[name]["reads"]
+    found: list[dict[str, str | None]] = [
+        {
+            field: item.reason
+            if field == "outcome" and isinstance(item, Finding)
+            else text_of(item.values or {}, field)
+            for field in expected
+        }
+        for item, expected in zip(items, wanted, strict=True)
+    ]
+    assert found == [{field: str(value) for field, value in each.items()} for each in wanted]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_draft_checks_and_tests_as_it_is(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(draft_of(sampled(name)).text, "utf-8")
+
+    assert report.check(file).found == ()
+    assert [run.differences for run in runs.run(file)] == [()]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_guess_is_marked_and_a_preset_is_all_there_is_to_say(name: str) -> None:
+    text = draft_of(sampled(name)).text
+
+    lines = text.split("\nsources:")[1].split("\nstations:")[0].splitlines()
+    said = [number for number, line in enumerate(lines) if re.match(r" +[a-z_]+: \S", line)]
+    for number in said:
+        above = next(line for line in reversed(lines[:number]) if not line.startswith("      #  "))
+        assert "# confirm: " in above or "required: true}   #" in lines[number]
+    assert ("extends: " in text) is ("preset" in SHAPES[name])
+    if "preset" in SHAPES[name]:
+        assert f"    extends: {SHAPES[name]['preset']}\n" in text
+
+
+@pytest.mark.parametrize("name", [*SHAPES, *(name for name in PAYLOADS if name not in CANNOT)])
+def test_no_plate_of_a_sample_is_in_its_draft_or_in_what_is_said_of_it(name: str) -> None:
+    value = sampled(name) if name in SHAPES else bytes_of(PAYLOADS[name]) or b""
+    drafted = draft_of(value)
+    samples = samples_of([("sample", value)])
+    real = {
+        str(item.values["plate"])
+        for sample in samples.messages
+        for item in read(drafted.text, sample.value)
+        if item.values and "plate" in item.values
+    }
+
+    everything = plates.normalise("\n".join([drafted.text, *drafted.told]))
+    for text in re.findall(r'"([A-Za-z0-9+/]{24,}={0,2})"', drafted.text):
+        found = inside(text)
+        everything += plates.normalise(str(found[1])) if found is not None else ""
+    assert [plate for plate in real - {PLATE} if plate in everything] == []
+    assert {plates.normalise(found) for found in LIKE_A_PLATE.findall(drafted.text)} <= {PLATE}
+
+
+# -- What decides -----------------------------------------------------------------------------------------
+
+
+def drafted(*messages: object) -> str:
+    lines = "\n".join(json.dumps(message, ensure_ascii=False) for message in messages)
+    return draft_of(lines.encode()).text
+
+
+def field_of(text: str, name: str) -> str:
+    return next(
+        line.strip().removeprefix(f"{name}: ")
+        for line in text.splitlines()
+        if line.strip().startswith(f"{name}: ")
+    )
+
+
+def comment_of(text: str, name: str) -> str:
+    """What is said above a field, on one line."""
+    lines = text.splitlines()
+    number = next(number for number, line in enumerate(lines) if line.strip().startswith(f"{name}: "))
+    start = max(each for each in range(number) if "# confirm" in lines[each])
+    return " ".join(line.strip().lstrip("# ") for line in lines[start:number])
+
+
+CHARGE = {"no": "A1", "plate": "粤B12345", "start": "2026-03-01 10:00:00", "end": "2026-03-01 11:00:00"}
+
+
+@pytest.mark.parametrize(
+    ("energy", "unit", "said"),
+    [
+        (7.4, "kWh", "in kWh 7.4 kWh at 7.4 kW"),
+        (7400, "Wh", "in Wh 7.4 kWh at 7.4 kW"),
+        (3520, "0.01kWh", "in 0.01kWh 35.2 kWh at 35.2 kW"),
+        (22.0, "kWh", "in 0.1kWh it would be 2.2 kWh at 2.2 kW"),
+        ("19.5度", "in_text", "such as 19.5度, with its unit in it"),
+    ],
+)
+def test_the_unit_of_an_energy_is_told_by_the_power_that_it_would_mean(
+    energy: object, unit: str, said: str
+) -> None:
+    text = drafted({**CHARGE, "dianliang": energy})
+
+    assert f"unit: {unit}" in field_of(text, "energy_wh").replace('"', "")
+    assert said in comment_of(text, "energy_wh")
+
+
+def test_a_name_that_tells_the_unit_outweighs_the_power() -> None:
+    assert "unit: Wh" in field_of(drafted({**CHARGE, "energy_wh_total": 310}), "energy_wh")
+
+
+@pytest.mark.parametrize("name", ["totalMoney", "elecMoney", "电费", "chargeFee", "dianfei_jine"])
+def test_money_is_not_taken_for_energy(name: str) -> None:
+    text = drafted({**CHARGE, name: 21.5})
+
+    assert "# energy_wh:" in text
+    assert name in comment_of(text, "# fee_fen") or f"# fee_fen: {{paths: {name}" in text
+
+
+def test_of_two_ends_the_one_that_the_duration_fits_is_taken_and_the_other_one_is_named() -> None:
+    charge = {**CHARGE, "end": "2026-03-01 11:00:00"}
+    del charge["end"]
+    text = drafted(
+        {**charge, "endTime": "2026-03-01 11:00:00", "finishTime": "2026-03-01 12:30:00", "duration": 60}
+    )
+    other = drafted(
+        {**charge, "endTime": "2026-03-01 11:00:00", "finishTime": "2026-03-01 12:30:00", "duration": 150}
+    )
+
+    assert "paths: endTime" in field_of(text, "ended_at")
+    assert "60 min after the start; or `finishTime`, 90 min later" in comment_of(text, "ended_at")
+    assert "paths: finishTime" in field_of(other, "ended_at")
+
+
+def test_of_several_numbers_the_one_that_differs_is_the_orders() -> None:
+    text = drafted(
+        {**CHARGE, "no": None, "order_no": "B", "order_code": "1"},
+        {**CHARGE, "no": None, "order_no": "B", "order_code": "2"},
+    )
+
+    assert field_of(text, "order_id") == "order_code"
+    assert "2 different ones in 2 orders; or `order_no`?" in comment_of(text, "order_id")
+
+
+def test_without_a_number_the_car_and_its_time_are_one() -> None:
+    charge = {name: value for name, value in CHARGE.items() if name != "no"}
+    text = drafted(charge)
+
+    assert field_of(text, "event_id") == '"{plate}/{started_at}"'
+    (item,) = read(text, json.dumps(charge).encode())
+    assert item.values is not None
+    assert item.values["event_id"] == "粤B12345/2026-03-01 10:00:00"
+
+
+def test_states_are_shown_for_a_gate_that_only_a_person_can_know() -> None:
+    text = drafted({**CHARGE, "orderStatus": 4}, {**CHARGE, "no": "A2", "orderStatus": 2})
+
+    assert '#   - {paths: orderStatus, not_in: ["4", "2"], reason: not_finished}' in text
+
+
+def test_whoever_takes_a_commented_line_in_gets_what_it_says() -> None:
+    text = drafted({**CHARGE, "orderStatus": 4, "totalMoney": 12.5})
+    text = text.replace("    # skip:\n    #   -", "    skip:\n      -").replace("# fee_fen:", "fee_fen:")
+    (item,) = read(text, json.dumps({**CHARGE, "orderStatus": 4, "totalMoney": 12.5}).encode())
+
+    assert isinstance(item, Order)
+    assert item.values["fee_fen"] == 1250
+
+
+def test_messages_in_another_charset_are_read() -> None:
+    value = json.dumps({**CHARGE, "车场编号": "S1"}, ensure_ascii=False).encode("gb18030")
+    text = draft_of(value).text
+    (item,) = read(text, value)
+
+    assert "envelope: [{charset: gb18030}]" in text
+    assert isinstance(item, Order)
+    assert item.plate == "粤B12345"
+
+
+def test_a_schema_registrys_frame_is_taken_off() -> None:
+    text = draft(samples_of([("sample", b"\0\0\0\0\x07" + json.dumps(CHARGE).encode())])).text
+
+    assert "envelope: [schema_registry]" in text
+
+
+# -- Whatever the JSON ------------------------------------------------------------------------------------
+
+NAMES = st.sampled_from(
+    [
+        "order_no",
+        "plate",
+        "车牌",
+        "start_time",
+        "endTime",
+        "energy",
+        "totalPower",
+        "data",
+        "orders",
+        "id",
+        "status",
+        "duration",
+        "stationId",
+        "amount",
+        "payload",
+        "schema",
+        "op",
+        "after",
+        "specversion",
+        "type",
+        "a.b",
+        '"',
+        "$",
+    ]
+)
+SCALARS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=8),
+    st.sampled_from(["2026-03-01 10:00:00", "粤B12345", "10:30", "0001-01-01T00:00:00Z", '{"id": "1"}', "1772436000", "9e999"]),
+    st.sampled_from([1772436000, 1772436000000, 10**25, -1, 0]),
+)  # fmt: skip  # two kinds, on two lines
+JSON = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(NAMES | st.text(max_size=4), inner, max_size=6)
+    ),
+    max_leaves=25,
+)
+
+
+def rules_or_problems(value: bytes) -> RuleBook | list[Problem]:
+    try:
+        text = draft_of(value).text
+    except ConfigurationError as error:
+        return error.problems
+    return rulebook.parse(text)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(JSON, min_size=1, max_size=3))
+def test_any_json_is_a_file_that_loads_or_a_clear_error(messages: Sequence[object]) -> None:
+    found = rules_or_problems("\n".join(map(json.dumps, messages)).encode())
+
+    assert isinstance(found, RuleBook) or all(each.place.startswith("sample") for each in found)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.binary(max_size=60))
+def test_any_bytes_are_a_file_that_loads_or_a_clear_error(value: bytes) -> None:
+    found = rules_or_problems(value)
+
+    assert isinstance(found, RuleBook) or all(each.place.startswith("sample") for each in found)
+
+
+# -- The command ------------------------------------------------------------------------------------------
+
+
+def exit_code(*arguments: str) -> object:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    return ended.value.code
+
+
+def test_a_draft_is_printed_and_what_is_left_to_do_beside_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(json.dumps(CHARGE).encode())))
+
+    assert exit_code("draft", "-") == 0
+
+    printed = capsys.readouterr()
+    rulebook.parse(printed.out)
+    assert printed.err.splitlines()[0] == "1 message, 1 order, 1 of them read whole"
+    assert "not found: energy_wh" in printed.err.splitlines()
+
+
+def test_a_file_that_is_there_is_overwritten_only_when_that_is_wanted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample, output = tmp_path / "m.json", tmp_path / "rules.yaml"
+    sample.write_text(json.dumps(CHARGE), "utf-8")
+    output.write_text("mine", "utf-8")
+
+    assert exit_code("draft", str(sample), "--output", str(output)) == 2
+    assert (
+        f"error: --output: {output} is there already; name another file, or add --force"
+        in capsys.readouterr().err
+    )
+    assert output.read_text("utf-8") == "mine"
+    assert exit_code("draft", str(sample), "--output", str(output), "--force") == 0
+    rulebook.load(output)
+    assert exit_code("draft", str(sample), "--output", str(tmp_path / "none" / "r.yaml")) == 2
+    assert "cannot be written: No such file or directory; name another file" in capsys.readouterr().err
+
+
+def test_several_files_are_one_platforms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in (1, 2):
+        (tmp_path / f"{number}.json").write_text(
+            json.dumps({**CHARGE, "no": f"A{number}"}, indent=2), "utf-8"
+        )
+
+    assert exit_code("draft", str(tmp_path / "1.json"), str(tmp_path / "2.json")) == 0
+
+    assert capsys.readouterr().err.splitlines()[0] == "2 messages, 2 orders, 2 of them read whole"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"a": 1}\n{"a": }\n{"a": 2}\n[', ["{}:2:7: not JSON: Expecting value", "{}:4:2: not JSON: Expecting value"]),
+        (b"order;plate\n1;2", ["{}:1:1: not JSON: Expecting value", "{}:2:2: "]),
+        (b"", ["{}: there is no message in it"]),
+        (b'{"a": NaN}', ["{}:1: NaN is not a number of JSON"]),
+        (b"7", ["{}:1: a number where an object is expected"]),
+        (b"null", ["{}:1: only null, which means deleted"]),
+        (b"[" * 100_000, ["{}:1:1: not JSON: nested too deeply"]),
+        (bytes_of(PAYLOADS["PAY-057"]), ["{}: neither JSON nor text (an LZ4 frame"]),
+        ((PAYLOADS["PAY-007"]["payload"]).encode(), ["{}:1: an encrypted envelope, not an order; decrypt it upstream"]),
+    ],
+    ids=["broken lines", "CSV", "empty", "NaN", "a number", "null", "deep", "LZ4", "encrypted"],
+)  # fmt: skip  # a case is a line
+def test_what_is_no_message_is_told_with_its_place(
+    content: bytes, said: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sample = tmp_path / "m.json"
+    sample.write_bytes(content)
+
+    assert exit_code("draft", str(sample)) == 2
+
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    lines = printed.err.splitlines()
+    assert [
+        line.startswith(f"error: {start.format(sample)}") for line, start in zip(lines, said, strict=True)
+    ] == [True] * len(said)
+
+
+def test_a_file_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code("draft", "nowhere.json") == 2
+
+    assert capsys.readouterr().err == (
+        "error: nowhere.json: cannot be read: No such file or directory; name a file of messages, or - for standard input\n"
+    )
