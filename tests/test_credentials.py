@@ -14,6 +14,7 @@ from consumer import credentials, logs
 from consumer.credentials import Credentials
 from consumer.metrics import Metrics
 from consumer.settings import Settings
+from tests.mounts import mount
 
 SETTINGS = {"kafka": {"bootstrap_servers": ["k:1"], "topics": {"events": ["e"]}}, "rules": "rules.yaml"}
 
@@ -35,7 +36,6 @@ class World:
     def __init__(self, folder: Path, *names: str, certificates: Collection[Path] = ()) -> None:
         self.folder = folder
         self.names = list(names)
-        self.versions = 0
         self.told: list[set[str]] = []
         self.metrics = Metrics(CollectorRegistry())
         self.mount(**{name: f"first {name}" for name in names})
@@ -50,16 +50,7 @@ class World:
         self.credentials.use({name: settings.secret(name) for name in names})
 
     def mount(self, **texts: str) -> None:
-        """All files at once, by one link."""
-        self.versions += 1
-        version = self.folder / f"..{self.versions}"
-        version.mkdir()
-        for name, text in texts.items():
-            (version / name).write_text(text)
-            if not (self.folder / name).is_symlink():
-                (self.folder / name).symlink_to(f"..data/{name}")
-        (self.folder / "..tmp").symlink_to(version.name)
-        (self.folder / "..tmp").rename(self.folder / "..data")
+        mount(self.folder, texts)
 
     def reloads(self, result: str) -> float | None:
         return self.metrics.registry.get_sample_value("coupon_secrets_reloads_total", {"result": result})

@@ -19,6 +19,7 @@ from consumer.core.rules import RuleBook
 from consumer.metrics import Metrics
 from consumer.rulebook import Files, watching
 from consumer.rulebook.watching import Watcher
+from tests.mounts import mount
 
 RULES = "version: 1\nsources: {events: {extends: canonical}}\nrules: [{name: NAME, skip: policy}]\n"
 
@@ -35,17 +36,6 @@ def _quick_and_collected(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def write(path: Path, name: str = "first", more: str = "") -> Path:
     path.write_text(RULES.replace("NAME", name) + more, "utf-8")
     return path
-
-
-def mount(folder: Path, version: str, name: str) -> None:
-    """As Kubernetes mounts a ConfigMap, and swaps it: all files at once, by one link."""
-    hidden = folder / version
-    hidden.mkdir()
-    write(hidden / "rules.yaml", name)
-    (folder / "..data_tmp").symlink_to(version)
-    (folder / "..data_tmp").rename(folder / "..data")
-    if not (folder / "rules.yaml").exists():
-        (folder / "rules.yaml").symlink_to("..data/rules.yaml")
 
 
 # -- Files ------------------------------------------------------------------------------------------
@@ -85,11 +75,11 @@ def test_a_folder_has_changed_where_a_file_came_or_went(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", ["", "rules.yaml"])
 def test_a_swapped_config_map_has_changed(tmp_path: Path, path: str) -> None:
-    mount(tmp_path, "..2026_1", "first")
+    mount(tmp_path, {"rules.yaml": RULES.replace("NAME", "first")})
     files = loaded(tmp_path / path)
     assert not files.changed()
 
-    mount(tmp_path, "..2026_2", "second")
+    mount(tmp_path, {"rules.yaml": RULES.replace("NAME", "second")})
     assert files.changed()
 
 

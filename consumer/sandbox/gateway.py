@@ -7,6 +7,7 @@ Checks every request (`verify`), decides on an answer (`answers`), remembers it
 import asyncio
 import contextlib
 import random
+import ssl
 import time
 import uuid
 from collections import Counter, deque
@@ -101,6 +102,7 @@ class SandboxGateway:
         failures: Mapping[str, float] | None = None,
         seed: int = 1,
         journal_file: Path | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         """Raises ConfigurationError for failures that it does not know.
 
@@ -118,6 +120,7 @@ class SandboxGateway:
         self._failures = failures or {}
         self._seed = seed
         self._journal_file = journal_file
+        self._tls = tls
         self._random = random.Random(seed)  # noqa: S311  # not for security
         self._under_way: Counter[tuple[str, str]] = Counter()
         self._in_flight = 0
@@ -137,7 +140,7 @@ class SandboxGateway:
     def base_url(self) -> str:
         """The page."""
         host, port = self._address
-        return f"http://{host}:{port}"
+        return f"http{'s' if self._tls else ''}://{host}:{port}"
 
     def moment(self) -> Moment | None:
         """Where the scenario is; None without one."""
@@ -157,7 +160,7 @@ class SandboxGateway:
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, handle_signals=False)
         await self._runner.setup()
         try:
-            site = web.TCPSite(self._runner, host, port, backlog=1024)
+            site = web.TCPSite(self._runner, host, port, backlog=1024, ssl_context=self._tls)
             await site.start()
         except OSError:
             await self.stop()

@@ -18,6 +18,7 @@ from consumer import rulebook
 from consumer.sandbox.gateway import SandboxGateway
 from tests.broker.kafka import Topics, read_all
 from tests.broker.world import APP_ID, RULES, SECRET, Member, World, just_now
+from tests.mounts import mount
 
 pytestmark = pytest.mark.broker
 
@@ -49,25 +50,16 @@ class Mount:
 
     def __init__(self, world: World) -> None:
         self.folder = world.folder / "mounted"
-        self.folder.mkdir()
-        self.versions = 0
         self.swap(RULES)
-        (self.folder / "rules.yaml").symlink_to("..data/rules.yaml")
         settings = world.settings.read_text("utf-8")
         world.settings.write_text(settings.replace("rules: rules.yaml", "rules: mounted"), "utf-8")
 
     def swap(self, text: str) -> None:
-        self.versions += 1
-        version = self.folder / f"..version_{self.versions}"
-        version.mkdir()
-        (version / "rules.yaml").write_text(text, "utf-8")
-        link = self.folder / "..data_tmp"
-        link.symlink_to(version.name)
-        link.rename(self.folder / "..data")
+        mount(self.folder, {"rules.yaml": text})
 
 
 @pytest.fixture
-def mount(world: World) -> Mount:
+def mounted(world: World) -> Mount:
     return Mount(world)
 
 
@@ -171,10 +163,10 @@ BROKEN = (
 
 
 async def change_rules(
-    world: World, mount: Mount, gateway: SandboxGateway, swaps: int, *, asked: bool
+    world: World, mounted: Mount, gateway: SandboxGateway, swaps: int, *, asked: bool
 ) -> None:
     """Swaps under load, every fourth one broken; all that has to hold of it."""
-    mount.swap(version(0))
+    mounted.swap(version(0))
     good = {rulebook.parse(version(0)).hash: 0}
     member = world.start()
     await until_told(member, lambda details: bool(details["partitions"]))
@@ -182,7 +174,7 @@ async def change_rules(
         for number in range(1, swaps + 1):
             broken = number % 4 == 2
             text = BROKEN[number % len(BROKEN)] if broken else version(number)
-            mount.swap(text)
+            mounted.swap(text)
             if asked:
                 member.process.send_signal(signal.SIGHUP)
             if broken:
@@ -212,23 +204,23 @@ async def change_rules(
 
 
 async def test_rules_are_swapped_under_load_as_soon_as_their_files_are(
-    world: World, mount: Mount, gateway: SandboxGateway
+    world: World, mounted: Mount, gateway: SandboxGateway
 ) -> None:
-    await change_rules(world, mount, gateway, 6, asked=False)
+    await change_rules(world, mounted, gateway, 6, asked=False)
 
 
 @pytest.mark.long
 async def test_fifty_swaps_under_load_some_of_them_broken(
-    world: World, mount: Mount, gateway: SandboxGateway
+    world: World, mounted: Mount, gateway: SandboxGateway
 ) -> None:
-    await change_rules(world, mount, gateway, 50, asked=True)
+    await change_rules(world, mounted, gateway, 50, asked=True)
 
 
 @pytest.mark.long
 async def test_ten_thousand_rules_are_loaded_while_the_service_goes_on(
-    world: World, mount: Mount, gateway: SandboxGateway
+    world: World, mounted: Mount, gateway: SandboxGateway
 ) -> None:
-    mount.swap(version(0))
+    mounted.swap(version(0))
     member = world.start()
     await until_told(member, lambda details: bool(details["partitions"]))
     standstill_before = await longest_standstill(member)
@@ -246,11 +238,11 @@ async def test_ten_thousand_rules_are_loaded_while_the_service_goes_on(
     async with load(world, 50) as steady:
         await asyncio.sleep(1)
         began = time.monotonic()
-        mount.swap(many)
+        mounted.swap(many)
         await until_told(member, lambda details: bool(details["rules"] == wanted), 120)
         print(f"\nin force after {time.monotonic() - began:.1f} s")
         await asyncio.sleep(1)
-        mount.swap(version(1))  # and let go of them
+        mounted.swap(version(1))  # and let go of them
         await until_told(member, lambda details: bool(details["rules"] != wanted), 30)
         await asyncio.sleep(5)
     await until_granted(world, steady.sent)
@@ -280,19 +272,19 @@ HELD = TWO_ACCOUNTS.replace("0002, secret: main,", "0002, secret: main, state: h
 
 
 async def test_an_account_on_hold_makes_no_request_within_five_seconds_and_all_are_granted_when_it_is_released(
-    world: World, mount: Mount, gateway: SandboxGateway
+    world: World, mounted: Mount, gateway: SandboxGateway
 ) -> None:
-    mount.swap(TWO_ACCOUNTS)
+    mounted.swap(TWO_ACCOUNTS)
     member = world.start()
     await until_told(member, lambda details: bool(details["partitions"]))
     async with load(world, 50) as steady:
         await asyncio.sleep(2)
-        mount.swap(HELD)
+        mounted.swap(HELD)
         await asyncio.sleep(5)
         held_from = len(gateway.journal.entries)
         await asyncio.sleep(4)
         meanwhile = Counter(entry.parameters["app_id"] for entry in list(gateway.journal.entries)[held_from:])
-        mount.swap(TWO_ACCOUNTS)
+        mounted.swap(TWO_ACCOUNTS)
         await asyncio.sleep(3)
     outcomes = await until_granted(world, steady.sent)
 
@@ -304,16 +296,16 @@ async def test_an_account_on_hold_makes_no_request_within_five_seconds_and_all_a
 
 
 async def test_a_topic_that_could_not_be_read_goes_on_when_its_source_is_corrected(
-    world: World, mount: Mount, gateway: SandboxGateway
+    world: World, mounted: Mount, gateway: SandboxGateway
 ) -> None:
     wrong = "sources:\n  canonical: {extends: canonical, orders: nowhere}"
-    mount.swap(version(0).replace("sources:\n  canonical: {extends: canonical}", wrong))
+    mounted.swap(version(0).replace("sources:\n  canonical: {extends: canonical}", wrong))
     settings = world.settings.read_text("utf-8")
     world.settings.write_text(settings + "intake: {max_unreadable: 10}\n", "utf-8")
     member = world.start()
     async with load(world, 50):
         await until_told(member, lambda details: bool(details["unreadable_topics"]))
-        mount.swap(version(1))
+        mounted.swap(version(1))
         await until_told(member, lambda details: not details["unreadable_topics"])
         await until_granted_some(world)
 
