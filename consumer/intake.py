@@ -777,6 +777,8 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         if held.writing is not None:
             await asyncio.wait([held.writing], timeout=max(0.1, deadline - loop.time()))
         await self._end_writing(held)
+        if held.ledger.doubtful and not self._stopping.is_set():
+            self._consumer.rejoin()  # or a follower would keep its generation: see `_end_writing`
         log.info("intake.drained", why=why, abandoned=len(abandoned))
 
     async def _end_writing(self, held: Assignment) -> None:

@@ -54,6 +54,10 @@ LONGEST_PAUSE = 5.0
 class Writer(Protocol):
     """What the ledger needs of `transactions.TransactionWriter` or `publishing.PlainWriter`."""
 
+    @property
+    def doubtful(self) -> bool:
+        """A late copy of a commit of offsets may still come, and only a new generation refuses it."""
+
     async def flush(
         self, offsets: Mapping[TopicPartition, CommittedOffset], records: Sequence[Outgoing]
     ) -> FlushResult:
@@ -223,6 +227,11 @@ class Ledger:
         """The partition's frontier moved without a record of its own to write (it was done already)."""
         self._moved.add(partition)
         self._work.set()
+
+    @property
+    def doubtful(self) -> bool:
+        """Whoever joins again after this assignment needs a new generation: see `Writer`."""
+        return self._writer.doubtful
 
     def full(self, partition: TopicPartition) -> bool:
         """The partition's offset map is nearly full: it must take no new records."""

@@ -221,6 +221,8 @@ class PlainWriter:
     makes the outcome come again, under the same `outcome_id`. Without a member no offsets go along.
     """
 
+    doubtful = False  # a late copy only moves an offset back
+
     def __init__(self, link: KafkaLink, member: Membership | None, publisher: Publisher) -> None:
         self._link = link
         self._member = member

@@ -252,6 +252,11 @@ class TransactionWriter:
     # One transaction, in the order of its requests.
 
     @property
+    def doubtful(self) -> bool:
+        """A TxnOffsetCommit was lost, and its late copy may live. A second one would be one too many for two ids."""
+        return self._losses > 0
+
+    @property
     def _who(self) -> tuple[str, int, int]:
         return self._identity.transactional_id, self._identity.producer_id, self._identity.epoch
 
