@@ -82,26 +82,26 @@ def read_retry(headers: Headers) -> RetryContext | str:
     texts = own_texts(headers)
     try:
         return RetryContext(
-            origin=Coordinates(texts["topic"], int(texts["partition"]), int(texts["offset"])),
-            timestamp_ms=int(texts["timestamp"]),
-            index=int(texts["order_index"]),
+            origin=Coordinates(texts["topic"], whole(texts["partition"]), whole(texts["offset"])),
+            timestamp_ms=whole(texts["timestamp"], least=LEAST_TIMESTAMP),
+            index=whole(texts["order_index"]),
             wait=Wait(texts["waits_for"]),
-            written_at=_read_instant(texts["written_at"]),
-            due_at=_read_instant(texts["due_at"]),
-            tier=int(texts["tier"]),
-            waits=int(texts["waits"]),
-            excused_seconds=float(texts["excused_seconds"]),
+            written_at=instant(texts["written_at"]),
+            due_at=instant(texts["due_at"]),
+            tier=whole(texts["tier"]),
+            waits=whole(texts["waits"]),
+            excused_seconds=_seconds(texts["excused_seconds"]),
             attempts=Attempts(
-                count=int(texts["attempts"]),
-                first_at=_read_instant(texts["first_at"]) if "first_at" in texts else None,
-                last_at=_read_instant(texts["last_at"]) if "last_at" in texts else None,
-                seconds=float(texts["seconds"]) if "seconds" in texts else None,
+                count=whole(texts["attempts"]),
+                first_at=instant(texts["first_at"]) if "first_at" in texts else None,
+                last_at=instant(texts["last_at"]) if "last_at" in texts else None,
+                seconds=_seconds(texts["seconds"]) if "seconds" in texts else None,
                 ambiguous=texts["ambiguous"] == "true",
             ),
             label=texts.get("label", ""),
             words=GatewayWords(
                 code=texts.get("code"),
-                http_status=int(texts["http_status"]) if "http_status" in texts else None,
+                http_status=whole(texts["http_status"]) if "http_status" in texts else None,
                 message=texts.get("message"),
                 seqno=texts.get("seqno"),
                 enter_time=texts.get("enter_time"),
@@ -137,8 +137,8 @@ def read_replay(headers: Headers) -> Replay | None:
     try:
         return Replay(
             of=texts["replay_of"],
-            count=int(texts["replay_count"]),
-            index=int(texts["replay_order_index"]) if "replay_order_index" in texts else None,
+            count=whole(texts["replay_count"]),
+            index=whole(texts["replay_order_index"]) if "replay_order_index" in texts else None,
             release=texts.get("replay_release") == "true",
         )
     except (KeyError, ValueError):
@@ -149,9 +149,36 @@ def _instant(value: datetime | None) -> str | None:
     return None if value is None else value.astimezone(UTC).isoformat(timespec="milliseconds")
 
 
-def _read_instant(text: str) -> datetime:
-    """Raises ValueError."""
+# -- What a header's text says, where anybody may have written it ------------------------------------
+
+LEAST_TIMESTAMP = -(2**63)
+"""Kafka takes whatever a producer writes, before 1970 too."""
+
+_LARGEST = 2**63 - 1
+_LONGEST_SECONDS = 10 * 365 * 86400.0
+
+
+def whole(text: str, least: int = 0) -> int:
+    """A whole number that Kafka and JSON can hold. Raises ValueError."""
+    value = int(text)
+    if not least <= value <= _LARGEST:
+        raise ValueError(f"{text[:40]!r} is out of bounds")
+    return value
+
+
+def _seconds(text: str) -> float:
+    """A span of time. Raises ValueError."""
+    value = float(text)
+    if not 0 <= value <= _LONGEST_SECONDS:  # not a number is neither
+        raise ValueError(f"{text[:40]!r} is no span of seconds")
+    return value
+
+
+def instant(text: str) -> datetime:
+    """Aware, and far enough from the calendar's ends to be counted from. Raises ValueError."""
     value = datetime.fromisoformat(text)
     if value.tzinfo is None:
         raise ValueError(f"{text!r} has no zone")
+    if not 1 < value.year < 9999:
+        raise ValueError(f"{text!r} is at the calendar's end")
     return value

@@ -11,13 +11,16 @@ from datetime import UTC, datetime
 
 from consumer.core.events import Coordinates, Order, Record, Replay
 from consumer.core.headers import (
+    LEAST_TIMESTAMP,
     REPLAY_PREFIX,
     Header,
     event_headers,
+    instant,
     own_headers,
     own_texts,
     read_replay,
     replay_headers,
+    whole,
 )
 from consumer.core.outcomes import Outcome, Reason
 from consumer.core.rules import RuleBook
@@ -90,14 +93,13 @@ def read_letter(headers: Sequence[Header]) -> DeadLetter | str:
     texts = own_texts(headers)
     replay = read_replay(tuple(headers))
     try:
-        decided_at = datetime.fromisoformat(texts["decided_at"])
         return DeadLetter(
             outcome_id=texts["outcome_id"],
             outcome=texts["outcome"],
-            origin=Coordinates(texts["topic"], int(texts["partition"]), int(texts["offset"])),
-            timestamp_ms=int(texts["timestamp"]),
-            index=int(texts["order_index"]),
-            decided_at=decided_at if decided_at.tzinfo else decided_at.replace(tzinfo=UTC),
+            origin=Coordinates(texts["topic"], whole(texts["partition"]), whole(texts["offset"])),
+            timestamp_ms=whole(texts["timestamp"], least=LEAST_TIMESTAMP),
+            index=whole(texts["order_index"]),
+            decided_at=instant(texts["decided_at"]),
             reason=texts.get("reason"),
             detail=texts.get("detail"),
             code=texts.get("code"),
@@ -225,7 +227,7 @@ def read_receipt(headers: Iterable[Header]) -> Receipt | None:
     """None for whatever is no receipt."""
     texts = own_texts(headers)
     try:
-        return Receipt(texts["receipt_of"], int(texts["receipt_partition"]), int(texts["receipt_offset"]))
+        return Receipt(texts["receipt_of"], whole(texts["receipt_partition"]), whole(texts["receipt_offset"]))
     except (KeyError, ValueError):
         return None
 

@@ -7,6 +7,7 @@ its metadata string, which records beyond the committed offset are done already:
 
 import base64
 import hashlib
+import re
 import zlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
@@ -22,6 +23,7 @@ _PREFIX = "ccc1:"  # charging-coupon consumer, version 1: tells our maps from ot
 _CLEAN, _RUNS, _BITMAP, _DEFLATED = 1, 2, 4, 8
 _MAX_SPAN = 1 << 32  # offsets that one map may reach over; more is no map of ours
 _MAX_INFLATED = 1 << 20
+_ONES = re.compile("1+")
 
 
 class Tracker:
@@ -209,23 +211,23 @@ def _read_runs(frontier: int, body: bytes) -> Iterator[tuple[int, int]]:
 
 def _bitmap(frontier: int, done: list[tuple[int, int]]) -> bytes:
     """Bit n of the little-endian number says whether offset frontier + n is done."""
-    bits = 0
+    at = frontier
+    text: list[str] = []
     for start, end in done:
-        bits |= ((1 << (end - start)) - 1) << (start - frontier)
+        text += ("0" * (start - at), "1" * (end - start))
+        at = end
+    bits = int("".join(text)[::-1], 2)
     return bits.to_bytes((bits.bit_length() + 7) // 8, "little")
 
 
 def _read_bitmap(frontier: int, body: bytes) -> Iterator[tuple[int, int]]:
-    bits, at = int.from_bytes(body, "little"), frontier
+    bits = int.from_bytes(body, "little")
     if bits & 1 or not bits:
         raise ValueError("the frontier itself is not done")
-    while bits:
-        gap = (bits & -bits).bit_length() - 1
-        bits >>= gap
-        length = (~bits & (bits + 1)).bit_length() - 1
-        bits >>= length
-        yield at + gap, at + gap + length
-        at += gap + length
+    for ones in _ONES.finditer(
+        f"{bits:b}"[::-1]
+    ):  # shifting it bit by bit takes as long as its length squared
+        yield frontier + ones.start(), frontier + ones.end()
 
 
 def _uvarint(number: int) -> bytes:

@@ -115,8 +115,10 @@ class Bundle:
             return text
         items: Any = document.data
         for part in path[:number]:
-            items = items[part]
-        if not isinstance(items, list):  # one that may stand without a list around it
+            items = items.get(part) if isinstance(items, dict) else None
+        if not isinstance(
+            items, list
+        ):  # one that may stand without a list around it, or without `paths` above it
             return text
         item = items[int(path[number])]
         kind = _ITEMS.get(str(path[number - 1]), "item")

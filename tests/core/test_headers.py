@@ -24,7 +24,7 @@ NUMBERS = st.integers(0, 2**53)
 CONTEXTS = st.builds(
     RetryContext,
     origin=st.builds(Coordinates, TEXT, NUMBERS, NUMBERS),
-    timestamp_ms=st.integers(-1, 2**53),
+    timestamp_ms=st.integers(-(2**63), 2**63 - 1),
     index=NUMBERS,
     wait=st.sampled_from(Wait),
     written_at=INSTANTS,
@@ -86,6 +86,17 @@ def test_a_record_without_one_of_the_headers_is_not_taken_for_a_retry_or_lacks_o
         ("due_at", "2026-11-25T12:00:00"),
         ("waits_for", "luck"),
         ("tier", ""),
+        ("waits", "-5"),
+        ("partition", "9" * 30),
+        ("offset", "9" * 5000),
+        ("excused_seconds", "nan"),
+        ("excused_seconds", "inf"),
+        ("excused_seconds", "1e300"),
+        ("excused_seconds", "-1e9"),
+        ("seconds", "nan"),
+        ("due_at", "9999-12-31T23:59:59-23:59"),
+        ("written_at", "0001-01-01T00:00:00+23:59"),
+        ("first_at", "0001-01-01T00:00:00+23:59"),
     ],
 )
 def test_headers_that_cannot_be_read_are_told(name: str, text: str) -> None:
@@ -95,10 +106,16 @@ def test_headers_that_cannot_be_read_are_told(name: str, text: str) -> None:
     assert found.startswith("its coupon_ headers cannot be read: ")
 
 
-@pytest.mark.parametrize("release", [False, True])
-def test_a_replay_is_read_as_it_was_written(release: bool) -> None:
-    replay = Replay("cluster/charges/3/17/0", 2, 1, release)
-
+@given(
+    st.builds(
+        Replay,
+        of=TEXT,
+        count=st.integers(0, 2**31),
+        index=st.none() | st.integers(0, 1000),
+        release=st.booleans(),
+    )
+)
+def test_a_replay_is_read_as_it_was_written(replay: Replay) -> None:
     assert read_replay(tuple(replay_headers(replay))) == replay
 
 

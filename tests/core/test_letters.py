@@ -5,6 +5,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from consumer.core.events import Coordinates, GatewayWords, Record, Replay
 from consumer.core.headers import read_replay, replay_headers
@@ -73,6 +75,46 @@ def test_without_what_a_replay_needs_it_is_none(name: str) -> None:
     lacking = [header for header in written() if header[0] != f"coupon_{name}"]
 
     assert read_letter(lacking) == "not written by this service"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("partition", "-1"),
+        ("offset", "9" * 30),
+        ("order_index", "9" * 5000),
+        ("decided_at", "0001-01-01T00:00:00+23:59"),
+        ("decided_at", "9999-12-31T23:59:59-23:59"),
+        ("decided_at", "2026-11-25T12:00:00"),
+    ],
+)
+def test_with_numbers_and_times_that_are_none_it_is_none(name: str, text: str) -> None:
+    headers = [(key, value) for key, value in written() if key != f"coupon_{name}"]
+
+    assert read_letter([*headers, (f"coupon_{name}", text.encode())]) == "not written by this service"
+
+
+TEXTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
+
+
+@given(
+    st.builds(Coordinates, TEXTS, st.integers(0, 2**31), st.integers(0, 2**63 - 1)),
+    st.integers(-(2**63), 2**63 - 1),
+    st.integers(0, 1000),
+    st.dictionaries(st.sampled_from(["order_id", "event_id"]), TEXTS),
+    st.sampled_from(Reason),
+)
+def test_whatever_a_dead_letter_is_about_it_is_read_as_it_was_written(
+    origin: Coordinates, timestamp_ms: int, index: int, ids: dict[str, str], reason: Reason
+) -> None:
+    record = Record(origin, timestamp_ms, None, b"v")
+    resolution = Resolution(record, index, Outcome.INVALID, AT, reason=reason, values=dict(ids))
+    letter = read_letter(encode_dead_letter(resolution, OutcomeContext("cluster"), 1_000_000).headers)
+
+    assert isinstance(letter, DeadLetter)
+    assert (letter.origin, letter.timestamp_ms, letter.index) == (origin, timestamp_ms, index)
+    assert (letter.order_id, letter.event_id) == (ids.get("order_id"), ids.get("event_id"))
+    assert (letter.decided_at, letter.reason, letter.original) == (AT, reason, True)
 
 
 def test_a_receipt_is_no_dead_letter_and_is_read_as_it_was_written() -> None:

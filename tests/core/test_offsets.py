@@ -3,6 +3,7 @@
 import base64
 import itertools
 import random
+import time
 
 import pytest
 from hypothesis import given
@@ -128,6 +129,15 @@ def test_the_worst_pattern_of_some_18_000_offsets_fits_a_commit() -> None:
     chance = random.Random(1)
     done = [(o, o + 1) for o in range(2, 18_000, 2) if chance.random() < 0.9]
     assert len(encode_map("cluster", 0, done, clean=False)) <= FULL_MAP_BYTES + 100
+
+
+def test_a_map_with_every_other_of_many_offsets_is_read_at_once() -> None:
+    done = tuple((offset, offset + 1) for offset in range(2, 400_000, 2))
+    text = encode_map("cluster", 0, list(done), clean=False)
+    before = time.process_time()
+
+    assert decode_map(text, "cluster", 0) == OffsetMap(done, clean=False)
+    assert time.process_time() - before < 3, "its length squared would be 13 s"
 
 
 def test_a_stuck_head_with_a_million_done_behind_it_is_a_tiny_map() -> None:

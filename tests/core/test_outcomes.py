@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.core.events import Attempts, Coordinates, GatewayWords, Headers, Record, Value
+from consumer.core.events import Attempts, Coordinates, GatewayWords, Headers, Record, Value, Wait
 from consumer.core.outcomes import (
+    Later,
     Message,
     Outcome,
     OutcomeContext,
@@ -21,6 +22,7 @@ from consumer.core.outcomes import (
     Resolution,
     encode_dead_letter,
     encode_outcome,
+    encode_retry,
     outcome_id,
     reduced,
 )
@@ -169,6 +171,22 @@ def test_a_hidden_plate_is_in_no_text_of_the_outcome(context: OutcomeContext, sp
     )
     assert "12345" not in whole(message).replace('"energy_wh":12345', "")
     assert PLATE not in whole(message)
+
+
+@pytest.mark.parametrize("context", [HASH, NONE])
+@pytest.mark.parametrize("name", ["code", "seqno", "grant_serial", "enter_time", "data_node"])
+def test_a_hidden_plate_is_in_no_word_of_the_platforms(context: OutcomeContext, name: str) -> None:
+    said: dict[str, Any] = {name: f"7 {PLATE}"}
+    resolution = a_resolution(values={"plate": PLATE}, words=GatewayWords(**said))
+    later = Later(Wait.REPLY, 0, AT, 1, 0, 0.0)
+
+    assert body(encode_outcome(resolution, context))[name] == "7 ***"
+    for message in (
+        encode_dead_letter(resolution, context, 1_000_000),
+        encode_retry(resolution, later, context),
+    ):
+        ours = [value or b"" for name, value in message.headers if name.startswith("coupon_")]
+        assert PLATE.encode() not in b"".join(ours)
 
 
 def test_a_hidden_plate_of_no_known_shape_is_hidden_too() -> None:
@@ -378,3 +396,28 @@ def test_whatever_a_resolution_holds_it_can_be_written(
     assert body(reduced(message))["outcome"] == resolution.outcome.value
     assert letter.value == resolution.record.value
     assert letter.key == resolution.record.key
+
+
+@given(any_resolution)
+def test_an_outcome_reads_as_what_was_written(resolution: Resolution) -> None:
+    found = body(encode_outcome(resolution, CLEAR))
+    values = resolution.values or {}
+
+    for name in ("order_id", "station_id"):
+        assert found[name] == _as_utf8(values.get(name))
+    for name in ("energy_wh", "seconds", "fee_fen"):
+        value = values.get(name)
+        fits = type(value) is int and -(2**63) <= value < 2**63
+        assert found[name] == (value if fits else None)
+    for name in ("started_at", "ended_at"):
+        value = values.get(name)
+        if isinstance(value, datetime) and value.tzinfo is not None and 1 < value.year < 9999:
+            since = datetime.fromisoformat(found[name]) - value.astimezone(UTC)
+            assert -timedelta(milliseconds=1) < since <= timedelta(0)
+    assert found["code"] == _as_utf8(resolution.words.code)
+    assert found["record"]["topic"] == _as_utf8(resolution.record.coordinates.topic)
+
+
+def _as_utf8(value: object) -> str | None:
+    """Halves of surrogate pairs cannot be written."""
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None

@@ -1,0 +1,37 @@
+"""Runs libFuzzer on one target, in a process of its own that ends with it: `python -m tests.fuzz.fuzzer`."""
+
+import sys
+from random import Random
+
+import atheris
+
+_EVERY = 4
+"""One mutation in so many is libFuzzer's own; the others change a tree, where there is one."""
+
+
+def main() -> None:
+    """Arguments: the target, the planted bug or an empty text, then libFuzzer's own."""
+    name, bug, *own = sys.argv[1:]
+    with atheris.instrument_imports(include=["consumer", "tests.fuzz.planted"]):
+        from tests.fuzz.planted import PLANTED  # noqa: PLC0415  # instrumented as it is imported
+        from tests.fuzz.targets import TARGETS  # noqa: PLC0415
+    target = TARGETS[name]
+    if bug:
+        PLANTED[bug].plant()
+    target.words()
+
+    def mutated(data: bytes, max_size: int, seed: int) -> bytes:
+        random = Random(seed)
+        if random.randrange(_EVERY):
+            changed = target.changed(data, random, lambda part: atheris.Mutate(part, len(part) + 8))
+            if changed is not None and len(changed) <= max_size:
+                return changed
+        found: bytes = atheris.Mutate(data, max_size)
+        return found
+
+    atheris.Setup([sys.argv[0], *own], target.check, custom_mutator=mutated)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
