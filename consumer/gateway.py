@@ -10,9 +10,10 @@ from typing import Protocol, Self
 import aiohttp
 import structlog
 
-from consumer import __version__
+from consumer import __version__, certificates
 from consumer.core.errors import CouponConsumerError
 from consumer.core.replies import Answered, AttemptEnd, NoAnswer, NotSent
+from consumer.settings.model import Gateway as GatewaySettings
 
 log = structlog.get_logger(__name__)
 
@@ -79,6 +80,38 @@ class HttpGateway:
         self._context: ssl.SSLContext | None = None
         self._pool: _Pool | None = None
         self._retired: set[_Pool] = set()
+
+    @classmethod
+    def of(
+        cls,
+        settings: GatewaySettings,
+        secret: Callable[[str], str],
+        on_date: Callable[[str], None] = lambda _date: None,
+    ) -> Self:
+        """As the settings say; `secret` gives a secret by its name, as it is now."""
+
+        def named(name: str | None) -> str | None:
+            return None if name is None else secret(name)
+
+        def tls() -> ssl.SSLContext | None:
+            if settings.ca_file is None and settings.certificate_file is None:
+                return None
+            password = named(settings.key_password)
+            return certificates.context(
+                settings.ca_file, settings.certificate_file, settings.key_file, password
+            )
+
+        return cls(
+            connect_seconds=settings.connect_timeout,
+            read_seconds=settings.read_timeout,
+            total_seconds=settings.total_timeout,
+            max_reply_bytes=settings.max_response_size,
+            lifetime_seconds=settings.connection_lifetime,
+            tls=tls,
+            proxy=settings.proxy,
+            proxy_credentials=lambda: named(settings.proxy_credentials),
+            on_date=on_date,
+        )
 
     async def __aenter__(self) -> Self:
         self._pool = self._open_pool()

@@ -2,7 +2,6 @@
 
 import asyncio
 import platform
-import ssl
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
@@ -13,7 +12,7 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry
 
-from consumer import __version__, certificates, intake, ledger
+from consumer import __version__, intake, ledger
 from consumer.core.errors import BrokerUnavailableError, ConfigurationError, Problem
 from consumer.core.offsets import Tracker
 from consumer.core.outcomes import OutcomeContext
@@ -115,17 +114,7 @@ class Service:
             web = WebServer(settings.web.host, settings.web.port, registry=self.metrics.registry, health=self)
             self.port = (await stack.enter_async_context(web)).port
             self._gateway = gateway = await stack.enter_async_context(
-                HttpGateway(
-                    connect_seconds=settings.gateway.connect_timeout,
-                    read_seconds=settings.gateway.read_timeout,
-                    total_seconds=settings.gateway.total_timeout,
-                    max_reply_bytes=settings.gateway.max_response_size,
-                    lifetime_seconds=settings.gateway.connection_lifetime,
-                    tls=self._gateway_tls,
-                    proxy=settings.gateway.proxy,
-                    proxy_credentials=lambda: self._gateway_secret(settings.gateway.proxy_credentials),
-                    on_date=Clock().note,
-                )
+                HttpGateway.of(settings.gateway, self._credentials.secrets.__getitem__, on_date=Clock().note)
             )
             log.info(
                 "service.started",
@@ -142,17 +131,6 @@ class Service:
             while kafka := await Kafka.reach(settings, self._waiting, self._stopping):
                 await self._serve(kafka, gateway)
         log.info("service.stopped")
-
-    def _gateway_tls(self) -> ssl.SSLContext | None:
-        """As the files are now."""
-        gateway = self.settings.gateway
-        if gateway.ca_file is None and gateway.certificate_file is None:
-            return None
-        password = self._gateway_secret(gateway.key_password)
-        return certificates.context(gateway.ca_file, gateway.certificate_file, gateway.key_file, password)
-
-    def _gateway_secret(self, name: str | None) -> str | None:
-        return None if name is None else self._credentials.secrets[name]
 
     # -- Kafka ----------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ COMMANDS = [
     "test",
     "explain",
     "diff",
+    "probe",
     "schema",
     "replay",
     "demo",

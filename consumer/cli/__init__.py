@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from consumer import __version__
-from consumer.cli import check, demo, diff, draft, explain, replay, run, sandbox, schema, test, topics
+from consumer.cli import check, demo, diff, draft, explain, probe, replay, run, sandbox, schema, test, topics
 from consumer.core.errors import BrokerUnavailableError, ConfigurationError, RefusedError
 
 app = typer.Typer(
@@ -57,6 +57,10 @@ app.command(
     short_help="Tells which orders two rules files treat differently.",
     epilog="Example: charging-coupon diff rules.yaml new-rules.yaml events.jsonl",
 )(diff.diff)
+app.command(
+    short_help="Sends the platform one request, and explains its reply.",
+    epilog="Example: charging-coupon probe --settings settings.yaml --plate 粤BD12345 --store store-17",
+)(probe.probe)
 app.command(
     short_help="Prints JSON Schemas of files and topics, for editors.",
     epilog="Example: charging-coupon schema rules > rules.v1.schema.json",

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from consumer.cli.common import scenario_option
+from consumer.core.coupons import MetadataFormat
 from consumer.sandbox.scenarios import SCENARIOS
 
 
@@ -39,6 +40,10 @@ def sandbox(
         list[str] | None,
         typer.Option(help="An app it knows, as APP_ID=SECRET. Repeatable. Default: the demo's."),
     ] = None,
+    metadata_form: Annotated[
+        MetadataFormat | None,
+        typer.Option(help="Understand `metadata` in this form only, as some platform might."),
+    ] = None,
     journal: Annotated[Path | None, typer.Option(help="File to keep the grants in, over restarts.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of chance.")] = 1,
 ) -> None:
@@ -67,6 +72,7 @@ def sandbox(
             failures={name: _rate(rate) for name, rate in _pairs("failure", failure or []).items()},
             seed=seed,
             journal_file=journal,
+            metadata_form=metadata_form,
         )
         await gateway.start(host, port)
         print(f"Endpoint  {gateway.url}")

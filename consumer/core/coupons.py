@@ -15,7 +15,12 @@ OWN_PARAMETERS = frozenset(
 
 def is_free_parameter(name: str) -> bool:
     """Whether rules may give each request this field as they like."""
-    return bool(name) and name not in OWN_PARAMETERS and not name.startswith(("metadata.", "metadata["))
+    return bool(name) and name not in OWN_PARAMETERS and not is_metadata(name)
+
+
+def is_metadata(name: str) -> bool:
+    """Whether this field of a request is metadata, or part of it, in any of its forms."""
+    return name == "metadata" or name.startswith(("metadata.", "metadata["))
 
 
 LARGEST_VALUE = 2**31 - 1

@@ -4,14 +4,13 @@ A side is rules, what became of orders (outcomes), or what another integration s
 """
 
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import NamedTuple
 
-from consumer.core.coupons import CouponRequest
+from consumer.core.coupons import CouponRequest, is_metadata
 from consumer.core.events import Order, Record
 from consumer.core.outcomes import Finding
 from consumer.core.rules import RuleBook
@@ -20,7 +19,6 @@ from consumer.core.templates import text_of
 from consumer.rulebook.cases import masked
 
 REQUEST, SHADOW = "request", "shadow"
-_METADATA = re.compile(r"metadata(?:$|\[|\.)")
 _MOST_VALUES = 6
 """Changes of one value that are told apart in a group; the others are counted together."""
 
@@ -162,8 +160,8 @@ def decision_of(plan: CouponRequest | Finding, *, on_trial: bool = False) -> Dec
     """What rules say. On trial, what would be sent counts as if it were."""
     if isinstance(plan, Finding):
         return Decision(f"{plan.outcome} ({plan.reason})", plan.rule)
-    fields = {name: text for name, text in plan.parameters.items() if not _METADATA.match(name)}
-    wire = {name: text for name, text in plan.parameters.items() if _METADATA.match(name)}
+    fields = {name: text for name, text in plan.parameters.items() if not is_metadata(name)}
+    wire = {name: text for name, text in plan.parameters.items() if is_metadata(name)}
     if plan.url is not None:
         fields["url"] = plan.url
     verdict = SHADOW if plan.shadow and not on_trial else REQUEST

@@ -122,7 +122,7 @@ class AccountModel(Model):
     parameters: Parameters = {}
     """Further fields of each request (merchant, store_code, coupon_code ...), signed like the others."""
     metadata_format: Annotated[MetadataFormat, Field(strict=False)] = MetadataFormat.JSON
-    """How `metadata` travels: one JSON text, or one form field for each part."""
+    """How `metadata` travels: one JSON text, or one form field for each part. `charging-coupon probe` finds out which."""
     state: Annotated[State, Field(strict=False)] = State.ON
     """`shadow` does everything but the request; on `hold` the orders wait in the retry topics until it is released."""
     rate: Annotated[float, Field(gt=0, le=100_000, allow_inf_nan=False, strict=False)] | None = None

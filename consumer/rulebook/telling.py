@@ -169,14 +169,7 @@ def _plan(
     state = "shadow: all but this request" if plan.shadow else "a request"
     yield f"  outcome  {state}, by rule {plan.rule}, account {plan.account}"
     yield f"  POST     {plan.url or sender.url}"
-    sending = sending_of(plan, accounts, sender, mask)
-    width = max(len(name) for name in sending.form)
-    for name, value in sending.form.items():
-        yield f"    {name:<{width}}  {value}"
-    yield "  signed text"
-    yield f"    {sending.base}"
-    yield "  body"
-    yield f"    {sending.body}"
+    yield from sending_of(plan, accounts, sender, mask).lines()
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +185,16 @@ class Sending:
     form: Mapping[str, str]
     base: str
     body: str
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        width = max(len(name) for name in self.form)
+        for name, value in self.form.items():
+            yield f"    {name:<{width}}  {value}"
+        yield "  signed text"
+        yield f"    {self.base}"
+        yield "  body"
+        yield f"    {self.body}"
 
 
 def sending_of(plan: CouponRequest, accounts: Mapping[str, str], sender: Sender, mask: Mask) -> Sending:

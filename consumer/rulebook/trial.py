@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from consumer.core.coupons import OWN_PARAMETERS, CouponRequest
+from consumer.core.coupons import OWN_PARAMETERS, CouponRequest, is_metadata
 from consumer.core.errors import ConfigurationError, Problem
 from consumer.core.events import Order
 from consumer.core.outcomes import Finding, Outcome
@@ -79,9 +79,7 @@ def _sent(line: str) -> Row:
     order_id, event_id = texts.get("order_id", ""), texts.get("event_id", "")
     if not (order_id or event_id):
         raise ValueError("neither order_id nor event_id")
-    fields = {
-        name: text for name, text in texts.items() if name not in _IGNORED and not name.startswith("metadata")
-    }
+    fields = {name: text for name, text in texts.items() if name not in _IGNORED and not is_metadata(name)}
     return Row(
         order_id, event_id, "", fields.get("plate", ""), Decision(REQUEST, None, fields, _metadata(found))
     )
@@ -131,7 +129,7 @@ def outcome_row(body: Mapping[str, Any]) -> Row:
     fields = request or {name: body[name] for name in ("plate", "event_id", "api_store_code") if body[name]}
     if request and "plate" not in request:  # as `privacy.plates` wants it; the subject is not whole either
         fields = {name: text for name, text in request.items() if name != "subject"}
-    fields = {name: text for name, text in fields.items() if not name.startswith("metadata")}
+    fields = {name: text for name, text in fields.items() if not is_metadata(name)}
     asked = Decision(REQUEST, body["rule"], fields, body["metadata"] or {}, whole=bool(request))
     return replace(row, decision=asked)
 

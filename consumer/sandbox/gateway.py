@@ -103,11 +103,13 @@ class SandboxGateway:
         seed: int = 1,
         journal_file: Path | None = None,
         tls: ssl.SSLContext | None = None,
+        metadata_form: str | None = None,
     ) -> None:
         """Raises ConfigurationError for failures that it does not know.
 
         A scenario begins with the first call. `apps` are the secrets by app id, `latency` is the mean in seconds, `jitter` the share of it by
-        which it varies (0.5: from half to one and a half), `failures` the rates of answers drawn by chance.
+        which it varies (0.5: from half to one and a half), `failures` the rates of answers drawn by chance,
+        `metadata_form` the only one that is understood (`verify.read_form`); None: all of them.
         """
         self.journal = Journal()
         self._apps = apps
@@ -121,6 +123,7 @@ class SandboxGateway:
         self._seed = seed
         self._journal_file = journal_file
         self._tls = tls
+        self._metadata_form = metadata_form
         self._random = random.Random(seed)  # noqa: S311  # not for security
         self._under_way: Counter[tuple[str, str]] = Counter()
         self._in_flight = 0
@@ -190,7 +193,8 @@ class SandboxGateway:
         received_at, begun = datetime.now(UTC), asyncio.get_running_loop().time()
         if self._scenario_began is None:
             self._scenario_began = time.monotonic()
-        form = read_form(request.headers.get("Content-Type", ""), await request.read(), self._apps)
+        kind, body = request.headers.get("Content-Type", ""), await request.read()
+        form = read_form(kind, body, self._apps, self._metadata_form)
         event_id = form.parameters.get("event_id", "")
         plate = form.parameters.get("plate", "")
         with self._arrival(event_id, plate) as (number, overlaps):
@@ -216,8 +220,8 @@ class SandboxGateway:
                     plate_overlap=overlaps[1],
                 )
             )
-            body = self._body(answer, plate, serial, seconds, received_at)
-            return await self._send(request, answer, body)
+            reply = self._body(answer, plate, serial, seconds, received_at)
+            return await self._send(request, answer, reply)
 
     @contextlib.contextmanager
     def _arrival(self, event_id: str, plate: str) -> Iterator[tuple[int, tuple[bool, bool]]]:

@@ -52,8 +52,14 @@ class Form:
     refused: Refused | None
 
 
-def read_form(content_type: str, body: bytes, secrets: Mapping[str, str]) -> Form:
-    """Decodes and checks one request. `secrets` holds the app secrets by app id."""
+def read_form(
+    content_type: str, body: bytes, secrets: Mapping[str, str], metadata_form: str | None = None
+) -> Form:
+    """Decodes and checks one request. `secrets` holds the app secrets by app id.
+
+    With a `metadata_form` (`json`: one text; `dotted`: `metadata.minutes.value`; `bracketed`:
+    `metadata[minutes].value`) metadata in any other is refused.
+    """
     refused = _check_content_type(content_type)
     if refused is not None:
         return Form({}, refused)
@@ -71,6 +77,7 @@ def read_form(content_type: str, body: bytes, secrets: Mapping[str, str]) -> For
         parameters,
         _check_presence(fields)
         or _check_signature(parameters, fields["sign"], secrets)
+        or _check_metadata_form(parameters, metadata_form)
         or _check_metadata(parameters),
     )
 
@@ -124,6 +131,16 @@ def _check_signature(parameters: Mapping[str, str], sign: str, secrets: Mapping[
     if hmac.compare_digest(sign.upper().encode(), expected_sign(parameters, secret).encode()):
         return None
     return Refused("401", "签名验证不通过", f"签名验证不通过[{signed_text(parameters)}]")
+
+
+def _check_metadata_form(parameters: Mapping[str, str], only: str | None) -> Refused | None:
+    """The document leaves it open; a platform has one."""
+    for name in parameters:
+        match = _FLAT_METADATA.fullmatch(name)
+        flat = match and ("bracketed" if match["bracket"] else "dotted")
+        if only is not None and (flat or ("json" if name == "metadata" else only)) != only:
+            return _bad_request("`metadata` Malformed!")
+    return None
 
 
 def _check_metadata(parameters: Mapping[str, str]) -> Refused | None:

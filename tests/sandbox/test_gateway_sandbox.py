@@ -77,6 +77,25 @@ async def test_a_form_that_is_not_in_order_is_refused_and_grants_nothing(
     assert gateway.journal.unverified == 1
 
 
+METADATA = {
+    "json": {"metadata": '{"minutes":{"name":"m","value":1}}'},
+    "dotted": {"metadata.minutes.name": "m", "metadata.minutes.value": "1"},
+    "bracketed": {"metadata[minutes].name": "m", "metadata[minutes].value": "1"},
+}
+
+
+@pytest.mark.parametrize("only", [*METADATA, None])
+async def test_a_strict_platform_understands_metadata_in_one_form_only(
+    http: aiohttp.ClientSession, only: str | None
+) -> None:
+    async with SandboxGateway(metadata_form=only) as gateway:
+        codes = {form: (await _post(http, gateway, event_id=form, **METADATA[form]))[1] for form in METADATA}
+        without = (await _post(http, gateway, event_id="none"))[1]
+
+    assert codes == {form: "1001" if only in (form, None) else "400" for form in METADATA}
+    assert without == "1001"
+
+
 @pytest.mark.parametrize(
     ("ending", "status", "code"),
     [
