@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 import tests
-from consumer import rulebook
+from consumer import cli, rulebook
 from consumer.connection import arguments
 from consumer.core.expressions import HELPERS
 from consumer.core.outcomes import Outcome
@@ -60,6 +60,32 @@ def test_its_warning_is_what_check_says(folder: Path, monkeypatch: pytest.Monkey
     shown = README.split("$ charging-coupon check rules.yaml\n")[1].split("```")[0]
 
     assert "\n".join(report.in_text(report.check(Path("rules.yaml")), "rules.yaml")) + "\n" == shown
+
+
+def test_its_five_steps_lead_from_a_message_to_a_tested_rule(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    section = README.split("### A new platform, in five steps")[1].split("\n### ")[0]
+    confirmed = (folder / "first.yaml").read_text("utf-8")
+    (folder / "first.yaml").unlink()
+    (folder / "message.json").write_text(
+        section.split("`message.json`:\n\n```json\n")[1].split("```")[0], "utf-8"
+    )
+    monkeypatch.chdir(folder)
+    steps = re.findall(r"^\$ charging-coupon (.*)\n((?:(?!```|\$ ).*\n)*)", section, re.MULTILINE)
+
+    assert [command.split()[0] for command, _ in steps] == ["draft", "explain", "check", "test"]
+    for command, shown in steps:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(command.split())
+        printed = "".join(capsys.readouterr())
+        whole = shown.removesuffix("...\n")
+        assert (printed if whole == shown else printed[: len(whole)]) == whole
+        assert ended.value.code == 0
+        if command.startswith("draft"):
+            part = section.split("```yaml\n")[1].split("```")[0]
+            assert part in (folder / "first.yaml").read_text("utf-8")
+            (folder / "first.yaml").write_text(confirmed, "utf-8")
 
 
 def test_its_functions_are_those_of_expressions() -> None:

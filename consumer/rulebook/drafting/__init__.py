@@ -5,6 +5,7 @@
 the file depends on how it reads them; `pruning` makes the file's test of one, `writing` writes YAML.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from textwrap import wrap
@@ -35,7 +36,7 @@ _ZONE = "Asia/Shanghai"
 _WIDTH = 100
 _MOST_STATIONS = 50
 _MOST_TOLD = 5
-_SHORTEST_PLATE = 5
+_LETTERS_AND_DIGITS = re.compile(r"(?=\w*\d)(?=\w*[^\W\d])\w{5,}")  # a word of the file itself has no digits
 _LONGEST_KEY = 200
 
 
@@ -313,8 +314,7 @@ class _File:
             str(item.values["plate"]) for item in _items(read) if item.values and "plate" in item.values
         }
         self.metadatum = self._metadatum()
-        needed = {"minutes": ("started_at", "ended_at"), "energy_wh / 1000": ("energy_wh",)}
-        self.source = replace(source, required=needed.get(self.metadatum[2], ()))
+        self.source = replace(source, required=self._required())
 
     def text(self) -> str:
         sampled = _counted(len(self.messages), "message")
@@ -349,12 +349,23 @@ class _File:
 
     def _metadatum(self) -> tuple[str, str, str]:
         """Key, name and value of what the example's coupon is computed from."""
-        having = [item.values for item in self.orders] or [item.values or {} for item in _items(self.read)]
-        if having and all("minutes" in values for values in having):
+        if self._have("minutes"):
             return "minutes", "充电时长", "minutes"
-        if having and all("energy_wh" in values for values in having):
+        if self._have("energy_wh"):
             return "kwh", "充电电量", "energy_wh / 1000"
         return "minutes", "停车时长", "60"
+
+    def _required(self) -> tuple[str, ...]:
+        """What the example's value is computed from."""
+        of_minutes = (
+            ("started_at", "ended_at") if self._have("started_at", "ended_at") else ("charging_seconds",)
+        )
+        return {"minutes": of_minutes, "energy_wh / 1000": ("energy_wh",)}.get(self.metadatum[2], ())
+
+    def _have(self, *names: str) -> bool:
+        """Every order has them, as far as orders are read whole."""
+        having = [item.values for item in self.orders] or [item.values or {} for item in _items(self.read)]
+        return bool(having) and all(name in values for values in having for name in names)
 
     def _ids(self, name: str) -> list[str]:
         found = [str(item.values[name]) for item in _items(self.read) if item.values and name in item.values]
@@ -444,13 +455,15 @@ class _File:
         return {"outcome": str(plan.outcome), "reason": str(plan.reason), **shown_values}
 
     def _masked(self, text: str) -> str:
-        """Whatever the way by which a plate got there."""
+        """Whatever the way by which a plate got there, such as an order number that is made of it."""
         for plate in sorted(self.real, key=len, reverse=True):
-            if len(plate) >= _SHORTEST_PLATE and plate != PLATE:
-                text = text.replace(plate, plates.mask(plate))
-        return LIKE_A_PLATE.sub(
-            lambda match: match[0] if plates.normalise(match[0]) == PLATE else plates.mask(match[0]), text
-        )
+            if plate != PLATE and _LETTERS_AND_DIGITS.fullmatch(plate):
+                text = re.sub(re.escape(plate), plates.mask(plate), text, flags=re.IGNORECASE)
+        return "\n".join(LIKE_A_PLATE.sub(_hidden, line) for line in text.split("\n"))
+
+
+def _hidden(match: re.Match[str]) -> str:
+    return match[0] if plates.normalise(match[0]) == PLATE else plates.mask(match[0])
 
 
 _TOLD = ("order_id", "started_at", "ended_at", "energy_wh", "minutes")

@@ -566,6 +566,7 @@ _ENERGY_UNITS = {
     "0.01kWh": (0.01, 0.35),
     "0.0001kWh": (0.0001, 0.15),
     "0.1kWh": (0.1, 0.08),
+    "MWh": (1000.0, 0.0001),
 }
 """What one of them is in kWh, and how often it is met."""
 
@@ -584,7 +585,7 @@ def _likely(unit: str, numbers: Sequence[float | None], elapsed: Sequence[float 
                 far += math.log(kwh * 3600 / seconds / _USUAL_KW) ** 2 / 2.5
             found.append(-far)
     fraction = any(number is not None and number != int(number) for number in numbers)
-    return found[0] + (fmean(found[1:]) if found[1:] else 0) - 4 * (fraction and unit != "kWh")
+    return found[0] + (fmean(found[1:]) if found[1:] else 0) - 4 * (fraction and unit not in ("kWh", "MWh"))
 
 
 def _fit_of(leaf: Leaf, elapsed: Sequence[float | None]) -> float:
@@ -597,7 +598,7 @@ def _fit_of(leaf: Leaf, elapsed: Sequence[float | None]) -> float:
 
 def _unit_of(leaf: Leaf, numbers: Sequence[float | None], elapsed: Sequence[float | None]) -> tuple[str, str]:
     """The likeliest unit, and why, beside the next one."""
-    told = {"kwh": "kWh", "wh": "Wh"}
+    told = {"kwh": "kWh", "wh": "Wh", "mwh": "MWh"}
     words = [word for word in words_of(leaf.name) if word in told]
     spelled = told[words[0]] if words else "kWh" if re.search(r"kwh$|度|千瓦时", leaf.name.lower()) else None
     ranked = sorted(
@@ -653,7 +654,7 @@ _FORMATS = tuple(
 _OFFSET = re.compile(r"\d{4}-\d\d-\d\d[T ]\S*([+-]\d\d:\d\d)")
 _SWAPPED = {"dd/MM": "MM/dd", "MM/dd": "dd/MM"}
 _TIMELY = frozenset({"time", "start", "end", "create", "leave"})
-_MONTHS_AGO = range(2000, 2100)
+_YEARS = range(2000, 2100)
 
 
 @dataclass(frozen=True)
@@ -719,7 +720,8 @@ def _time_of(leaf: Leaf) -> _Time | None:
 def _instants(leaf: Leaf, written: TimeFormat) -> list[datetime | None] | None:
     """None where they are not written so; a time that means none, such as 0001-01-01, is none."""
     epoch = written.text in EPOCHS
-    if epoch and not leaf.concepts & _TIMELY:
+    # Only milliseconds are so long that a number under a name that says nothing can hardly be another.
+    if epoch and not leaf.concepts & _TIMELY and (leaf.concepts or written.text != "epoch_ms"):
         return None
     if written.text == "epoch_min" and not set(words_of(leaf.name)) & {"minute", "minutes", "min"}:
         return None
@@ -729,7 +731,7 @@ def _instants(leaf: Leaf, written: TimeFormat) -> list[datetime | None] | None:
             moment = None if value is None else written.read(value)
         except (ValueError, OverflowError, UnreadableError):
             moment = None
-        if value is not None and (moment is None or moment.year not in _MONTHS_AGO):
+        if value is not None and (moment is None or moment.year not in _YEARS):
             if not _means_none(value):
                 return None
             moment = None

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from functools import lru_cache
 
 _WORDS = {
-    "order": "order orders trade transaction trans txn tran session sess bill serial seq sequence record cdr sn dingdan dd ddh jiaoyi liushui 订单 交易 流水 单",
+    "order": "order orders trade transaction trans txn tran session sess bill serial seq sequence record cdr sn oid dingdan dd ddh jiaoyi liushui 订单 交易 流水 单",
     "id": "id ids no num number code uuid guid identifier ref reference bianhao danhao hao bh sequenceno 编号 编码 号码 号 码",
     "plate": "plate lpn license licence lic chepai cph cphm hphm registration 车牌 号牌 牌照",
     "car": "car vehicle veh automobile che cheliang 车辆 车",
@@ -15,7 +15,7 @@ _WORDS = {
     "start": "start strat satrt started starting begin began beginning beg from kaishi ks qishi qidong 开始 起始 启动 起",
     "end": "end ended ending stop stopped finish finished complete completed completion over closed fin jieshu js wancheng tingzhi 结束 完成 停止 终止 截止 止",
     "time": "time times date datetime at ts timestamp when clock shijian sj riqi rq tm 时间 时刻 日期",
-    "energy": "energy power electricity electric electrical elec quantity qty degree degrees consumption delivered kwh wh dianliang dl cdl dushu du 电量 电能 能量 度数 度",
+    "energy": "energy power electricity electric electrical elec quantity qty degree degrees consumption delivered kwh wh mwh dianliang dl cdl dushu du 电量 电能 能量 度数 度",
     "money": "money fee fees price cost costs amount amt yuan fen cash jine je feiyong fy income revenue balance deposit currency tax discount rate tariff paid payable rmb cny 金额 费用 费 价格 价 元 分 钱",
     "duration": "duration durations dur last lasted lasting elapsed shichang sc minutes minute mins min seconds secs second sec hours hour timespan timespent 时长 用时 历时 分钟 秒 小时",
     "charging": "charge charging charged chg cd chongdian 充电 充",
