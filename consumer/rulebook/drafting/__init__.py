@@ -110,7 +110,7 @@ def _shape(messages: Sequence[Sample], samples: Samples) -> Shape:
     rows = [row for event in events for row in reader.rows(event) if isinstance(row, dict) and row]
     preset = shapes.preset_of(rows)
     extends = (wrapper,) if preset is None else (wrapper, preset)
-    return Shape(extends, envelope, None, tuple(rows), guesses_of(rows))
+    return Shape(extends, envelope, None, guesses_of(rows))
 
 
 # -- The source -------------------------------------------------------------------------------------

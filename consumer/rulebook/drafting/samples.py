@@ -10,7 +10,7 @@ from consumer.core.errors import ConfigurationError, Problem
 from consumer.core.formats import Refusal, decode
 from consumer.rulebook.cases import event_bytes
 
-MOST_SAMPLES = 1000
+MOST_SAMPLES = 500
 """Messages that are looked at; more of them tell nothing new."""
 
 MOST_PROBLEMS = 20

@@ -33,15 +33,13 @@ class Shape:
         extends: presets.
         envelope: steps of a source's envelope.
         orders: where they stand in what is left; None where `extends` knows, or it is the event itself.
-        rows: all of them.
-        guesses: what their fields are.
+        guesses: what the fields of the orders are.
 
     """
 
     extends: tuple[str, ...] = ()
     envelope: tuple[object, ...] = ()
     orders: str | None = None
-    rows: Sequence[object] = ()
     guesses: Guesses = field(default_factory=Guesses)
 
     @property
@@ -220,7 +218,7 @@ def _shape(way: Way, rows: Sequence[_Row], envelope: tuple[object, ...], preset:
         if apart and (prefix == "$" or len(steps) > len(envelope)):
             guesses = _with_outer(guesses, guesses_of(outer), prefix, alone=_is_alone(rows))
     extends = (preset,) if preset is not None else ()
-    return Shape(extends, tuple(steps), orders, tuple(each.row for each in rows), guesses)
+    return Shape(extends, tuple(steps), orders, guesses)
 
 
 def _is_alone(rows: Sequence[_Row]) -> bool:
