@@ -174,6 +174,7 @@ class Assignment:
     Attributes:
         not_due: when the head of a retry topic's partition is due.
         by_partition: records taken in and not yet committed.
+        dues: when those of a retry topic were due, its head with them; by offset, ascending.
     """
 
     member: Membership
@@ -185,6 +186,7 @@ class Assignment:
     deliveries: "set[asyncio.Task[None]]" = field(default_factory=set)
     not_due: dict[TopicPartition, datetime] = field(default_factory=dict)
     by_partition: "Counter[TopicPartition]" = field(default_factory=Counter)
+    dues: dict[TopicPartition, dict[int, datetime]] = field(default_factory=dict)
     admitting: bool = True
     closed: bool = False
     records: int = 0
@@ -454,11 +456,28 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._metrics.waiting.set(held.records if held else 0)
         self._metrics.waiting_bytes.set(held.bytes if held else 0)
         if held is not None:
-            for partition, start in held.starts.items():
-                end = self._consumer.highwater(partition)
-                if end is not None:
-                    lag = max(0, end - start.tracker.frontier)
-                    self._metrics.lag.labels(partition.topic, str(partition.partition)).set(lag)
+            for partition in held.starts:
+                self._account_for(held, partition)
+
+    def _account_for(self, held: Assignment, partition: TopicPartition) -> None:
+        labels = (partition.topic, str(partition.partition))
+        tracker = held.starts[partition].tracker
+        self._metrics.commit_gap.labels(*labels).set(tracker.position - tracker.frontier)
+        if partition.topic in self._retry_topics:
+            due_at = next(iter(held.dues.get(partition, {}).values()), None)
+            overdue = 0.0 if due_at is None else (self._clock() - due_at).total_seconds()
+            self._metrics.retry_overdue.labels(*labels).set(max(0.0, overdue))
+        end = self._consumer.highwater(partition)
+        if end is None:
+            return
+        self._metrics.lag.labels(*labels).set(max(0, end - tracker.frontier))
+        if partition.topic not in self._retry_topics:
+            # Where anything but our own memory holds us up, more members would be held up, too.
+            held_up = self._pause_reason() or self._paused.get(partition, FULL) != FULL
+            ahead = max(0, end - held.positions[partition])
+            self._metrics.admissible.labels(*labels).set(
+                0 if held_up else ahead + held.by_partition[partition]
+            )
 
     # -- One record -----------------------------------------------------------------------------------
 
@@ -483,6 +502,8 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             self._begin_anew(held, partition, polled.offset)
             return False
         record = self._record(partition, polled, maybe_sent=polled.offset < start.maybe_sent_below)
+        if record.retry is not None:
+            held.dues.setdefault(partition, {})[polled.offset] = record.retry.due_at
         not_due = record.retry is not None and record.retry.due_at > self._clock()
         if not_due or self._is_unreadable(partition.topic):
             # Nothing that waits is kept in memory: it is read again when it can be taken.
@@ -492,6 +513,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             return False
         held.positions[partition] = polled.offset + 1
         if not start.tracker.take(polled.offset):
+            held.dues.get(partition, {}).pop(polled.offset, None)
             held.ledger.touch(partition)
             return True
         held.records += 1
@@ -588,6 +610,9 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         held.records -= len(done)
         held.by_partition.subtract(partition_of(item.record) for item in done)
         held.bytes -= sum(item.record.size for item in done)
+        for item in done:
+            if item.record.retry is not None:
+                held.dues[partition_of(item.record)].pop(item.record.coordinates.offset, None)
         self._room.set()
 
     # -- Assignment -----------------------------------------------------------------------------------
@@ -816,8 +841,10 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         held.admitting = False
         for task in list(held.deliveries):
             task.cancel()
+        metrics = self._metrics
+        of_partitions = (metrics.lag, metrics.frontier, metrics.map_bytes)
         for tp in held.starts:
-            for gauge in (self._metrics.lag, self._metrics.frontier, self._metrics.map_bytes):
+            for gauge in (*of_partitions, metrics.commit_gap, metrics.admissible, metrics.retry_overdue):
                 gauge.remove(tp.topic, str(tp.partition))
         if self._assignment is held:
             self._assignment = None

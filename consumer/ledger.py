@@ -438,6 +438,12 @@ class Ledger:
             self._metrics.retries_later.labels(entry.topic, later.wait, code).inc()
             return
         self._metrics.outcomes.labels(resolution.outcome, reason, code).inc()
+        self._metrics.count_order(
+            resolution.outcome,
+            account=resolution.account,
+            rule=resolution.rule,
+            lot=(resolution.parameters or {}).get("api_store_code"),
+        )
         if resolution.dead_letter:
             self._metrics.dead_letters.labels(resolution.outcome, reason).inc()
         ended_at = (resolution.values or {}).get("ended_at")

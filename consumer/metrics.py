@@ -4,7 +4,19 @@ Prefix `coupon_`. Labels are closed sets or names from the loaded configuration,
 capped, then `other`; never a plate, an order or a message.
 """
 
+from collections.abc import Iterable, Mapping
+from itertools import islice
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from consumer.core.outcomes import Outcome, Reason
+from consumer.core.replies import ReplyRow
+
+NAMES = 100
+"""Accounts, rules and lots that have a label value of their own: the first of each, as the rules have them."""
+
+OTHER = "other"
+"""Of all others."""
 
 LATENCY_BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30)
 """Seconds; the platform's published answers lie between 18 ms and 2.9 s."""
@@ -125,6 +137,18 @@ class Metrics:
             ["outcome", "reason", "code"],
             registry=registry,
         )
+        self.orders_by_rule = Counter(
+            "coupon_orders_by_rule",
+            "Orders that a rule decided on, once committed; accounts and rules after the first 100 are `other`.",
+            ["account", "rule", "outcome"],
+            registry=registry,
+        )
+        self.orders_by_lot = Counter(
+            "coupon_orders_by_lot",
+            "Orders with a request, by its `api_store_code`, once committed; lots after the first 100 are `other`.",
+            ["lot", "outcome"],
+            registry=registry,
+        )
         self.dead_letters = Counter(
             "coupon_dead_letters",
             "Dead letters by outcome and reason, counted once committed.",
@@ -163,15 +187,34 @@ class Metrics:
             ["topic", "partition"],
             registry=registry,
         )
+        self.admissible = Gauge(
+            "coupon_partition_admissible_records",
+            "Records of an events topic that more members could help with: none while the platform, Kafka or the "
+            "rules are what holds them up.",
+            ["topic", "partition"],
+            registry=registry,
+        )
         self.frontier = Gauge(
             "coupon_partition_frontier_offset",
             "Lowest offset not done: the one committed, per owned partition.",
             ["topic", "partition"],
             registry=registry,
         )
+        self.commit_gap = Gauge(
+            "coupon_partition_commit_gap",
+            "Offsets from the lowest not done to the furthest taken in, per owned partition.",
+            ["topic", "partition"],
+            registry=registry,
+        )
         self.map_bytes = Gauge(
             "coupon_partition_offset_map_bytes",
             "Size of the committed offset map, at most 4096, per owned partition.",
+            ["topic", "partition"],
+            registry=registry,
+        )
+        self.retry_overdue = Gauge(
+            "coupon_retry_overdue_seconds",
+            "For how long the oldest order that is known of a retry topic's partition is due and not done.",
             ["topic", "partition"],
             registry=registry,
         )
@@ -231,3 +274,42 @@ class Metrics:
             buckets=LATENCY_BUCKETS,
             registry=registry,
         )
+        self._names: tuple[frozenset[str], ...] = (frozenset(),) * 3
+
+    def use_rules(
+        self,
+        rules_hash: str,
+        *,
+        accounts: Iterable[str],
+        rules: Iterable[str],
+        lots: Iterable[str],
+        replies: Mapping[str, ReplyRow],
+    ) -> None:
+        """The rules in force, with the names that may be label values.
+
+        What can be counted under them begins at 0: of a counter that begins at 1, nobody sees the increase.
+        """
+        self.rules.clear()
+        self.rules.labels(rules_hash).set(1)
+        names = tuple(frozenset(islice(dict.fromkeys(each), NAMES)) for each in (accounts, rules, lots))
+        if names != self._names:
+            self._names = names
+            self.orders_by_rule.clear()
+            self.orders_by_lot.clear()
+        for code, row in replies.items():
+            self.outcomes.labels(row.outcome, "", code)
+            if row.dead_letter:
+                self.dead_letters.labels(row.outcome, "")
+        for reason in Reason:
+            self.dead_letters.labels(Outcome.INVALID, reason)
+
+    def count_order(
+        self, outcome: Outcome, *, account: str | None, rule: str | None, lot: str | None
+    ) -> None:
+        """An order that ended, under the names that have a label value."""
+        accounts, rules, lots = self._names
+        if rule is not None:
+            of_account = "" if account is None else account if account in accounts else OTHER
+            self.orders_by_rule.labels(of_account, rule if rule in rules else OTHER, outcome).inc()
+        if lot is not None:
+            self.orders_by_lot.labels(lot if lot in lots else OTHER, outcome).inc()

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any
 
 import structlog
@@ -93,7 +94,7 @@ class Service:
             Watcher(files, rules, use=self._use, metrics=self.metrics) if files is not None else None
         )
         self.metrics.build.labels(__version__, platform.python_version()).set(1)
-        self.metrics.rules.labels(rules.hash).set(1)
+        self._tell_rules(rules)
 
     def stop(self) -> None:
         """Stop admitting; `run` drains within the bound, flushes, leaves the group and returns."""
@@ -249,10 +250,21 @@ class Service:
         self.rules = rules
         self._flow.use_accounts(rules.accounts, changed)
         self._heed(self._credentials.use(secrets))
-        self.metrics.rules.clear()
-        self.metrics.rules.labels(rules.hash).set(1)
+        self._tell_rules(rules)
         if self._intake is not None:
             self._intake.read_again()
+
+    def _tell_rules(self, rules: RuleBook) -> None:
+        """The metrics know the rules in force."""
+        of_stations = (station.api_store_code for station in rules.stations.values())
+        of_rules = (rule.api_store_code for rule in rules.rules)
+        self.metrics.use_rules(
+            rules.hash,
+            accounts=rules.accounts,
+            rules=(rule.name for rule in rules.rules),
+            lots=(lot for lot in chain(of_stations, of_rules) if lot is not None),
+            replies=rules.replies.rows,
+        )
 
     def _fitting(self, rules: RuleBook) -> dict[str, str]:
         """The secrets of these rules, which fit the settings."""

@@ -177,6 +177,7 @@ class Room:
     ) -> None:
         self.consumer, self.link, self.delivery = FakeConsumer(), FakeLink(committed), FakeDelivery()
         self.now = NOW
+        self.pause_reason = pause_reason
         self.shares: list[list[TopicPartition]] = []
         self.metrics = Metrics(CollectorRegistry())
         self.intake = Intake(
@@ -187,7 +188,7 @@ class Room:
             start_from=start_from,
             delivery=self.delivery,
             make_ledger=self._ledger,
-            pause_reason=lambda: pause_reason,
+            pause_reason=lambda: self.pause_reason,
             bounds=intake.Bounds(drain=1.0, unreadable=unreadable),
             metrics=self.metrics,
             retry_topics=[PARTITION.topic] if retries else [],
@@ -217,6 +218,10 @@ class Room:
         async with asyncio.timeout(5):
             while not self.intake.partitions:  # noqa: ASYNC110  # it sets no event
                 await asyncio.sleep(0.01)
+
+    def of_partition(self, name: str) -> float | None:
+        labels = {"topic": PARTITION.topic, "partition": str(PARTITION.partition)}
+        return self.metrics.registry.get_sample_value(name, labels)
 
     async def delivers(self, offsets: list[int]) -> None:
         async with asyncio.timeout(5):
@@ -465,9 +470,52 @@ async def test_the_head_of_a_retry_topic_waits_until_it_is_due_and_nothing_is_ke
         room.consumer.polls.put_nowait([waiting(51, 60), waiting(52, 61)])
         await room.delivers([50, 51])
 
+        await until(lambda: room.of_partition("coupon_retry_overdue_seconds") == 0)
+
     (_, one) = room.delivery.records
     assert (one.origin, one.event_timestamp_ms, one.only) == (Coordinates("charges", 4, 1051), 17, 1)
     assert one.coordinates == Coordinates("events", 0, 51)
+
+
+async def test_an_order_that_is_due_and_cannot_be_taken_in_is_told_by_how_much() -> None:
+    async with running(Room(retries=True)) as room:
+        room.consumer.polls.put_nowait([waiting(50, 60), waiting(51, 61)])
+        await until(lambda: bool(room.consumer.paused))
+        assert room.of_partition("coupon_retry_overdue_seconds") == 0
+
+        room.pause_reason = "breaker"
+        room.now = NOW + timedelta(seconds=90)
+        await until(lambda: room.of_partition("coupon_retry_overdue_seconds") == 30)
+
+
+async def test_what_more_members_could_help_with_is_what_is_to_be_read_and_what_is_not_done(
+    room: Room,
+) -> None:
+    room.delivery.gate = asyncio.Event()
+    await room.assigned()
+    room.consumer.polls.put_nowait([50, 51, 60])
+    await room.delivers([50, 51, 60])
+
+    await until(lambda: room.of_partition("coupon_partition_admissible_records") == 3 + (100 - 61))
+    assert room.of_partition("coupon_partition_lag") == 100 - 50
+    assert room.of_partition("coupon_partition_commit_gap") == 61 - 50
+
+
+@pytest.mark.parametrize("reason", ["breaker", "config_alarm"])
+async def test_while_the_platform_holds_all_up_there_is_nothing_that_more_members_could_help_with(
+    reason: str,
+) -> None:
+    async with running(Room(pause_reason=reason)) as room:
+        await until(lambda: room.of_partition("coupon_partition_lag") == 50)
+
+        assert room.of_partition("coupon_partition_admissible_records") == 0
+
+
+async def test_what_waits_in_a_retry_topic_is_nothing_that_more_members_could_help_with() -> None:
+    async with running(Room(retries=True)) as room:
+        await until(lambda: room.of_partition("coupon_partition_lag") == 50)
+
+        assert room.of_partition("coupon_partition_admissible_records") is None
 
 
 async def test_a_foreign_record_in_a_retry_topic_is_delivered_as_one_that_is_refused() -> None:
