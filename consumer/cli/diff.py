@@ -39,15 +39,15 @@ def diff(
     paths: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[OLD] [NEW] [EVENTS]...",
-            help="Rules files or folders; then files of events: one, or one a line; - is standard input.",
+            metavar="OLD NEW EVENTS",
+            help="Two rules files or folders, then files of events: one, or one a line; - is standard input.",
             show_default=False,
         ),
     ] = None,
     against: Annotated[
         Path | None,
         typer.Option(
-            help="Instead of OLD: JSON lines of what another integration sent. Without NEW beside the outcomes.",
+            help="Instead of OLD: JSON lines of what another integration sent. Without NEW, the outcomes of Kafka are NEW.",
             metavar="FILE",
         ),
     ] = None,

@@ -113,7 +113,8 @@ def probe(
     found = probing.form_accepted([(each, meaning.says) for each, meaning in said])
     print()
     print(_conclusion(found, asking, compilation.bundle.place(("accounts", asking.name)), data))
-    if found is None and (data or said[-1][1].says not in (probing.Says.ACCEPTED, probing.Says.PASSED)):
+    done = found is not None if data else meaning.says in (probing.Says.ACCEPTED, probing.Says.PASSED)
+    if not done:
         refused = reply.then == "stop" and meaning.says is probing.Says.NOTHING
         raise typer.Exit(REFUSED_EXIT if refused else 1)
 

@@ -135,10 +135,15 @@ def _check_signature(parameters: Mapping[str, str], sign: str, secrets: Mapping[
 
 def _check_metadata_form(parameters: Mapping[str, str], only: str | None) -> Refused | None:
     """The document leaves it open; a platform has one."""
-    for name in parameters:
+    for name in parameters if only is not None else ():
         match = _FLAT_METADATA.fullmatch(name)
-        flat = match and ("bracketed" if match["bracket"] else "dotted")
-        if only is not None and (flat or ("json" if name == "metadata" else only)) != only:
+        if name == "metadata":
+            form = "json"
+        elif match:
+            form = "bracketed" if match["bracket"] else "dotted"
+        else:
+            continue
+        if form != only:
             return _bad_request("`metadata` Malformed!")
     return None
 
