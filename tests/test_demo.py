@@ -23,7 +23,7 @@ from consumer.cli import demo as demo_command
 from consumer.cli.stage import Names, Play
 from consumer.sandbox.broker import REPOSITORY_VARIABLE, cache_folder
 from consumer.sandbox.reconcile import Charges, OutcomeFields, Report
-from consumer.sandbox.scenarios import BROWN_OUT, STEADY, Scenario
+from consumer.sandbox.scenarios import BROWN_OUT, SCENARIOS, STEADY, Scenario
 from consumer.sandbox.screen import Screen
 
 pytestmark = pytest.mark.broker
@@ -184,6 +184,29 @@ async def test_through_a_brown_out_every_order_has_one_outcome_and_the_platform_
     others = (charges.without, charges.pushed_again, report.unasked)
     assert with_coupon == report.grants
     assert with_coupon + sum(sum(each.values()) for each in others) == report.orders
+
+
+ON_THE_WIRE = [
+    "redirects",
+    "html-200",
+    *(name for name, each in SCENARIOS.items() if each.phases[0].deliveries),
+]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ON_THE_WIRE)
+async def test_on_a_wire_that_misbehaves_every_charge_has_one_outcome_and_no_coupon_twice(
+    broker: str, topic_prefix: str, name: str
+) -> None:
+    scenario = SCENARIOS[name]
+    report, _ = await _play(broker, topic_prefix, scenario, events=150)
+
+    assert report.problems == ()
+    assert report.outcomes == report.orders
+    charges = report.charges
+    # Whatever went wrong was made good by a second or third call.
+    assert charges.granted + charges.lost_reply >= 0.95 * report.grants
+    assert (charges.struck > 0) == (scenario.fails and name != "half-open"), "else nothing was tried"
 
 
 def test_the_demo_says_that_all_agree_and_leaves_nothing(start: Start) -> None:

@@ -21,11 +21,13 @@ from aiohttp.test_utils import TestServer
 from consumer import certificates
 from consumer.core.replies import Answered, NoAnswer, NotSent
 from consumer.gateway import Gateway, HttpGateway
+from consumer.sandbox import wire
 from tests.pki import Authority
 
 CLIENTS = {"aiohttp": HttpGateway}
 
-OK = b'HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"code":"1001"}'
+GRANT = b'{"code":"1001"}'
+OK = wire.reply(GRANT)
 
 
 class OpenGateway(Gateway, Protocol):
@@ -100,14 +102,7 @@ async def answer_then_close_on_the_next_request(
 
 async def reset(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await read_request(reader)
-    abort_connection(writer)
-
-
-def abort_connection(writer: asyncio.StreamWriter) -> None:
-    connection: socket.socket = writer.get_extra_info("socket")
-    # SO_LINGER with zero seconds makes close() send RST.
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
-    writer.transport.abort()
+    wire.reset(writer.transport)
 
 
 async def never_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:  # a Talk
@@ -195,7 +190,7 @@ async def test_an_empty_reply_is_an_answer(gateway: Gateway) -> None:
 @pytest.mark.parametrize(
     "reply",
     [
-        b'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{"code":"10',
+        wire.reply(GRANT[:10], length=100),
         b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{"cod\r\n',
         b"HTTP/1.1 200 OK\r\nContent-Le",
         b"this is no HTTP\r\n\r\n",
@@ -226,7 +221,7 @@ async def test_silence_is_a_timeout(client: Client) -> None:
 
 async def test_a_body_that_stalls_is_a_timeout(client: Client) -> None:
     async def stall(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await say(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")(reader, writer)
+        await say(wire.reply(b"{", length=100))(reader, writer)
         await reader.read()
 
     async with raw_server(stall) as url, client(total_seconds=0.1) as gateway:
@@ -315,7 +310,7 @@ async def test_a_kept_connection_whose_reply_broke_off_is_not_replaced(gateway: 
         await say(OK[:-5])(reader, writer)
         await asyncio.sleep(0.02)  # the head of the reply is read by now
         if abort:
-            abort_connection(writer)
+            wire.reset(writer.transport)
         writer.close()
 
     async with await asyncio.start_server(break_off, "127.0.0.1", 0) as server:
@@ -378,13 +373,12 @@ async def test_a_redirect_is_an_answer_and_what_was_signed_goes_nowhere_else(
 @pytest.mark.parametrize(
     "reply",
     [
-        b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n7\r\n{"code"\r\n8\r\n:"1001"}\r\n0\r\nX-Late: yes\r\n\r\n',
-        b"HTTP/1.1 100 Continue\r\n\r\n" + OK,
-        b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n" + OK,
+        wire.chunked(GRANT),
+        wire.INTERIM + OK,
         b'HTTP/1.0 200 OK\r\n\r\n{"code":"1001"}',
         b'HTTP/1.1 200\r\nContent-Length: 15\r\n\r\n{"code":"1001"}',
     ],
-    ids=["chunks and trailers", "interim 100", "interim 103 and 100", "until it closes", "no reason phrase"],
+    ids=["chunks and trailers", "interim 100 and 103", "until it closes", "no reason phrase"],
 )
 async def test_a_reply_in_any_lawful_shape_is_read(gateway: Gateway, reply: bytes) -> None:
     async with raw_server(say(reply)) as url:
@@ -393,7 +387,7 @@ async def test_a_reply_in_any_lawful_shape_is_read(gateway: Gateway, reply: byte
 
 async def test_more_body_than_its_length_says_is_never_taken_for_the_next_reply(gateway: Gateway) -> None:
     async def too_much(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await say(OK + b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n" + b'{"code":"WRONG"}')(reader, writer)
+        await say(OK + wire.reply(b'{"code":"WRONG"}'))(reader, writer)
         await reader.read()
 
     async with raw_server(too_much, say(OK)) as url:
@@ -427,7 +421,7 @@ async def test_a_reply_that_comes_too_late_is_never_taken_for_anothers(client: C
 
 async def test_a_reply_that_trickles_in_is_bounded_by_the_time_of_the_whole_call(client: Client) -> None:
     async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await say(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")(reader, writer)
+        await say(wire.reply(b"", length=1000))(reader, writer)
         while not writer.is_closing():
             writer.write(b"x")
             await asyncio.sleep(0.02)

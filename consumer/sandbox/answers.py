@@ -10,19 +10,56 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 
 from consumer.core.errors import ConfigurationError, Problem
+
+T = TypeVar("T")
 
 
 class Delivery(StrEnum):
     """What happens on the wire."""
 
     REPLY = "reply"
+    CHUNKED = "chunked"
+    """In chunks, with a trailer."""
+
+    INTERIM = "interim"
+    """After 100 Continue and 103 Early Hints."""
+
+    STALE = "stale"
+    """The connection is kept, and closed when the next request comes."""
+
+    HALF_OPEN = "half_open"
+    """The connection is kept, and from then on nobody is at its other end."""
+
     RESET = "reset"
+    """Instead of the reply."""
+
+    RESET_DURING = "reset_during"
+    RESET_AFTER = "reset_after"
     TRUNCATE = "truncate"
+    SHORT_LENGTH = "short_length"
+    """Content-Length says less than comes."""
+
+    LONG_LENGTH = "long_length"
+    """Content-Length says more than comes."""
+
+    OVERSIZED = "oversized"
+    TRICKLE = "trickle"
+    """Byte by byte, for longer than anybody waits."""
+
     HANG = "hang"
+
+    @property
+    def heard(self) -> bool:
+        """The reply reaches a client that keeps to HTTP."""
+        return self in _HEARD
+
+
+_HEARD = frozenset({Delivery.REPLY, Delivery.CHUNKED, Delivery.INTERIM, Delivery.STALE, Delivery.HALF_OPEN})
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,11 +187,17 @@ def by_plate(call: Call) -> Answer | None:
 
 def by_chance(call: Call, rates: Mapping[str, float], seed: str) -> Answer | None:
     """An answer drawn by its rate; the same for the same seed, whatever the order of the calls."""
-    drawn = random.Random(f"{seed}/{call.event_id}/{call.nth}").random()  # noqa: S311  # not for security
-    for name, rate in rates.items():
-        drawn -= rate
-        if drawn < 0:
-            return ANSWERS[name]
+    name = drawn(rates, f"{seed}/{call.event_id}/{call.nth}")
+    return None if name is None else ANSWERS[name]
+
+
+def drawn(rates: Mapping[T, float], seed: str) -> T | None:
+    """One of them by its rate, or none."""
+    left = random.Random(seed).random()  # noqa: S311  # not for security
+    for each, rate in rates.items():
+        left -= rate
+        if left < 0:
+            return each
     return None
 
 

@@ -17,11 +17,23 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 import orjson
 from aiohttp import web
 
-from consumer.sandbox.answers import ANSWERS, Answer, Call, Delivery, Script, by_chance, by_plate, check_rates
+from consumer.sandbox import wire
+from consumer.sandbox.answers import (
+    ANSWERS,
+    Answer,
+    Call,
+    Delivery,
+    Script,
+    by_chance,
+    by_plate,
+    check_rates,
+    drawn,
+)
 from consumer.sandbox.journal import Entry, Journal, page
 from consumer.sandbox.scenarios import Moment, Scenario
 from consumer.sandbox.verify import Form, read_form
@@ -34,6 +46,13 @@ DEMO_APPS: Mapping[str, str] = {DEMO_APP_ID: DEMO_APP_SECRET}
 _DATA_NODE = "SANDBOX-1"
 _MAX_BODY = 256 * 1024
 _HANG_SECONDS = 600.0
+_TRICKLE_SECONDS = 0.1
+"""Between two bytes."""
+
+_OVERSIZE = 1_000_000
+_WRONG_BY = 7
+"""Bytes of a Content-Length."""
+
 _CHINA = timezone(timedelta(hours=8))
 _TOO_MANY = replace(ANSWERS["429"], latency=0.005)
 """A refusal costs a platform next to nothing."""
@@ -129,6 +148,7 @@ class SandboxGateway:
         self._in_flight = 0
         self._workers = Workers(lambda: None if (now := self.moment()) is None else now.phase.capacity)
         self._second, self._in_second = 0, 0
+        self._gone: WeakKeyDictionary[asyncio.Transport, Delivery] = WeakKeyDictionary()
         self._stopped = asyncio.Event()
         self._runner: web.AppRunner | None = None
         self._address = ("", 0)
@@ -193,6 +213,9 @@ class SandboxGateway:
         received_at, begun = datetime.now(UTC), asyncio.get_running_loop().time()
         if self._scenario_began is None:
             self._scenario_began = time.monotonic()
+        gone = None if request.transport is None else self._gone.get(request.transport)
+        if gone is not None:
+            return await self._be_gone(request, gone)
         kind, body = request.headers.get("Content-Type", ""), await request.read()
         form = read_form(kind, body, self._apps, self._metadata_form)
         event_id = form.parameters.get("event_id", "")
@@ -200,6 +223,7 @@ class SandboxGateway:
         with self._arrival(event_id, plate) as (number, overlaps):
             in_flight = self._in_flight
             answer, granted = self._decide(form, event_id, plate)
+            answer = self._delivered(answer, event_id)
             serial = self.journal.grants.get(event_id, "") if answer.code == "1001" else ""
             await self._workers.work(self._delay(answer))
             seconds = asyncio.get_running_loop().time() - begun
@@ -218,6 +242,7 @@ class SandboxGateway:
                     in_flight=in_flight,
                     event_overlap=overlaps[0],
                     plate_overlap=overlaps[1],
+                    delivery=answer.delivery,
                 )
             )
             reply = self._body(answer, plate, serial, seconds, received_at)
@@ -277,6 +302,15 @@ class SandboxGateway:
         self._troubled[call.event_id] += 1
         return answer
 
+    def _delivered(self, answer: Answer, event_id: str) -> Answer:
+        """On the wire as the scenario has it, unless the answer itself says how."""
+        moment = self.moment()
+        if moment is None or answer.delivery is not Delivery.REPLY:
+            return answer
+        nth = self.journal.calls_by_event[event_id]
+        way = drawn(moment.phase.deliveries, f"{self._seed}/{moment.phase.name}/wire/{event_id}/{nth}")
+        return answer if way is None else replace(answer, delivery=way)
+
     def _within(self, rate: float) -> bool:
         """Whether this call is one of so many in this second."""
         second = int(time.monotonic())
@@ -319,24 +353,51 @@ class SandboxGateway:
         return orjson.dumps(envelope)
 
     async def _send(self, request: web.Request, answer: Answer, body: bytes) -> web.StreamResponse:
-        headers = self._headers(answer)
-        if answer.delivery is Delivery.REPLY:
-            return web.Response(status=answer.status, body=body, headers=headers)
-        if answer.delivery is Delivery.TRUNCATE:
-            response = web.StreamResponse(status=answer.status, headers=headers)
-            response.content_length = len(body)
-            await response.prepare(request)
-            await response.write(body[: len(body) // 2])
-            if request.transport is not None:
-                request.transport.close()  # what was written still goes out
-            return response
-        if answer.delivery is Delivery.HANG:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_HANG_SECONDS):
-                    await self._stopped.wait()
-        if request.transport is not None:  # else the caller has given up
-            request.transport.abort()
+        transport, delivery = request.transport, answer.delivery
+        if transport is None:  # the caller has given up
+            return web.StreamResponse()
+        raw = _raw(delivery, body)
+        if raw is not None:
+            transport.write(raw)
+        elif delivery is Delivery.TRICKLE:
+            return await self._trickle(request, answer, body)
+        elif delivery is Delivery.HANG:
+            await self._until_stopped(_HANG_SECONDS)
+        elif delivery is not Delivery.RESET:
+            if delivery in (Delivery.STALE, Delivery.HALF_OPEN):
+                self._gone[transport] = delivery
+            elif delivery is Delivery.INTERIM:
+                transport.write(wire.INTERIM)
+            elif delivery is Delivery.OVERSIZED:
+                body = body[:-1] + b',"padding":"%b"}' % (b"x" * _OVERSIZE)
+            return web.Response(status=answer.status, body=body, headers=self._headers(answer))
+        if raw is None or delivery in (Delivery.RESET_DURING, Delivery.RESET_AFTER):
+            wire.reset(transport)
+        else:
+            transport.close()  # what was written still goes out
         return web.StreamResponse()
+
+    async def _trickle(self, request: web.Request, answer: Answer, body: bytes) -> web.StreamResponse:
+        response = web.StreamResponse(status=answer.status, headers=self._headers(answer))
+        response.content_length = len(body)
+        await response.prepare(request)
+        for byte in body:
+            await response.write(bytes([byte]))  # raises where the caller has hung up
+            await self._until_stopped(_TRICKLE_SECONDS)
+        return response
+
+    async def _be_gone(self, request: web.Request, how: Delivery) -> web.StreamResponse:
+        """The request arrives where nobody takes it any more."""
+        if how is Delivery.HALF_OPEN:
+            await self._until_stopped(_HANG_SECONDS)
+        if request.transport is not None:
+            request.transport.close()
+        return web.StreamResponse()
+
+    async def _until_stopped(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stopped.wait()
 
     def _headers(self, answer: Answer) -> dict[str, str]:
         kind = "application/json" if answer.code is not None else "text/html"
@@ -354,6 +415,22 @@ class SandboxGateway:
 
     async def _json(self, _request: web.Request) -> web.Response:
         return web.Response(body=orjson.dumps(self.journal.as_json()), content_type="application/json")
+
+
+def _raw(delivery: Delivery, body: bytes) -> bytes | None:
+    """The whole reply where it is no ordinary one, after which the connection ends."""
+    match delivery:
+        case Delivery.CHUNKED:
+            return wire.chunked(body, close=True)
+        case Delivery.RESET_DURING | Delivery.TRUNCATE:
+            return wire.reply(body[: len(body) // 2], length=len(body))
+        case Delivery.RESET_AFTER:
+            return wire.reply(body)
+        case Delivery.SHORT_LENGTH:
+            return wire.reply(body, length=len(body) - _WRONG_BY)
+        case Delivery.LONG_LENGTH:
+            return wire.reply(body, length=len(body) + _WRONG_BY)
+    return None
 
 
 def _envelope(code: str, message: str, hint: str) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
+from consumer.sandbox.answers import Delivery
+
 KEPT = 200_000
 """Calls kept in memory; the counters go on."""
 
@@ -30,6 +32,7 @@ class Entry:
         seconds: until the answer went out.
         in_flight: calls under way at its arrival, this one included.
         event_overlap, plate_overlap: another call of the same event_id, or plate, was under way.
+        delivery: what happened to the answer on the wire.
 
     """
 
@@ -46,6 +49,7 @@ class Entry:
     in_flight: int
     event_overlap: bool
     plate_overlap: bool
+    delivery: Delivery = Delivery.REPLY
 
     def masked(self) -> dict[str, Any]:
         """As JSON, without the plate wherever it occurs."""
@@ -60,6 +64,7 @@ class Entry:
             "event_id": self.event_id,
             "plate": hidden,
             "answer": self.answer,
+            "delivery": self.delivery,
             "granted": self.granted,
             "grant_serial": self.grant_serial,
             "verified": self.verified,

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from consumer.core.events import Coordinates
-from consumer.sandbox.answers import PLATE_ENDINGS
+from consumer.sandbox.answers import ANSWERS, PLATE_ENDINGS
 from consumer.sandbox.journal import Journal
 from consumer.sandbox.samples import KINDS, Expected, SampleEvent
 
 OutcomeFields = Mapping[str, Any]
 """The value of a record of the outcome topic, as `schemas/coupon-outcome.v1.schema.json` describes it."""
 
-_CUT_OFF = frozenset({"reset", "lost", "truncated", "hang"})
-"""Answers after which a client's library may have sent a request twice on its own."""
+_REFUSALS = frozenset({"302", "401", "403", "200_sign"})
+"""Answers that stop an account, which is no attempt of the order's."""
 
 _HEARD = ("granted", "already_granted")
 """Outcomes that say that there is a coupon, the one that says most of it first."""
@@ -208,9 +208,11 @@ def _compare_calls(outcomes: Sequence[OutcomeFields], journal: Journal, *, troub
     calls: Counter[str] = Counter()
     for outcome in outcomes:
         calls[outcome["event_id"] or ""] += outcome["attempts"]["count"]
-    cut_off = {entry.event_id for entry in journal.entries if entry.answer in _CUT_OFF}
+    # After these a client's library may have sent a request twice on its own.
+    cut_off = {entry.event_id for entry in journal.entries if not entry.delivery.heard}
+    refused = Counter(entry.event_id for entry in journal.entries if entry.answer in _REFUSALS)
     for event_id, count in sorted(calls.items()):
-        seen = journal.calls_by_event[event_id]
+        seen = journal.calls_by_event[event_id] - refused[event_id]
         explained = troubled if count > seen else event_id in cut_off
         if count != seen and not explained:
             yield f"order {event_id}: {count} calls by its outcomes, the platform saw {seen}"
@@ -272,6 +274,8 @@ def _struck(journal: Journal) -> set[str | None]:
         asked = answers[min(met[entry.event_id], len(answers) - 1)]
         if entry.answer == ("1403" if entry.event_id in granted else asked):
             met[entry.event_id] += 1
+            if not entry.delivery.heard and entry.delivery is not ANSWERS[entry.answer].delivery:
+                struck.add(entry.event_id)
         else:
             struck.add(entry.event_id)
         if entry.granted:

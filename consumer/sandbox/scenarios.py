@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
+from consumer.sandbox.answers import Delivery
+
 
 @dataclass(frozen=True, slots=True)
 class Phase:
@@ -19,6 +21,7 @@ class Phase:
         latency: mean seconds until a reply, at its beginning and at its end.
         jitter: share of the latency by which it varies (0.5: from half to one and a half).
         failures: rates of answers (`answers.ANSWERS`) drawn by chance, before the plate has its say.
+        deliveries: rates of ways in which a reply comes that was decided on as ever.
         capacity: calls that it works on at once; more wait, first come first served. None: any number.
         rate: calls a second that it answers; more are answered 429 with Retry-After. None: any number.
 
@@ -30,13 +33,15 @@ class Phase:
     latency: tuple[float, float]
     jitter: float = 0.6
     failures: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    deliveries: Mapping[Delivery, float] = field(default_factory=lambda: MappingProxyType({}))
     capacity: int | None = None
     rate: float | None = None
 
     @property
     def fails(self) -> bool:
         """Calls fail that would not otherwise."""
-        return bool(self.failures) or self.rate is not None
+        losing = [each for each in self.deliveries if each is Delivery.HALF_OPEN or not each.heard]
+        return bool(self.failures or losing) or self.rate is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +221,67 @@ RATE_LIMITED = Scenario(
     events=600,
 )
 
+REDIRECTS = Scenario(
+    "redirects",
+    "the platform leads to a login page for 3 seconds; the service stops, and tries again after 30",
+    (
+        Phase("well", "answers at once", 5.0, _WELL),
+        Phase("redirecting", "leads to a login page", 3.0, _WELL, failures={"302": 1.0}),
+        Phase("well again", "answers at once", 12.0, _WELL),
+    ),
+    events=300,
+)
+
+
+def _on_the_wire(
+    name: str, words: str, *ways: Delivery, failures: Mapping[str, float] | None = None
+) -> Scenario:
+    """Some of the connections misbehave, all the time."""
+    phase = Phase(
+        name,
+        words,
+        20.0,
+        _WELL,
+        failures=failures or {},
+        deliveries=dict.fromkeys(ways, 0.1 / max(1, len(ways))),
+    )
+    return Scenario(name, f"the platform {words}", (phase,), events=400, call_timeout=3.0)
+
+
 SCENARIOS: Mapping[str, Scenario] = {
     scenario.name: scenario
-    for scenario in (STEADY, SLOW, HIDDEN_CAPACITY, RATE_LIMITED, BROWN_OUT, OUTAGE, FLAPPING)
+    for scenario in (
+        STEADY,
+        SLOW,
+        HIDDEN_CAPACITY,
+        RATE_LIMITED,
+        BROWN_OUT,
+        OUTAGE,
+        FLAPPING,
+        REDIRECTS,
+        _on_the_wire("half-open", "vanishes from some connections without a word", Delivery.HALF_OPEN),
+        _on_the_wire("stale-keep-alive", "closes kept connections when they are used again", Delivery.STALE),
+        _on_the_wire(
+            "resets",
+            "resets some connections before, while or after it replies",
+            Delivery.RESET,
+            Delivery.RESET_DURING,
+            Delivery.RESET_AFTER,
+        ),
+        _on_the_wire("truncated", "breaks some replies off", Delivery.TRUNCATE),
+        _on_the_wire("oversized", "makes some replies a megabyte long", Delivery.OVERSIZED),
+        _on_the_wire("trickle", "sends some replies byte by byte", Delivery.TRICKLE),
+        _on_the_wire(
+            "html-200", "answers some calls with a page, and status 200", failures={"html_200": 0.1}
+        ),
+        _on_the_wire(
+            "wrong-length",
+            "says of some replies that they are shorter or longer",
+            Delivery.SHORT_LENGTH,
+            Delivery.LONG_LENGTH,
+        ),
+        _on_the_wire("chunked-trailers", "sends some replies in chunks, with a trailer", Delivery.CHUNKED),
+        _on_the_wire("interim-1xx", "says 100 and 103 before some replies", Delivery.INTERIM),
+    )
 }
 """Every scenario by name."""

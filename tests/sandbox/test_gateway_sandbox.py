@@ -6,7 +6,9 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import urlencode
 
 import aiohttp
 import pytest
@@ -14,7 +16,10 @@ import typer
 
 from consumer.cli.sandbox import _apps, sandbox
 from consumer.core.errors import ConfigurationError
-from consumer.sandbox.answers import ANSWERS, PLATE_ENDINGS, Answer, Call, check_rates, load_script
+from consumer.core.outcomes import Outcome
+from consumer.core.replies import Answered, AttemptEnd, NoAnswer, Reply, ReplyTable
+from consumer.gateway import HttpGateway
+from consumer.sandbox.answers import ANSWERS, PLATE_ENDINGS, Answer, Call, Delivery, check_rates, load_script
 from consumer.sandbox.gateway import DEMO_APP_ID, DEMO_APP_SECRET, SandboxGateway
 from consumer.sandbox.scenarios import Phase, Scenario
 from consumer.sandbox.verify import expected_sign
@@ -305,6 +310,67 @@ async def test_calls_that_the_scenario_failed_do_not_count_for_what_the_plate_te
         codes = [(await _post(http, gateway, plate="粤BX8002"))[1] for _ in range(2)]
 
     assert codes == ["1002", "1001"]
+
+
+_LOST = {
+    Delivery.RESET: NoAnswer,
+    Delivery.RESET_DURING: NoAnswer,
+    Delivery.TRUNCATE: NoAnswer,
+    Delivery.SHORT_LENGTH: Answered | NoAnswer,
+    Delivery.LONG_LENGTH: NoAnswer,
+    Delivery.OVERSIZED: Answered,
+    Delivery.TRICKLE: NoAnswer,
+    Delivery.HANG: NoAnswer,
+}
+
+
+async def _two_calls(delivery: Delivery) -> tuple[list[Reply], list[AttemptEnd], SandboxGateway]:
+    """By the service's own client: for two orders, one after the other."""
+    phase = Phase("wire", "misbehaves", 60.0, (0.0, 0.0), deliveries={delivery: 1.0})
+    async with (
+        SandboxGateway(scenario=Scenario("wire", "", (phase,), events=1)) as platform,
+        HttpGateway(total_seconds=0.5) as client,
+    ):
+        forms = [urlencode(_form(event_id=each)).encode() for each in ("E1", "E2")]
+        ends = [await client.post(platform.url, form) for form in forms]
+    table = ReplyTable.defaults()
+    return [table.classify(end, datetime.now(UTC)) for end in ends], ends, platform
+
+
+@pytest.mark.parametrize("delivery", [Delivery.CHUNKED, Delivery.INTERIM, Delivery.STALE])
+async def test_a_reply_in_a_seldom_but_lawful_way_is_heard(delivery: Delivery) -> None:
+    replies, ends, platform = await _two_calls(delivery)
+
+    assert [reply.outcome for reply in replies] == [Outcome.GRANTED] * 2
+    assert [end.resent for end in ends if isinstance(end, Answered)] == [False, delivery is Delivery.STALE]
+    assert len(platform.journal.entries) == 2
+
+
+@pytest.mark.parametrize("delivery", _LOST)
+async def test_a_reply_that_is_lost_on_its_way_leaves_it_open_whether_there_is_a_coupon(
+    delivery: Delivery,
+) -> None:
+    replies, ends, platform = await _two_calls(delivery)
+
+    assert all(isinstance(end, _LOST[delivery]) for end in ends)
+    assert [(reply.outcome, reply.ambiguous) for reply in replies] == [(Outcome.PLATFORM_FAILED, True)] * 2
+    assert len(platform.journal.grants) == 2
+    assert {entry.delivery for entry in platform.journal.entries} == {delivery}
+
+
+async def test_a_connection_that_is_reset_after_the_reply_may_or_may_not_have_been_heard() -> None:
+    replies, _, platform = await _two_calls(Delivery.RESET_AFTER)
+
+    assert all(reply.outcome is Outcome.GRANTED or reply.ambiguous for reply in replies)
+    assert len(platform.journal.grants) == 2
+
+
+async def test_on_a_half_open_connection_the_next_call_finds_nobody() -> None:
+    replies, ends, platform = await _two_calls(Delivery.HALF_OPEN)
+
+    assert replies[0].outcome is Outcome.GRANTED
+    assert ends[1] == NoAnswer("timeout")
+    assert set(platform.journal.grants) == {"E1"}
 
 
 def test_a_scenario_and_a_latency_exclude_each_other() -> None:

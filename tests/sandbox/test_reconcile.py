@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from consumer.core.events import Coordinates
+from consumer.sandbox.answers import Delivery
 from consumer.sandbox.journal import Entry, Journal
 from consumer.sandbox.reconcile import Charges, Produced, Report, reconcile
 from consumer.sandbox.samples import Expected, SampleEvent
@@ -201,7 +202,20 @@ def test_a_connection_that_broke_may_have_carried_one_call_more() -> None:
 
     journal.entries.append(
         Entry(
-            1, NOW, "B1", "p", {}, True, "lost", True, "S2", 0.1, 1, event_overlap=False, plate_overlap=False
+            1,
+            NOW,
+            "B1",
+            "p",
+            {},
+            True,
+            "lost",
+            True,
+            "S2",
+            0.1,
+            1,
+            event_overlap=False,
+            plate_overlap=False,
+            delivery=Delivery.RESET,
         )
     )
 

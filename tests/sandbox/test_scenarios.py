@@ -92,6 +92,14 @@ def test_scaled_all_times_are_and_the_rates_of_failure_are_not() -> None:
     assert half.events == BROWN_OUT.events
 
 
+def test_a_scenario_on_the_wire_troubles_where_a_reply_may_not_be_heard() -> None:
+    on_the_wire = {name for name, each in SCENARIOS.items() if each.phases[0].deliveries}
+    calm = {name for name in on_the_wire if not SCENARIOS[name].fails}
+
+    assert calm == {"stale-keep-alive", "chunked-trailers", "interim-1xx"}
+    assert on_the_wire - calm == {"half-open", "resets", "truncated", "oversized", "trickle", "wrong-length"}
+
+
 def test_a_steady_scenario_never_troubles() -> None:
     assert not STEADY.fails
     assert not STEADY.at(5.0).troubled
