@@ -36,6 +36,11 @@ def draft_of(value: bytes) -> Draft:
     return draft(samples_of([("sample", value)]))
 
 
+@cache
+def book_of(text: str) -> RuleBook:
+    return rulebook.parse(text)
+
+
 # -- The payloads of platforms that are known ---------------------------------------------------------
 
 CANNOT = {
@@ -60,7 +65,7 @@ READ_RIGHT = 28
 
 
 def read(text: str, value: bytes | None) -> tuple[Order | Finding, ...]:
-    book = rulebook.parse(text)
+    book = book_of(text)
     return book.read_as(book.sources[0], Record(Coordinates("t", 0, 0), -1, None, value), None)
 
 
@@ -349,12 +354,50 @@ def rules_or_problems(value: bytes) -> RuleBook | list[Problem]:
     return rulebook.parse(text)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(JSON, min_size=1, max_size=3))
 def test_any_json_is_a_file_that_loads_or_a_clear_error(messages: Sequence[object]) -> None:
     found = rules_or_problems("\n".join(map(json.dumps, messages)).encode())
 
     assert isinstance(found, RuleBook) or all(each.place.startswith("sample") for each in found)
+
+
+def parts_of(body: Any) -> list[tuple[Any, Any]]:
+    """All objects and lists of a message, with each of their keys or indexes."""
+    inner = (
+        list(body.items())
+        if isinstance(body, dict)
+        else list(enumerate(body))
+        if isinstance(body, list)
+        else []
+    )
+    return [(body, key) for key, _ in inner] + [part for _, value in inner for part in parts_of(value)]
+
+
+REAL = [text for name in PAYLOADS if (text := bytes_of(PAYLOADS[name])) is not None and text[:1] == b"{"]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.sampled_from(REAL), st.lists(st.tuples(st.integers(0, 99), JSON), max_size=3))
+def test_any_message_with_something_else_in_it_is_a_file_that_loads_or_a_clear_error(
+    value: bytes, changes: Sequence[tuple[int, object]]
+) -> None:
+    body = json.loads(value)
+    for number, other in changes:
+        parts = parts_of(body)
+        holder, key = parts[number % len(parts)] if parts else ({}, "")
+        holder[key] = other
+
+    found = rules_or_problems(json.dumps(body).encode())
+
+    assert isinstance(found, RuleBook) or all(each.place.startswith("sample") for each in found)
+
+
+def test_a_wrapping_without_anything_that_can_be_read_in_it_is_told() -> None:
+    event = {"specversion": "1.0", "type": "charge.finished", "id": "1", "data_base64": "-"}
+
+    with pytest.raises(ConfigurationError, match="sample:1: text in the envelope that is no base64"):
+        draft_of(json.dumps(event).encode())
 
 
 @settings(max_examples=50, deadline=None)

@@ -100,11 +100,11 @@ def _shape(messages: Sequence[Sample], samples: Samples) -> Shape:
         return shapes.shape_of(bodies, envelope)
     bare = _Source(Shape((wrapper,), envelope), _named_at_all({}, has_id=False))
     (reader,) = _book(bare).sources
-    events = [
-        event
-        for sample in messages
-        if not isinstance(event := reader.envelope.open(_record(sample.value)), Refusal)
-    ]
+    opened = [reader.envelope.open(_record(sample.value)) for sample in messages]
+    events = [event for event in opened if not isinstance(event, Refusal)]
+    if not events:
+        why = next(event.detail for event in opened if isinstance(event, Refusal))
+        raise ConfigurationError([Problem(messages[0].place, why, f"give messages as {wrapper} makes them")])
     if wrapper in ENVELOPES:
         return shapes.shape_of([event.body for event in events], (*envelope, wrapper))
     rows = [row for event in events for row in reader.rows(event) if isinstance(row, dict) and row]
