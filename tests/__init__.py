@@ -24,6 +24,9 @@
 The fakes of `simulation` are held to a real Kafka by `broker/test_kafka_behaviour`: one suite, run against both. Its
 `mutations` break the service on purpose, one rule at a time, and each has to be noticed.
 
+`fuzz` throws bytes at whatever reads what others write (records, rules, replies, headers, commits), guided by coverage;
+`planted` bugs in there show that it would find one.
+
 **Not guaranteed**, and shown where it can be:
 
 - The HTTP call itself is made at least once: after a crash it can come again, and the platform knows it by its `event_id`.

@@ -2,8 +2,8 @@
 
 import json
 from base64 import b64encode
-from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Context, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -557,6 +557,47 @@ def test_a_difference_of_two_readings_is_rounded_once(first: int, second: int) -
 
 
 DIFFERENCE = book("{extends: canonical, fields: {x_wh: {paths: a, minus: b, unit: 0.0001kWh, type: energy}}}")
+
+
+@given(st.integers(-(10**39), 10**39), st.integers(0, 39), st.booleans())
+def test_a_decimal_and_an_order_number_keep_all_their_digits(digits: int, places: int, quoted: bool) -> None:
+    number = Decimal(digits).scaleb(-places, MANY_DIGITS)
+    written = f'"{number:f}"' if quoted else f"{number:f}"
+    event = f'{{"a": {written}, "order_id": {abs(digits) + 1}, "plate": "粤BD12345"}}'
+
+    found = order(DIGITS, event.encode())
+
+    assert found.values["x"] == number
+    assert found.order_id == str(abs(digits) + 1)
+
+
+MANY_DIGITS = Context(prec=60)
+DIGITS = book(
+    "{extends: canonical, fields: {x: {paths: a, type: decimal}, ended_at: {paths: none, required: false}}}"
+)
+
+
+@given(
+    st.datetimes(datetime(1971, 1, 1), datetime(9990, 1, 1)),  # noqa: DTZ001  # its offset comes next
+    st.integers(-14 * 60, 14 * 60),
+)
+def test_an_instant_is_the_same_however_it_is_written(moment: datetime, minutes: int) -> None:
+    moment = moment.replace(microsecond=0, tzinfo=timezone(timedelta(minutes=minutes)))
+    elapsed = (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(seconds=1)
+    shown = moment.strftime("%d.%m.%Y %H:%M:%S ") + moment.isoformat()[-6:]
+
+    found = order(
+        INSTANTS, CHARGE | {"a": moment.isoformat(), "b": str(elapsed * 1000), "c": elapsed, "d": shown}
+    )
+
+    assert [found.values[name] for name in ("a_at", "b_at", "c_at", "d_at")] == [moment] * 4
+
+
+INSTANTS = book(
+    "{extends: canonical, fields: {a_at: {paths: a, type: timestamp, format: iso},"
+    " b_at: {paths: b, type: timestamp, format: epoch_ms}, c_at: {paths: c, type: timestamp, format: epoch_s},"
+    " d_at: {paths: d, type: timestamp, format: 'dd.MM.yyyy HH:mm:ss Z'}}}"
+)
 
 
 def test_a_text_where_orders_could_be_does_not_hide_the_order_beside_it() -> None:

@@ -136,7 +136,7 @@ def check(data: bytes) -> None:
         return
     assert items
     assert [item.index for item in items] == list(range(len(items)))
-    for item in items[:3]:
+    for item in items[:2]:
         ends_well(book, record, item)
     if flags & EXPLAINED:
         explain(book, record, now, source)
@@ -255,7 +255,7 @@ def seeds() -> Iterator[bytes]:
         for sample in samples or [_CANONICAL if number % 2 else READING, READING]:
             value = sample.encode() if isinstance(sample, str) else sample
             yield bytes([number, IN_TIME]) + value
-            yield bytes([number, KEYED | EXPLAINED]) + b"7\n" + value
+            yield bytes([number, KEYED | (0 if number % 3 else EXPLAINED)]) + b"7\n" + value
 
 
 _CANONICAL = json.dumps(preset_sample(["canonical"]))
