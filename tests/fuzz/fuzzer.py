@@ -12,9 +12,10 @@ _EVERY = 4
 def main() -> None:
     """Arguments: the target, the planted bug or an empty text, then libFuzzer's own."""
     name, bug, *own = sys.argv[1:]
-    with atheris.instrument_imports(include=["consumer", "tests.fuzz.planted"]):
-        from tests.fuzz.planted import PLANTED  # noqa: PLC0415  # instrumented as it is imported
-        from tests.fuzz.targets import TARGETS  # noqa: PLC0415
+    with atheris.instrument_imports(include=["consumer"]):
+        from tests.fuzz.targets import TARGETS  # noqa: PLC0415  # what it imports is instrumented
+    with atheris.instrument_imports(include=["tests"]):
+        from tests.fuzz.planted import PLANTED  # noqa: PLC0415  # and of the tests only this
     target = TARGETS[name]
     if bug:
         PLANTED[bug].plant()

@@ -24,7 +24,7 @@ def _number_in_text() -> None:
     right = fields._number
 
     def wrong(raw: object, *, comma: bool = False) -> Decimal:
-        if isinstance(raw, str) and raw.startswith("-") and "." in raw and raw.endswith("7"):
+        if isinstance(raw, str) and raw.startswith("-") and "." in raw:
             raise PlantedError
         return right(raw, comma=comma)
 

@@ -230,16 +230,19 @@ class Mutator:
 
 _SIGNS = "0123456789..--++,,::eETZ /_%{}[]|=*$&?'\"\\#()<>!ASx粤元 \u3000\t\n"
 
+_DIGITS = "0123456789.-+eE"
+
 
 def _edited(text: str, random: Random) -> str:
     """One place in it changed, as somebody who types might."""
+    signs = _DIGITS if _is_number(text) else _SIGNS
     at = random.randint(0, len(text))
     end = min(len(text), at + random.choice((1, 1, 1, 2, 5)))
     match random.randrange(4):
         case 0:
-            return text[:at] + random.choice(_SIGNS) + text[at:]
+            return text[:at] + random.choice(signs) + text[at:]
         case 1:
-            return text[:at] + random.choice(_SIGNS) + text[end:]
+            return text[:at] + random.choice(signs) + text[end:]
         case 2:
             return text[:at] + text[end:]
         case _:
