@@ -25,7 +25,8 @@ The path of one record::
    is cut off anywhere, none of it is visible, and the next owner goes on from where this one was.
    (`guarantee: at_least_once` writes outcomes first and offsets after: `publishing.PlainWriter`.)
 
-Beside the path: `credentials` follows the files of secrets and certificates, `waiting` gets the
+Beside the path: `takeover` finds where each partition of an assignment goes on, once nobody else
+can write there any more; `credentials` follows the files of secrets and certificates, `waiting` gets the
 service to a Kafka that is not there yet (`connection`, `certificates`: TLS and SASL), `link` speaks
 to Kafka's coordinators, `selfcheck` looks at the machine first, `topics` at what Kafka must offer.
 `replay` sends dead letters back to where the path begins, each once (`core.letters`). `lookup`

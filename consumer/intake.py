@@ -1,10 +1,8 @@
 """Polls Kafka, tracks what was taken, pauses and resumes, and lives through rebalances. Does I/O.
 
-At every assignment: **fence, then read, then seek**. The transactional ids of all
-assigned partitions are initialised before anything is read, which ends whatever
-transaction a dead or cut-off owner left open; then offsets and maps are read, waiting for
-what is still being written; then the consumer is sought there. Nothing is delivered before
-the first transaction of this owner is committed.
+At every assignment: **fence, then read, then seek**. `takeover` ends whatever transaction a
+dead or cut-off owner left open, and reads where each partition goes on; then the consumer is
+sought there. Nothing is delivered before the first transaction of this owner is committed.
 
 Everything that belongs to an assignment ends with it: what completes later is dropped,
 and the next owner does it again.
@@ -13,7 +11,7 @@ and the next owner does it again.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -25,13 +23,13 @@ from aiokafka.errors import KafkaError
 from consumer.core.errors import BrokerUnavailableError, RefusedError
 from consumer.core.events import Coordinates, Record, RetryContext
 from consumer.core.headers import read_replay, read_retry
-from consumer.core.offsets import Tracker, UnusableMap, decode_map
+from consumer.core.offsets import Tracker
 from consumer.core.outcomes import Resolution
 from consumer.ledger import Done, Ledger, partition_of
-from consumer.link import CommittedOffset, Membership, TopicPartition, words
+from consumer.link import Membership, TopicPartition, words
 from consumer.logs import Intervals
 from consumer.metrics import Metrics
-from consumer.transactions import transactional_ids
+from consumer.takeover import Link, Logs, Start, Takeover
 
 log = structlog.get_logger(__name__)
 
@@ -57,7 +55,7 @@ FULL, LEDGER, OFFSET_MAP, NOT_DUE, UNREADABLE = "full", "ledger", "offset_map", 
 """Reasons of ours to pause; the flow has its own. `not_due` is a retry topic's, and no trouble."""
 
 
-class Consumer(Protocol):
+class Consumer(Logs, Protocol):
     """What intake needs of `link.GroupConsumer`."""
 
     def membership(self) -> Membership:
@@ -89,29 +87,6 @@ class Consumer(Protocol):
     ) -> Mapping[TopicPartition, Sequence[Any]]:
         """Records of these partitions (none named: of all) as far as they are not paused."""
 
-    async def beginning_offsets(self, partitions: list[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """The logs' starts."""
-
-    async def end_offsets(self, partitions: list[TopicPartition]) -> Mapping[TopicPartition, int]:
-        """The logs' ends: last stable offsets."""
-
-    async def offsets_for_times(
-        self, timestamps: Mapping[TopicPartition, int]
-    ) -> Mapping[TopicPartition, Any]:
-        """The first record's place at or after a time (milliseconds), None where there is none."""
-
-
-class Link(Protocol):
-    """What intake needs of `link.KafkaLink`."""
-
-    async def fence(self, ids: Iterable[str], deadline: float) -> Mapping[str, tuple[int, int]]:
-        """End the open transactions of these ids."""
-
-    async def read_offsets(
-        self, partitions: Iterable[TopicPartition], deadline: float
-    ) -> Mapping[TopicPartition, CommittedOffset]:
-        """What the group has committed, once it is stable."""
-
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
@@ -125,18 +100,6 @@ class Bounds:
     bytes: int = 64 << 20
     drain: float = 20.0
     unreadable: int = 100
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Where a partition goes on.
-
-    Attributes:
-        maybe_sent_below: records below it may have been sent by an owner that did not close cleanly.
-    """
-
-    tracker: Tracker
-    maybe_sent_below: int
 
 
 class Deliverer(Protocol):
@@ -216,7 +179,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         pause_reason: Callable[[], str | None],
         bounds: Bounds,
         metrics: Metrics,
-        retry_topics: Iterable[str] = (),
+        retry_topics: Collection[str] = (),
         on_assigned: Callable[[Sequence[TopicPartition]], None] = lambda _partitions: None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic: Callable[[], float] = time.monotonic,
@@ -226,9 +189,16 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self.last_turn = monotonic()
         self._consumer = consumer
         self._link = link
-        self._group = group
-        self._cluster_id = cluster_id
-        self._start_from = start_from
+        self._takeover = Takeover(
+            logs=consumer,
+            link=link,
+            group=group,
+            cluster_id=cluster_id,
+            start_from=start_from,
+            retry_topics=retry_topics,
+            metrics=metrics,
+            began_at=clock(),
+        )
         self._delivery = delivery
         self._make_ledger = make_ledger
         self._pause_reason = pause_reason
@@ -247,7 +217,6 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._room = asyncio.Event()
         self._stopping = asyncio.Event()
         self._made_anew: set[TopicPartition] = set()
-        self._began_at = clock()
         self._cannot_poll: str | None = None
         self._cannot_open: str | None = None
         self._problems = 0
@@ -666,28 +635,18 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
     async def _open_once(self, member: Membership, partitions: list[TopicPartition]) -> Assignment | None:
         """Fence, read, seek, commit. None if the membership is over already."""
         deadline = asyncio.get_running_loop().time() + OPEN_SECONDS
-        ids = [transactional_ids(self._group, tp.topic, tp.partition) for tp in partitions]
-        producers = await self._link.fence([one for pair in ids for one in pair], deadline)
-        committed = await self._link.read_offsets(partitions, deadline)
-        beginnings = await self._consumer.beginning_offsets(partitions)
-        ends = await self._consumer.end_offsets(partitions)
-        firsts = await self._firsts([tp for tp in partitions if committed[tp].offset < 0], beginnings, ends)
-        starts = {
-            tp: self._gone(tp, firsts[tp], ends[tp])
-            if committed[tp].offset < 0 and any(producers[one][1] > 0 for one in pair)
-            else self._start(tp, committed[tp], beginnings[tp], ends[tp], firsts.get(tp))
-            for tp, pair in zip(partitions, ids, strict=True)
-        }
+        taken = await self._takeover.take(partitions, self._made_anew, deadline)
+        starts = taken.starts
         positions = {tp: start.tracker.frontier for tp, start in starts.items()}
         for tp, position in positions.items():
             self._consumer.seek(tp, position)
         ledger = self._make_ledger(
             member,
-            {one: producers[one] for one in ids[0]},
+            taken.producers,
             {tp: start.tracker for tp, start in starts.items()},
             lambda done: self._committed(held, done),
         )
-        held = Assignment(member, starts, positions, ledger, ids[0])
+        held = Assignment(member, starts, positions, ledger, taken.own_ids)
         held.writing = asyncio.create_task(ledger.run())
         held.writing.add_done_callback(lambda _: self._ledger_ended(held))
         opened = asyncio.ensure_future(ledger.opened.wait())
@@ -699,67 +658,6 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         finally:
             opened.cancel()
         return None if held.writing.done() else held
-
-    async def _firsts(
-        self,
-        partitions: list[TopicPartition],
-        beginnings: Mapping[TopicPartition, int],
-        ends: Mapping[TopicPartition, int],
-    ) -> Mapping[TopicPartition, int]:
-        """Where the settings begin what the group has no offset of. An order that waits for a retry is never passed over."""
-        waiting = {tp: beginnings[tp] for tp in partitions if tp.topic in self._retry_topics}
-        partitions = [tp for tp in partitions if tp not in waiting]
-        if self._start_from == "earliest" or not partitions:
-            return {**beginnings, **waiting}
-        at = self._began_at if self._start_from == "latest" else self._start_from
-        assert isinstance(at, datetime)
-        found = await self._consumer.offsets_for_times(dict.fromkeys(partitions, int(at.timestamp() * 1000)))
-        firsts = {tp: place.offset if (place := found.get(tp)) else ends[tp] for tp in partitions}
-        if self._start_from == "latest":
-            # What is younger than we are, as a whole, was added while we run: none of it is passed over.
-            firsts = {tp: first if first == beginnings[tp] else ends[tp] for tp, first in firsts.items()}
-        return firsts | waiting
-
-    def _gone(self, tp: TopicPartition, first: int, end: int) -> Start:
-        """No offset, though a member was here before: its producer's epoch is not the first one."""
-        log.error(
-            "intake.offsets_gone",
-            topic=tp.topic,
-            partition=tp.partition,
-            offset=first,
-            remedy="the group's offsets were deleted or have expired: outcomes repeat under the same outcome_id, "
-            "orders past their deadline end as expired",
-        )
-        self._metrics.offsets_gone.inc()
-        return Start(Tracker(first), end)
-
-    def _start(
-        self, tp: TopicPartition, committed: CommittedOffset, beginning: int, end: int, first: int | None
-    ) -> Start:
-        where = {"topic": tp.topic, "partition": tp.partition}
-        if committed.offset < 0:
-            offset = beginning if first is None else first
-            log.info("intake.no_offset", start_from=str(self._start_from), offset=offset, **where)
-            return Start(Tracker(offset), offset)
-        if tp in self._made_anew or not beginning <= committed.offset <= end:
-            # The log was cut or made anew: what stands there now has never been read.
-            log.warning(
-                "intake.offset_out_of_range",
-                committed=committed.offset,
-                beginning=beginning,
-                end=end,
-                **where,
-            )
-            self._metrics.maps_ignored.labels("out_of_range").inc()
-            return Start(Tracker(beginning), beginning)
-        if not committed.metadata:
-            return Start(Tracker(committed.offset), committed.offset)
-        found = decode_map(committed.metadata, self._cluster_id, committed.offset)
-        if isinstance(found, UnusableMap):
-            log.warning("intake.offset_map_ignored", why=found.why, offset=committed.offset, **where)
-            self._metrics.maps_ignored.labels(found.why).inc()
-            return Start(Tracker(committed.offset), end)
-        return Start(Tracker(committed.offset, found.done), committed.offset if found.clean else end)
 
     # -- Revocation -----------------------------------------------------------------------------------
 

@@ -423,7 +423,7 @@ async def test_offsets_that_are_gone_though_a_member_was_here_are_an_alarm_and_g
             room.consumer.polls.put_nowait([0])
             await room.delivers([0])
 
-    told = [line["log_level"] for line in lines if line["event"] == "intake.offsets_gone"]
+    told = [line["log_level"] for line in lines if line["event"] == "takeover.offsets_gone"]
     assert told == (["error"] if epoch else [])
     assert room.metrics.registry.get_sample_value("coupon_offsets_gone_total") == len(told)
     assert room.delivery.records[0].maybe_sent is bool(epoch)

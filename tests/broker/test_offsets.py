@@ -141,7 +141,7 @@ async def test_a_map_that_is_not_of_its_offset_is_ignored_and_no_record_is_lost(
     _, page = await second.get("/metrics")
     for why in ("other_offset", "other_cluster", "foreign", "unreadable"):
         assert f'coupon_offset_maps_ignored_total{{why="{why}"}} 1.0' in page
-    told = [line for line in second.events() if line["event"] == "intake.offset_map_ignored"]
+    told = [line for line in second.events() if line["event"] == "takeover.offset_map_ignored"]
     assert [line["level"] for line in told] == ["warning"] * 4
     outcomes = await world.outcomes()
     times = Counter(outcome["outcome_id"] for outcome in outcomes)

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
-from consumer import intake, transactions
+from consumer import intake, takeover, transactions
 from consumer.core.events import NO_ATTEMPTS, Record, RetryContext
 from consumer.core.headers import read_retry
 from consumer.core.offsets import UnusableMap, decode_map
@@ -237,7 +237,7 @@ def uncommitted_read_by_intake() -> Iterator[None]:
 
 @_mutation
 def map_ignored() -> Iterator[None]:
-    with _replaced((intake, "decode_map", lambda *_: UnusableMap("mutation"))):
+    with _replaced((takeover, "decode_map", lambda *_: UnusableMap("mutation"))):
         yield
 
 
@@ -276,7 +276,7 @@ def map_of_another_offset() -> Iterator[None]:
                 return found
         return UnusableMap("other_offset")
 
-    with _replaced((intake, "decode_map", believed)):
+    with _replaced((takeover, "decode_map", believed)):
         yield
 
 

@@ -1,0 +1,201 @@
+"""Takes partitions over from whoever had them: fence, then read. Does I/O through Protocols.
+
+The transactional ids of all partitions are initialised before anything is read, which ends
+whatever transaction a dead or cut-off owner left open; then offsets and maps are read, waiting
+for what is still being written. What comes of it is where each partition goes on.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+import structlog
+
+from consumer.core.offsets import Tracker, UnusableMap, decode_map
+from consumer.link import CommittedOffset, TopicPartition
+from consumer.metrics import Metrics
+from consumer.transactions import transactional_ids
+
+log = structlog.get_logger(__name__)
+
+
+class Logs(Protocol):
+    """What is asked about the partitions' logs; `link.GroupConsumer` answers."""
+
+    async def beginning_offsets(self, partitions: list[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """The logs' starts."""
+
+    async def end_offsets(self, partitions: list[TopicPartition]) -> Mapping[TopicPartition, int]:
+        """The logs' ends: last stable offsets."""
+
+    async def offsets_for_times(
+        self, timestamps: Mapping[TopicPartition, int]
+    ) -> Mapping[TopicPartition, Any]:
+        """The first record's place at or after a time (milliseconds), None where there is none."""
+
+
+class Link(Protocol):
+    """What is asked of `link.KafkaLink`."""
+
+    async def fence(self, ids: Iterable[str], deadline: float) -> Mapping[str, tuple[int, int]]:
+        """End the open transactions of these ids."""
+
+    async def read_offsets(
+        self, partitions: Iterable[TopicPartition], deadline: float
+    ) -> Mapping[TopicPartition, CommittedOffset]:
+        """What the group has committed, once it is stable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a partition goes on.
+
+    Attributes:
+        maybe_sent_below: records below it may have been sent by an owner that did not close cleanly.
+    """
+
+    tracker: Tracker
+    maybe_sent_below: int
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Partitions that were taken over.
+
+    Attributes:
+        own_ids: the member's two transactional ids, those of its lowest partition.
+        producers: of these two, (producer id, epoch).
+        starts: where each partition goes on.
+    """
+
+    own_ids: tuple[str, str]
+    producers: Mapping[str, tuple[int, int]]
+    starts: Mapping[TopicPartition, Start]
+
+
+class Takeover:
+    """How this member takes partitions over.
+
+    `began_at` is where `start_from: latest` begins, aware: what was there before is passed over.
+    """
+
+    def __init__(
+        self,
+        *,
+        logs: Logs,
+        link: Link,
+        group: str,
+        cluster_id: str,
+        start_from: str | datetime,
+        retry_topics: Collection[str],
+        metrics: Metrics,
+        began_at: datetime,
+    ) -> None:
+        self._logs = logs
+        self._link = link
+        self._group = group
+        self._cluster_id = cluster_id
+        self._start_from = start_from
+        self._retry_topics = retry_topics
+        self._metrics = metrics
+        self._began_at = began_at
+
+    async def take(
+        self, partitions: list[TopicPartition], made_anew: Collection[TopicPartition], deadline: float
+    ) -> Taken:
+        """Fence, then read. `made_anew`: what was committed of these partitions says nothing of the log that is there now.
+
+        Raises BrokerUnavailableError, RefusedError and KafkaError; then it can be tried again.
+        """
+        ids = [transactional_ids(self._group, tp.topic, tp.partition) for tp in partitions]
+        producers = await self._link.fence([one for pair in ids for one in pair], deadline)
+        committed = await self._link.read_offsets(partitions, deadline)
+        beginnings = await self._logs.beginning_offsets(partitions)
+        ends = await self._logs.end_offsets(partitions)
+        firsts = await self._firsts([tp for tp in partitions if committed[tp].offset < 0], beginnings, ends)
+        starts = {}
+        for tp, pair in zip(partitions, ids, strict=True):
+            if committed[tp].offset >= 0:
+                log_holds = tp not in made_anew and beginnings[tp] <= committed[tp].offset <= ends[tp]
+                starts[tp] = (
+                    self._go_on(tp, committed[tp], ends[tp])
+                    if log_holds
+                    else self._begin_anew(tp, committed[tp].offset, beginnings[tp])
+                )
+            elif any(producers[one][1] > 0 for one in pair):
+                starts[tp] = self._offset_gone(tp, firsts[tp], ends[tp])
+            else:
+                starts[tp] = self._begin(tp, firsts[tp])
+        return Taken(ids[0], {one: producers[one] for one in ids[0]}, starts)
+
+    async def _firsts(
+        self,
+        partitions: list[TopicPartition],
+        beginnings: Mapping[TopicPartition, int],
+        ends: Mapping[TopicPartition, int],
+    ) -> Mapping[TopicPartition, int]:
+        """Where the settings begin what the group has no offset of. An order that waits for a retry is never passed over."""
+        waiting = {tp: beginnings[tp] for tp in partitions if tp.topic in self._retry_topics}
+        partitions = [tp for tp in partitions if tp not in waiting]
+        if self._start_from == "earliest" or not partitions:
+            return {**beginnings, **waiting}
+        at = self._began_at if self._start_from == "latest" else self._start_from
+        assert isinstance(at, datetime)
+        found = await self._logs.offsets_for_times(dict.fromkeys(partitions, int(at.timestamp() * 1000)))
+        firsts = {tp: place.offset if (place := found.get(tp)) else ends[tp] for tp in partitions}
+        if self._start_from == "latest":
+            # What is younger than we are, as a whole, was added while we run: none of it is passed over.
+            firsts = {tp: first if first == beginnings[tp] else ends[tp] for tp, first in firsts.items()}
+        return firsts | waiting
+
+    def _begin(self, tp: TopicPartition, first: int) -> Start:
+        log.info(
+            "takeover.no_offset",
+            topic=tp.topic,
+            partition=tp.partition,
+            start_from=str(self._start_from),
+            offset=first,
+        )
+        return Start(Tracker(first), first)
+
+    def _offset_gone(self, tp: TopicPartition, first: int, end: int) -> Start:
+        """No offset, though a member was here before: its producer's epoch is not the first one."""
+        log.error(
+            "takeover.offsets_gone",
+            topic=tp.topic,
+            partition=tp.partition,
+            offset=first,
+            remedy="the group's offsets were deleted or have expired: outcomes repeat under the same outcome_id, "
+            "orders past their deadline end as expired",
+        )
+        self._metrics.offsets_gone.inc()
+        return Start(Tracker(first), end)
+
+    def _begin_anew(self, tp: TopicPartition, committed: int, beginning: int) -> Start:
+        """The log was cut or made anew: what stands there now has never been read."""
+        log.warning(
+            "takeover.offset_out_of_range",
+            topic=tp.topic,
+            partition=tp.partition,
+            committed=committed,
+            beginning=beginning,
+        )
+        self._metrics.maps_ignored.labels("out_of_range").inc()
+        return Start(Tracker(beginning), beginning)
+
+    def _go_on(self, tp: TopicPartition, committed: CommittedOffset, end: int) -> Start:
+        if not committed.metadata:
+            return Start(Tracker(committed.offset), committed.offset)
+        found = decode_map(committed.metadata, self._cluster_id, committed.offset)
+        if isinstance(found, UnusableMap):
+            log.warning(
+                "takeover.offset_map_ignored",
+                topic=tp.topic,
+                partition=tp.partition,
+                offset=committed.offset,
+                why=found.why,
+            )
+            self._metrics.maps_ignored.labels(found.why).inc()
+            return Start(Tracker(committed.offset), end)
+        return Start(Tracker(committed.offset, found.done), committed.offset if found.clean else end)
