@@ -2,6 +2,16 @@
 
 Answers are read whatever their status, and the network's ways to fail are told apart. Everything here is
 said of the Protocol: whoever is in `CLIENTS` has to pass.
+
+What others' clients were reported for, and where ours is tried (`test_demo` plays scenarios of these names, too):
+
+    aio-libs/aiohttp#6138, #850           kept connections that the server closes        here; stale-keep-alive
+    aio-libs/aiohttp#3082, #6764          a redirected POST goes elsewhere, or as a GET  here; redirects
+    aiohttp#6629, home-assistant#175239   a name that moved                              here
+    apache/iggy#4192                      Retry-After: 0                                 core/test_retries
+    py-synologydsm-api#260                a space signed and sent in two ways            core/test_signing
+    kiali#3021, sealed-secrets#1122       a secret that ends in a newline                broker/test_security
+    frain-dev/convoy#1833                 a refusal that is retried for ever             test_delivery, broker/test_retries
 """
 
 import asyncio
@@ -502,6 +512,70 @@ async def test_a_call_under_way_ends_on_its_connection_however_old_it_is(client:
         assert await gateway.post(url, b"a=2") == Answered(200, b'{"code":"1001"}')
         go.set()
         assert await old == Answered(200, b'{"code":"1001"}')
+
+
+async def test_a_server_that_gives_connections_up_as_it_likes_costs_no_call(client: Client) -> None:
+    """It closes those that were idle for a moment, and each after three calls."""
+    connections = 0
+
+    async def fickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        with contextlib.suppress(TimeoutError, asyncio.IncompleteReadError, ConnectionError):
+            for _ in range(3):
+                async with asyncio.timeout(0.05):
+                    await say(OK)(reader, writer)
+        writer.close()
+
+    async with await asyncio.start_server(fickle, "127.0.0.1", 0) as server, client() as gateway:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/event"
+        for pause in (0.0, 0.0, 0.0, 0.0, 0.049, 0.05, 0.051, 0.1) * 3:
+            end = await gateway.post(url, b"a=1")
+            assert isinstance(end, Answered)
+            assert end.status == 200
+            await asyncio.sleep(pause)
+
+    assert connections >= 9
+
+
+@pytest.mark.parametrize("old", ["closed", "503"])
+async def test_a_name_that_moved_is_followed_when_the_connections_are_given_up(
+    client: Client, monkeypatch: pytest.MonkeyPatch, old: str
+) -> None:
+    address, look_up = ["127.0.0.1"], socket.getaddrinfo
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda host, *more, **named: look_up(
+            address[0] if host == "platform.example" else host, *more, **named
+        ),
+    )
+    at_the_old = [OK]
+
+    async def answer_old(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            while at_the_old:
+                await say(at_the_old[0])(reader, writer)
+        writer.close()
+
+    there = await asyncio.start_server(answer_old, "127.0.0.1", 0)
+    port = there.sockets[0].getsockname()[1]
+    async with (
+        there,
+        await asyncio.start_server(answer_quietly, "127.0.0.2", port),
+        client(lifetime_seconds=0.3, connect_seconds=1) as gateway,
+    ):
+        url = f"http://platform.example:{port}/event"
+        assert await gateway.post(url, b"a=1") == Answered(200, GRANT)
+
+        address[0] = "127.0.0.2"
+        at_the_old[0] = OK.replace(b"200 OK", b"503 Away")
+        if old == "closed":
+            there.close()
+            at_the_old.clear()
+        await asyncio.sleep(0.35)
+
+        assert await gateway.post(url, b"a=2") == Answered(200, GRANT)
 
 
 # -- TLS and a proxy ---------------------------------------------------------------------------------
