@@ -32,6 +32,7 @@ from consumer import certificates
 from consumer.core.replies import Answered, NoAnswer, NotSent
 from consumer.gateway import Gateway, HttpGateway
 from consumer.sandbox import wire
+from consumer.settings.model import Gateway as GatewaySettings
 from tests.pki import Authority
 
 CLIENTS = {"aiohttp": HttpGateway}
@@ -644,6 +645,19 @@ async def test_a_platform_that_wants_our_certificate_gets_it(client: Client, tmp
         async with client(tls=lambda: certificates.context(ours.ca, certificate, key)) as gateway:
             assert isinstance(await gateway.post(url, b"a=1"), Answered)
         async with client(tls=lambda: certificates.context(ours.ca)) as gateway:
+            assert not isinstance(await gateway.post(url, b"a=1"), Answered)
+
+
+async def test_settings_name_the_certificates_and_the_secret_that_opens_their_key(tmp_path: Path) -> None:
+    ours = Authority(tmp_path, "ours")
+    certificate, key = ours.issue("us", password="p4ssw0rd")
+    settings = GatewaySettings(
+        ca_file=ours.ca, certificate_file=certificate, key_file=key, key_password="key_password"
+    )
+    async with tls_server(tmp_path, ours, "localhost", asks=ours.ca) as url:
+        async with HttpGateway.of(settings, {"key_password": "p4ssw0rd"}.__getitem__) as gateway:
+            assert isinstance(await gateway.post(url, b"a=1"), Answered)
+        async with HttpGateway.of(GatewaySettings(ca_file=ours.ca), str) as gateway:
             assert not isinstance(await gateway.post(url, b"a=1"), Answered)
 
 
