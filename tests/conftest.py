@@ -9,11 +9,18 @@ import warnings
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
+import hypothesis
 import pytest
 import structlog
 
 from consumer.core.errors import BrokerUnavailableError
 from consumer.sandbox.broker import EmbeddedBroker
+
+# How long an example takes says more about what else the machine does than about the code.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 CreateTopics = Callable[[str, Mapping[str, int]], Awaitable[None]]
 

@@ -354,7 +354,7 @@ def rules_or_problems(value: bytes) -> RuleBook | list[Problem]:
     return rulebook.parse(text)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(JSON, min_size=1, max_size=3))
 def test_any_json_is_a_file_that_loads_or_a_clear_error(messages: Sequence[object]) -> None:
     found = rules_or_problems("\n".join(map(json.dumps, messages)).encode())
@@ -377,7 +377,7 @@ def parts_of(body: Any) -> list[tuple[Any, Any]]:
 REAL = [text for name in PAYLOADS if (text := bytes_of(PAYLOADS[name])) is not None and text[:1] == b"{"]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.sampled_from(REAL), st.lists(st.tuples(st.integers(0, 99), JSON), max_size=3))
 def test_any_message_with_something_else_in_it_is_a_file_that_loads_or_a_clear_error(
     value: bytes, changes: Sequence[tuple[int, object]]
@@ -400,7 +400,7 @@ def test_a_wrapping_without_anything_that_can_be_read_in_it_is_told() -> None:
         draft_of(json.dumps(event).encode())
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_file_that_loads_or_a_clear_error(value: bytes) -> None:
     found = rules_or_problems(value)

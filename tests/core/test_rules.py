@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumer import rulebook
@@ -684,7 +684,7 @@ SOME_RULES = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25)
 @given(SOME_RULES, st.sampled_from(["S1", "S2", None]), st.sampled_from(["user", None]), st.booleans())
 def test_the_rule_that_is_found_is_the_first_whose_every_condition_holds(
     some: list[dict[str, Any]], station: str | None, stop_reason: str | None, fee: bool
