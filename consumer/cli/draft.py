@@ -2,12 +2,11 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from consumer.core.errors import ConfigurationError
+from consumer.cli.common import content_of, wrong
 
 
 def draft(
@@ -34,7 +33,7 @@ def draft(
     from consumer.rulebook.drafting import samples_of
 
     if output is not None and output.exists() and not force:
-        raise _wrong("--output", f"{output} is there already", "name another file, or add --force")
+        raise wrong("--output", f"{output} is there already", "name another file, or add --force")
     found = drafted(samples_of([_content(file) for file in samples]))
     for line in found.told:
         print(line, file=sys.stderr)
@@ -45,21 +44,10 @@ def draft(
         output.write_text(found.text, "utf-8")
     except OSError as error:
         message = f"{output} cannot be written: {error.strerror}"
-        raise _wrong("--output", message, "name another file") from error
+        raise wrong("--output", message, "name another file") from error
 
 
 def _content(file: Path) -> tuple[str, bytes]:
     """What it is called in messages, and what is in it."""
-    if str(file) == "-":
-        return "standard input", sys.stdin.buffer.read()
-    try:
-        return str(file), file.read_bytes()
-    except OSError as error:
-        remedy = "name a file of messages, or - for standard input"
-        raise _wrong(str(file), f"cannot be read: {error.strerror}", remedy) from error
-
-
-def _wrong(place: str, message: str, remedy: str) -> "ConfigurationError":
-    from consumer.core.errors import ConfigurationError, Problem
-
-    return ConfigurationError([Problem(place, message, remedy)])
+    name = "standard input" if str(file) == "-" else str(file)
+    return name, content_of(file, "name a file of messages, or - for standard input")
