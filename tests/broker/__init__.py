@@ -30,8 +30,8 @@ What others' consumers were reported for, and where ours is tried:
 
 Beside them: the broker itself killed (`test_broker_restart`, `test_waiting`), a frozen member that wakes as a zombie
 (`test_service`), members of one name (`test_membership`), maps of another offset or cluster (`test_offsets`), each
-request and reply of a transaction lost (`test_ledger`), at least once instead (`test_guarantee`), and secrets and
-certificates exchanged under load (`test_rotation`).
+request and reply of a transaction lost (`test_ledger`), at least once instead (`test_guarantee`), secrets and
+certificates exchanged under load (`test_rotation`), and the bounds of a fleet of three (`test_fleet`).
 
 The trials are scaled: seconds instead of minutes, thousands of records instead of millions. At full length:
 
