@@ -123,12 +123,16 @@ class OffsetMap:
     clean: bool
 
 
+UNUSABLE = ("foreign", "unreadable", "other_cluster", "other_offset")
+"""Why a map must not be used: a closed set, and the metric's label."""
+
+
 @dataclass(frozen=True, slots=True)
 class UnusableMap:
     """A map that must not be used: a wrong map would lose records, no map only repeats some.
 
     Attributes:
-        why: `foreign`, `unreadable`, `other_cluster` or `other_offset`; also a metric label.
+        why: of `UNUSABLE`.
     """
 
     why: str
