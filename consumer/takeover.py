@@ -12,12 +12,16 @@ from typing import Any, Protocol
 
 import structlog
 
-from consumer.core.offsets import Tracker, UnusableMap, decode_map
+from consumer.core.offsets import UNUSABLE, Tracker, UnusableMap, decode_map
 from consumer.link import CommittedOffset, TopicPartition
 from consumer.metrics import Metrics
 from consumer.transactions import transactional_ids
 
 log = structlog.get_logger(__name__)
+
+
+OUT_OF_RANGE = "out_of_range"
+"""Why an offset is not used, its map included: it lies outside of the log."""
 
 
 class Logs(Protocol):
@@ -100,6 +104,8 @@ class Takeover:
         self._retry_topics = retry_topics
         self._metrics = metrics
         self._began_at = began_at
+        for why in (*UNUSABLE, OUT_OF_RANGE):
+            metrics.maps_ignored.labels(why)
 
     async def take(
         self, partitions: list[TopicPartition], made_anew: Collection[TopicPartition], deadline: float
@@ -181,7 +187,7 @@ class Takeover:
             committed=committed,
             beginning=beginning,
         )
-        self._metrics.maps_ignored.labels("out_of_range").inc()
+        self._metrics.maps_ignored.labels(OUT_OF_RANGE).inc()
         return Start(Tracker(beginning), beginning)
 
     def _go_on(self, tp: TopicPartition, committed: CommittedOffset, end: int) -> Start:
