@@ -45,6 +45,9 @@ TURN_RECORDS = 10
 GIVE_UP_SECONDS = 60.0
 """Errors from polling for this long in a row: the consumer does not mend by itself, a new one has to be made."""
 
+MEASURE_SECONDS = 5.0
+"""How often it is asked where the logs of paused partitions end."""
+
 LOOK_SECONDS = 20.0
 """How often it is looked whether records are there that the consumer does not bring: twice in a row is once too often."""
 
@@ -211,6 +214,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._assignment: Assignment | None = None
         self._opening: asyncio.Task[None] | None = None
         self._paused: dict[TopicPartition, str] = {}
+        self._ends: Mapping[TopicPartition, int] = {}
         self._paused_lately: set[TopicPartition] = set()
         self._served: set[TopicPartition] = set()
         self._unreadable: Counter[str] = Counter()
@@ -231,7 +235,8 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         Raises BrokerUnavailableError where the consumer is of no more use.
         """
         stopping: asyncio.Task[Any] = asyncio.ensure_future(self._stopping.wait())
-        working = [asyncio.ensure_future(self._poll_on()), asyncio.ensure_future(self._look_for_silence())]
+        rounds = (self._poll_on(), self._look_for_silence(), self._measure_paused())
+        working = [asyncio.ensure_future(each) for each in rounds]
         try:
             await asyncio.wait([stopping, *working], return_when=asyncio.FIRST_COMPLETED)
             for task in working:
@@ -401,6 +406,17 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
                     f"the consumer brings no records of {what} though there are some"
                 )
 
+    async def _measure_paused(self) -> None:
+        """Of a paused partition nothing is fetched, which would tell where its log ends by now."""
+        while True:
+            await asyncio.sleep(MEASURE_SECONDS)
+            paused = list(self._paused)
+            try:
+                async with asyncio.timeout(MEASURE_SECONDS):
+                    self._ends = await self._consumer.end_offsets(paused) if paused else {}
+            except (KafkaError, TimeoutError):
+                pass  # Kafka is away, which others notice and tell
+
     def _idle_places(self) -> dict[TopicPartition, int]:
         """Where partitions stand from which records could have come all the time."""
         held = self._assignment
@@ -436,7 +452,8 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             due_at = next(iter(held.dues.get(partition, {}).values()), None)
             overdue = 0.0 if due_at is None else (self._clock() - due_at).total_seconds()
             self._metrics.retry_overdue.labels(*labels).set(max(0.0, overdue))
-        end = self._consumer.highwater(partition)
+        ends = (self._consumer.highwater(partition), self._ends.get(partition))
+        end = max((each for each in ends if each is not None), default=None)
         if end is None:
             return
         self._metrics.lag.labels(*labels).set(max(0, end - tracker.frontier))

@@ -55,6 +55,8 @@ class FakeConsumer:
         self.paused: set[TopicPartition] = set()
         self.at: int | None = None
         self.end = 100
+        self.fetched_end: int | None = None
+        """The log's end as of the last fetch, where that is another one."""
         self.younger_from: int | None = None
         """Where the first record stands that is younger than the member."""
 
@@ -77,7 +79,7 @@ class FakeConsumer:
         return [PARTITION]
 
     def highwater(self, partition: TopicPartition) -> int | None:
-        return self.end
+        return self.end if self.fetched_end is None else self.fetched_end
 
     def place(self, partition: TopicPartition) -> int | None:
         return self.at
@@ -509,6 +511,16 @@ async def test_while_the_platform_holds_all_up_there_is_nothing_that_more_member
         await until(lambda: room.of_partition("coupon_partition_lag") == 50)
 
         assert room.of_partition("coupon_partition_admissible_records") == 0
+
+
+async def test_the_lag_of_what_is_paused_goes_on_growing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(intake, "MEASURE_SECONDS", 0.05)
+    async with running(Room(pause_reason="breaker")) as room:
+        room.consumer.fetched_end = 100
+        await until(lambda: room.of_partition("coupon_partition_lag") == 50)
+
+        room.consumer.end = 170
+        await until(lambda: room.of_partition("coupon_partition_lag") == 120)
 
 
 async def test_what_waits_in_a_retry_topic_is_nothing_that_more_members_could_help_with() -> None:

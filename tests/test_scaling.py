@@ -38,11 +38,17 @@ def can_be_done(values: str, *, pod: str = "a", partition: int = 0) -> dict[str,
     return series("coupon_partition_admissible_records", values, pod=pod, partition=partition)
 
 
-def asked_for(tmp_path: Path, given: list[dict[str, str]], expected: dict[str, int]) -> list[int]:
-    """Replicas at these times; promtool holds the query's values against the expected ones."""
+def trigger() -> dict[str, str]:
+    """What KEDA is told."""
     values = next(file for file in CI if file.stem == "keda-values")
     (scaled,) = kinds(rendered(values), "ScaledObject")
-    metadata = scaled["spec"]["triggers"][0]["metadata"]
+    metadata: dict[str, str] = scaled["spec"]["triggers"][0]["metadata"]
+    return metadata
+
+
+def asked_for(tmp_path: Path, given: list[dict[str, str]], expected: dict[str, int]) -> list[int]:
+    """Replicas at these times; promtool holds the query's values against the expected ones."""
+    metadata = trigger()
     tests = [
         {"expr": metadata["query"], "eval_time": at, "exp_samples": [{"labels": "{}", "value": value}]}
         for at, value in expected.items()

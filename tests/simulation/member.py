@@ -48,6 +48,8 @@ class NoMetrics(Metrics):
     def __call__(self, *values: Any, **named: Any) -> "NoMetrics":
         return self
 
+    def count_order(self, *values: Any, **named: Any) -> None: ...
+
 
 class Member:
     """One process, from its start to its end; who starts again is another.
