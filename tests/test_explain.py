@@ -296,3 +296,13 @@ def test_a_record_of_a_live_kafka_is_explained_and_nothing_is_changed(
     assert told(capsys, *wrong) == (
         "error: --topic: there is no topic nothing-of-this-name; name one that Kafka has\nexit 2\n"
     )
+
+
+def test_of_a_file_of_events_one_has_to_be_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Together they are no JSON; nobody should look for the mistake in the platform's messages."""
+    (folder / "events.jsonl").write_text('{"a": 1}\n\n{"a": 2}\n', "utf-8")
+
+    assert told(capsys, "rules.yaml", "events.jsonl") == (
+        "error: events.jsonl: holds 2 events, a line each; "
+        "give it one: sed -n 1p events.jsonl | charging-coupon explain RULES -\nexit 2\n"
+    )

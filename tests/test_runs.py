@@ -95,3 +95,19 @@ def test_results_that_cannot_be_written_are_told(capsys: pytest.CaptureFixture[s
     assert told(["test", "--junit", "nowhere/x.xml"], capsys) == (
         "error: --junit: nowhere/x.xml cannot be written: No such file or directory; name another file\nexit 2\n"
     )
+
+
+@pytest.mark.parametrize("state", ["shadow", "hold"])
+@pytest.mark.parametrize("whose", ["account", "rule"])
+def test_what_is_on_trial_or_on_hold_is_tested_as_if_it_were_on(
+    folder: Path, capsys: pytest.CaptureFixture[str], state: str, whose: str
+) -> None:
+    """Else nobody could hold an account back in a hurry: the rules would be refused for their own tests."""
+    text = (folder / "rules.yaml").read_text("utf-8").replace("minutes: 120", "minutes: 60")
+    text = text.replace("subject: 粤B·D12345", "subject: 粤BD12345")
+    begun = {"account": "app_id: ", "rule": "name: hour"}[whose]
+    assert text.count(begun) == 1
+    text = text.replace(begun, f"state: {state}, {begun}")
+    (folder / "rules.yaml").write_text(text, "utf-8")
+
+    assert told(["test"], capsys) == "ok    two hours\n\n1 test passed\nexit 0\n"

@@ -126,6 +126,12 @@ def _given(event: Path, topic: str, key: str | None, headers: list[str]) -> "Rec
     from consumer.core.events import Coordinates, Record
 
     value = content_of(event, "name a file with one event")
+    lines = [line for line in value.splitlines() if line.strip()]
+    if len(lines) > 1 and all(
+        line.lstrip().startswith(b"{") and line.rstrip().endswith(b"}") for line in lines
+    ):
+        remedy = f"give it one: sed -n 1p {event} | charging-coupon explain RULES -"
+        raise wrong(str(event), f"holds {len(lines)} events, a line each", remedy)
     pairs = [text.partition("=") for text in headers]
     if not all(name and equals for name, equals, _ in pairs):
         raise wrong("--header", "a header is NAME=VALUE", "write it like ce_type=charge.ended")

@@ -208,25 +208,25 @@ class RuleBook:
 
     # -- An order ------------------------------------------------------------------------------------
 
-    def plan(self, order: Order) -> CouponRequest | Finding:
-        """What the first rule that matches says. Never raises."""
+    def plan(self, order: Order, *, as_on: bool = False) -> CouponRequest | Finding:
+        """What the first rule that matches says, or would say `as_on`, with no account or rule on trial or on hold. Never raises."""
         try:
-            return self._plan(order)
+            return self._plan(order, as_on=as_on)
         except Exception as error:  # noqa: BLE001  # as for reading: no order may stop its partition
             return _ended(order, Reason.RULE_ERROR, f"a rule failed: {type(error).__name__}")
 
-    def _plan(self, order: Order) -> CouponRequest | Finding:
+    def _plan(self, order: Order, *, as_on: bool) -> CouponRequest | Finding:
         values = order.values
         binding = self.compiler.bind(values)
         for rule in self._index[order.source].candidates(values, binding):
             if rule.when is None:
-                return self._apply(rule, order, binding)
+                return self._apply(rule, order, binding, as_on=as_on)
             matched = rule.when.evaluate(binding)
             if isinstance(matched, Failure):
                 # Never on to the next rule: who would know that this one does not work?
                 return _ended(order, Reason.RULE_ERROR, f"when: {matched.message}", rule)
             if matched:
-                return self._apply(rule, order, binding)
+                return self._apply(rule, order, binding, as_on=as_on)
         return Finding(
             order.index,
             Outcome.UNMATCHED,
@@ -236,12 +236,13 @@ class RuleBook:
             source=order.source,
         )
 
-    def _apply(self, rule: Rule, order: Order, binding: Binding) -> CouponRequest | Finding:
+    def _apply(self, rule: Rule, order: Order, binding: Binding, *, as_on: bool) -> CouponRequest | Finding:
         if rule.skip is not None:
             return _ended(order, rule.skip, f"rule {rule.name}", rule, outcome=Outcome.SKIPPED)
         account = rule.account
         assert account is not None
-        if State.HOLD in (account.state, rule.state):
+        states = () if as_on else (account.state, rule.state)
+        if State.HOLD in states:
             held = f"account {account.name}" if account.state is State.HOLD else f"rule {rule.name}"
             return _ended(
                 order, Reason.HOLD, f"{held} is on hold", rule, outcome=Outcome.SKIPPED, dead_letter=True
@@ -277,7 +278,7 @@ class RuleBook:
                 },
             ),
             metadata={datum.key: datum.value for datum in metadata},
-            shadow=State.SHADOW in (account.state, rule.state),
+            shadow=State.SHADOW in states,
         )
 
 

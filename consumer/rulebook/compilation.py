@@ -89,6 +89,13 @@ _DOUBTS = (
     Reason.DURATIONS_DISAGREE,
     Reason.PLATE_DOUBTFUL,
 )
+_IN_BASE_UNITS = {
+    "energy_kwh": "write `energy_wh`, in whole Wh: 10 kWh are 10000",
+    "fee_yuan": "write `fee_fen`, in whole fen: 10 yuan are 1000",
+    "hours": "write `minutes` or `seconds`",
+}
+"""For names that only texts have (`templates.DERIVED`): expressions calculate in whole numbers."""
+
 _COMPUTED = re.compile(r"([a-z][a-z0-9_]{0,63}) ([+-]) ([a-z][a-z0-9_]{0,63})")
 _COMPUTABLE = {
     (FieldType.TIMESTAMP, True, FieldType.TIMESTAMP): FieldType.DURATION,
@@ -682,7 +689,10 @@ class Compilation:
         except expressions.ExpressionError as error:
             place = self.bundle.place_in_text(location, error.line, error.column)
             unknown = re.search(r"undeclared reference to '(\w+)'", error.message)
-            remedy = did_you_mean(unknown[1], self._variable_names) if unknown else "correct the expression"
+            name = unknown[1] if unknown else ""
+            remedy = _IN_BASE_UNITS.get(name) or (
+                did_you_mean(name, self._variable_names) if name else "correct the expression"
+            )
             caret = "".join(f"\n    {line}" for line in error.caret.splitlines())
             self.bundle.add(location, Problem(place, f"{location[-1]}: {error.message}", remedy + caret))
             return None

@@ -392,7 +392,10 @@ class ReplyModel(Model):
 
 
 class ExpectModel(Model):
-    """What becomes of one order: a request, unless `outcome` says otherwise."""
+    """What becomes of one order: a request, unless `outcome` says otherwise.
+
+    Nobody looks at `state`, unless `outcome: shadow` or `reason: hold` is expected.
+    """
 
     request: dict[Text, Text] | None = None
     """Fields of the request; those left out may be anything."""
