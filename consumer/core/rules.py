@@ -215,7 +215,7 @@ class RuleBook:
         except Exception as error:  # noqa: BLE001  # as for reading: no order may stop its partition
             return _ended(order, Reason.RULE_ERROR, f"a rule failed: {type(error).__name__}")
 
-    def _plan(self, order: Order, *, as_on: bool) -> CouponRequest | Finding:
+    def _plan(self, order: Order, *, as_on: bool = False) -> CouponRequest | Finding:
         values = order.values
         binding = self.compiler.bind(values)
         for rule in self._index[order.source].candidates(values, binding):
