@@ -9,7 +9,7 @@ import msgspec
 from consumer.core import plates
 from consumer.core.coupons import CouponRequest
 from consumer.core.events import Coordinates, Order, Record
-from consumer.core.outcomes import LIKE_A_PLATE, Finding, Outcome, Reason
+from consumer.core.outcomes import LIKE_A_PLATE, Finding, Reason
 from consumer.core.rules import RuleBook
 from consumer.core.sources import Source
 from consumer.core.templates import text_of
@@ -52,7 +52,7 @@ def differences_of(
         return
     for item, expected in zip(items, case.expect, strict=True):
         # Whether a coupon is right does not depend on whether its account is on trial or on hold just now.
-        of_the_state = expected.outcome == Outcome.SHADOW or expected.reason == Reason.HOLD
+        of_the_state = expected.outcome == "shadow" or expected.reason == Reason.HOLD
         plan = book.plan(item, as_on=not of_the_state) if isinstance(item, Order) else item
         plate = str((item.values or {}).get("plate") or "")
         which = f"[{item.index}]" if wanted > 1 else ""
