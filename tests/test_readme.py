@@ -132,6 +132,12 @@ def test_its_metrics_are_the_services() -> None:
     assert set(re.findall(r"^\| `(coupon_\w+)`", README, re.MULTILINE)) == exposed
 
 
+def test_its_alerts_are_as_many_as_there_are() -> None:
+    alerts = (ROOT / "helm/charging-coupon-consumer/files/alerts.yaml").read_text("utf-8").count("- alert:")
+
+    assert f"for {alerts} alerts" in README
+
+
 def test_its_outcomes_are_all_outcomes() -> None:
     section = README.split("## What became of a charge")[1].split("## Watch it")[0]
 
