@@ -21,7 +21,7 @@ from rich.console import Console
 
 from consumer.cli import demo as demo_command
 from consumer.cli.stage import Names, Play
-from consumer.sandbox.broker import REPOSITORY_VARIABLE, cache_folder
+from consumer.sandbox.broker import DEFAULT_VERSION, REPOSITORY_VARIABLE, cache_folder
 from consumer.sandbox.reconcile import Charges, OutcomeFields, Report
 from consumer.sandbox.scenarios import BROWN_OUT, SCENARIOS, STEADY, Scenario
 from consumer.sandbox.screen import Screen
@@ -294,14 +294,16 @@ def test_a_demo_interrupted_while_it_fetches_kafka_leaves_nothing(start: Start, 
         demo = start(
             "-m", "consumer", "demo", **{REPOSITORY_VARIABLE: repository, "XDG_CACHE_HOME": str(cache)}
         )
-        demo.read_until(f"Fetching Kafka 4.1.2 from {repository}")
+        demo.read_until(f"Fetching Kafka {DEFAULT_VERSION} from {repository}")
         silent.accept()[0].close()
 
         demo.interrupt(signal.SIGINT)
 
         assert demo.end() == 130, demo.output
     assert "Traceback" not in demo.output
-    assert [path.name for path in cache.rglob("*") if path.is_file()] == ["kafka_2.13-4.1.2.lock"]
+    assert [path.name for path in cache.rglob("*") if path.is_file()] == [
+        f"kafka_2.13-{DEFAULT_VERSION}.lock"
+    ]
     assert demo.leftovers() == []
 
 

@@ -28,7 +28,7 @@ from typing import Self
 
 from consumer.core.errors import BrokerUnavailableError
 
-DEFAULT_VERSION = "4.1.2"
+DEFAULT_VERSION = "4.4.0"
 REPOSITORY_VARIABLE = "CHARGING_COUPON_MAVEN"
 """Environment variable with a mirror of Maven Central, for networks that do not reach it."""
 
