@@ -203,6 +203,7 @@ async def change_rules(
     assert longest[0] < LONGEST_SECONDS
 
 
+@pytest.mark.long
 async def test_rules_are_swapped_under_load_as_soon_as_their_files_are(
     world: World, mounted: Mount, gateway: SandboxGateway
 ) -> None:
