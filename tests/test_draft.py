@@ -141,7 +141,9 @@ def test_a_draft_checks_and_tests_as_it_is(name: str, tmp_path: Path) -> None:
     file = tmp_path / "rules.yaml"
     file.write_text(draft_of(sampled(name)).text, "utf-8")
 
-    assert report.check(file).found == ()
+    warned = [found.message for found in report.check(file).found]
+    assert warned[:2] == [f"`FILL-IN-{what}` is a draft's placeholder" for what in ("APP-ID", "API-TYPE")]
+    assert all(re.fullmatch(r"`FILL-IN-STORE-\d+` is a draft's placeholder", each) for each in warned[2:])
     assert [run.differences for run in runs.run(file)] == [()]
 
 
@@ -278,11 +280,112 @@ def test_states_are_shown_for_a_gate_that_only_a_person_can_know() -> None:
     assert '#   - {paths: orderStatus, not_in: ["4", "2"], reason: not_finished}' in text
 
 
-def test_whoever_takes_a_commented_line_in_gets_what_it_says() -> None:
-    text = drafted({**CHARGE, "orderStatus": 4, "totalMoney": 12.5})
-    text = text.replace("    # skip:\n    #   -", "    skip:\n      -").replace("# fee_fen:", "fee_fen:")
-    (item,) = read(text, json.dumps({**CHARGE, "orderStatus": 4, "totalMoney": 12.5}).encode())
+STOP = {"evt": "CHG_STOP", "data": {
+    "bill": "B1", "carNo": "粤B·88213", "kaishi": "2026-11-25 09:12:07", "jieshu": "2026-11-25 10:03:55", "dianliang": 2345,
+    "shangbao": 1795572300123}}  # fmt: skip  # as a platform sends it
+START = {"evt": "CHG_START", "data": {
+    "bill": "B2", "carNo": "粤B·88214", "kaishi": "2026-11-25 10:12:07", "shangbao": 1795572800123}}  # fmt: skip  # as above
+"""Neither an end nor an energy."""
 
+
+def told_of(*messages: object) -> str:
+    lines = "\n".join(json.dumps(message, ensure_ascii=False) for message in messages)
+    return "\n".join(draft_of(lines.encode()).told)
+
+
+def planned(text: str, message: object) -> str | None:
+    """What becomes of a message by the draft as it is: the reason, or the rule of its request."""
+    (item,) = read(text, json.dumps(message, ensure_ascii=False).encode())
+    plan = book_of(text).plan(item) if isinstance(item, Order) else item
+    return plan.reason if isinstance(plan, Finding) else plan.rule
+
+
+@pytest.mark.parametrize("messages", [(STOP,), (STOP, START), (START, STOP)])
+def test_a_charge_that_has_only_begun_is_skipped_by_the_kind_of_its_message(
+    messages: Sequence[object],
+) -> None:
+    text = drafted(*messages)
+
+    assert '      - {paths: "$.evt", not_in: CHG_STOP, reason: not_finished}\n' in text
+    assert (planned(text, STOP), planned(text, START)) == ("charged", "not_finished")
+    assert all("required: true" in field_of(text, name) for name in ("started_at", "ended_at", "energy_wh"))
+
+
+def test_of_one_kind_of_message_it_is_asked_whether_there_are_others() -> None:
+    assert "confirm skip: only evt = CHG_STOP was seen: is this topic only that?" in told_of(STOP)
+
+
+def test_what_has_no_end_is_not_read_whole() -> None:
+    told = told_of(STOP, START)
+
+    assert told.startswith(
+        "2 messages, 2 orders, 1 of them read whole\nsample:2: skipped (not_finished): `$.evt`"
+    )
+    assert "confirm skip: charges that have ended have evt = CHG_STOP, others CHG_START" in told
+
+
+@pytest.mark.parametrize(
+    "kind", ["event", "type", "status", "state", "messageType", "orderStatus", "msg_type", "eventType"]
+)
+def test_a_kind_of_message_is_found_by_any_usual_name_beside_the_order_and_in_it(kind: str) -> None:
+    outside = [{kind: message["evt"], "data": message["data"]} for message in (STOP, START)]
+    inside = [{kind: number, **message["data"]} for number, message in ((3, STOP), (1, START))]  # type: ignore[dict-item]  # a dict of dicts
+
+    for first, second in (outside, inside):
+        text = drafted(first, second)
+        assert (planned(text, first), planned(text, second)) == ("charged", "not_finished")
+
+
+def test_without_its_kind_a_charge_that_has_only_begun_is_invalid() -> None:
+    text = drafted(STOP["data"], START["data"])
+
+    assert "skip:" not in text
+    assert (planned(text, STOP["data"]), planned(text, START["data"])) == ("charged", "field_missing")
+
+
+@pytest.mark.parametrize(
+    "begun", [START, {**START, "data": {"bill": "B2", "carNo": "粤B·88214", "kaishi": "2026-11-25 10:12:07"}}]
+)
+def test_where_no_sample_surely_has_an_end_nothing_is_sent(begun: object) -> None:
+    text = drafted(begun)
+
+    assert planned(text, begun) == "charged"
+    assert [rule.state for rule in book_of(text).rules] == ["shadow"]
+    assert "      - {paths" not in text
+    assert "0 of them read whole" in told_of(begun)
+
+
+def test_a_kind_of_something_else_only_shows_a_line_that_may_be_taken_in() -> None:
+    text = drafted({**CHARGE, "chargeType": "DC"})
+
+    assert "    #   - {paths: chargeType, not_in: DC, reason: not_finished}" in text
+    assert planned(text, {**CHARGE, "chargeType": "AC"}) == "charged"
+
+
+def test_the_type_of_a_cloudevent_is_the_kind_of_its_message() -> None:
+    around = {"specversion": "1.0", "id": "1", "source": "s"}
+    done, begun = (
+        {**around, "type": kind, "data": message["data"]}
+        for kind, message in (("done", STOP), ("begun", START))
+    )
+    text = drafted(done, begun)
+
+    assert '{paths: "$message.type", not_in: done, reason: not_finished}' in text
+    assert (planned(text, done), planned(text, begun)) == ("charged", "not_finished")
+
+
+def test_times_with_and_without_an_offset_are_compared_in_the_drafts_zone_and_begun_minutes_are_not_counted() -> (
+    None
+):
+    assert "51 min after the start; or `shangbao`, 1 min later" in comment_of(drafted(STOP), "ended_at")
+
+
+def test_whoever_takes_a_commented_line_in_gets_what_it_says() -> None:
+    text = drafted({**CHARGE, "chargeType": 4, "totalMoney": 12.5})
+    text = text.replace("    # skip:\n    #   -", "    skip:\n      -").replace("# fee_fen:", "fee_fen:")
+    (item,) = read(text, json.dumps({**CHARGE, "chargeType": 4, "totalMoney": 12.5}).encode())
+
+    assert "    skip:\n" in text
     assert isinstance(item, Order)
     assert item.values["fee_fen"] == 1250
 

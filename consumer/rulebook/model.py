@@ -108,6 +108,10 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
+TO_FILL_IN = "FILL-IN-"
+"""What a draft's placeholders begin with, where only the parking platform knows what to write."""
+
+
 class AccountModel(Model):
     """An identity at the parking platform."""
 

@@ -25,6 +25,7 @@ from consumer.core.templates import DERIVED
 from consumer.rulebook.bundle import Location
 from consumer.rulebook.cases import event_bytes, record_of
 from consumer.rulebook.compilation import Compilation, preset_names, preset_sample
+from consumer.rulebook.model import TO_FILL_IN
 
 __all__ = ["review"]
 
@@ -35,6 +36,7 @@ _STATIONS = 3  # of a rule, on which it is tried: an earlier rule may have taken
 def review(compilation: Compilation, book: RuleBook) -> list[Problem]:
     """All warnings, in the order in which they stand in the files."""
     work = _Review(compilation, book)
+    work.look_for_placeholders()
     work.look_for_unreachable()
     work.look_for_unused()
     work.try_samples()
@@ -65,6 +67,26 @@ class _Review:
     def _warn(self, location: Location, message: str, remedy: str, *, key: bool = False) -> None:
         place = self._bundle.place(location, key=key)
         self._warnings.setdefault((0, place, message), Problem(place, message, remedy))
+
+    # -- what a draft left to be filled in
+
+    def look_for_placeholders(self) -> None:
+        model = self._model
+        for name, account in model.accounts.items():
+            for key, value in (("app_id", account.app_id), ("api_type", account.api_type)):
+                if value.startswith(TO_FILL_IN):
+                    remedy = f"fill in the `{key}` that the parking platform has allotted to you"
+                    self._warn(("accounts", name, key), f"`{value}` is a draft's placeholder", remedy)
+        lots: list[tuple[Location, str | None]] = [
+            *((("stations", name), station.api_store_code) for name, station in model.stations.items()),
+            *((("rules", number), rule.api_store_code) for number, rule in enumerate(model.rules)),
+        ]
+        for location, code in lots:
+            if code is not None and code.startswith(TO_FILL_IN):
+                message = f"`{code}` is a draft's placeholder"
+                self._warn(
+                    (*location, "api_store_code"), message, "fill in the parking platform's code of the lot"
+                )
 
     # -- rules that are never reached, or only in part
 

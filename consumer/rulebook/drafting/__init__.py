@@ -17,22 +17,23 @@ from consumer.core.envelopes import ENCRYPTED, is_encrypted
 from consumer.core.errors import ConfigurationError, Problem
 from consumer.core.events import Coordinates, Order, Record
 from consumer.core.fields import kind_of
-from consumer.core.formats import Refusal
+from consumer.core.formats import Path, Refusal, found_at, scalar_text
 from consumer.core.outcomes import LIKE_A_PLATE, Finding, Reason
 from consumer.core.rules import RuleBook
+from consumer.core.sources import Source
 from consumer.core.templates import text_of
 from consumer.rulebook.cases import event_bytes
 from consumer.rulebook.drafting import shapes
-from consumer.rulebook.drafting.guessing import Guess, guesses_of
+from consumer.rulebook.drafting.guessing import ZONE, Guess, Leaf, guesses_of, names_message_or_state
 from consumer.rulebook.drafting.pruning import PLATE, Pruning, without_real_plates
 from consumer.rulebook.drafting.samples import MOST_PROBLEMS, Sample, Samples, samples_of
 from consumer.rulebook.drafting.shapes import ENVELOPES, Shape
 from consumer.rulebook.drafting.writing import flow, lines_of, scalar
+from consumer.rulebook.model import TO_FILL_IN
 
 __all__ = ["Draft", "draft", "samples_of"]
 
 _SOURCE = "charging"
-_ZONE = "Asia/Shanghai"
 _WIDTH = 100
 _MOST_STATIONS = 50
 _MOST_TOLD = 5
@@ -59,8 +60,9 @@ def draft(samples: Samples) -> Draft:
     messages = _readable(samples)
     shape = _shape(messages, samples)
     source = _source_of(shape) if shape.preset is None else _source_of_preset(shape, messages)
-    read = _read(source, messages)
-    file = _File(source, messages, read, samples.charset)
+    if shape.preset is None:
+        source = replace(source, gates=tuple(_gates(source, messages)))
+    file = _File(source, messages, samples.charset)
     return Draft(file.text(), tuple(file.told(samples.left_out)))
 
 
@@ -106,7 +108,8 @@ def _shape(messages: Sequence[Sample], samples: Samples) -> Shape:
         why = next(event.detail for event in opened if isinstance(event, Refusal))
         raise ConfigurationError([Problem(messages[0].place, why, f"give messages as {wrapper} makes them")])
     if wrapper in ENVELOPES:
-        return shapes.shape_of([event.body for event in events], (*envelope, wrapper))
+        around = [event.message for event in events] if wrapper == "cloudevents" else ()
+        return shapes.shape_of([event.body for event in events], (*envelope, wrapper), around)
     rows = [row for event in events for row in reader.rows(event) if isinstance(row, dict) and row]
     preset = shapes.preset_of(rows)
     extends = (wrapper,) if preset is None else (wrapper, preset)
@@ -127,7 +130,8 @@ class _Source:
         fields: those that the file has to name.
         zone, event_id: where they have to be told, and why.
         missing: fields that were looked for in vain, and are not in the file.
-        required: fields that the rule needs.
+        required: fields that the rule needs, and those by which a charge is told to be finished.
+        gates: what may tell finished charges from others.
 
     """
 
@@ -137,6 +141,15 @@ class _Source:
     event_id: tuple[str, str] | None = None
     missing: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
+    gates: "tuple[_Gate, ...]" = ()
+
+    @property
+    def is_sure_of_its_end(self) -> bool:
+        """A charge that has only begun is not taken for one that has ended."""
+        end = self.fields.get("ended_at")
+        if end is None:
+            return "ended_at" not in self.missing
+        return "computed" in end.spec or end.sure > _SURE
 
 
 def _source_of(shape: Shape) -> _Source:
@@ -150,7 +163,7 @@ def _source_of(shape: Shape) -> _Source:
             "the samples have no order number; a car has one charge at a time",
         )
     missing = tuple(name for name in _WANTED if name not in {*fields, "plate"})
-    zone = (_ZONE, _SHOWN_IN if guesses.zoned else _NO_OFFSET)
+    zone = (ZONE, _SHOWN_IN if guesses.zoned else _NO_OFFSET)
     return _Source(shape, _named_at_all(fields, has_id=event_id is not None), zone, event_id, missing)
 
 
@@ -160,7 +173,7 @@ def _source_of_preset(shape: Shape, messages: Sequence[Sample]) -> _Source:
     source = _Source(shape, {})
     items = list(_items(_read(source, messages)))
     if any(item.reason is Reason.ZONE_MISSING for item in items if isinstance(item, Finding)):
-        zone = (_ZONE, _NO_OFFSET)
+        zone = (ZONE, _NO_OFFSET)
         if len(guesses.offsets) == 1:
             zone = (
                 guesses.offsets[0],
@@ -221,20 +234,26 @@ def _source_lines(source: _Source) -> Iterator[str]:
         if told is not None:
             yield from _confirm(told[1], 4)
             yield f"    {key}: {scalar(told[0])}"
-    if shape.preset is None:
-        yield from _skip_lines(shape)
+    yield from _skip_lines(source.gates)
     yield from _field_lines(source)
 
 
-def _skip_lines(shape: Shape) -> Iterator[str]:
-    """They cannot be guessed: whatever state the samples are in, one of them is finished."""
-    if not shape.guesses.gates:
-        return
-    yield from _confirm("if one of these tells finished charges from others, keep its line and correct it", 4)
-    yield "    # skip:"
-    for leaf, values in shape.guesses.gates:
-        given = values[0] if len(values) == 1 else values
-        yield f"    #   - {flow({'paths': leaf.path, 'not_in': given, 'reason': 'not_finished'})}"
+def _skip_lines(gates: Sequence["_Gate"]) -> Iterator[str]:
+    active = [gate for gate in gates if gate.active]
+    others = [gate for gate in gates if not gate.active]
+    if active:
+        for gate in active:
+            yield from _confirm(gate.why, 4)
+        yield "    skip:"
+        for gate in active:
+            yield f"      - {flow(gate.spec)}"
+    if others:
+        what = "if one of these tells finished charges from others, keep its line and correct it"
+        yield from _confirm(what, 4)
+        if not active:
+            yield "    # skip:"
+        for gate in others:
+            yield f"    {'  # ' if active else '#   '}- {flow(gate.spec)}"
 
 
 def _field_lines(source: _Source) -> Iterator[str]:
@@ -299,22 +318,105 @@ def _items(read: _Read) -> Iterator[Order | Finding]:
         yield from items
 
 
+# -- What tells finished charges from others ---------------------------------------------------------
+
+_MOST_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class _Gate:
+    """A field that names a state or the kind of message, and what is made of it.
+
+    Attributes:
+        active: it stands in the file as it is, so that what was not seen is skipped rather than granted.
+        why: for whoever confirms it.
+
+    """
+
+    leaf: Leaf
+    spec: Mapping[str, object]
+    active: bool
+    why: str
+
+
+def _gates(source: _Source, messages: Sequence[Sample]) -> Iterator[_Gate]:
+    """Where finished and unfinished ones are among the samples, the first field that tells them apart decides alone."""
+    (reader,) = _book(source).sources
+    read = _read(source, messages)
+    readable = [item for item in _items(read) if item.values is not None]
+    finished = [not _lacks(item, source) for item in readable]
+    seen: list[tuple[Leaf, list[str], list[str], bool]] = []
+    for leaf in source.shape.guesses.gates:
+        values = list(_values_at(Path.parse(leaf.path), reader, messages, read))
+        ends = [value for value, is_finished in zip(values, finished, strict=True) if is_finished]
+        others = [value for value, is_finished in zip(values, finished, strict=True) if not is_finished]
+        texts = list(dict.fromkeys(text for text in ends or others if text is not None))
+        parts = bool(ends and others) and None not in ends and not set(ends) & set(others)
+        rest = list(dict.fromkeys("nothing" if text is None else text for text in others)) if parts else []
+        if texts and None not in ends:
+            seen.append((leaf, texts, rest, None in others))
+    deciding = next((leaf for leaf, _, rest, _ in seen if rest), None)
+    for leaf, texts, rest, lacking in seen:
+        spec = {
+            "paths": leaf.path,
+            "not_in": texts[0] if len(texts) == 1 else texts,
+            "reason": "not_finished",
+        }
+        if leaf is deciding:
+            why = f"charges that have ended have {_one_of(leaf, texts)}, others {_one_of(None, rest)}; or list with `in` what to skip"
+            yield _Gate(leaf, {**spec, "missing": "skip"} if lacking else spec, True, why)
+        else:
+            only = all(finished) and bool(finished) and names_message_or_state(leaf)
+            why = f"only {_one_of(leaf, texts)} was seen: is this topic only that? If others are charges that have ended, add them"
+            yield _Gate(leaf, spec, only and len(texts) == 1, why)
+
+
+def _one_of(leaf: Leaf | None, texts: Sequence[str]) -> str:
+    shown = " or ".join(texts[:_MOST_SHOWN]) + (" ..." if len(texts) > _MOST_SHOWN else "")
+    return shown if leaf is None else f"{leaf.name} = {shown}"
+
+
+def _values_at(path: Path, reader: Source, messages: Sequence[Sample], read: _Read) -> Iterator[str | None]:
+    """What stands there, for each item of which something can be read."""
+    for sample, items in zip(messages, read, strict=True):
+        event = reader.envelope.open(_record(sample.value))
+        if not isinstance(event, Refusal):
+            rows = reader.rows(event)
+            for item in items:
+                if item.values is not None:
+                    yield scalar_text(next(found_at((path,), rows[item.index], event), None))
+
+
+def _lacks(item: Order | Finding, source: _Source) -> str:
+    """What a finished charge has and this one does not; empty where it is finished."""
+    values = item.values or {}
+    if "ended_at" not in values:
+        return "end"
+    if not source.is_sure_of_its_end:
+        return "time that is surely its end"
+    amounts = (values.get(name) for name in ("energy_wh", "seconds", "charging_seconds"))
+    return "" if any(amount is not None for amount in amounts) else "energy and no duration"
+
+
 # -- The rest of the file ---------------------------------------------------------------------------
 
 
 class _File:
     """The source, and what depends on how it reads the messages."""
 
-    def __init__(self, source: _Source, messages: Sequence[Sample], read: _Read, charset: str | None) -> None:
+    def __init__(self, source: _Source, messages: Sequence[Sample], charset: str | None) -> None:
         self.messages = messages
-        self.read = read
         self.charset = charset
-        self.orders = [item for item in _items(read) if isinstance(item, Order)]
+        self.source = source
+        self.read = _read(source, messages)
+        self.orders = [item for item in _items(self.read) if isinstance(item, Order)]
+        self.whole = [item for item in self.orders if not _lacks(item, source)]
         self.real = {
-            str(item.values["plate"]) for item in _items(read) if item.values and "plate" in item.values
+            str(item.values["plate"]) for item in _items(self.read) if item.values and "plate" in item.values
         }
         self.metadatum = self._metadatum()
         self.source = replace(source, required=self._required())
+        self.read = _read(self.source, messages)
 
     def text(self) -> str:
         sampled = _counted(len(self.messages), "message")
@@ -331,19 +433,28 @@ class _File:
     def told(self, left_out: int) -> Iterator[str]:
         """For whoever asked for the file."""
         more = f" ({left_out} more were not looked at)" if left_out else ""
-        skipped = [item for item in _items(self.read) if isinstance(item, Finding)]
-        all_items = len(self.orders) + len(skipped)
-        yield f"{_counted(len(self.messages), 'message')}{more}, {_counted(all_items, 'order')}, {len(self.orders)} of them read whole"
+        all_items = sum(map(len, self.read))
+        yield f"{_counted(len(self.messages), 'message')}{more}, {_counted(all_items, 'order')}, {len(self.whole)} of them read whole"
         places = [sample.place for sample, items in zip(self.messages, self.read, strict=True) for _ in items]
-        for place, item in zip(places, _items(self.read), strict=True):
-            if isinstance(item, Finding) and skipped.index(item) < _MOST_TOLD:
-                yield self._masked(f"{place}: {item.outcome} ({item.reason}): {item.detail}")
+        odd = [
+            f"{place}: {item.outcome} ({item.reason}): {item.detail}"
+            if isinstance(item, Finding)
+            else f"{place}: it has no {_lacks(item, self.source)}"
+            for place, item in zip(places, _items(self.read), strict=True)
+            if isinstance(item, Finding) or _lacks(item, self.source)
+        ]
+        yield from map(self._masked, odd[:_MOST_TOLD])
         if self.source.shape.extends:
             yield f"preset: {', '.join(self.source.shape.extends)}"
         for name, guess in self.source.fields.items():
             yield self._masked(f"confirm {name}: {guess.why}")
+        for gate in self.source.gates:
+            if gate.active:
+                yield self._masked(f"confirm skip: {gate.why}")
         for name in self.source.missing:
             yield f"not found: {name}"
+        if not self.source.is_sure_of_its_end:
+            yield f"{_SHADOW}: the rule is on `state: shadow` till then"
 
     # -- parts
 
@@ -356,15 +467,20 @@ class _File:
         return "minutes", "停车时长", "60"
 
     def _required(self) -> tuple[str, ...]:
-        """What the example's value is computed from."""
+        """What the example's value is computed from, and what every finished one has."""
         of_minutes = (
             ("started_at", "ended_at") if self._have("started_at", "ended_at") else ("charging_seconds",)
         )
-        return {"minutes": of_minutes, "energy_wh / 1000": ("energy_wh",)}.get(self.metadatum[2], ())
+        computed = {"minutes": of_minutes, "energy_wh / 1000": ("energy_wh",)}.get(self.metadatum[2], ())
+        of_finished = [
+            name for name in ("ended_at", "energy_wh") if name in self.source.fields and self._have(name)
+        ]
+        return tuple(dict.fromkeys((*computed, *of_finished)))
 
     def _have(self, *names: str) -> bool:
         """Every order has them, as far as orders are read whole."""
-        having = [item.values for item in self.orders] or [item.values or {} for item in _items(self.read)]
+        having = [item.values for item in self.whole or self.orders]
+        having = having or [item.values or {} for item in _items(self.read)]
         return bool(having) and all(name in values for values in having for name in names)
 
     def _ids(self, name: str) -> list[str]:
@@ -378,7 +494,7 @@ class _File:
         yield from _confirm("fill in the parking platform's code of each station's lot", 2)
         if stations:
             for number, station in enumerate(stations[:_MOST_STATIONS], 1):
-                yield f"  {scalar(station)}: {{api_store_code: STORE-{number}}}"
+                yield f"  {scalar(station)}: {{api_store_code: {_STORE}{number}}}"
             if len(stations) > _MOST_STATIONS:
                 yield f"  # and {len(stations) - _MOST_STATIONS} more in the samples: see `stations: {{file: stations.csv}}`"
         else:
@@ -387,7 +503,7 @@ class _File:
                     "the samples name no station, but these connectors: tell whose they are", 2
                 )
             known = {"connectors": connectors[:_MOST_STATIONS]} if connectors else {}
-            yield from lines_of("STATION-1", {"api_store_code": "STORE-1", **known}, 2)
+            yield from lines_of("STATION-1", {"api_store_code": f"{_STORE}1", **known}, 2)
 
     def _rules(self) -> Iterator[str]:
         key, name, value = self.metadatum
@@ -395,21 +511,25 @@ class _File:
         yield from _confirm("an example; say who gets which coupon", 2)
         yield "  - name: charged"
         yield "    account: main"
+        if not self.source.is_sure_of_its_end:
+            yield from _confirm(f"{_SHADOW}; then take this line away", 4)
+            yield "    state: shadow"
         if not self._ids("station_id") and not self._ids("connector_id"):
             yield from _confirm("for charges that name no station", 4)
-            yield "    api_store_code: STORE-1"
+            yield f"    api_store_code: {_STORE}1"
         yield '    subject: "【{plate}】充电"'
         yield "    metadata:"
         yield f"      {key}: {flow({'name': name, 'value': value})}"
 
     def _tests(self, rest: Sequence[str]) -> Iterator[str]:
-        """Of the first message with an order, or the first one."""
+        """Of the first message with an order read whole, or with one, or the first."""
         book = _book(self.source, rest)
         (source,) = book.sources
-        whole = (
-            number for number, items in enumerate(self.read) if any(isinstance(item, Order) for item in items)
-        )
-        body = self.messages[next(whole, 0)].body
+        suited = [
+            max(isinstance(item, Order) * (1 + (not _lacks(item, self.source))) for item in items)
+            for items in self.read
+        ]
+        body = self.messages[suited.index(max(suited))].body
 
         def items_of(message: object) -> tuple[Order | Finding, ...]:
             return book.read_as(source, _record(self._encoded(message)), None)
@@ -421,7 +541,7 @@ class _File:
 
         guesses = [*self.source.fields.values(), *self.source.shape.guesses.beside.values()]
         kept = [keys for guess in guesses for keys in guess.used]
-        kept += [leaf.keys for leaf, _ in self.source.shape.guesses.gates]
+        kept += [leaf.keys for leaf in self.source.shape.guesses.gates]
         event = Pruning(first_two, kept).pruned(without_real_plates(body, self.real))
         items = items_of(event)
         if self.charset == "utf-16":
@@ -468,13 +588,16 @@ def _hidden(match: re.Match[str]) -> str:
 
 _TOLD = ("order_id", "started_at", "ended_at", "energy_wh", "minutes")
 
+_SHADOW = "nothing in the samples surely tells that a charge has ended: say where its end stands, or what a finished one has"
+_STORE = f"{TO_FILL_IN}STORE-"
+
 _ACCOUNTS = (
     "accounts:",
     "  main:",
     "    # confirm: fill in what the parking platform has allotted to you.",
-    "    app_id: APP-ID",
+    f"    app_id: {TO_FILL_IN}APP-ID",
     "    secret: main               # the secret's name; the settings hold the secret itself",
-    "    api_type: API-TYPE",
+    f"    api_type: {TO_FILL_IN}API-TYPE",
 )
 
 

@@ -10,6 +10,7 @@ from decimal import Decimal
 from functools import cached_property
 from itertools import permutations
 from statistics import fmean
+from zoneinfo import ZoneInfo
 
 from consumer.core import plates
 from consumer.core.fields import (
@@ -167,7 +168,7 @@ class Guesses:
     Attributes:
         by_name: the fields, in the order of a rules file.
         beside: what may be of use, but is left out: with a spec too.
-        gates: names of statuses, each with its values.
+        gates: fields that name a state, or the kind of message, the likeliest first.
         zoned: the times that are used say their offset.
         offsets: those that are seen in them, but for UTC's.
 
@@ -175,7 +176,7 @@ class Guesses:
 
     by_name: Mapping[str, Guess] = field(default_factory=dict)
     beside: Mapping[str, Guess] = field(default_factory=dict)
-    gates: Sequence[tuple[Leaf, Sequence[str]]] = ()
+    gates: Sequence[Leaf] = ()
     zoned: bool = False
     offsets: Sequence[str] = ()
 
@@ -312,7 +313,8 @@ class _Guessing:
         why = _seen(time.leaf) + time.how
         if not time.leaf.concepts & {"start", "end"}:
             why += f"; its name does not tell whether it is `{ours}` or `{theirs}`"
-        self._add(ours, time.spec, why, 0.5, time.leaf)
+        sure = 0.6 if time.leaf.concepts & {"start", "end"} else 0.5
+        self._add(ours, time.spec, why, sure, time.leaf)
         self._duration(durations)
         duration = self.found.get("charging_seconds")
         if duration is not None:
@@ -391,12 +393,12 @@ class _Guessing:
             why = f"{_seen(leaf)}, in {unit}, or {other}?" + _or_else(scored)
             yield "fee_fen", Guess({"paths": leaf.path, "unit": unit}, why, score, (leaf.keys,))
 
-    def _gates(self) -> Iterator[tuple[Leaf, list[str]]]:
-        """Fields that may tell finished charges from others, with the values seen."""
-        for score, leaf in self._best(_status_score)[:3]:
-            values = list(dict.fromkeys(leaf.texts))
-            if score and 0 < len(values) <= _MOST_STATES and all(len(value) <= 40 for value in values):
-                yield leaf, values
+    def _gates(self) -> Iterator[Leaf]:
+        """Fields that may tell finished charges from others."""
+        for _, leaf in self._best(_status_score)[:_MOST_GATES]:
+            values = set(leaf.texts)
+            if 0 < len(values) <= _MOST_STATES and all(map(_STATE.fullmatch, values)):
+                yield leaf
 
 
 _FAR_FROM = 0.45
@@ -415,6 +417,12 @@ def _or_else(scored: Sequence[tuple[float, Leaf]]) -> str:
 # -- Scores -----------------------------------------------------------------------------------------
 
 _MOST_STATES = 8
+_MOST_GATES = 3
+_STATE = re.compile(r"-?\d{1,4}|(?=.*[^\W\d_])(?!.*\d{5})[\w.:/ -]{1,40}")
+"""A small number, or a word."""
+
+OTHER = frozenset({"other", "message", "event"})
+"""What a name is about that is not the charge's own."""
 
 
 def _is_plate(text: str) -> bool:
@@ -449,7 +457,7 @@ def _thing_score(leaf: Leaf, concept: str) -> float:
     about = leaf.concepts
     if concept not in about or not _is_id(leaf) or about & {"time", "money", "energy", "status", "kind"}:
         return 0
-    score = 0.6 + 0.4 * ("id" in about) - 0.3 * ("label" in about) - 0.3 * ("other" in about)
+    score = 0.6 + 0.4 * ("id" in about) - 0.3 * ("label" in about) - 0.3 * bool(about & OTHER)
     return score - (0 if leaf.texts else 0.3)
 
 
@@ -472,7 +480,9 @@ def _order_id_score(leaf: Leaf) -> float:
     score = 0.5 * ("order" in about) + 0.4 * ("id" in about) + 0.05 * ("charging" in about)
     if "order" not in about:
         score = 0.4 if concepts_of(leaf.name) == {"id"} and len(leaf.keys) == 1 else 0.15
-    score -= 0.3 * len(about & {"other", "station", "car", "plate"}) + 0.1 * ("connector" in about)
+    score -= 0.3 * (len(about & {"station", "car", "plate"}) + bool(about & OTHER)) + 0.1 * (
+        "connector" in about
+    )
     score -= 0.1 * (len(leaf.keys) > 1)
     if texts:
         score -= 0.5 * (1 - len(set(texts)) / len(texts)) + 0.3 * (
@@ -484,7 +494,7 @@ def _order_id_score(leaf: Leaf) -> float:
 
 def _duration_score(leaf: Leaf) -> float:
     about = leaf.concepts
-    if about & {"money", "energy", "other", "status", "kind", "partial", "leave"}:
+    if about & {"money", "energy", "status", "kind", "partial", "leave", *OTHER}:
         return 0
     if "duration" in about:
         return 0.8 + 0.2 * ("charging" in about)
@@ -497,12 +507,12 @@ def _energy_score(leaf: Leaf) -> float:
         "money",
         "time",
         "duration",
-        "other",
         "status",
         "kind",
         "label",
         "meter",
         "id",
+        *OTHER,
     }:
         return 0
     if _numbers(leaf) is None and not _all_match(leaf, _WITH_UNIT):
@@ -526,9 +536,19 @@ def _money_score(leaf: Leaf) -> float:
 
 def _status_score(leaf: Leaf) -> float:
     about = leaf.concepts
-    if not about & {"status", "kind"} or about & {"other", "car", "plate", "connector", "station", "time"}:
+    if about & {"other", "car", "plate", "connector", "station", "time", "money"} or {"event", "id"} <= about:
         return 0
-    return 0.8 if "status" in about else 0.5
+    if names_message_or_state(leaf):
+        return 0.8 if "status" in about else 0.6
+    return 0.5 if "kind" in about else 0
+
+
+def names_message_or_state(leaf: Leaf) -> bool:
+    """Rather than a kind of something else, such as `chargeType`."""
+    about = leaf.concepts
+    if "message" in about:
+        return "kind" in about
+    return bool(about & {"status", "event"}) or about == {"kind"}
 
 
 def _is_first(leaf: Leaf) -> bool:
@@ -659,13 +679,18 @@ _SWAPPED = {"dd/MM": "MM/dd", "MM/dd": "dd/MM"}
 _TIMELY = frozenset({"time", "start", "end", "create", "leave"})
 _YEARS = range(2000, 2100)
 
+ZONE = "Asia/Shanghai"
+"""Of times without an offset, until somebody confirms it."""
+
+_LOCAL = ZoneInfo(ZONE)
+
 
 @dataclass(frozen=True)
 class _Time:
     """A field that holds times.
 
     Attributes:
-        instants: in each row; those without an offset as if in UTC.
+        instants: in each row; those without an offset in the zone that a draft takes them to be in.
         zoned: all say their offset.
         how: what is to be said about the format.
         leaves: what it is made of.
@@ -684,13 +709,14 @@ class _Time:
     def as_start(self) -> float:
         about = self.leaf.concepts
         score = 1.0 * ("start" in about) + 0.3 * ("create" in about) - 1.0 * ("end" in about)
-        return score + 0.3 * ("charging" in about) - 0.4 * len(about & {"other", "leave"})
+        return score + 0.3 * ("charging" in about) - 0.4 * (bool(about & OTHER) + ("leave" in about))
 
     @property
     def as_end(self) -> float:
         about = self.leaf.concepts
         score = 1.0 * ("end" in about) - 1.0 * ("start" in about) - 0.2 * ("create" in about)
-        return score + 0.3 * ("charging" in about) - 0.3 * ("other" in about) - 0.2 * ("leave" in about)
+        score += 0.3 * ("charging" in about)
+        return score - 0.3 * bool(about & OTHER) - 0.2 * ("leave" in about)
 
     @property
     def may_be_end(self) -> bool:
@@ -739,7 +765,7 @@ def _instants(leaf: Leaf, written: TimeFormat) -> list[datetime | None] | None:
                 return None
             moment = None
         if moment is not None:
-            moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+            moment = (moment.replace(tzinfo=_LOCAL) if moment.tzinfo is None else moment).astimezone(UTC)
         found.append(moment)
     never = all(isinstance(value, str | None) for value in leaf.values) and written.text == "iso"
     return found if any(found) or (never and leaf.concepts & {"start", "end"}) else None
@@ -830,7 +856,7 @@ def _pair_of_day(leaves: Sequence[Leaf]) -> tuple[_Time, _Time] | None:
         instants = []
         for on, at in zip(date.values, leaf.values, strict=True):
             moment = written.read(f"{on} {at}") if on is not None and at is not None else None
-            instants.append(None if moment is None else moment.replace(tzinfo=UTC))
+            instants.append(None if moment is None else moment.replace(tzinfo=_LOCAL).astimezone(UTC))
         spec: dict[str, object] = {"template": f"{{{date.path}}} {{{leaf.path}}}", "format": written.text}
         how = f" on `{date.path}`"
         if found:
@@ -900,12 +926,12 @@ def _duration_fit(seconds: Sequence[float | None], elapsed: Sequence[float | Non
 
 
 def _span(seconds: float) -> str:
-    """`50 min`, `1 h 5 min`."""
-    minutes = round(seconds / 60)
-    if seconds < 120:
-        return f"{seconds:.4g} s"
+    """`50 min`, `1 h 5 min`; begun ones are not counted, as everywhere."""
+    minutes = int(seconds // 60)
+    if seconds < 60:
+        return f"{int(seconds)} s" if seconds >= 1 else f"{seconds:.4g} s"
     if minutes < 120:
         return f"{minutes} min"
     if minutes < 2880:
         return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes / 1440:.3g} days"
+    return f"{minutes // 144 / 10:g} days"

@@ -26,7 +26,9 @@ _WORDS = {
     "status": "status state zhuangtai zt 状态",
     "kind": "type kind category leixing 类型 类别",
     "label": "name names reason mingcheng mc desc description text address addr title remark note color colour yanse province city area 名称 地址 颜色 备注 省",
-    "other": "pay payment settle settlement push pushed update updated modified modify notify sync send sent receive received insert upload report reported refund expire user member customer owner driver card phone mobile tel account merchant operator coupon msg message event request req trace parent invoice company tenant app client channel page version sign token log batch team brand vin zhifu fukuan tuisong gengxin yonghu 支付 付款 结算 推送 更新 用户 会员 客户 卡 手机 发票 商户 运营商 消息 请求",
+    "other": "pay payment settle settlement update updated modified modify sync send sent receive received insert upload report reported refund expire user member customer owner driver card phone mobile tel account merchant operator coupon trace parent invoice company tenant app client channel page version sign token log batch team brand vin zhifu fukuan gengxin yonghu 支付 付款 结算 更新 用户 会员 客户 卡 手机 发票 商户 运营商",
+    "message": "message msg push pushed notify notification request req tuisong 推送 消息 请求",
+    "event": "event events evt action cmd command 事件",
     "create": "create created creation gmt generated chuangjian 创建 生成 下单",
     "leave": "leave left leaving exit unplug unplugged parked idle occupancy plugout lichang 离场 出场 拔枪 占位",
 }

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from consumer.core.fields import KNOWN_FIELDS
 from consumer.core.formats import decode
 from consumer.rulebook.cases import event_bytes
-from consumer.rulebook.drafting.guessing import Guesses, guesses_of, path_of
+from consumer.rulebook.drafting.guessing import Guesses, Leaf, guesses_of, path_of
 
 JSON, BASE64 = "\0json", "\0base64"
 """Steps into a text that holds JSON; no key of a message is that."""
@@ -151,11 +151,13 @@ class _Row(NamedTuple):
     number: int
 
 
-def shape_of(bodies: Sequence[object], envelope: tuple[object, ...] = ()) -> Shape:
-    """Where the orders of these messages stand, once this envelope is off, and what their fields are."""
+def shape_of(
+    bodies: Sequence[object], envelope: tuple[object, ...] = (), messages: Sequence[object] = ()
+) -> Shape:
+    """Where the orders of these bodies stand, once this envelope is off the messages, and what their fields are."""
     places: dict[Way, list[_Row]] = {(): []}
-    for number, body in enumerate(bodies):
-        _look(_Row(body, body, body, number), (), places)
+    for number, (body, message) in enumerate(zip(bodies, messages or bodies, strict=True)):
+        _look(_Row(body, body, message, number), (), places)
     for way in sorted(places, key=len):
         rows = [place.row for place in places[way]]
         preset = preset_of(rows)
@@ -210,15 +212,24 @@ def _shape(way: Way, rows: Sequence[_Row], envelope: tuple[object, ...], preset:
     if preset is not None:
         orders = None if orders in _PRESETS[preset][1] else orders
     guesses = guesses_of([each.row for each in rows])
+    gates = list(guesses.gates)
     for prefix, outer in (
         ("$", [each.event for each in rows]),
         ("$message", [each.message for each in rows]),
     ):
         apart = any(each is not row.row for each, row in zip(outer, rows, strict=True))
-        if apart and (prefix == "$" or len(steps) > len(envelope)):
-            guesses = _with_outer(guesses, guesses_of(outer), prefix, alone=_is_alone(rows))
+        if apart and (prefix == "$" or any(row.message is not row.event for row in rows)):
+            around = guesses_of(outer)
+            if prefix == "$" or len(steps) > len(envelope):
+                guesses = _with_outer(guesses, around, prefix, alone=_is_alone(rows))
+            inner = tuple(keys) if prefix == "$" else _CLOUD_DATA if "cloudevents" in envelope else None
+            gates += [
+                _moved(leaf, prefix)
+                for leaf in around.gates
+                if inner is None or leaf.keys[: len(inner)] != inner
+            ]
     extends = (preset,) if preset is not None else ()
-    return Shape(extends, tuple(steps), orders, guesses)
+    return Shape(extends, tuple(steps), orders, replace(guesses, gates=gates))
 
 
 def _is_alone(rows: Sequence[_Row]) -> bool:
@@ -240,9 +251,17 @@ def _with_outer(inner: Guesses, outer: Guesses, prefix: str, *, alone: bool) -> 
             and set(guess.spec) <= _MOVABLE
             and (alone or name in _OF_SEVERAL)
         ):
-            moved = f"{prefix}{'' if path.startswith('[') else '.'}{path}"
-            found[name] = replace(guess, spec={**guess.spec, "paths": moved})
+            found[name] = replace(guess, spec={**guess.spec, "paths": _from(prefix, path)})
     return replace(inner, by_name={name: found[name] for name in KNOWN_FIELDS if name in found})
 
 
+def _from(prefix: str, path: str) -> str:
+    return f"{prefix}{'' if path.startswith('[') else '.'}{path}"
+
+
+def _moved(leaf: Leaf, prefix: str) -> Leaf:
+    return replace(leaf, path=_from(prefix, leaf.path))
+
+
+_CLOUD_DATA = ("data",)
 _MOVABLE = frozenset({"paths", "unit", "format"})
