@@ -336,6 +336,14 @@ def test_a_kind_of_message_is_found_by_any_usual_name_beside_the_order_and_in_it
         assert (planned(text, first), planned(text, second)) == ("charged", "not_finished")
 
 
+def test_an_end_at_the_start_is_that_of_a_charge_that_has_only_begun() -> None:
+    times = {"kaishi": "2026-11-25 10:12:07", "jieshu": "2026-11-25 10:12:07", "dianliang": 0}
+    begun = {**START, "data": {**START["data"], **times}}  # type: ignore[dict-item]  # a dict of dicts
+    text = drafted(STOP, begun)
+
+    assert (planned(text, STOP), planned(text, begun)) == ("charged", "not_finished")
+
+
 def test_without_its_kind_a_charge_that_has_only_begun_is_invalid() -> None:
     text = drafted(STOP["data"], START["data"])
 

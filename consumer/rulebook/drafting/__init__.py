@@ -395,7 +395,7 @@ def _lacks(item: Order | Finding, source: _Source) -> str:
     if not source.is_sure_of_its_end:
         return "time that is surely its end"
     amounts = (values.get(name) for name in ("energy_wh", "seconds", "charging_seconds"))
-    return "" if any(amount is not None for amount in amounts) else "energy and no duration"
+    return "" if any(amounts) else "energy and no duration"
 
 
 # -- The rest of the file ---------------------------------------------------------------------------
