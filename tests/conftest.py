@@ -6,7 +6,8 @@ import logging
 import os
 import secrets
 import warnings
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any
 
 import hypothesis
@@ -147,3 +148,23 @@ def _container() -> Any:
     }.items():
         container.with_env(name, value)
     return container.start()
+
+
+@asynccontextmanager
+async def beside(
+    work: Coroutine[Any, Any, None],
+) -> AsyncIterator[Callable[[Callable[[], bool]], Awaitable[None]]]:
+    """The work goes on for as long as the block. Gives `until`, which waits for what it does."""
+    task = asyncio.create_task(work)
+
+    async def until(holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not holds():  # what is waited for sets no event
+                assert not task.done(), task.exception()
+                await asyncio.sleep(0.01)
+
+    try:
+        yield until
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

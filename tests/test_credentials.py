@@ -1,8 +1,7 @@
 """Secrets and certificates that follow their files: what is noticed, what is kept, what is told."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from consumer import credentials, logs
 from consumer.credentials import Credentials
 from consumer.metrics import Metrics
 from consumer.settings import Settings
+from tests.conftest import beside
 from tests.mounts import mount
 
 SETTINGS = {"kafka": {"bootstrap_servers": ["k:1"], "topics": {"events": ["e"]}}, "rules": "rules.yaml"}
@@ -56,28 +56,10 @@ class World:
         return self.metrics.registry.get_sample_value("coupon_secrets_reloads_total", {"result": result})
 
 
-@asynccontextmanager
-async def watching(world: World) -> AsyncIterator[Callable[[Callable[[], bool]], Awaitable[None]]]:
-    """Gives `until`, which waits for what is noticed."""
-    task = asyncio.create_task(world.credentials.watch())
-
-    async def until(holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
-            while not holds():  # what is waited for sets no event
-                assert not task.done(), task.exception()
-                await asyncio.sleep(0.01)
-
-    try:
-        yield until
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
 async def test_an_exchanged_secret_is_in_force_within_a_look_and_no_log_line_holds_it(tmp_path: Path) -> None:
     world = World(tmp_path, "main", "other")
     with capture_logs() as lines:
-        async with watching(world) as until:
+        async with beside(world.credentials.watch()) as until:
             world.mount(main="second main\n", other="first other")
             await until(lambda: bool(world.told))
             await asyncio.sleep(0.1)
@@ -91,7 +73,7 @@ async def test_an_exchanged_secret_is_in_force_within_a_look_and_no_log_line_hol
 
 async def test_a_secret_that_is_written_over_in_its_place_is_noticed(tmp_path: Path) -> None:
     world = World(tmp_path, "main")
-    async with watching(world) as until:
+    async with beside(world.credentials.watch()) as until:
         (tmp_path / "main").write_text("third main")  # as long, and perhaps within the same tick of the clock
         await until(lambda: world.credentials.secrets == {"main": "third main"})
 
@@ -102,7 +84,7 @@ async def test_while_a_secret_is_not_there_the_one_before_is_kept_and_it_is_told
 ) -> None:
     world = World(tmp_path, "main")
     with capture_logs() as lines:
-        async with watching(world) as until:
+        async with beside(world.credentials.watch()) as until:
             if how == "missing":
                 world.mount()
             else:
@@ -135,7 +117,7 @@ async def test_secrets_that_nobody_needs_any_more_may_go(tmp_path: Path) -> None
     world = World(tmp_path, "main", "gone")
     world.names.remove("gone")
     with capture_logs() as lines:
-        async with watching(world) as until:
+        async with beside(world.credentials.watch()) as until:
             world.mount(main="second main")
             await until(lambda: bool(world.told))
 
@@ -147,7 +129,7 @@ async def test_changed_certificates_are_told(tmp_path: Path) -> None:
     ca.write_text("one")
     (folder := tmp_path / "secrets").mkdir()
     world = World(folder, "main", certificates=[ca, key])
-    async with watching(world) as until:
+    async with beside(world.credentials.watch()) as until:
         ca.write_text("two")
         await until(lambda: len(world.told) == 1)
         key.write_text("one")

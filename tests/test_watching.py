@@ -4,8 +4,7 @@ import asyncio
 import gc
 import os
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ from consumer.core.rules import RuleBook
 from consumer.metrics import Metrics
 from consumer.rulebook import Files, watching
 from consumer.rulebook.watching import Watcher
+from tests.conftest import beside
 from tests.mounts import mount
 
 RULES = "version: 1\nsources: {events: {extends: canonical}}\nrules: [{name: NAME, skip: policy}]\n"
@@ -122,28 +122,10 @@ class World:
         return self.metrics.registry.get_sample_value(name, labels)
 
 
-@asynccontextmanager
-async def running(world: World) -> AsyncIterator[Callable[[Callable[[], bool]], Awaitable[None]]]:
-    """Gives `until`, which waits for what the watcher does."""
-    task = asyncio.create_task(world.watcher.run())
-
-    async def until(holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
-            while not holds():  # what is waited for sets no event
-                assert not task.done(), task.exception()
-                await asyncio.sleep(0.01)
-
-    try:
-        yield until
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
 async def test_new_rules_are_put_in_force_once(tmp_path: Path) -> None:
     world = World(write(tmp_path / "rules.yaml"))
     with capture_logs() as lines:
-        async with running(world) as until:
+        async with beside(world.watcher.run()) as until:
             write(tmp_path / "rules.yaml", "second")
             await until(lambda: len(world.in_force) == 2)
             await asyncio.sleep(0.1)
@@ -157,7 +139,7 @@ async def test_new_rules_are_put_in_force_once(tmp_path: Path) -> None:
 async def test_bad_rules_are_refused_in_one_line_and_the_last_good_ones_stay(tmp_path: Path) -> None:
     world = World(path := write(tmp_path / "rules.yaml"))
     with capture_logs() as lines:
-        async with running(world) as until:
+        async with beside(world.watcher.run()) as until:
             write(path, "second, stations: [X], sources: [Y]")
             await until(lambda: bool(world.watcher.problems))
             await asyncio.sleep(0.1)
@@ -178,7 +160,7 @@ async def test_bad_rules_are_refused_in_one_line_and_the_last_good_ones_stay(tmp
 
 async def test_rules_whose_own_tests_fail_are_refused(tmp_path: Path) -> None:
     world = World(path := write(tmp_path / "rules.yaml"))
-    async with running(world) as until:
+    async with beside(world.watcher.run()) as until:
         write(path, "second", "tests: [{name: nonsense, event: {}, expect: {outcome: shadow}}]\n")
         await until(lambda: bool(world.watcher.problems))
 
@@ -191,7 +173,7 @@ async def test_what_only_the_settings_lack_is_put_in_force_when_it_is_there(tmp_
     world = World(path := write(tmp_path / "rules.yaml"))
     world.refuses = [Problem("secrets", "there is no secret 'new'", "add it")]
     with capture_logs() as lines:
-        async with running(world) as until:
+        async with beside(world.watcher.run()) as until:
             write(path, "second")
             await until(lambda: bool(world.watcher.problems))
             await asyncio.sleep(0.1)
@@ -205,7 +187,7 @@ async def test_what_only_the_settings_lack_is_put_in_force_when_it_is_there(tmp_
 
 async def test_a_look_can_be_asked_for(tmp_path: Path) -> None:
     world = World(write(tmp_path / "rules.yaml"), seconds=60)
-    async with running(world) as until:
+    async with beside(world.watcher.run()) as until:
         await asyncio.sleep(0.05)
         world.watcher.look_now()
         await until(lambda: len(world.in_force) == 2)
@@ -215,7 +197,7 @@ async def test_a_look_can_be_asked_for(tmp_path: Path) -> None:
 
 async def test_rules_that_nobody_needs_any_more_are_let_go(tmp_path: Path) -> None:
     world = World(path := write(tmp_path / "rules.yaml"))
-    async with running(world) as until:
+    async with beside(world.watcher.run()) as until:
         write(path, "second")
         await until(lambda: len(world.in_force) == 2)
         rule = weakref.ref(world.in_force[0])
@@ -234,7 +216,7 @@ async def test_the_loop_goes_on_while_a_thousand_rules_are_loaded_and_ends_while
     latest = 0.0
     loop = asyncio.get_running_loop()
 
-    async with running(world) as until:
+    async with beside(world.watcher.run()) as until:
         path.write_text(RULES.split("rules:", maxsplit=1)[0] + "rules:\n" + many, "utf-8")
         while len(world.in_force) == 1:
             before = loop.time()
