@@ -115,7 +115,7 @@ async def test_after_a_silence_consumption_goes_on_by_itself(
     ):
         member = world.through(network.servers, **REQUESTS)
         await world.until_outcomes(50)
-        for _ in range(scaled(1, 20)):
+        for _ in range(scaled(1, 3)):
             if how == "silent":
                 network.fall_silent()
                 await asyncio.sleep(scaled(8, 60))
