@@ -66,6 +66,7 @@ def test_a_fixed_number_of_calls_only_queues_at_the_platform() -> None:
     assert platform.p99(5, 15) > 2.4, "else the limit that is found out saves nothing"
 
 
+@pytest.mark.long
 def test_when_the_capacity_halves_or_doubles_the_limit_follows_within_thirty_seconds() -> None:
     async def main() -> list[tuple[int, float]]:
         platform = Platform(capacity=20, seconds=0.2)
@@ -184,6 +185,7 @@ def divide(members: list[Member], owners: list[int]) -> None:
         member.flow.use_share(share)
 
 
+@pytest.mark.long
 def test_three_members_keep_to_the_fleets_rate_and_use_it_through_rebalances() -> None:
     async def main() -> Platform:
         platform = Platform(seconds=0.15)

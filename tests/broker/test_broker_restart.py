@@ -23,6 +23,7 @@ async def mortal_broker() -> AsyncIterator[EmbeddedBroker]:
         yield broker
 
 
+@pytest.mark.long
 async def test_a_broker_killed_under_load_and_started_again_leaves_exactly_one_outcome_each(
     mortal_broker: EmbeddedBroker,
     create_topics: Callable[[str, Mapping[str, int]], Awaitable[None]],

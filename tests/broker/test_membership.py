@@ -51,6 +51,7 @@ async def test_a_named_member_killed_and_restarted_doubles_nothing_and_does_not_
     assert await member.stop() == 0
 
 
+@pytest.mark.long
 async def test_of_two_members_of_one_name_the_older_writes_nothing_any_more(world: World) -> None:
     await produce(world.broker, world.topics.events, [event(number) for number in range(900)])
     old = world.start(**NAMED)

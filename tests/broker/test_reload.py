@@ -272,6 +272,7 @@ rules:
 HELD = TWO_ACCOUNTS.replace("0002, secret: main,", "0002, secret: main, state: hold,")
 
 
+@pytest.mark.long
 async def test_an_account_on_hold_makes_no_request_within_five_seconds_and_all_are_granted_when_it_is_released(
     world: World, mounted: Mount, gateway: SandboxGateway
 ) -> None:

@@ -22,6 +22,7 @@ def by_order(outcomes: list[dict[str, Any]]) -> Counter[str]:
     return Counter(outcome["order_id"] for outcome in outcomes)
 
 
+@pytest.mark.long
 async def test_ten_thousand_events_end_in_exactly_ten_thousand_outcomes_on_which_all_agree(
     world: World, gateway: SandboxGateway
 ) -> None:
@@ -226,6 +227,7 @@ async def test_a_subject_with_every_awkward_character_is_signed_as_the_gateway_r
     assert entry.granted
 
 
+@pytest.mark.long
 async def test_a_member_that_was_frozen_past_its_session_doubles_nothing_when_it_wakes(
     world: World, gateway: SandboxGateway
 ) -> None:
