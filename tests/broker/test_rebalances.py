@@ -37,7 +37,7 @@ async def test_whoever_joins_and_leaves_makes_nobody_call_twice(
             await asyncio.sleep(scaled(1, 10))
             assert await guest.stop() == 0
             await asyncio.sleep(scaled(0, 10))
-    await world.until_done(60)
+    await world.until_done(scaled(60, 600))
     books = await audit(world, gateway, range(sent.sent))
     assert set(books.calls.values()) == {1}
     assert not books.overlaps
@@ -63,7 +63,7 @@ async def test_a_storm_of_members_that_join_leave_and_die_neither_loses_nor_doub
                     killed += 1
                 else:
                     assert await going.stop() == 0
-    await world.until_done(60)
+    await world.until_done(scaled(60, 600))
     books = await audit(world, gateway, range(sent.sent))
     again = [order for order, calls in books.calls.items() if calls > 1]
     print(f"{sent.sent} events, {killed} kills: {len(again)} called twice, {books.overlaps} overlaps")
@@ -93,7 +93,7 @@ async def test_calls_slower_than_the_drain_are_given_up_in_time_and_end_once(
     await second.until_logged("intake.open")
     took = time.monotonic() - began
     gateway.latency = 0.05
-    await world.until_done(60)
+    await world.until_done(scaled(60, 600))
     books = await audit(world, gateway, range(count))
     print(f"the second member was at work {took:.1f} s after its start; {books.overlaps} calls overlapped")
     assert took < 20  # less than one call takes, the start of a process on a busy machine included
@@ -119,7 +119,7 @@ async def test_partitions_that_come_back_to_the_same_member_at_once_run_no_event
             await guest.until_logged("intake.assigned", 30)
             assert await guest.stop() == 0
     gateway.latency = 0.05
-    await world.until_done(60)
+    await world.until_done(scaled(60, 600))
     books = await audit(world, gateway, range(sent.sent))
     assert not books.overlaps
     assert set(books.calls.values()) == {1}
