@@ -68,7 +68,7 @@ async def test_connections_that_are_reset_again_and_again_double_nothing(
         await until(lambda: outcomes_of(gateway) > seen + 100, 30)
         sent.enough.set()
         await asyncio.sleep(0.5)
-        await world.until_done(60)
+        await world.until_done(scaled(90, 900))
         await audit(world, gateway, range(sent.sent))
         assert await member.stop() == 0
     assert not troubles(member)
@@ -96,7 +96,7 @@ async def test_half_open_connections_are_given_up_and_the_member_that_was_cut_of
         print(f"a member again {time.monotonic() - healed_at:.1f} s after the network")
         sent.enough.set()
         await asyncio.sleep(0.5)
-        await world.until_done(60)
+        await world.until_done(scaled(90, 900))
         await audit(world, gateway, range(sent.sent))
         assert await cut_off.stop() == 0
     assert not troubles(cut_off)
@@ -130,7 +130,7 @@ async def test_after_a_silence_consumption_goes_on_by_itself(
         print(f"consuming again {longest:.1f} s after the silence, at most")
         sent.enough.set()
         await asyncio.sleep(0.5)
-        await world.until_done(60)
+        await world.until_done(scaled(90, 900))
         await audit(world, gateway, range(sent.sent))
         assert "coupon_last_poll_timestamp_seconds" in (await member.get("/metrics"))[1]
         assert await member.stop() == 0
@@ -156,7 +156,7 @@ async def test_a_slow_commit_while_partitions_are_revoked_is_no_error(
         assert not set(gauges[0]) & set(gauges[1])
         sent.enough.set()
         await asyncio.sleep(0.5)
-        await world.until_done(60)
+        await world.until_done(scaled(90, 900))
         books = await audit(world, gateway, range(sent.sent))
         for member in world.members:
             assert await member.stop() == 0
