@@ -69,7 +69,7 @@ class _Mending:
             parent[last] = self._filler(str(last))
             self._bundle.unsure_places.add(location[:-1])
             self._bundle.made_up.add(location)
-        elif is_key or details["type"] == "extra_forbidden":
+        elif isinstance(parent, dict) and (is_key or details["type"] == "extra_forbidden"):
             self._rename(location, parent)
         elif details["type"] == "string_type" and not isinstance(details["input"], dict | list | None):
             parent[last] = shown(details["input"])
