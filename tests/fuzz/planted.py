@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
-from consumer.core import fields, templates
+from consumer.core import fields
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,6 @@ def _number_in_text() -> None:
     fields._number = wrong
 
 
-def _placeholder() -> None:
-    """A template's parser likewise."""
-    right = templates.Template.parse
-
-    def wrong(text: str) -> templates.Template:
-        if "{{" in text and text.endswith("}") and len(text) % 7 == 3:
-            raise PlantedError
-        return right(text)
-
-    templates.Template.parse = wrong  # type: ignore[method-assign]  # that is what planting is
-
-
 PLANTED: Mapping[str, Planted] = {
     "number": Planted("records", _number_in_text),
-    "placeholder": Planted("rules", _placeholder),
 }
