@@ -441,10 +441,11 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._metrics.waiting.set(held.records if held else 0)
         self._metrics.waiting_bytes.set(held.bytes if held else 0)
         if held is not None:
+            all_held_up = self._pause_reason() is not None
             for partition in held.starts:
-                self._account_for(held, partition)
+                self._account_for(held, partition, all_held_up=all_held_up)
 
-    def _account_for(self, held: Assignment, partition: TopicPartition) -> None:
+    def _account_for(self, held: Assignment, partition: TopicPartition, *, all_held_up: bool) -> None:
         labels = (partition.topic, str(partition.partition))
         tracker = held.starts[partition].tracker
         self._metrics.commit_gap.labels(*labels).set(tracker.position - tracker.frontier)
@@ -459,7 +460,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._metrics.lag.labels(*labels).set(max(0, end - tracker.frontier))
         if partition.topic not in self._retry_topics:
             # Where anything but our own memory holds us up, more members would be held up, too.
-            held_up = self._pause_reason() or self._paused.get(partition, FULL) != FULL
+            held_up = all_held_up or self._paused.get(partition, FULL) != FULL
             ahead = max(0, end - held.positions[partition])
             self._metrics.admissible.labels(*labels).set(
                 0 if held_up else ahead + held.by_partition[partition]
