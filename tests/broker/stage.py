@@ -112,6 +112,7 @@ def on_the_fake(scenario: Scenario, *, old: bool = False) -> None:
     try:
         loop.run_until_complete(run())
     finally:
+        loop.kill_all()
         loop.close()
 
 

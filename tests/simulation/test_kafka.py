@@ -57,6 +57,7 @@ def in_virtual_time(scenario: "Callable[[FakeKafka], Awaitable[None]]") -> Calla
         try:
             loop.run_until_complete(run())
         finally:
+            loop.kill_all()  # else Python complains of what they left, in whatever test it collects it
             loop.close()
 
     return test

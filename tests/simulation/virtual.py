@@ -155,6 +155,12 @@ class VirtualLoop(asyncio.BaseEventLoop):
         else:
             super().call_exception_handler(context)
 
+    def kill_all(self) -> None:
+        """As a power cut: every process that has anything left to do."""
+        for _, process in self._tasks:
+            if process is not None:
+                process.kill()
+
     def close(self) -> None:
         """What killed processes left is put away in silence; what live ones left is complained of, as ever."""
         if not self.is_closed():
