@@ -124,10 +124,10 @@ class HttpGateway:
         self._pool = None
         self._retired.clear()
         for pool in pools:
-            await pool.session.close()
+            await pool.close()
 
     async def post(self, url: str, body: bytes) -> AttemptEnd:
-        """Post one signed form; a kept connection that had gone stale is replaced at once, once."""
+        """Post one signed form; a kept connection that had gone stale is replaced at once, once, by a new one."""
         pool = self._current_pool()
         pool.calls += 1
         try:
@@ -139,7 +139,7 @@ class HttpGateway:
             pool.calls -= 1
             if not pool.calls and pool in self._retired:
                 self._retired.discard(pool)
-                await pool.session.close()
+                await pool.close()
         assert end is not None, "only a first sending can be stale"
         return end
 
@@ -164,28 +164,39 @@ class HttpGateway:
             self._context = self._tls()
         except (OSError, ValueError, CouponConsumerError) as error:
             log.warning("gateway.certificates_kept", problem=str(error), remedy="correct the files")
-        reuse = aiohttp.TraceConfig()
-        reuse.on_connection_reuseconn.append(_on_reuse)
-        session = aiohttp.ClientSession(
-            # Flow bounds what is in flight; a second bound here would only hide a queue.
-            connector=aiohttp.TCPConnector(limit=0, ssl=self._context if self._context is not None else True),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers=_HEADERS,
-            timeout=self._timeout,
-            trace_configs=[reuse],
-        )
         # Not all members of a fleet at the same moment.
         lifetime = self._lifetime_seconds * random.uniform(0.8, 1.0)  # noqa: S311  # jitter, not cryptography
         retires_at = asyncio.get_running_loop().time() + lifetime
-        return _Pool(session, retires_at, _authorization(self._proxy_credentials()))
+        return _Pool(
+            self._open_session(kept=True),
+            self._open_session(kept=False),
+            retires_at,
+            _authorization(self._proxy_credentials()),
+        )
+
+    def _open_session(self, *, kept: bool) -> aiohttp.ClientSession:
+        reuse = aiohttp.TraceConfig()
+        reuse.on_connection_reuseconn.append(_on_reuse)
+        # Flow bounds what is in flight; a second bound here would only hide a queue.
+        connector = aiohttp.TCPConnector(
+            limit=0, ssl=self._context if self._context is not None else True, force_close=not kept
+        )
+        return aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers=_HEADERS,
+            timeout=self._timeout,
+            trace_configs=[reuse] if kept else [],
+        )
 
     async def _try(
         self, pool: "_Pool", url: str, body: bytes, connection: "_Connection"
     ) -> AttemptEnd | None:
         """One sending. None: the kept connection closed before any reply, which aiohttp does not repeat for a POST."""
         resent = connection.replaces_stale
+        session = pool.fresh if resent else pool.session
         try:
-            async with pool.session.post(
+            async with session.post(
                 url,
                 data=body,
                 allow_redirects=False,
@@ -227,17 +238,23 @@ class _Pool:
     """Connections of one age.
 
     Attributes:
+        fresh: never gives a kept connection: where one was stale, so may be the next.
         retires_at: on the event loop's clock; from then on it takes no more calls.
         proxy_headers: of each request that goes through a proxy.
         calls: under way.
     """
 
-    __slots__ = ("calls", "opened_at", "proxy_headers", "retires_at", "session")
+    __slots__ = ("calls", "fresh", "opened_at", "proxy_headers", "retires_at", "session")
 
     def __init__(
-        self, session: aiohttp.ClientSession, retires_at: float, proxy_headers: dict[str, str] | None
+        self,
+        session: aiohttp.ClientSession,
+        fresh: aiohttp.ClientSession,
+        retires_at: float,
+        proxy_headers: dict[str, str] | None,
     ) -> None:
         self.session = session
+        self.fresh = fresh
         self.proxy_headers = proxy_headers
         self.opened_at = asyncio.get_running_loop().time()
         self.retires_at = retires_at
@@ -246,6 +263,10 @@ class _Pool:
     def retire_soon(self) -> None:
         """At once, but not more often than every few seconds."""
         self.retires_at = min(self.retires_at, self.opened_at + RETIRE_SECONDS)
+
+    async def close(self) -> None:
+        await self.session.close()
+        await self.fresh.close()
 
 
 class _Connection:

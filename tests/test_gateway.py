@@ -297,6 +297,28 @@ async def test_a_stale_kept_connection_is_replaced_at_once_and_the_answer_says_s
     assert second == Answered(200, b'{"code":"1001"}', resent=True)
 
 
+async def test_a_stale_connection_is_replaced_by_a_new_one_since_all_that_are_kept_may_be_stale(
+    client: Client,
+) -> None:
+    both = asyncio.Barrier(2)
+
+    async def answer_together_then_close_on_the_next_request(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        await read_request(reader)
+        await both.wait()
+        writer.write(OK)
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            await read_request(reader)
+
+    stale = answer_together_then_close_on_the_next_request
+    async with raw_server(stale, stale, say(OK)) as url, client() as gateway:
+        await asyncio.gather(gateway.post(url, b"a=1"), gateway.post(url, b"a=2"))
+        end = await gateway.post(url, b"a=3")
+
+    assert end == Answered(200, GRANT, resent=True)
+
+
 async def test_a_stale_connection_is_replaced_only_once(gateway: Gateway) -> None:
     async with raw_server(answer_then_close_on_the_next_request, say(b"")) as url:
         await gateway.post(url, b"a=1")

@@ -40,9 +40,7 @@ class Phase:
     @property
     def fails(self) -> bool:
         """Calls fail that would not otherwise."""
-        # Of what was kept two connections in a row may be stale, and one call is repeated once.
-        silent = (Delivery.HALF_OPEN, Delivery.STALE)
-        losing = [each for each in self.deliveries if each in silent or not each.heard]
+        losing = [each for each in self.deliveries if each is Delivery.HALF_OPEN or not each.heard]
         return bool(self.failures or losing) or self.rate is not None
 
 
