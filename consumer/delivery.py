@@ -416,8 +416,8 @@ class Delivery:
         """One request. It is encoded here, so that waiting orders keep no bodies."""
         account = delivery.request.account
         secret = self._secret(account, delivery.secret_name)
-        body = encode_form(delivery.request.parameters, secret)
         began_at, started = self._clock(), self._monotonic()
+        body = encode_form(delivery.request.sent(began_at), secret)
         end = await self._gateway.post(delivery.request.url or self._url, body)
         seconds, ended_at = self._monotonic() - started, self._clock()
         reply = _without(delivery.rules.replies.classify(end, ended_at), secret, delivery.order.plate)

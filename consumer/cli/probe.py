@@ -171,7 +171,7 @@ def _made(
         static={**asking.parameters, **(of.parameters if of is not None else {})},
     )
     name = of.name if of is not None else ""
-    return CouponRequest(asking.name, name, asking.url, fields, {}), data
+    return CouponRequest(asking.name, name, asking.url, fields, {}, timestamped=asking.timestamp), data
 
 
 def _account(book: "RuleBook", name: str | None) -> "Account":
@@ -310,7 +310,7 @@ def _sent(settings: "Settings", book: "RuleBook", account: "Account", request: "
 
     async def post() -> "Reply":
         async with HttpGateway.of(settings.gateway, settings.secret) as gateway:
-            body = encode_form(request.parameters, settings.secret(account.secret))
+            body = encode_form(request.sent(datetime.now(UTC)), settings.secret(account.secret))
             end = await gateway.post(request.url or settings.gateway.url, body)
             return book.replies.classify(end, datetime.now(UTC))
 

@@ -3,12 +3,24 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 
 from consumer.core.outcomes import Finding
 
 OWN_PARAMETERS = frozenset(
-    {"app_id", "api_store_code", "api_type", "event_id", "plate", "subject", "metadata", "sign", "app_secret"}
+    {
+        "app_id",
+        "api_store_code",
+        "api_type",
+        "event_id",
+        "plate",
+        "subject",
+        "metadata",
+        "timestamp",
+        "sign",
+        "app_secret",
+    }
 )
 """Fields of the request that are ours to fill, or never sent: no static parameter can have their names."""
 
@@ -36,9 +48,10 @@ class CouponRequest:
         rule: name of the rule that matched.
         url: where it is posted; None means the settings' gateway URL.
         parameters: the form's fields in the order in which they are sent, `sign`
-            not among them, none of them empty.
+            (and `timestamp`) not among them, none of them empty.
         metadata: the values the rule computed, by metadata key, as 32-bit integers.
         shadow: everything but the request is wanted (account or rule in state `shadow`).
+        timestamped: it tells when it was sent.
 
     """
 
@@ -48,6 +61,13 @@ class CouponRequest:
     parameters: Mapping[str, str]
     metadata: Mapping[str, int]
     shadow: bool = False
+    timestamped: bool = False
+
+    def sent(self, at: datetime) -> Mapping[str, str]:
+        """The form's fields as they are sent at that moment (domain: signature, `timestamp`)."""
+        if not self.timestamped:
+            return self.parameters
+        return {**self.parameters, "timestamp": str(round(at.timestamp() * 1000))}
 
 
 Plan = CouponRequest | Finding
@@ -82,6 +102,7 @@ class Account:
         parameters: further fields of each of its requests, the same in all.
         rate: calls a second of all members together; None: no bound.
         max_in_flight: calls of all members at once; None: no bound.
+        timestamp: each request tells when it was sent.
 
     """
 
@@ -95,6 +116,7 @@ class Account:
     state: State = State.ON
     rate: float | None = None
     max_in_flight: int | None = None
+    timestamp: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -279,6 +279,7 @@ class RuleBook:
             ),
             metadata={datum.key: datum.value for datum in metadata},
             shadow=State.SHADOW in states,
+            timestamped=account.timestamp,
         )
 
 

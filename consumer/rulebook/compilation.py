@@ -69,6 +69,13 @@ _KINDS = {
     FieldType.MONEY: Kind.INT,
     FieldType.DURATION: Kind.INT,
 }
+_NOT_FREE = {
+    "sign": "leave it out",
+    "app_secret": "leave it out",
+    "timestamp": "say `timestamp: true` for the account",
+}
+"""What to do about a static parameter of that name; else it has a key of its own."""
+
 _ALWAYS = ("order_id", "plate", "station_id", "api_store_code", "seconds")
 """Fields that an order can have though its source maps none: from the station table or from others."""
 
@@ -225,12 +232,13 @@ class Compilation:
             state=model.state,
             rate=model.rate,
             max_in_flight=model.max_in_flight,
+            timestamp=model.timestamp,
         )
 
     def _check_parameters(self, location: Location, given: Mapping[str, str]) -> None:
         for name in given:
             if not is_free_parameter(name):
-                remedy = "leave it out" if name in ("sign", "app_secret") else "use the key of its own"
+                remedy = _NOT_FREE.get(name, "use the key of its own")
                 self._problem((*location, name), f"`{name}` is no free parameter", remedy, key=True)
 
     def _station(self, name: str, model: StationModel) -> Station:

@@ -133,6 +133,8 @@ class AccountModel(Model):
     """Requests a second for this account, all members of the group together. Default: no bound of its own."""
     max_in_flight: Annotated[int, Field(gt=0, le=100_000)] | None = None
     """Requests under way at once for this account, all members together. Default: no bound of its own."""
+    timestamp: bool = False
+    """Whether each request carries `timestamp`, the Unix time at which it is sent in milliseconds, signed like the other fields. The platform knows it and does not ask for it."""
 
 
 class FieldModel(Model):

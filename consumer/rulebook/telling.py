@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from urllib.parse import urlencode
 
@@ -198,11 +198,12 @@ class Sending:
 
 
 def sending_of(plan: CouponRequest, accounts: Mapping[str, str], sender: Sender, mask: Mask) -> Sending:
-    """The signature is that of the real values, whatever is masked."""
-    shown = {name: mask(value) for name, value in plan.parameters.items()}
+    """As it would be sent now. The signature is that of the real values, whatever is masked."""
+    sent = plan.sent(datetime.now(UTC))
+    shown = {name: mask(value) for name, value in sent.items()}
     name = accounts[plan.account]
     secret = sender.secret(name)
-    signature = sign(plan.parameters, secret) if secret is not None else f"(needs the secret `{name}`)"
+    signature = sign(sent, secret) if secret is not None else f"(needs the secret `{name}`)"
     form = {**shown, "sign": signature}
     body = urlencode(form if secret is not None else shown)
     return Sending(form, signature_base(shown, SECRET), body if secret is not None else f"{body}&sign=...")

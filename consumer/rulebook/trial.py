@@ -22,7 +22,7 @@ NOT_THERE = Decision("no such order")
 _ASKED = frozenset(list(Outcome)[: list(Outcome).index(Outcome.UNMATCHED)]) | {Outcome.SHADOW}
 """Outcomes of orders for which a coupon was asked for, or would have been."""
 
-REQUIRED = OWN_PARAMETERS - {"metadata", "sign", "app_secret"}
+REQUIRED = OWN_PARAMETERS - {"metadata", "timestamp", "sign", "app_secret"}
 _IGNORED = frozenset({"order_id", "sign", "sign_type", "timestamp", "app_secret"})
 _FLAT = re.compile(r"metadata(?:\[(?P<bracket>[^\[\]]+)\]|\.(?P<dot>.+))\.(?P<part>name|value)")
 _INTEGER = re.compile(r"-?[0-9]{1,18}")

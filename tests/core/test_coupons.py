@@ -1,10 +1,12 @@
 """The request's form fields."""
 
 import json
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
-from consumer.core.coupons import Account, Datum, MetadataFormat, metadata_fields, parameters
+from consumer.core.coupons import Account, CouponRequest, Datum, MetadataFormat, metadata_fields, parameters
 
 MAIN = Account("main", "op01", "main", "charging")
 MINUTES = Datum("minutes", "充电时长", 29)
@@ -59,3 +61,11 @@ def test_metadata_can_be_one_field_for_each_part(written: MetadataFormat, expect
 @pytest.mark.parametrize("written", MetadataFormat)
 def test_no_metadata_is_no_field(written: MetadataFormat) -> None:
     assert metadata_fields((), written) == {}
+
+
+def test_a_request_tells_when_it_was_sent_where_its_account_says_so() -> None:
+    at = datetime(2026, 11, 25, 8, 0, 0, 1000, UTC)
+    silent = CouponRequest("main", "rule", None, {"app_id": "op01"}, {})
+
+    assert silent.sent(at) == {"app_id": "op01"}
+    assert replace(silent, timestamped=True).sent(at) == {"app_id": "op01", "timestamp": "1795593600001"}
