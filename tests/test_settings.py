@@ -169,7 +169,7 @@ def test_what_is_missing_is_named_with_the_variable_that_can_set_it() -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("kafka:\n  topics: [\n", ":3:1: not YAML: "),
+        ("kafka:\n  topics: [\n", ":2:12: not YAML: "),
         ("- 1\n", ":1:1: is not a mapping; "),
         ("word", ":1:1: is not a mapping; "),
     ],

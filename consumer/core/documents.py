@@ -6,8 +6,10 @@ fractions are exact decimals. Tags and repeated keys are mistakes.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from bisect import bisect_right
+from collections.abc import Sequence
 from decimal import Decimal
+from itertools import pairwise
 from typing import NamedTuple
 
 import yaml
@@ -50,15 +52,14 @@ class Document:
     Attributes:
         place: the file's name, as problems show it.
         data: what it says, in dicts, lists, text, int, Decimal, bool and None.
-        lines: the text's lines.
 
     """
 
     def __init__(self, text: str, place: str, max_nodes: int = MAX_NODES) -> None:
         self.place = place
-        self.lines = text.splitlines()
-        self._root = _compose(text, place)
-        reader = _Reader(place, max_nodes)
+        self._text = _Text(text.removeprefix("\ufeff"))
+        self._root = _compose(self._text, place)
+        reader = _Reader(self._text, place, max_nodes)
         self.data = reader.read(self._root) if self._root is not None else None
         if reader.problems:
             raise DocumentError(reader.problems)
@@ -76,52 +77,122 @@ class Document:
 
     def spot(self, path: Sequence[str | int]) -> Spot:
         """Where the value at this path stands; where there is none, its nearest ancestor."""
-        return _spot(_walk(self._root, path)[-1])
+        return self._text.spot_of(_walk(self._root, path)[-1].value)
 
     def key_spot(self, path: Sequence[str | int]) -> Spot:
         """Where the key that ends this path stands; for a list's item, the item."""
         found = _walk(self._root, path)
-        if len(found) == len(path) + 1 and path and isinstance(found[-2], yaml.MappingNode):
-            return next(_spot(key) for key, value in found[-2].value if value is found[-1])
-        return _spot(found[-1])
+        end = found[-1]
+        return self._text.spot_of(end.value if end.key is None or len(found) <= len(path) else end.key)
 
     def written(self, path: Sequence[str | int]) -> str | None:
         """The scalar at this path as it is written; None where there is none."""
         found = _walk(self._root, path)
-        node = found[-1] if len(found) == len(path) + 1 else None
+        node = found[-1].value if len(found) == len(path) + 1 else None
         return str(node.value) if isinstance(node, yaml.ScalarNode) else None
 
+    def written_path(self, path: Sequence[str | int]) -> tuple[str | int, ...]:
+        """The path without what is not written: the list around one item, `paths` above one path."""
+        found = _walk(self._root, path)
+        steps = [
+            step for step, (before, after) in zip(path, pairwise(found), strict=False) if before is not after
+        ]
+        return (*steps, *path[len(found) - 1 :])
+
     def text_spot(self, path: Sequence[str | int], line: int, column: int) -> Spot:
-        """Where a line and column within the text at this path stand in the document."""
-        node = _walk(self._root, path)[-1]
-        start = _spot(node)
-        style = getattr(node, "style", None)
-        if style in ("|", ">"):
-            inner = start.line + line
-            text = self.lines[inner - 1] if inner <= len(self.lines) else ""
-            indent = len(text) - len(text.lstrip(" "))
-            return Spot(inner, indent + column)
-        if line > 1:
-            return Spot(start.line + line - 1, column)
-        return Spot(start.line, start.column + column - 1 + (style in ("'", '"')))
+        """Where a line and column within the text at this path stand in the document, however it is written there."""
+        node = _walk(self._root, path)[-1].value
+        if not isinstance(node, yaml.ScalarNode):
+            return self._text.spot_of(node)
+        offset = sum(len(above) + 1 for above in node.value.split("\n")[: line - 1]) + column - 1
+        return self._text.spot(_index_within(self._text.text, node, offset))
 
 
-def _compose(text: str, place: str) -> yaml.Node | None:
+class _Text:
+    """A text of which it can be asked in which line something stands.
+
+    YAML's own lines end at more than those that editors show: at U+2028, in quotes even.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self._end = len(text.rstrip())
+        self._starts: list[int] = []
+
+    def spot(self, index: int) -> Spot:
+        """Of the character at this index; beyond the last one that can be seen, just behind it."""
+        index = min(index, self._end)
+        if not self._starts:
+            self._starts = [0, *(match.end() for match in _BREAK.finditer(self.text))]
+        line = bisect_right(self._starts, index)
+        return Spot(line, index - self._starts[line - 1] + 1)
+
+    def spot_of(self, node: yaml.Node | None) -> Spot:
+        """Where the node begins."""
+        return self.spot(node.start_mark.index) if node is not None else Spot(1, 1)
+
+    def is_over(self, index: int) -> bool:
+        """Whether nothing that can be seen stands from there on."""
+        return index >= self._end
+
+
+_BREAK = re.compile(r"\r\n?|\n")
+
+
+def lines_of(text: str) -> list[str]:
+    """As `Spot` counts them."""
+    return _BREAK.split(text)
+
+
+_LINE = r"[^\r\n\x85\u2028\u2029]*"
+_BEFORE = re.compile(rf"(?:[&!]\S*\s+|#{_LINE}\s+)*(?:[|>]{_LINE}|['\"])?")
+"""An anchor, a tag, and what says how a text is written."""
+_SEEN = {"'": re.compile(r"''|\S"), '"': re.compile(r"\\(?:x..|u.{4}|U.{8}|\r\n|[\s\S])|\S")}
+_SEEN_PLAINLY = re.compile(r"\S")
+_SPACES = frozenset(" \t\r\n\x85\u2028\u2029trnvfNL_P")
+"""Behind a backslash, between double quotes: spaces of all kinds, and ends of lines."""
+
+
+def _index_within(text: str, node: yaml.ScalarNode, offset: int) -> int:
+    """Where in the text that stands which is at this offset of the scalar's value.
+
+    Spaces and ends of lines are folded, escaped and left out in many ways; what can be seen stands in the same order.
+    """
+    before, here = node.value[:offset], node.value[offset : offset + 1]
+    count = sum(not character.isspace() for character in before)
+    start = _BEFORE.match(text, node.start_mark.index)
+    end = start.end() if start is not None else node.start_mark.index
+    for match in _SEEN.get(node.style or "", _SEEN_PLAINLY).finditer(text, end, node.end_mark.index):
+        if len(match[0]) > 1 and match[0][0] == "\\" and _is_space(match[0]):
+            continue
+        if count == 0:
+            return match.start() if here.strip() else end
+        count -= 1
+        end = match.end()
+    return end
+
+
+def _is_space(escape: str) -> bool:
+    if escape[1] in "xuU":
+        return chr(int(f"0x{escape[2:]}", 0)).isspace()
+    return escape[1] in _SPACES
+
+
+def _compose(text: _Text, place: str) -> yaml.Node | None:
     try:
-        root: yaml.Node | None = yaml.compose(text, Loader=yaml.CBaseLoader)
+        root: yaml.Node | None = yaml.compose(text.text, Loader=yaml.CBaseLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        if "end of stream" in (error.problem or "") and error.context_mark is not None:
+        if mark is not None and text.is_over(mark.index) and error.context_mark is not None:
             mark = error.context_mark  # where that began which nothing ends
-        spot = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         what = ", ".join(filter(None, (error.context, error.problem)))
-        if (
-            mark is not None
-            and text.splitlines()[mark.line : mark.line + 1]
-            and _TAB.match(text.splitlines()[mark.line])
-        ):
-            raise DocumentError([Problem(f"{place}{spot}", "indented by a tab", "use spaces")]) from error
-        raise DocumentError([Problem(f"{place}{spot}", f"not YAML: {what}", "correct it there")]) from error
+        if mark is None:
+            raise DocumentError([Problem(place, f"not YAML: {what}", "correct it there")]) from error
+        line, column = text.spot(mark.index)
+        spot = f"{place}:{line}:{column}"
+        if _TAB.match(lines_of(text.text)[line - 1]):
+            raise DocumentError([Problem(spot, "indented by a tab", "use spaces")]) from error
+        raise DocumentError([Problem(spot, f"not YAML: {what}", "correct it there")]) from error
     except (yaml.YAMLError, ValueError) as error:
         what = str(error).splitlines()[0]
         raise DocumentError([Problem(place, f"not YAML: {what}", "write it as UTF-8 text")]) from error
@@ -131,8 +202,9 @@ def _compose(text: str, place: str) -> yaml.Node | None:
 class _Reader:
     """Nodes -> plain values; collects what is wrong on the way."""
 
-    def __init__(self, place: str, max_nodes: int) -> None:
+    def __init__(self, text: "_Text", place: str, max_nodes: int) -> None:
         self.problems: list[Problem] = []
+        self._text = text
         self._place = place
         self._open: set[int] = set()
         self._left = max_nodes
@@ -186,27 +258,33 @@ class _Reader:
             self._problem(node, f"the tag `{tag}` is not used here", "leave it out; quote what is text")
 
     def _problem(self, node: yaml.Node, message: str, remedy: str) -> None:
-        line, column = _spot(node)
+        line, column = self._text.spot_of(node)
         self.problems.append(Problem(f"{self._place}:{line}:{column}", message, remedy))
 
 
-def _spot(node: yaml.Node | None) -> Spot:
-    return Spot(node.start_mark.line + 1, node.start_mark.column + 1) if node is not None else Spot(1, 1)
+class _Step(NamedTuple):
+    """Where a step of a path leads: the value, and the key above it in a mapping."""
+
+    value: yaml.Node | None
+    key: yaml.Node | None = None
 
 
-def _walk(node: yaml.Node | None, path: Sequence[str | int]) -> list[yaml.Node | None]:
-    """The nodes along a path, as far as it leads."""
-    found = [node]
+def _walk(node: yaml.Node | None, path: Sequence[str | int]) -> list[_Step]:
+    """From the root along a path, as far as it leads.
+
+    A step that the node is not made for leads nowhere else: one item may stand without a list around it, a path
+    without `paths` above it.
+    """
+    found = [_Step(node)]
     for step in path:
-        node = next(_children(node, step), None)
-        if node is None:
+        node = found[-1].value
+        if isinstance(node, yaml.MappingNode) and isinstance(step, str):
+            after = next((_Step(value, key) for key, value in node.value if key.value == step), None)
+        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
+            after = _Step(node.value[step]) if step < len(node.value) else None
+        else:
+            after = found[-1]
+        if after is None:
             break
-        found.append(node)
+        found.append(after)
     return found
-
-
-def _children(node: yaml.Node | None, step: str | int) -> Iterator[yaml.Node]:
-    if isinstance(node, yaml.MappingNode):
-        yield from (value for key, value in node.value if key.value == step)
-    elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
-        yield node.value[step]

@@ -197,7 +197,7 @@ def _explained(source: str, complaint: str) -> ExpressionError:
         return ExpressionError(_TAIL.sub("", complaint.strip()))
     line, column, message = int(match[1]), int(match[2]), match[3]
     message = _TAIL.sub("", _CONTAINER.sub("", message)).partition(" expecting {")[0]
-    lines = source.splitlines() or [""]
+    lines = source.split("\n")
     text = lines[line - 1] if line <= len(lines) else ""
     return ExpressionError(message, line, column, f"{text}\n{space_of(text[: column - 1])}^")
 
@@ -205,7 +205,7 @@ def _explained(source: str, complaint: str) -> ExpressionError:
 def _at(source: str, token: "_Token", message: str) -> ExpressionError:
     before = source[: token.start]
     column = token.start - (before.rfind("\n") + 1)
-    line = source.splitlines()[before.count("\n")]
+    line = source.split("\n")[before.count("\n")]
     return ExpressionError(message, before.count("\n") + 1, column + 1, f"{line}\n{space_of(line[:column])}^")
 
 

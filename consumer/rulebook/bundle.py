@@ -107,18 +107,16 @@ class Bundle:
     def name(self, location: Location) -> str:
         """`rules[1].skip of the rule `standard``; where there is no name, `rules[0].skip (the first rule)`."""
         document, path = self._find(location)
-        text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(
-            "."
-        )
+        path = document.written_path(path)
+        text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
+        text = text.removeprefix(".")
         number = next((depth for depth, part in enumerate(path) if isinstance(part, int)), None)
         if number is None:
             return text
         items: Any = document.data
         for part in path[:number]:
             items = items.get(part) if isinstance(items, dict) else None
-        if not isinstance(
-            items, list
-        ):  # one that may stand without a list around it, or without `paths` above it
+        if not isinstance(items, list):  # what is missing has no name
             return text
         item = items[int(path[number])]
         kind = _ITEMS.get(str(path[number - 1]), "item")
@@ -202,9 +200,22 @@ _SPELLINGS = {
 }
 
 
+def location_of(details: ErrorDetails, data: object) -> tuple[Location, bool]:
+    """Where one of pydantic's errors is, and whether it is of the key: its place then ends in `[key]`, like that of such a key."""
+    location = details["loc"]
+    if location[-1:] != ("[key]",) or not details["type"].startswith("string_"):
+        return location, False
+    here: Any = data
+    for part in location[:-1]:
+        if part in (here if isinstance(here, dict) else range(len(here) if isinstance(here, list) else 0)):
+            here = here[part]
+    is_named_so = isinstance(here, dict) and "[key]" in here
+    return (location, False) if is_named_so else (location[:-1], True)
+
+
 def explained(details: ErrorDetails, bundle: Bundle) -> Problem:
     """One of pydantic's errors, in our words and with its place."""
-    location = tuple(part for part in details["loc"] if part != "[key]")
+    location, is_key = location_of(details, bundle.data)
     name = bundle.name(location)
     last = str(location[-1]) if location else ""
     given = details["input"]
@@ -225,8 +236,12 @@ def explained(details: ErrorDetails, bundle: Bundle) -> Problem:
         case "string_type" if not isinstance(given, dict | list | None):
             written = bundle.written(location) or shown(given)
             message, remedy = f"{name} is no text", f'put it in quotes: "{written}"'
+        case "string_too_short" | "string_too_long" | "too_short":
+            place = bundle.place(location, key=is_key)
+            message = _of_length(details, f"{bundle.name(location[:-1])} has a key that" if is_key else name)
+            remedy = "shorten it" if details["type"].endswith("long") else "write something, or leave it out"
         case "string_pattern_mismatch":
-            place = bundle.place(location, key=details["loc"][-1] == "[key]")
+            place = bundle.place(location, key=is_key)
             message, remedy = f"`{given}` cannot stand here", _SPELLINGS[details["ctx"]["pattern"]]
         case "model_type" | "dict_type":
             message, remedy = f"{name} is no mapping", "give it keys and values"
@@ -240,6 +255,16 @@ def explained(details: ErrorDetails, bundle: Bundle) -> Problem:
             suffix = f", not {shown(given)}" if isinstance(given, str | int | Decimal | None) else ""
             message, remedy = f"{name}: {what}{suffix}", "correct it"
     return Problem(place, message, remedy)
+
+
+def _of_length(details: ErrorDetails, what: str) -> str:
+    match details["type"]:
+        case "string_too_long":
+            return f"{what} is longer than {details['ctx']['max_length']} characters"
+        case "too_short":
+            return f"{what} is an empty list"
+        case _:
+            return f"{what} is empty"
 
 
 _VERSION = "`version: 1`: it is the version of the file's form"

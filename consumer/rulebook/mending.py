@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from consumer.rulebook.bundle import Bundle, Location, close_to, explained, shown
+from consumer.rulebook.bundle import Bundle, Location, close_to, explained, location_of, shown
 from consumer.rulebook.model import RulesModel, known_keys
 
 _ROUNDS = 8
@@ -50,8 +50,7 @@ class _Mending:
         self._made_up = 0
 
     def mend(self, details: ErrorDetails) -> None:
-        is_key = details["loc"][-1:] == ("[key]",)
-        location = tuple(part for part in details["loc"] if part != "[key]")
+        location, is_key = location_of(details, self.data)
         made_up = any(location[:depth] in self._bundle.made_up for depth in range(1, len(location) + 1))
         if location not in self._ours and not made_up:  # else what is missing is what we took away
             self._bundle.problems.append(explained(details, self._bundle))
@@ -69,7 +68,7 @@ class _Mending:
             parent[last] = self._filler(str(last))
             self._bundle.unsure_places.add(location[:-1])
             self._bundle.made_up.add(location)
-        elif isinstance(parent, dict) and (is_key or details["type"] == "extra_forbidden"):
+        elif is_key or details["type"] == "extra_forbidden":
             self._rename(location, parent)
         elif details["type"] == "string_type" and not isinstance(details["input"], dict | list | None):
             parent[last] = shown(details["input"])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from consumer import rulebook
+from consumer.core.documents import lines_of
 from consumer.core.errors import ConfigurationError, Problem
 from consumer.core.expressions import space_of
 from consumer.core.outcomes import LIKE_A_PLATE, without_plates
@@ -155,6 +156,6 @@ _HIDDEN = re.compile(
 
 def _lines(file: str) -> Sequence[str]:
     try:
-        return Path(file).read_text("utf-8-sig").expandtabs(1).splitlines()
+        return lines_of(Path(file).read_bytes().decode("utf-8-sig").expandtabs(1))
     except (OSError, UnicodeDecodeError):
         return ()

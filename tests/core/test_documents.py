@@ -1,10 +1,14 @@
 """YAML 1.2 with positions."""
 
+import re
 from decimal import Decimal
 
 import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from consumer.core.documents import Document, DocumentError
+from consumer.core.documents import Document, DocumentError, lines_of
 
 TEXT = """\
 a:
@@ -73,12 +77,81 @@ def test_values_and_keys_know_where_they_stand() -> None:
     assert document.spot(()) == (1, 1)
 
 
-def test_a_place_within_a_text_is_found_in_the_document() -> None:
-    document = Document(TEXT + 'e: "quoted"\nf: plain\n', "f")
+WRITTEN = {
+    "plain": "e: u >\n  v ?\n",
+    "in single quotes": "e: 'u >\n\n   v ''?'\n",
+    "in double quotes": 'e: "u >\\n\\n\\n\\tv \\x3e\\x20\\\n   ?"\n',
+    "literal": "e: |-  # as it stands\n    u >\n      v ?\n",
+    "folded": "e: >-\n\n  u >\n    v\n\n\n  ?\n",
+    "under a tag and an anchor": "e: &it !!str\n  u >\n  v ?\n",
+    "with a line of Unicode's in it": "e: 'u > \u2028 v ?'\n",
+    "in lines of Windows": 'e: "u >\r\n\r\n  v \\\r\n  ?"\r\n',
+    "in lines of a Macintosh": "e: |\r  u >\r  v ?\r",
+}
 
-    assert document.text_spot(("c d",), 2, 3) == (5, 7)
-    assert document.text_spot(("e",), 1, 1) == (6, 5)
-    assert document.text_spot(("f",), 1, 3) == (7, 6)
+
+@pytest.mark.parametrize("text", WRITTEN.values(), ids=WRITTEN)
+def test_a_place_within_a_text_is_where_an_editor_has_it(text: str) -> None:
+    document = Document(f"a: b\n{text}", "f")
+    assert isinstance(document.data, dict)
+    value = document.data["e"]
+    lines = re.split(r"\r\n?|\n", f"a: b\n{text}")
+
+    for character in "uv?":
+        before = value[: value.index(character)]
+        line, column = document.text_spot(("e",), before.count("\n") + 1, len(before) - before.rfind("\n"))
+        assert lines[line - 1][column - 1] == character
+    end = value.rstrip()
+    line, column = document.text_spot(("e",), end.count("\n") + 1, len(end) - end.rfind("\n"))
+    assert lines[line - 1][column - 2] == "?"
+
+
+@settings(max_examples=200)
+@given(
+    st.text(st.sampled_from("ab  '\"\\\n\t:#&!|>é𝒳\u2028\x85\xa0\ufeff"), min_size=1),
+    st.sampled_from(["'", '"', "|", ">", None]),
+    st.sampled_from([10, 80]),
+    st.booleans(),
+)
+def test_every_character_of_a_text_is_found_in_whatever_way_it_is_written(
+    value: str, style: str | None, width: int, escaped: bool
+) -> None:
+    written = yaml.dump(
+        {"k": [value]}, default_style=style, width=width, allow_unicode=not escaped, Dumper=yaml.SafeDumper
+    )
+    document = Document(written, "f")
+    assert isinstance(document.data, dict)
+    [value] = map(str, document.data["k"])  # not every line end is read as it was written
+    lines = lines_of(written)
+
+    for offset, character in enumerate(value):
+        before = value[:offset]
+        line, column = document.text_spot(("k", 0), before.count("\n") + 1, offset - before.rfind("\n"))
+        assert 1 <= line <= len(lines)
+        if not character.isspace():
+            assert lines[line - 1][column - 1] in (character, "\\")
+
+
+def test_a_place_is_in_a_line_that_there_is() -> None:
+    long = Document('a: "x\\n\\n\\n\\ny"\n', "f")
+
+    assert long.text_spot(("a",), 5, 1) == (1, 14)
+    assert long.text_spot(("a",), 9, 9) == (1, 15)
+    assert Document("a: b\nc:\n\n\n", "f").spot(("c",)) == (2, 3)
+    assert problems("a: [\n\n\n") == [
+        "f.yaml:1:5: not YAML: while parsing a flow node, did not find expected node content; correct it there"
+    ]
+    assert Document("a: '\u2028'\nb: c", "f").key_spot(("b",)) == (2, 1)
+
+
+def test_one_thing_may_stand_where_a_list_could_and_is_found_there() -> None:
+    document = Document("a:\n  b:\n    c: 017\n", "f")
+
+    assert document.spot(("a", 0, "b", 0, "c")) == (3, 8)
+    assert document.key_spot(("a", 0, "b", 0, "c")) == (3, 5)
+    assert document.written(("a", 0, "b", 0, "c")) == "017"
+    assert document.written_path(("a", 0, "b", 0, "c")) == ("a", "b", "c")
+    assert document.written_path(("a", 0, "x", 0)) == ("a", "x", 0)
 
 
 def test_aliases_stand_for_what_they_name() -> None:
@@ -100,7 +173,7 @@ def test_aliases_stand_for_what_they_name() -> None:
         ),
         (
             "a: [1, 2\n",
-            "f.yaml:2:1: not YAML: while parsing a flow sequence, did not find expected ',' or ']'; correct it there",
+            "f.yaml:1:4: not YAML: while parsing a flow sequence, did not find expected ',' or ']'; correct it there",
         ),
         (
             "a: 1\n---\nb: 2\n",

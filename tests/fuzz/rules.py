@@ -12,7 +12,7 @@ from random import Random
 import msgspec
 import yaml
 
-from consumer.core.documents import Document, DocumentError
+from consumer.core.documents import Document, DocumentError, lines_of
 from consumer.core.errors import ConfigurationError, Problem
 from consumer.core.events import Coordinates, Order, Record
 from consumer.core.rules import RuleBook
@@ -66,8 +66,9 @@ def is_told_well(problem: Problem, text: str) -> None:
     match = PLACE.fullmatch(problem.place)
     assert match is not None
     if problem.place.startswith("rules.yaml") and match[1]:
-        assert 1 <= int(match[1]) <= max(text.count("\n") + text.count("\r") + 1, len(text.splitlines())) + 1
-        assert match[2] is None or int(match[2]) >= 1
+        lines = lines_of(text.removeprefix("\ufeff"))
+        assert 1 <= int(match[1]) <= len(lines)
+        assert match[2] is None or 1 <= int(match[2]) <= len(lines[int(match[1]) - 1]) + 1
     str(problem).encode()
 
 
