@@ -1,0 +1,586 @@
+"""What an event costs on its whole way, beside the usual aiokafka + aiohttp loop: `python -m tests.bench.pipeline`.
+
+A real Kafka, a platform that costs next to nothing (`platform`), and in turn, round for round, the service as users
+run it, and the loop that one writes first (`usual`). Prints medians and ratios; what else the machine does then
+counts for both. The events wait in the topic beforehand; what starting costs is left out. Linux.
+
+    python -m tests.bench.pipeline                                  # beside the usual loop, and at half load
+    python -m tests.bench.pipeline --beside rules=10000 partitions=64 members=2 latency=0.1,in_flight=1000
+    python -m tests.bench.pipeline --profile                        # where the service's CPU time goes
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from statistics import median
+
+import aiohttp
+import orjson
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+
+from consumer.sandbox.broker import EmbeddedBroker
+from tests.broker.kafka import committed_offsets, read_all
+from tests.conftest import _create_topics
+
+STATIONS = 10_000
+WARM = 0.25
+"""Share of the events that is not measured: connections open, code gets warm."""
+
+TAIL = 0.05
+"""Likewise at the end, when fewer and fewer are in flight."""
+
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is to be worked off.
+
+    Attributes:
+        latency: of the platform, seconds.
+        in_flight: calls at once, for each member.
+        payload: bytes of an event, at least.
+        held: the first so many events get no answer, so that all the others are done beyond the frontier.
+        plates: cars, in turn.
+
+    """
+
+    events: int = 20_000
+    latency: float = 0.02
+    in_flight: int = 256
+    partitions: int = 4
+    rules: int = 10
+    members: int = 1
+    payload: int = 300
+    held: int = 0
+    plates: int = 2_000
+
+    @classmethod
+    def of(cls, base: "Load", text: str) -> "Load":
+        """`rules=10000,members=2`: the same, but for these."""
+        changes = dict(part.split("=") for part in text.split(","))
+        kinds = {each.name: type(getattr(base, each.name)) for each in fields(cls)}
+        return replace(base, **{name: kinds[name](value) for name, value in changes.items()})
+
+    @property
+    def topic(self) -> str:
+        """Where its events are."""
+        return f"bench-{self.events}-{self.partitions}-{self.payload}-{self.plates}"
+
+    def event(self, number: int) -> tuple[int, bytes, bytes]:
+        """Its partition, key and value."""
+        plate = number % self.plates
+        value = {
+            "order_id": f"BENCH{number}P{plate}",
+            "plate": f"粤B{plate:05}",
+            "station_id": f"SZ-{number * 7919 % STATIONS:06}",
+            "connector_id": "3",
+            "started_at": "2026-11-25T17:10:00+08:00",
+            "ended_at": "2026-11-25T18:40:00+08:00",
+            "energy_kwh": 31.25,
+            "charging_seconds": 5400,
+            "total_fee_yuan": 38.75,
+            "stop_reason": "user",
+        }
+        short = self.payload - len(orjson.dumps(value)) - len(',"remark":""')
+        if short > 0:
+            value["remark"] = "x" * short
+        return plate % self.partitions, b"%d" % plate, orjson.dumps(value)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One run.
+
+    Attributes:
+        cpu_us: of the consumer's processes, for each event; not Kafka's, and not the platform's.
+        rss_mb: of one process, at most.
+        commit_ms: from one commit to the next.
+        repeated, out_of_order, overlapping: calls for an event that was called for before; for a plate after a
+            later event's; for a plate while another one was under way.
+        missing, doubled: outcomes.
+
+    """
+
+    events_per_second: float
+    cpu_us: float
+    rss_mb: float
+    commit_ms: float
+    in_flight: int
+    repeated: int
+    out_of_order: int
+    overlapping: int
+    missing: int
+    doubled: int
+
+
+class Bench:
+    """A Kafka with events, and a folder for files."""
+
+    def __init__(self, servers: str, folder: Path) -> None:
+        self.servers = servers
+        self.folder = folder
+        self.runs = 0
+        self._topics: set[str] = set()
+        stations = ["id,api_store_code,zone,name"]
+        stations += [f"SZ-{n:06},store-{n},Asia/Shanghai,充电站 {n}" for n in range(STATIONS)]
+        (folder / "stations.csv").write_text("\n".join(stations), "utf-8")
+
+    async def prepare(self, load: Load) -> tuple[str, str]:
+        """The events of a load, once; a new outcome topic, and the name of a group."""
+        self.runs += 1
+        group = f"bench-{self.runs}"
+        topics = {f"{group}-outcomes": 3, f"{group}-letters": 1}
+        if load.topic not in self._topics:
+            topics[load.topic] = load.partitions
+        await _create_topics(self.servers, topics)
+        if load.topic not in self._topics:
+            self._topics.add(load.topic)
+            await self._fill(load)
+        return group, f"{group}-outcomes"
+
+    async def _fill(self, load: Load) -> None:
+        async with AIOKafkaProducer(bootstrap_servers=self.servers, max_batch_size=100_000) as producer:
+            batches = {number: producer.create_batch() for number in range(load.partitions)}
+            for number in range(load.events):
+                at, key, value = load.event(number)
+                while batches[at].append(key=key, value=value, timestamp=None) is None:
+                    await producer.send_batch(batches[at], load.topic, partition=at)
+                    batches[at] = producer.create_batch()
+            for at, batch in batches.items():
+                await producer.send_batch(batch, load.topic, partition=at)
+            await producer.flush()
+
+    def service(self, load: Load, group: str, events: str, url: str) -> list[str]:
+        """The command that runs a member, with files as users have them."""
+        rules = self.folder / f"rules-{load.rules}.yaml"
+        if not rules.exists():
+            rules.write_text("\n".join(_rules(load.rules)), "utf-8")
+        settings = self.folder / f"{group}.yaml"
+        settings.write_text(
+            f"""
+kafka:
+  bootstrap_servers: ["{self.servers}"]
+  group_id: {group}
+  topics: {{events: [{events}], outcomes: {group}-outcomes, dead_letters: {group}-letters}}
+gateway: {{url: "{url}", max_in_flight: {load.in_flight}{", total_timeout: 10m, read_timeout: 10m" * bool(load.held)}}}
+retries: {{delays: []}}
+rules: {rules.name}
+secrets: {{main: {SECRET}, plate_hash: a key for the hashes of plates}}
+web: {{host: 127.0.0.1, port: 0}}
+log: {{format: json}}
+""",
+            "utf-8",
+        )
+        return [sys.executable, "-m", "consumer", "run", "--settings", str(settings)]
+
+    def usual(self, load: Load, group: str, events: str, url: str, port: int) -> list[str]:
+        """The command that runs the loop."""
+        options = {
+            "servers": self.servers,
+            "group": group,
+            "events": events,
+            "outcomes": f"{group}-outcomes",
+            "url": url,
+            "in-flight": load.in_flight,
+            "port": port,
+        }
+        pairs = (text for name, value in options.items() for text in (f"--{name}", str(value)))
+        return [sys.executable, "-m", "tests.bench.usual", *pairs]
+
+
+SECRET = "a secret of no platform"
+
+
+def _rules(count: int) -> Iterable[str]:
+    """Each for its share of the stations, with three expressions."""
+    yield "version: 1"
+    yield "deadline: off"
+    yield 'accounts: {main: {app_id: app-1, secret: main, api_type: "5"}}'
+    yield "sources: {charges: {extends: canonical, zone: station}}"
+    yield "stations: {file: stations.csv}"
+    yield "rules:"
+    for n in range(count):
+        here = ", ".join(f"SZ-{station:06}" for station in range(n, STATIONS, count))
+        yield f"  - name: rule-{n}"
+        yield "    account: main"
+        yield f"    stations: [{here}]"
+        yield f"    when: energy_wh >= {n % 1000}"
+        yield '    subject: "【{plate}】充电 {energy_kwh} kWh"'
+        yield "    metadata:"
+        yield f'      minutes: {{name: 充电时长, value: "math.least(minutes, {120 + n})"}}'
+        yield '      kwh: {name: 电量, value: "energy_wh / 1000"}'
+
+
+# -- Processes --------------------------------------------------------------------------------------
+
+
+class Process:
+    """One that is measured."""
+
+    def __init__(self, command: Sequence[str], log: Path) -> None:
+        self.log = log
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+
+    def cpu_seconds(self) -> float:
+        fields_ = Path(f"/proc/{self.process.pid}/stat").read_text("ascii").rpartition(")")[2].split()
+        return (int(fields_[11]) + int(fields_[12])) / TICKS
+
+    def peak_mb(self) -> float:
+        status = Path(f"/proc/{self.process.pid}/status").read_text("ascii")
+        found = re.search(r"VmHWM:\s+(\d+)", status)
+        assert found is not None, "no memory: has it ended?"
+        return int(found[1]) / 1000
+
+    def still_runs(self) -> None:
+        assert self.process.poll() is None, self.log.read_text("utf-8", "replace")[-3000:]
+
+    def port(self) -> int | None:
+        """Of the service's web server, once it listens."""
+        for line in self.log.read_bytes().splitlines():
+            if b"service.started" in line:
+                return int(json.loads(line)["port"])
+        return None
+
+    async def stop(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            await asyncio.to_thread(self.process.wait, 30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+@asynccontextmanager
+async def platform(load: Load) -> AsyncIterator["Platform"]:
+    """In a process of its own."""
+    command = [sys.executable, "-m", "tests.bench.platform"]
+    options = ["--latency", str(load.latency), "--held", str(load.held)]
+    process = subprocess.Popen([*command, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: ASYNC220
+    assert process.stdout is not None
+    assert process.stdin is not None
+    url = f"http://127.0.0.1:{int(process.stdout.readline())}/"
+    try:
+        async with aiohttp.ClientSession() as session:
+            yield Platform(url, session)
+    finally:
+        process.stdin.close()
+        process.stdout.close()
+        process.wait()
+
+
+@dataclass
+class Platform:
+    url: str
+    session: aiohttp.ClientSession
+
+    async def seen(self) -> dict[str, int]:
+        async with self.session.get(self.url) as response:
+            found: dict[str, int] = await response.json()
+            return found
+
+
+async def _commits(ports: Sequence[int]) -> float:
+    total = 0.0
+    async with aiohttp.ClientSession() as session:
+        for port in ports:
+            async with session.get(f"http://127.0.0.1:{port}/metrics") as response:
+                found = re.search(
+                    r'^coupon_transactions_total\{result="committed"\} (\S+)',
+                    await response.text(),
+                    re.MULTILINE,
+                )
+                total += float(found[1]) if found else 0.0
+    return total
+
+
+def _free_port() -> int:
+    with socket.socket() as each:
+        each.bind(("127.0.0.1", 0))
+        return int(each.getsockname()[1])
+
+
+# -- A run ------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def running(
+    bench: Bench, load: Load, who: str, group: str, events: str, url: str
+) -> AsyncIterator[tuple[list[Process], list[int]]]:
+    """The consumers, and the ports of their metrics."""
+    processes: list[Process] = []
+    ports: list[int] = []
+    try:
+        for number in range(load.members):
+            log = bench.folder / f"{group}-{number}.log"
+            if who == "usual":
+                ports.append(_free_port())
+                processes.append(Process(bench.usual(load, group, events, url, ports[-1]), log))
+                continue
+            command = bench.service(load, group, events, url)
+            if who == "profiled":
+                command = [sys.executable, "-m", "tests.bench.profiled", *command[3:]]
+            processes.append(Process(command, log))
+        if who != "usual":
+            ports = [await _known(process.port, process) for process in processes]
+        yield processes, ports
+    finally:
+        await asyncio.gather(*(process.stop() for process in processes))
+
+
+async def _known(look: Callable[[], int | None], process: Process) -> int:
+    async with asyncio.timeout(90):
+        while (found := look()) is None:
+            process.still_runs()
+            await asyncio.sleep(0.02)
+        return found
+
+
+async def work_off(bench: Bench, load: Load, who: str) -> Measured:
+    """All events, measured between its warm beginning and its end."""
+    group, outcomes = await bench.prepare(load)
+    async with (
+        platform(load) as gate,
+        running(bench, load, who, group, load.topic, gate.url) as (
+            processes,
+            ports,
+        ),
+    ):
+
+        async def until(calls: int) -> None:
+            async with asyncio.timeout(300):
+                while (await gate.seen())["answered"] < calls:
+                    for process in processes:
+                        process.still_runs()
+                    await asyncio.sleep(0.02)
+
+        async def now() -> tuple[float, float, int, float]:
+            commits = await _commits(ports)
+            cpu = sum(process.cpu_seconds() for process in processes)
+            return time.perf_counter(), cpu, (await gate.seen())["answered"], commits
+
+        await until(int(load.events * WARM))
+        begin = await now()
+        if who == "profiled":
+            processes[0].process.send_signal(signal.SIGUSR1)
+        await until(int(load.events * (1 - TAIL)))
+        if who == "profiled":
+            processes[0].process.send_signal(signal.SIGUSR2)
+        end = await now()
+        await until(load.events - load.held)
+        if not load.held:
+            await _until_committed(bench, group, load)
+        rss = max(process.peak_mb() for process in processes)
+        seen = await gate.seen()
+    missing, doubled = await _audit(bench, outcomes, load)
+    seconds, cpu, events, commits = (after - before for before, after in zip(begin, end, strict=True))
+    return Measured(
+        events / seconds,
+        cpu / events * 1e6,
+        rss,
+        seconds / max(commits, 1) * 1000 * load.members,
+        seen["most_in_flight"],
+        seen["repeated"],
+        seen["out_of_order"],
+        seen["overlapping"],
+        missing,
+        doubled,
+    )
+
+
+async def _until_committed(bench: Bench, group: str, load: Load) -> None:
+    async with asyncio.timeout(60):
+        while True:
+            found = await committed_offsets(bench.servers, group, load.topic, load.partitions)
+            if sum(found.values()) >= load.events:
+                return
+            await asyncio.sleep(0.1)
+
+
+async def _audit(bench: Bench, outcomes: str, load: Load) -> tuple[int, int]:
+    """Orders without an outcome, and outcomes too many."""
+    orders = [orjson.loads(record.value)["order_id"] for record in await read_all(bench.servers, outcomes)]
+    return load.events - load.held - len(set(orders)), len(orders) - len(set(orders))
+
+
+async def half_load(bench: Bench, load: Load, who: str, rate: float, seconds: float) -> list[float]:
+    """Milliseconds from each event's sending to a reader of committed records having its outcome."""
+    group, outcomes = await bench.prepare(load)
+    events = f"{group}-events"
+    await _create_topics(bench.servers, {events: load.partitions})
+    sent: dict[str, float] = {}
+    took: list[float] = []
+
+    async def read(reader: AIOKafkaConsumer) -> None:
+        async for record in reader:
+            order = orjson.loads(record.value)["order_id"]
+            took.append((time.perf_counter() - sent[order]) * 1000)
+
+    async with AsyncExitStack() as stack:
+        gate = await stack.enter_async_context(platform(load))
+        await stack.enter_async_context(running(bench, load, who, group, events, gate.url))
+        reader = AIOKafkaConsumer(
+            outcomes,
+            bootstrap_servers=bench.servers,
+            isolation_level="read_committed",
+            auto_offset_reset="earliest",
+        )
+        await stack.enter_async_context(reader)
+        producer = await stack.enter_async_context(AIOKafkaProducer(bootstrap_servers=bench.servers))
+        reading = asyncio.create_task(read(reader))
+        number = 0
+        for some in (int(rate), int(rate * seconds)):  # the first of them while it joins, and gets warm
+            began, first = time.perf_counter(), number
+            while number < first + some:
+                due = first + int((time.perf_counter() - began) * rate)
+                while number < due:
+                    at, key, value = load.event(number)
+                    sent[f"BENCH{number}P{number % load.plates}"] = time.perf_counter()
+                    await producer.send(events, value, key=key, partition=at)
+                    number += 1
+                await asyncio.sleep(0.005)
+            async with asyncio.timeout(60):
+                while len(took) < number:  # noqa: ASYNC110  # what is waited for sets no event
+                    await asyncio.sleep(0.02)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+    return sorted(took[int(rate) :])
+
+
+def import_floor(modules: str) -> float:
+    """MB of a process that has only imported what it will need."""
+    tell = "import re;print(re.search(r'VmRSS:\\s+(\\d+)',open('/proc/self/status').read())[1])"
+    command = [sys.executable, "-c", f"import {modules};{tell}"]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) / 1000
+
+
+# -- What is told -----------------------------------------------------------------------------------
+
+Rounds = dict[str, list[Measured]]
+
+
+async def in_turn(runs: dict[str, Callable[[], Awaitable[Measured]]], rounds: int) -> Rounds:
+    """So many rounds of all of them, one after the other."""
+    found: Rounds = {name: [] for name in runs}
+    for number in range(rounds):
+        for name, run in runs.items():
+            one = await run()
+            found[name].append(one)
+            print(
+                f"  round {number + 1}, {name}: {one.events_per_second:,.0f} events/s, {one.cpu_us:.0f} us",
+                file=sys.stderr,
+                flush=True,
+            )
+    return found
+
+
+def table(found: Rounds) -> None:
+    """Medians, and beside them ratios of the same round to the first."""
+    names = list(found)
+    width = max(22, *(len(name) + 2 for name in names))
+    print(f"{'median of the rounds':<28}" + "".join(f"{name:>{width}}" for name in names))
+    told: tuple[tuple[str, Callable[[Measured], float], str], ...] = (
+        ("events/s", lambda one: one.events_per_second, ",.0f"),
+        ("events/s per core", lambda one: 1e6 / one.cpu_us, ",.0f"),
+        ("CPU us per event", lambda one: one.cpu_us, ".0f"),
+        ("RSS at most, MB", lambda one: one.rss_mb, ".0f"),
+        ("ms from commit to commit", lambda one: one.commit_ms, ".0f"),
+        ("in flight at most", lambda one: one.in_flight, ".0f"),
+    )
+    for words, of, form in told:
+        cells = [format(median(map(of, found[name])), form) for name in names]
+        print(f"{words:<28}" + "".join(f"{cell:>{width}}" for cell in cells))
+    counted = ("repeated", "out_of_order", "overlapping", "missing", "doubled")
+    for name in counted:
+        cells = [str(max(getattr(one, name) for one in found[who])) for who in names]
+        print(f"{name.replace('_', ' ') + ', at most':<28}" + "".join(f"{cell:>{width}}" for cell in cells))
+    first = found[names[0]]
+    for words, of in (("CPU", told[2][1]), ("events/s", told[0][1])):
+        cells = [
+            f"{median(of(one) / of(base) for one, base in zip(found[name], first, strict=True)):.2f}"
+            for name in names
+        ]
+        print(f"{words + ', ratio to ' + names[0]:<28}" + "".join(f"{cell:>{width}}" for cell in cells))
+
+
+async def beside_the_usual(bench: Bench, load: Load, rounds: int, only: str | None) -> None:
+    whos = [only] if only else ["usual", "service"]
+    found = await in_turn(
+        {who: (lambda who=who: work_off(bench, load, who)) for who in whos},  # type: ignore[misc]  # mypy sees no default
+        rounds,
+    )
+    table(found)
+    floors = {
+        "usual": "aiokafka, aiohttp, prometheus_client",
+        "service": "consumer.cli.run, consumer.service, consumer.rulebook, consumer.logs",
+    }
+    for who in whos:
+        print(f"{who}: {import_floor(floors[who]):.0f} MB of RSS are its imports")
+    for who in whos:
+        rate = median(one.events_per_second for one in found[who]) / 2
+        took = await half_load(bench, load, who, rate, 8)
+        half, most = took[len(took) // 2], took[int(len(took) * 0.99)]
+        print(f"{who} at half load, {rate:,.0f} events/s: half in {half:.0f} ms, 99 % in {most:.0f} ms")
+
+
+async def compared(bench: Bench, load: Load, others: Sequence[str], rounds: int) -> None:
+    loads = {"base": load} | {text: Load.of(load, text) for text in others}
+    runs = {name: (lambda one=one: work_off(bench, one, "service")) for name, one in loads.items()}
+    table(await in_turn(runs, rounds))  # type: ignore[arg-type]  # mypy sees no default of a lambda
+
+
+async def profiled(bench: Bench, load: Load) -> None:
+    one = await work_off(bench, load, "profiled")
+    print((bench.folder / f"bench-{bench.runs}-0.log").read_text("utf-8").partition("== profile\n")[2])
+    print(f"{one.events_per_second:,.0f} events/s, {one.cpu_us:.0f} us with the profiler")
+
+
+async def measure(chosen: argparse.Namespace, load: Load) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="bench-"))
+    try:
+        async with EmbeddedBroker() as broker:
+            bench = Bench(broker.bootstrap_servers, folder)
+            if chosen.profile:
+                await profiled(bench, load)
+            elif chosen.beside:
+                await compared(bench, load, chosen.beside, chosen.rounds)
+            else:
+                await beside_the_usual(bench, load, chosen.rounds, chosen.only)
+    finally:
+        shutil.rmtree(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    base = Load()
+    for name, default in asdict(base).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", choices=["usual", "service"], help="one of the two alone")
+    parser.add_argument("--beside", nargs="+", metavar="NAME=VALUE,...", help="the service under other loads")
+    parser.add_argument("--profile", action="store_true", help="where the service's CPU time goes")
+    chosen = parser.parse_args()
+    load = Load(**{each.name: getattr(chosen, each.name) for each in fields(Load)})
+    print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}; {load}")
+    asyncio.run(measure(chosen, load))
+
+
+if __name__ == "__main__":
+    main()
