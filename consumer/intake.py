@@ -29,7 +29,7 @@ from consumer.ledger import Done, Ledger, partition_of
 from consumer.link import Membership, TopicPartition, words
 from consumer.logs import Intervals
 from consumer.metrics import Metrics
-from consumer.takeover import Link, Logs, Start, Takeover
+from consumer.takeover import Link, Logs, Takeover
 
 log = structlog.get_logger(__name__)
 
@@ -144,7 +144,7 @@ class Assignment:
     """
 
     member: Membership
-    starts: Mapping[TopicPartition, Start]
+    trackers: Mapping[TopicPartition, Tracker]
     positions: dict[TopicPartition, int]
     ledger: Ledger
     own_ids: tuple[str, str]
@@ -262,7 +262,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
     @property
     def partitions(self) -> list[TopicPartition]:
         """Partitions that records are taken from now."""
-        return sorted(self._assignment.starts) if self._assignment is not None else []
+        return sorted(self._assignment.trackers) if self._assignment is not None else []
 
     @property
     def paused(self) -> dict[str, int]:
@@ -321,7 +321,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         now = self._clock()
         held.not_due = {partition: due_at for partition, due_at in held.not_due.items() if due_at > now}
         wanted = dict.fromkeys(held.not_due, NOT_DUE)
-        for partition in held.starts:
+        for partition in held.trackers:
             if everything or held.ledger.full(partition):
                 wanted[partition] = everything or OFFSET_MAP
             elif self._is_unreadable(partition.topic):
@@ -358,9 +358,9 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         The consumer by itself gives all that it fetched of one partition before it goes on to the next.
         """
         wait_ms = int(POLL_SECONDS * 1000)
-        if held is None or len(held.starts) < 2:
+        if held is None or len(held.trackers) < 2:
             return await self._consumer.getmany(timeout_ms=wait_ms, max_records=most)
-        open_ones = [tp for tp in held.starts if tp not in self._paused and self._has_share(held, tp)]
+        open_ones = [tp for tp in held.trackers if tp not in self._paused and self._has_share(held, tp)]
         others = [tp for tp in open_ones if tp not in self._served]
         batches: Mapping[TopicPartition, Sequence[Any]] = {}
         if self._served and others:
@@ -368,7 +368,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         if not batches:
             self._served.clear()
             batches = await self._consumer.getmany(
-                *(open_ones or held.starts), timeout_ms=wait_ms, max_records=most
+                *(open_ones or held.trackers), timeout_ms=wait_ms, max_records=most
             )
         self._served.update(batches)
         return batches
@@ -424,7 +424,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             return {}
         places = {
             tp: self._consumer.place(tp)
-            for tp in held.starts
+            for tp in held.trackers
             if tp not in self._paused_lately and self._has_share(held, tp)
         }
         return {tp: place for tp, place in places.items() if place is not None}
@@ -442,12 +442,12 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._metrics.waiting_bytes.set(held.bytes if held else 0)
         if held is not None:
             all_held_up = self._pause_reason() is not None
-            for partition in held.starts:
+            for partition in held.trackers:
                 self._account_for(held, partition, all_held_up=all_held_up)
 
     def _account_for(self, held: Assignment, partition: TopicPartition, *, all_held_up: bool) -> None:
         labels = (partition.topic, str(partition.partition))
-        tracker = held.starts[partition].tracker
+        tracker = held.trackers[partition]
         self._metrics.commit_gap.labels(*labels).set(tracker.position - tracker.frontier)
         if partition.topic in self._retry_topics:
             due_at = next(iter(held.dues.get(partition, {}).values()), None)
@@ -472,7 +472,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self, held: Assignment | None, partition: TopicPartition, records: Sequence[Any]
     ) -> None:
         """Of an assignment that is over, or not yet open, nothing is taken: it will be read again."""
-        if held is None or partition not in held.starts:
+        if held is None or partition not in held.trackers:
             return
         for number, polled in enumerate(records, 1):
             if self._assignment is not held or not self._admit(held, partition, polled):
@@ -484,11 +484,11 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         """Take one record in. False: nothing more of this partition can be taken now."""
         if not held.admitting:
             return False
-        start = held.starts[partition]
+        tracker = held.trackers[partition]
         if polled.offset < held.positions[partition]:
             self._begin_anew(held, partition, polled.offset)
             return False
-        record = self._record(partition, polled, maybe_sent=polled.offset < start.maybe_sent_below)
+        record = self._record(partition, polled, maybe_sent=polled.offset < tracker.maybe_sent_below)
         if record.retry is not None:
             held.dues.setdefault(partition, {})[polled.offset] = record.retry.due_at
         not_due = record.retry is not None and record.retry.due_at > self._clock()
@@ -499,7 +499,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             self._consumer.seek(partition, polled.offset)
             return False
         held.positions[partition] = polled.offset + 1
-        if not start.tracker.take(polled.offset):
+        if not tracker.take(polled.offset):
             held.dues.get(partition, {}).pop(polled.offset, None)
             held.ledger.touch(partition)
             return True
@@ -534,11 +534,11 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         held = self._assignment
         if held is None or not held.admitting:
             return
-        for partition, start in held.starts.items():
+        for partition, tracker in held.trackers.items():
             place = self._consumer.place(partition)
             if place is not None and place > held.positions[partition]:
                 held.positions[partition] = place
-                if start.tracker.skip_to(place):
+                if tracker.skip_to(place):
                     held.ledger.touch(partition)
 
     def _begin_anew(self, held: Assignment, partition: TopicPartition, offset: int) -> None:
@@ -654,17 +654,16 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         """Fence, read, seek, commit. None if the membership is over already."""
         deadline = asyncio.get_running_loop().time() + OPEN_SECONDS
         taken = await self._takeover.take(partitions, self._made_anew, deadline)
-        starts = taken.starts
-        positions = {tp: start.tracker.frontier for tp, start in starts.items()}
+        positions = {tp: tracker.frontier for tp, tracker in taken.trackers.items()}
         for tp, position in positions.items():
             self._consumer.seek(tp, position)
         ledger = self._make_ledger(
             member,
             taken.producers,
-            {tp: start.tracker for tp, start in starts.items()},
+            taken.trackers,
             lambda done: self._committed(held, done),
         )
-        held = Assignment(member, starts, positions, ledger, taken.own_ids)
+        held = Assignment(member, taken.trackers, positions, ledger, taken.own_ids)
         held.writing = asyncio.create_task(ledger.run())
         held.writing.add_done_callback(lambda _: self._ledger_ended(held))
         opened = asyncio.ensure_future(ledger.opened.wait())
@@ -759,7 +758,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             task.cancel()
         metrics = self._metrics
         of_partitions = (metrics.lag, metrics.frontier, metrics.map_bytes)
-        for tp in held.starts:
+        for tp in held.trackers:
             for gauge in (*of_partitions, metrics.commit_gap, metrics.admissible, metrics.retry_overdue):
                 gauge.remove(tp.topic, str(tp.partition))
         if self._assignment is held:

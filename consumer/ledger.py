@@ -294,7 +294,7 @@ class Ledger:
             else:
                 self._pending.append(item)
         if clean:
-            moved = {partition for partition, tracker in self._trackers.items() if not tracker.outstanding}
+            moved = {partition for partition, tracker in self._trackers.items() if tracker.clean}
         return _Batch(done, {partition: self._commit(partition, clean=clean) for partition in sorted(moved)})
 
     def _fits(self, partition: TopicPartition, offset: int) -> bool:

@@ -52,30 +52,18 @@ class Link(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """Where a partition goes on.
-
-    Attributes:
-        maybe_sent_below: records below it may have been sent by an owner that did not close cleanly.
-    """
-
-    tracker: Tracker
-    maybe_sent_below: int
-
-
-@dataclass(frozen=True, slots=True)
 class Taken:
     """Partitions that were taken over.
 
     Attributes:
         own_ids: the member's two transactional ids, those of its lowest partition.
         producers: of these two, (producer id, epoch).
-        starts: where each partition goes on.
+        trackers: where each partition goes on.
     """
 
     own_ids: tuple[str, str]
     producers: Mapping[str, tuple[int, int]]
-    starts: Mapping[TopicPartition, Start]
+    trackers: Mapping[TopicPartition, Tracker]
 
 
 class Takeover:
@@ -120,20 +108,20 @@ class Takeover:
         beginnings = await self._logs.beginning_offsets(partitions)
         ends = await self._logs.end_offsets(partitions)
         firsts = await self._firsts([tp for tp in partitions if committed[tp].offset < 0], beginnings, ends)
-        starts = {}
+        trackers = {}
         for tp, pair in zip(partitions, ids, strict=True):
             if committed[tp].offset >= 0:
                 log_holds = tp not in made_anew and beginnings[tp] <= committed[tp].offset <= ends[tp]
-                starts[tp] = (
+                trackers[tp] = (
                     self._go_on(tp, committed[tp], ends[tp])
                     if log_holds
                     else self._begin_anew(tp, committed[tp].offset, beginnings[tp])
                 )
             elif any(producers[one][1] > 0 for one in pair):
-                starts[tp] = self._offset_gone(tp, firsts[tp], ends[tp])
+                trackers[tp] = self._offset_gone(tp, firsts[tp], ends[tp])
             else:
-                starts[tp] = self._begin(tp, firsts[tp])
-        return Taken(ids[0], {one: producers[one] for one in ids[0]}, starts)
+                trackers[tp] = self._begin(tp, firsts[tp])
+        return Taken(ids[0], {one: producers[one] for one in ids[0]}, trackers)
 
     async def _firsts(
         self,
@@ -155,7 +143,7 @@ class Takeover:
             firsts = {tp: first if first == beginnings[tp] else ends[tp] for tp, first in firsts.items()}
         return firsts | waiting
 
-    def _begin(self, tp: TopicPartition, first: int) -> Start:
+    def _begin(self, tp: TopicPartition, first: int) -> Tracker:
         log.info(
             "takeover.no_offset",
             topic=tp.topic,
@@ -163,9 +151,9 @@ class Takeover:
             start_from=str(self._start_from),
             offset=first,
         )
-        return Start(Tracker(first), first)
+        return Tracker(first)
 
-    def _offset_gone(self, tp: TopicPartition, first: int, end: int) -> Start:
+    def _offset_gone(self, tp: TopicPartition, first: int, end: int) -> Tracker:
         """No offset, though a member was here before: its producer's epoch is not the first one."""
         log.error(
             "takeover.offsets_gone",
@@ -176,9 +164,9 @@ class Takeover:
             "orders past their deadline end as expired",
         )
         self._metrics.offsets_gone.inc()
-        return Start(Tracker(first), end)
+        return Tracker(first, maybe_sent_below=end)
 
-    def _begin_anew(self, tp: TopicPartition, committed: int, beginning: int) -> Start:
+    def _begin_anew(self, tp: TopicPartition, committed: int, beginning: int) -> Tracker:
         """The log was cut or made anew: what stands there now has never been read."""
         log.warning(
             "takeover.offset_out_of_range",
@@ -188,11 +176,11 @@ class Takeover:
             beginning=beginning,
         )
         self._metrics.maps_ignored.labels(OUT_OF_RANGE).inc()
-        return Start(Tracker(beginning), beginning)
+        return Tracker(beginning)
 
-    def _go_on(self, tp: TopicPartition, committed: CommittedOffset, end: int) -> Start:
+    def _go_on(self, tp: TopicPartition, committed: CommittedOffset, end: int) -> Tracker:
         if not committed.metadata:
-            return Start(Tracker(committed.offset), committed.offset)
+            return Tracker(committed.offset)
         found = decode_map(committed.metadata, self._cluster_id, committed.offset)
         if isinstance(found, UnusableMap):
             log.warning(
@@ -203,5 +191,5 @@ class Takeover:
                 why=found.why,
             )
             self._metrics.maps_ignored.labels(found.why).inc()
-            return Start(Tracker(committed.offset), end)
-        return Start(Tracker(committed.offset, found.done), committed.offset if found.clean else end)
+            return Tracker(committed.offset, maybe_sent_below=end)
+        return Tracker(committed.offset, found.done, maybe_sent_below=0 if found.clean else end)

@@ -8,8 +8,11 @@
    `broker/test_network` (latency, slices, resets, half-open connections).
 2. *One final outcome for each order*, as a `read_committed` reader sees it, under an `outcome_id` that every
    repetition shares. The same suites; `core/test_outcomes` for the id, `test_schemas` for folding several pushes.
-3. *In one member: at most `max_in_flight` calls at once, one for a plate, one for an event_id.* `test_delivery`,
-   `test_flow`; `simulation`, which also explains every overlap of two members; the gateway's journal in `broker`.
+   Where an earlier call whose answer nobody heard may have brought the coupon, it says so (`attempts.ambiguous`):
+   `simulation`, `core/test_retries`, `broker/test_service`.
+3. *In one member: at most `max_in_flight` calls at once, one for a plate, one for an event_id, and a car's in the order
+   of each partition.* `test_delivery`, `test_flow`; `simulation`, which also explains every overlap of two members; the
+   gateway's journal in `broker`.
 4. *A platform that is slow, failing or away costs no membership, no place and no event.* `broker/test_service`,
    `broker/test_waiting` (Kafka away), `broker/test_memory` (a deep backlog before a hanging platform).
 5. *Memory is bounded by settings, whatever the lag.* `test_intake`, `broker/test_memory`.

@@ -34,10 +34,14 @@ class Tracker:
 
     Attributes:
         position: one beyond the highest offset taken or known to be done.
+        maybe_sent_below: records below it may have been sent by an owner that did not close cleanly.
     """
 
-    def __init__(self, frontier: int, done: Iterable[tuple[int, int]] = ()) -> None:
+    def __init__(
+        self, frontier: int, done: Iterable[tuple[int, int]] = (), *, maybe_sent_below: int = 0
+    ) -> None:
         """`done` holds half-open ranges [start, end) beyond the frontier, as `decode_map` returns them."""
+        self.maybe_sent_below = maybe_sent_below
         self._frontier = frontier
         self.position = frontier
         self._starts: list[int] = []
@@ -55,6 +59,11 @@ class Tracker:
     def outstanding(self) -> bool:
         """True while a record is taken and not done."""
         return self._frontier < self.position
+
+    @property
+    def clean(self) -> bool:
+        """True while of all that is not done nothing was sent: by this owner, or by one before it."""
+        return not self.outstanding and self._frontier >= self.maybe_sent_below
 
     def take(self, offset: int) -> bool:
         """A record has come: True if it is to be done, False if it is done already or under way."""

@@ -142,3 +142,16 @@ def test_a_map_with_every_other_of_many_offsets_is_read_at_once() -> None:
 
 def test_a_stuck_head_with_a_million_done_behind_it_is_a_tiny_map() -> None:
     assert len(encode_map("cluster", 0, [(1, 1_000_000)], clean=False)) < 40
+
+
+def test_what_an_owner_before_may_have_sent_stays_in_doubt_until_it_is_done() -> None:
+    tracker = Tracker(4, maybe_sent_below=6)
+
+    assert not tracker.clean
+    assert tracker.take(4)
+    tracker.finish(4)
+    assert not tracker.outstanding
+    assert not tracker.clean  # 5 was not taken: the next owner has to know what this one was told
+    assert tracker.take(5)
+    tracker.finish(5)
+    assert tracker.clean

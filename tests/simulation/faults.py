@@ -331,6 +331,11 @@ class Faults:
         topic = self._rng.choice((EVENTS, OUTCOMES, self._crew.world.retry_topics[0]))
         self._at(self._when(), "more partitions", topic, lambda: self._kafka.add_partitions(topic, 1))
 
+    def _ids_expire(self) -> None:
+        """As if nobody had written for a week: the coordinator knows none of them any more."""
+        for _ in range(self._rng.randint(1, 3)):
+            self._at(self._when(), "forgotten", "transactional ids", self._kafka.expire_ids)
+
     def _platform_hangs(self) -> None:
         at = self._when()
         ends = at + self._rng.uniform(1.0, 6.0)
@@ -375,6 +380,7 @@ THEMES: Mapping[str, Callable[[Faults], None]] = {
         Faults._coordinators_move,
         Faults._slow_broker,
         Faults._topics_grow,
+        Faults._ids_expire,
         Faults._platform_hangs,
         Faults._platform_fails,
         Faults._platform_slow,

@@ -39,6 +39,19 @@ class Expected:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where an order stands in a log.
+
+    Attributes:
+        index: within its record.
+    """
+
+    tp: TopicPartition
+    offset: int
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """What a group has committed of a partition."""
 
@@ -57,6 +70,7 @@ class History:
         expected: by outcome_id.
         waits: each order's retries that became visible: attempts so far.
         place: where each push waits now, by its number.
+        turns: which push of a car was called for last, by the assignment, the partition and the plate.
         overlaps: calls under way at the same time in two processes, by what explains them.
     """
 
@@ -68,7 +82,8 @@ class History:
     outcomes: defaultdict[str, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
     letters: Counter[str] = field(default_factory=Counter)
     waits: defaultdict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    place: dict[int, TopicPartition] = field(default_factory=dict)
+    place: dict[int, "Place"] = field(default_factory=dict)
+    turns: dict[tuple[Any, TopicPartition, str], "Place"] = field(default_factory=dict)
     done: dict[TopicPartition, Done] = field(default_factory=dict)
     overlaps: Counter[str] = field(default_factory=Counter)
 
@@ -98,7 +113,8 @@ class History:
             identity = _header(record, "coupon_outcome_id")
             self.waits[identity].append(context.attempts.count)
             if (expected := self.expected.get(identity)) and expected.push:
-                self.place[expected.push.number] = TopicPartition(topic, record.partition)
+                where = TopicPartition(topic, record.partition)
+                self.place[expected.push.number] = Place(where, record.offset)
 
 
 def read_done(offset: int, metadata: str) -> Done:
@@ -196,6 +212,16 @@ def one_member_calls_in_turn(history: History, call: Call) -> Found:
             yield f"{call.process.name} calls for {call.push.number} while it calls for {other.push.number}"
 
 
+def a_car_is_served_in_turn(history: History, call: Call, assignment: object) -> Found:
+    """What one member owns it calls for in the log's order, for each car: the first calls, and those of a retry topic."""
+    place = history.place[call.push.number]
+    key = assignment, place.tp, call.push.plate
+    last = history.turns.get(key, place)
+    if (place.offset, place.index) < (last.offset, last.index):
+        yield f"{call.process.name} calls for {place} after {last}, of the same car"
+    history.turns[key] = place
+
+
 def members_overlap_for_a_reason(history: History, call: Call) -> Found:
     """Calls of two members for one plate or event_id: after a crash, by a zombie, or of separate partitions."""
     for process, calls in history.platform.under_way.items():
@@ -206,7 +232,7 @@ def members_overlap_for_a_reason(history: History, call: Call) -> Found:
                 history.overlaps["crash"] += 1
             elif history.is_zombie(process) or history.is_zombie(call.process):
                 history.overlaps["zombie"] += 1
-            elif other.push is not call.push and _place(history, other) != _place(history, call):
+            elif other.push is not call.push and _partition(history, other) != _partition(history, call):
                 history.overlaps["separate partitions"] += 1
             else:
                 yield f"{call.process.name} calls for {call.push.number}, {process.name} for {other.push.number}"
@@ -216,8 +242,8 @@ def _shares(one: Call, other: Call) -> bool:
     return one.push.plate == other.push.plate or one.push.event_id == other.push.event_id
 
 
-def _place(history: History, call: Call) -> TopicPartition | None:
-    return history.place.get(call.push.number)
+def _partition(history: History, call: Call) -> TopicPartition:
+    return history.place[call.push.number].tp
 
 
 # -- When a request is sent, and when the group loses a member ----------------------------------------
@@ -284,6 +310,10 @@ def outcomes_tell_what_the_platform_did(history: History) -> Found:
             yield f"{event_id} was granted once, and its outcomes say {words}"
         if not {"granted", "already_granted"} & set(words):
             yield f"{event_id} was granted, and its outcomes say {words}"
+        elif "granted" not in words and not any(
+            outcome["attempts"]["ambiguous"] for outcome in told[event_id]
+        ):
+            yield f"{event_id} was granted, and no outcome says that the coupon may be ours"
 
 
 def _outcomes_of(change: Change) -> list[str]:

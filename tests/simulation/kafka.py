@@ -202,6 +202,11 @@ class FakeKafka:
         """As an operator does, or a week without members."""
         self.group(group).offsets.clear()
 
+    def expire_ids(self) -> None:
+        """Every transactional id that is not in a transaction."""
+        for name in self.transactions.idle:
+            self.expire_producer(name)
+
     def expire_producer(self, transactional_id: str) -> None:
         """As a week without a transaction does."""
         self.transactions.expire(transactional_id)

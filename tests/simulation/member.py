@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from random import Random
 from typing import Any
 
@@ -58,14 +59,23 @@ class Member:
         bugs: exceptions that ended it.
         leaving: it was told to stop.
         consumer: its place in the group, while it has one.
+        slot: which of the members that should run it is, counted from 0.
     """
 
     isolation_level = "read_committed"
 
     def __init__(
-        self, name: str, world: World, loop: VirtualLoop, kafka: FakeKafka, platform: Platform, rng: Random
+        self,
+        name: str,
+        slot: int,
+        world: World,
+        loop: VirtualLoop,
+        kafka: FakeKafka,
+        platform: Platform,
+        rng: Random,
     ) -> None:
         self.process = Process(name)
+        self.slot = slot
         self.bugs: list[BaseException] = []
         self.leaving = False
         self.intake: Intake | None = None
@@ -168,6 +178,7 @@ class Member:
             session_timeout=timing.session,
             rebalance_timeout=timing.rebalance,
             heartbeat_interval=timing.heartbeat,
+            instance_id=f"slot-{self.slot}" if self._world.static_members else None,
             isolation_level=self.isolation_level,
         )
         try:
@@ -249,7 +260,7 @@ class Crew:
         members: all that ever were, in their order.
     """
 
-    def __init__(self, world: World, make: Callable[[str], Member], loop: VirtualLoop) -> None:
+    def __init__(self, world: World, make: Callable[[str, int], Member], loop: VirtualLoop) -> None:
         self.world = world
         self.members: list[Member] = []
         self.closing = False
@@ -313,6 +324,8 @@ class Crew:
 
     def _start_missing(self) -> None:
         while not self.closing and len(self.staying) < self._wanted:
-            member = self._make(f"member-{len(self.members) + 1}")
+            taken = {member.slot for member in self.running}
+            slot = next(number for number in count() if number not in taken)
+            member = self._make(f"member-{len(self.members) + 1}", slot)
             self.members.append(member)
             member.start()

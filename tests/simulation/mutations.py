@@ -11,7 +11,7 @@ from typing import Any
 from consumer import intake, takeover, transactions
 from consumer.core.events import NO_ATTEMPTS, Record, RetryContext
 from consumer.core.headers import read_retry
-from consumer.core.offsets import UnusableMap, decode_map
+from consumer.core.offsets import Tracker, UnusableMap, decode_map
 from consumer.intake import Intake
 from consumer.ledger import Ledger
 from consumer.link import (
@@ -52,7 +52,7 @@ def _membership_now(writer: Any) -> Membership:
     """As the consumer would tell it now, -1 and an empty id included."""
     consumer = writer._link.consumer
     now = object.__new__(Membership)
-    fields = (GROUP, consumer._generation, consumer._member_id, None)
+    fields = (GROUP, consumer._generation, consumer._member_id, consumer._instance_id)
     for name, value in zip(("group", "generation", "member_id", "instance_id"), fields, strict=True):
         object.__setattr__(now, name, value)
     return now
@@ -404,6 +404,15 @@ def one_id_instead_of_two() -> Iterator[None]:
         return await recover(self, deadline)
 
     with _replaced((TransactionWriter, "recover", recover_under_the_same)):
+        yield
+
+
+# -- What may have been sent ------------------------------------------------------------------------
+
+
+@_mutation
+def doubt_forgotten_by_who_closes() -> Iterator[None]:
+    with _replaced((Tracker, "clean", property(lambda tracker: not tracker.outstanding))):
         yield
 
 

@@ -18,7 +18,7 @@ from consumer.core.offsets import encode_map
 from consumer.link import TopicPartition
 from tests.simulation import group, invariants
 from tests.simulation.faults import CALL, Faults
-from tests.simulation.invariants import Expected, History
+from tests.simulation.invariants import Expected, History, Place
 from tests.simulation.kafka import CLUSTER_ID, Change, FakeKafka, Fault, RecordsVisible, TransactionEnded
 from tests.simulation.member import Crew, Member
 from tests.simulation.platform import Call, Platform
@@ -174,12 +174,12 @@ class Run:
             identity = f"{CLUSTER_ID}/{EVENTS}/{event.partition}/{offset}/{index}"
             ends = push.ends if push is not None else frozenset({event.ends})
             if push is not None:
-                self.history.place[push.number] = place
+                self.history.place[push.number] = Place(place, offset, index)
             self.history.expected[identity] = Expected(place, ends, push, certain=not event.compacted)
 
-    def _member(self, name: str) -> Member:
+    def _member(self, name: str, slot: int) -> Member:
         seed = self.world.seed
-        return Member(name, self.world, self._loop, self.kafka, self.platform, stream(seed, name))
+        return Member(name, slot, self.world, self._loop, self.kafka, self.platform, stream(seed, name))
 
     # -- What happens, as it happens ----------------------------------------------------------------
 
@@ -225,6 +225,11 @@ class Run:
         self.faults.at_request(call.process, CALL, call)
         for invariant in invariants.AT_CALLS:
             self._judge(invariant, invariant(self.history, call))
+        self._judge(invariants.a_car_is_served_in_turn, self._in_turn(call))
+
+    def _in_turn(self, call: Call) -> Iterable[str]:
+        intake = self.crew.of(call.process).intake
+        return invariants.a_car_is_served_in_turn(self.history, call, intake and intake._assignment)
 
     def _is_zombie(self, process: Process) -> bool:
         """It acts for an assignment that the group has given to others."""

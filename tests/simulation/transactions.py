@@ -71,6 +71,12 @@ class TransactionCoordinator:
     def names(self) -> list[str]:
         return list(self._by_name)
 
+    @property
+    def idle(self) -> list[str]:
+        """Those that could expire."""
+        busy = (State.ONGOING, *_PREPARED)
+        return [name for name, each in self._by_name.items() if each.state not in busy]
+
     def init(self, name: str, timeout: float) -> tuple[int, int, int]:
         """(error code, producer id, epoch). What is open is aborted first, under the next epoch."""
         found = self._by_name.get(name)

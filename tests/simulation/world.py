@@ -109,6 +109,7 @@ class World:
     Attributes:
         old_broker: it forgets pending offsets as Kafka did up to 3.9.
         copied_map: the group begins with an offset map that was written for another offset.
+        static_members: each has a name of its own in the group, and whoever is started in its place has it too.
         trouble_until: when faults stop, and the platform answers well.
     """
 
@@ -124,6 +125,7 @@ class World:
     flush_records: int
     old_broker: bool
     copied_map: bool
+    static_members: bool
     trouble_until: float = 12.0
 
     @property
@@ -161,6 +163,7 @@ def draw(seed: int) -> World:
         flush_records=rng.choice((1, 5, 300)),
         old_broker=rng.random() < 0.4,
         copied_map=rng.random() < 0.1,
+        static_members=rng.random() < 0.25,
     )
 
 
