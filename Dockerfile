@@ -1,21 +1,44 @@
-# Any image with glibc and Python 3.11 to 3.13 (aiokafka has no wheels for musl); on Debian's own, python3-venv too.
+# Any image with glibc (aiokafka has no wheels for musl), Python 3.11 to 3.13 with venv, certificates and time zones.
 ARG BASE=python:3.13-slim-bookworm
 
-FROM ${BASE} AS build
-RUN python3 -m venv /app
+FROM ${BASE} AS dependencies
+# What the base lacks is told here, not by the first call that fails.
+RUN test -s /etc/ssl/certs/ca-certificates.crt && test -s /usr/share/zoneinfo/Asia/Shanghai
 WORKDIR /src
-COPY requirements/run.txt requirements/
-RUN /app/bin/pip install --no-cache-dir --require-hashes -r requirements/run.txt
+RUN python3 -m venv /build && python3 -m venv --without-pip /app
+COPY requirements/image.txt requirements/run.txt requirements/
+# A package index of your own: --build-arg PIP_INDEX_URL=..., or, with a password in it, --secret id=pip,src=pip.conf.
+# Behind a proxy with a CA of its own: --secret id=ca,src=bundle.pem --build-arg PIP_CERT=/run/secrets/ca.
+# Neither gets into the image, of which this is another stage.
+ARG PIP_INDEX_URL PIP_CERT
+# Wheels only: what is built from source would ask for tools that no lock names.
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ONLY_BINARY=:all: PIP_REQUIRE_HASHES=1
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf --mount=type=secret,id=ca \
+    /build/bin/pip install -r requirements/image.txt && \
+    /build/bin/pip --python /app/bin/python3 install -r requirements/run.txt
+
+FROM dependencies AS build
 COPY pyproject.toml README.md LICENSE ./
 COPY consumer consumer
 COPY schemas schemas
-# docker build --build-arg COMMIT="$(git describe --always --dirty)": what `charging-coupon --version` tells.
+# What `charging-coupon --version` tells.
 ARG COMMIT=
+# To /service, so that a change of ours is a layer of its own, without the dependencies.
 RUN if [ -n "$COMMIT" ]; then echo "$COMMIT" > consumer/COMMIT; fi && \
-    /app/bin/pip install --no-cache-dir --no-deps .
+    /build/bin/hatchling build -t wheel -d /wheel && \
+    PIP_REQUIRE_HASHES=0 /build/bin/pip --python /app/bin/python3 install --no-index --no-deps --prefix /service /wheel/*.whl
+# The wheels with their licences; what BASE brings beside Python's packages, a scanner of images tells.
+RUN /build/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o /service/sbom.cdx.json /app/bin/python3
+
+# docker build --target sbom --output . .
+FROM scratch AS sbom
+COPY --from=build /service/sbom.cdx.json /
 
 FROM ${BASE}
-COPY --from=build /app /app
+# Some bases leave these files out, and on a read-only root every start would compile the standard library anew.
+RUN python3 -m compileall -q -x '/(tests?|lib2to3|idlelib)/' "$(python3 -c 'import os; print(os.path.dirname(os.__file__))')"
+COPY --from=dependencies /app /app
+COPY --from=build /service /app
 ENV PATH=/app/bin:$PATH
 # By number, so that Kubernetes can see that it is not root.
 USER 10001:10001
@@ -23,3 +46,11 @@ EXPOSE 8080
 # Exec form: SIGTERM reaches the service itself, which drains and ends with 0.
 ENTRYPOINT ["charging-coupon"]
 CMD ["run"]
+# Last: a new commit is no reason to make the layers above again.
+ARG VERSION=0.1.0
+ARG COMMIT=
+LABEL org.opencontainers.image.title="charging-coupon" \
+      org.opencontainers.image.description="Turns charging-completed events from Kafka into parking coupons, exactly one outcome an order." \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.version="$VERSION" \
+      org.opencontainers.image.revision="$COMMIT"

@@ -144,10 +144,11 @@ def test_every_value_is_described() -> None:
     assert [path for path in leaves if not any(path[:length] in described for length in range(1, 9))] == []
 
 
-def test_its_app_version_is_the_projects() -> None:
+def test_its_app_version_and_the_images_are_the_projects() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 
     assert yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))["appVersion"] == project["version"]
+    assert f"ARG VERSION={project['version']}\n" in (ROOT / "Dockerfile").read_text("utf-8")
 
 
 def test_its_schema_is_closed_wherever_the_values_are_ours() -> None:

@@ -4,6 +4,8 @@ Exit codes: 0 done, 1 failed unexpectedly or found something wrong, 2 wrong conf
 arguments, 3 Kafka cannot be reached, 4 Kafka or the platform refuses us, 130 interrupted.
 """
 
+import os
+import signal
 import subprocess
 import sys
 import traceback
@@ -120,6 +122,8 @@ def _common(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command and ends the process with its exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if os.getpid() == 1:  # the kernel lets a container's first process ignore what it does not handle
+        signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     try:
         app(arguments, prog_name="charging-coupon")
     except KeyboardInterrupt:

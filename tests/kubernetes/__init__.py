@@ -1,0 +1,1 @@
+"""The image and the chart where they run: by podman, and on a cluster."""
