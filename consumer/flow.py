@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
 from types import TracebackType
@@ -27,6 +28,7 @@ from consumer.core.events import Wait
 from consumer.core.limits import AdaptiveLimit, LimitPolicy
 from consumer.core.rates import Share, TokenBucket
 from consumer.core.replies import Reply, Then
+from consumer.core.status import AccountStatus, Limits
 from consumer.metrics import Metrics
 
 log: FilteringBoundLogger = structlog.get_logger()
@@ -200,7 +202,7 @@ class Flow:
         return {account: gate.reason for account, gate in self._gates.items() if gate.open}
 
     @property
-    def pause_reason(self) -> str | None:
+    def pause_reason(self) -> Hold | None:
         """`config_alarm` or `breaker` while taking in more records would help nobody: every account's breaker is open.
 
         And there is an order to probe with. After a rebalance there may be none; then intake
@@ -210,9 +212,22 @@ class Flow:
         if not gates or not all(gate.open for gate in gates) or not any(gate.orders for gate in gates):
             return None
         stopped = all(gate.breaker.why is Why.STOP for gate in gates)
-        return (
-            Hold.CONFIG_ALARM if stopped else Hold.BREAKER
-        ).value  # a key of /readyz: JSON knows only plain texts
+        return Hold.CONFIG_ALARM if stopped else Hold.BREAKER
+
+    def limits(self) -> Limits:
+        """What this member may do at once."""
+        bucket = self.bounds.bucket
+        return Limits(
+            in_flight=self.in_flight,
+            max_in_flight=self.max_in_flight,
+            share=self.share.of_rate,
+            rate=None if bucket is None else bucket.rate,
+            fleet_in_flight=self.bounds.most,
+        )
+
+    def status_of(self, account: str, *, state: str, endpoint: str) -> AccountStatus:
+        """How an account of the rules stands; what they say of it is for the caller to add."""
+        return self._gates[account].status(state, endpoint)
 
     # -- What accounts share --------------------------------------------------------------------------
 
@@ -354,6 +369,7 @@ class _Gate:
         look_in: seconds after which that may be over; infinite where it ends with a call.
         in_turn: it is among those that wait for what accounts share.
         reason: label of the reply that opened the breaker.
+        since: when it was opened, seconds since the epoch; it counts until the breaker is closed.
 
     """
 
@@ -372,6 +388,7 @@ class _Gate:
         self.look_in = float("inf")
         self.in_turn = False
         self.reason = ""
+        self.since = 0.0
         self._url: str | None = None
         self._timer: asyncio.TimerHandle | None = None
         metrics = flow.metrics
@@ -392,6 +409,27 @@ class _Gate:
     def orders(self) -> int:
         """Here, or calling."""
         return len(self.waiting) + self.in_flight
+
+    def status(self, state: str, endpoint: str) -> AccountStatus:
+        """As of now."""
+        breaker, bucket = self.breaker, self.bounds.bucket
+        probe_in = breaker.probe_in(self.flow.monotonic())
+        return AccountStatus(
+            name=self.account,
+            state=state,
+            endpoint=endpoint,
+            breaker=breaker.state,
+            breaker_why=breaker.why,
+            code=self.reason if breaker.shut else None,
+            since=datetime.fromtimestamp(self.since, UTC) if breaker.shut else None,
+            probe_in_seconds=None if probe_in == float("inf") else probe_in,
+            limit=self.limit.limit if self.limit else self.flow.max_in_flight,
+            in_flight=self.in_flight,
+            most_in_flight=self.bounds.most,
+            rate=None if bucket is None else bucket.rate,
+            waiting=len(self.waiting),
+            held_by=self.held,
+        )
 
     def use(self, bounds: AccountBounds | None) -> None:
         """What the rules say of the account now; nothing is said where only its name is known."""
@@ -581,11 +619,10 @@ class _Gate:
         )
 
     def _note_open(self, why: Why, reply: Reply) -> None:
-        self.reason = reply.label
+        self.reason, self.since = reply.label, self.flow.wall()
         self._opened[why].inc()
 
     def _note_answer(self) -> None:
-        self.reason = ""
         self._alarm.set(0)
         log.info("the platform answers this account again", account=self.account)
 

@@ -25,6 +25,7 @@ from consumer.core.events import Coordinates, Record, RetryContext
 from consumer.core.headers import read_replay, read_retry
 from consumer.core.offsets import Tracker
 from consumer.core.outcomes import Resolution
+from consumer.core.status import LedgerStatus, Memory, PartitionStatus
 from consumer.ledger import Done, Ledger, partition_of
 from consumer.link import Membership, TopicPartition, words
 from consumer.logs import Intervals
@@ -280,6 +281,39 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         """Topics that are paused because nothing in them can be read."""
         return [topic for topic in self._unreadable if self._is_unreadable(topic)]
 
+    def partition_statuses(self) -> list[PartitionStatus]:
+        """Each partition that records are taken from, as of now."""
+        held = self._assignment
+        return [] if held is None else [self._partition_status(held, tp) for tp in sorted(held.trackers)]
+
+    def _partition_status(self, held: Assignment, partition: TopicPartition) -> PartitionStatus:
+        tracker, end = held.trackers[partition], self._end(partition)
+        return PartitionStatus(
+            topic=partition.topic,
+            partition=partition.partition,
+            waits=partition.topic in self._retry_topics,
+            lag=None if end is None else max(0, end - tracker.frontier),
+            frontier=tracker.frontier,
+            position=tracker.position,
+            under_way=held.by_partition[partition],
+            map_bytes=held.ledger.map_bytes(partition),
+            paused=self._paused.get(partition),
+            due_at=held.not_due.get(partition),
+        )
+
+    def memory(self) -> Memory:
+        """What is held, and may be."""
+        held, bounds = self._assignment, self._bounds
+        records, size = (held.records, held.bytes) if held is not None else (0, 0)
+        return Memory(records, bounds.records, size, bounds.bytes)
+
+    def ledger_status(self) -> LedgerStatus:
+        """Of the assignment's ledger, as of now."""
+        if self._assignment is None:
+            return LedgerStatus()
+        ledger = self._assignment.ledger
+        return LedgerStatus(open=True, trouble=ledger.trouble, stuck=ledger.stuck, pending=ledger.pending)
+
     def _is_unreadable(self, topic: str) -> bool:
         return 0 < self._bounds.unreadable <= self._unreadable[topic]
 
@@ -453,8 +487,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             due_at = next(iter(held.dues.get(partition, {}).values()), None)
             overdue = 0.0 if due_at is None else (self._clock() - due_at).total_seconds()
             self._metrics.retry_overdue.labels(*labels).set(max(0.0, overdue))
-        ends = (self._consumer.highwater(partition), self._ends.get(partition))
-        end = max((each for each in ends if each is not None), default=None)
+        end = self._end(partition)
         if end is None:
             return
         self._metrics.lag.labels(*labels).set(max(0, end - tracker.frontier))
@@ -465,6 +498,11 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             self._metrics.admissible.labels(*labels).set(
                 0 if held_up else ahead + held.by_partition[partition]
             )
+
+    def _end(self, partition: TopicPartition) -> int | None:
+        """Where its log ends, as far as that is known."""
+        ends = (self._consumer.highwater(partition), self._ends.get(partition))
+        return max((each for each in ends if each is not None), default=None)
 
     # -- One record -----------------------------------------------------------------------------------
 

@@ -229,13 +229,22 @@ class Ledger:
         self._work.set()
 
     @property
+    def pending(self) -> int:
+        """Records that have ended and are in no transaction yet."""
+        return len(self._pending)
+
+    def map_bytes(self, partition: TopicPartition) -> int:
+        """Size of the partition's offset map as it was last written."""
+        return self._map_bytes.get(partition, 0)
+
+    @property
     def doubtful(self) -> bool:
         """Whoever joins again after this assignment needs a new generation: see `Writer`."""
         return self._writer.doubtful
 
     def full(self, partition: TopicPartition) -> bool:
         """The partition's offset map is nearly full: it must take no new records."""
-        return self._map_bytes.get(partition, 0) >= FULL_MAP_BYTES
+        return self.map_bytes(partition) >= FULL_MAP_BYTES
 
     async def run(self) -> str | None:
         """Write until closed (None), or until the assignment is lost: why.
@@ -299,7 +308,7 @@ class Ledger:
 
     def _fits(self, partition: TopicPartition, offset: int) -> bool:
         """Close to the map's limit, only what moves the frontier, and so shortens the map, may go out."""
-        return self._map_bytes.get(partition, 0) < FULL_MAP_BYTES or self._shortens(partition, offset)
+        return self.map_bytes(partition) < FULL_MAP_BYTES or self._shortens(partition, offset)
 
     def _shortens(self, partition: TopicPartition, offset: int) -> bool:
         tracker = self._trackers[partition]

@@ -4,6 +4,7 @@ Prefix `coupon_`. Labels are closed sets or names from the loaded configuration,
 capped, then `other`; never a plate, an order or a message.
 """
 
+from collections import Counter as Counts
 from collections.abc import Iterable, Mapping
 from itertools import islice
 
@@ -303,6 +304,17 @@ class Metrics:
         for reason in Reason:
             self.dead_letters.labels(Outcome.INVALID, reason)
 
+    def totals(self) -> dict[str, Counts[str]]:
+        """Counted so far, for people: by the one label that says most, under the names that the status page has."""
+        return {
+            "records": _summed(self.records, "topic"),
+            "replies": _summed(self.requests, "code"),
+            "outcomes": _summed(self.outcomes, "outcome"),
+            "retries": _summed(self.retries_later, "topic"),
+            "dead_letters": _summed(self.dead_letters, "outcome"),
+            "transactions": _summed(self.transactions, "result"),
+        }
+
     def count_order(
         self, outcome: Outcome, *, account: str | None, rule: str | None, lot: str | None
     ) -> None:
@@ -313,3 +325,12 @@ class Metrics:
             self.orders_by_rule.labels(of_account, rule if rule in rules else OTHER, outcome).inc()
         if lot is not None:
             self.orders_by_lot.labels(lot if lot in lots else OTHER, outcome).inc()
+
+
+def _summed(counter: Counter, label: str) -> Counts[str]:
+    sums: Counts[str] = Counts()
+    for family in counter.collect():
+        for sample in family.samples:
+            if sample.name.endswith("_total"):
+                sums[sample.labels[label]] += int(sample.value)
+    return sums

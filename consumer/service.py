@@ -3,11 +3,12 @@
 import asyncio
 import platform
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 import structlog
@@ -20,6 +21,20 @@ from consumer.core.outcomes import OutcomeContext
 from consumer.core.rates import Share
 from consumer.core.retries import RetryPolicy
 from consumer.core.rules import RuleBook
+from consumer.core.status import (
+    OF_A_FLUSH,
+    RECENT,
+    AccountStatus,
+    LedgerStatus,
+    Memory,
+    Recent,
+    RulesStatus,
+    Status,
+    Window,
+    printable,
+    tiers_of,
+    with_texts,
+)
 from consumer.credentials import Credentials
 from consumer.delivery import Delivery
 from consumer.flow import FleetBounds, Flow
@@ -27,6 +42,7 @@ from consumer.gateway import HttpGateway
 from consumer.intake import Intake
 from consumer.ledger import Done, Encoder, Ledger
 from consumer.link import Membership, TopicPartition
+from consumer.logs import cleaned
 from consumer.metrics import Metrics
 from consumer.rulebook import Files
 from consumer.rulebook.watching import Watcher
@@ -42,6 +58,12 @@ STUCK_SECONDS = 120.0
 
 SUMMARY_SECONDS = 10.0
 LOOP_SECONDS = 0.02
+
+COUNT_SECONDS = 2.0
+"""How often it is noted what is counted so far, so that the status page can tell of the last minute."""
+
+MOST_PROBLEMS = 20
+"""On a page; the log has them all."""
 
 
 class Service:
@@ -65,6 +87,10 @@ class Service:
         self.rules = rules
         self.metrics = Metrics(registry if registry is not None else CollectorRegistry())
         self.port: int | None = None
+        self._started_at = self._rules_at = datetime.now(UTC)
+        self._window = Window(time.monotonic(), self.metrics.totals())
+        self._recent: deque[Recent] = deque(maxlen=RECENT)
+        self._committed_at: datetime | None = None
         way = settings.gateway
         ways_secrets = [name for name in (way.key_password, way.proxy_credentials) if name]
         certificates = [file for file in (way.ca_file, way.certificate_file, way.key_file) if file]
@@ -126,6 +152,7 @@ class Service:
                 port=self.port,
             )
             await stack.enter_async_context(_beside(self._watch_loop()))
+            await stack.enter_async_context(_beside(self._count()))
             await stack.enter_async_context(_beside(self._credentials.watch()))
             if self._watcher is not None:
                 await stack.enter_async_context(_beside(self._watcher.run()))
@@ -173,7 +200,7 @@ class Service:
                 encoder=encoder,
                 bounds=ledger.Bounds(settings.ledger.flush_interval, settings.ledger.flush_records),
                 metrics=self.metrics,
-                on_committed=on_committed,
+                on_committed=lambda done: self._committed(done, on_committed),
             )
 
         delivery = Delivery(
@@ -218,6 +245,15 @@ class Service:
             return
         await self._intake.run()
 
+    def _committed(self, done: Sequence[Done], on_committed: Callable[[Sequence[Done]], None]) -> None:
+        """A flush: of its last orders a few words are kept for the status page."""
+        on_committed(done)
+        self._committed_at = datetime.now(UTC)
+        entries = chain.from_iterable(reversed(item.entries) for item in reversed(done))
+        latest = (entry.resolution for entry in entries if entry.resolution is not None)
+        plates = self._privacy.plates
+        self._recent.extend(reversed([Recent.of(each, plates) for each in islice(latest, OF_A_FLUSH)]))
+
     def _divide(
         self,
         partitions_of: Callable[[str], Collection[int] | None],
@@ -247,7 +283,7 @@ class Service:
         changed = {
             name for name, account in rules.accounts.items() if before.get(name) not in (None, account)
         }
-        self.rules = rules
+        self.rules, self._rules_at = rules, datetime.now(UTC)
         self._flow.use_accounts(rules.accounts, changed)
         self._heed(self._credentials.use(secrets))
         self._tell_rules(rules)
@@ -304,25 +340,22 @@ class Service:
             await asyncio.sleep(LOOP_SECONDS)
             self.metrics.loop_delay.observe(max(0.0, loop.time() - due))
 
+    async def _count(self) -> None:
+        """For the status page."""
+        while True:
+            await asyncio.sleep(COUNT_SECONDS)
+            self._window.note(time.monotonic(), self.metrics.totals())
+
     async def _summarise(self) -> None:
         """One line for what was done, while anything is."""
         before: Counter[str] = Counter()
         while True:
             await asyncio.sleep(SUMMARY_SECONDS)
-            now = self.outcomes()
+            now = self.metrics.totals()["outcomes"]
             done = now - before
             before = now
             if done:
                 log.info("service.summary", seconds=SUMMARY_SECONDS, **dict(done))
-
-    def outcomes(self) -> Counter[str]:
-        """Orders committed so far, by outcome."""
-        counts: Counter[str] = Counter()
-        for family in self.metrics.outcomes.collect():
-            for sample in family.samples:
-                if sample.name.endswith("_total"):
-                    counts[sample.labels["outcome"]] += int(sample.value)
-        return counts
 
     # -- Health ---------------------------------------------------------------------------------------
 
@@ -340,7 +373,7 @@ class Service:
         details = {
             "guarantee": self.settings.guarantee,
             "rules": self.rules.hash,
-            "rules_refused": [str(problem) for problem in self._watcher.problems[:20]]
+            "rules_refused": [str(problem) for problem in self._watcher.problems[:MOST_PROBLEMS]]
             if self._watcher
             else [],
             "joined": room is not None and room.joined,
@@ -351,6 +384,60 @@ class Service:
             "waiting_for": self._waiting.what or (room.trouble if room else None),
         }
         return bool(details["joined"]) and not self._stopping.is_set(), details
+
+    def status(self) -> Status:
+        """All that the status page says, as of now; no text of it holds a secret or a whole plate."""
+        ready, details = self.ready()
+        room, bounds = self._intake, self.settings.intake
+        partitions = room.partition_statuses() if room else []
+        ledger = replace(room.ledger_status() if room else LedgerStatus(), committed_at=self._committed_at)
+        status = Status(
+            at=datetime.now(UTC),
+            started_at=self._started_at,
+            version=__version__,
+            python=platform.python_version(),
+            host=platform.node(),
+            group=self.settings.kafka.group_id,
+            guarantee=self.settings.guarantee,
+            alive=self.healthy()[0],
+            ready=ready,
+            stopping=self._stopping.is_set(),
+            joined=details["joined"],
+            rebalancing=room.rebalancing if room else False,
+            waiting_for=details["waiting_for"],
+            unreadable_topics=details["unreadable_topics"],
+            counts=self._window.counts(time.monotonic(), self.metrics.totals()),
+            accounts=self._account_statuses(),
+            limits=self._flow.limits(),
+            memory=room.memory() if room else Memory(0, bounds.max_records, 0, bounds.max_bytes),
+            partitions=partitions,
+            tiers=tiers_of(
+                partitions, dict(zip(self.settings.retry_topics, self.settings.retries.delays, strict=True))
+            ),
+            ledger=ledger,
+            rules=self._rules_status(),
+            recent=[*reversed(self._recent)],
+        )
+        return with_texts(status, lambda text: printable(cleaned(text)))
+
+    def _account_statuses(self) -> list[AccountStatus]:
+        default = self.settings.gateway.url
+        return [
+            self._flow.status_of(name, state=account.state, endpoint=(account.url or default).split("?")[0])
+            for name, account in self.rules.accounts.items()
+        ]
+
+    def _rules_status(self) -> RulesStatus:
+        problems = self._watcher.problems if self._watcher else ()
+        return RulesStatus(
+            hash=self.rules.hash,
+            loaded_at=self._rules_at,
+            rules=len(self.rules.rules),
+            stations=len(self.rules.stations),
+            refused_at=self._watcher.refused_at if self._watcher else None,
+            problems=[str(problem) for problem in problems[:MOST_PROBLEMS]],
+            more_problems=max(0, len(problems) - MOST_PROBLEMS),
+        )
 
 
 def _signing(rules: RuleBook) -> list[str]:

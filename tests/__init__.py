@@ -17,7 +17,7 @@
    `broker/test_waiting` (Kafka away), `broker/test_memory` (a deep backlog before a hanging platform).
 5. *Memory is bounded by settings, whatever the lag.* `test_intake`, `broker/test_memory`.
 6. *No secret and no whole plate in logs, metrics, pages and errors.* `core/test_outcomes`, `core/test_replies`,
-   `test_logs`, `broker/test_service`.
+   `test_logs`, `core/test_status`, `broker/test_service`, `broker/test_status`.
 7. *An order that waits for another attempt survives restarts, with its count, and ends at its deadline.*
    `core/test_retries`, `test_delivery`, `broker/test_retries`.
 8. *A replay sends no dead letter twice*, wherever it is killed. `test_replay`, `broker/test_replay`.

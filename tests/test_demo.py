@@ -312,14 +312,15 @@ def test_a_demo_that_stays_up_says_how_to_reach_it_and_ends_well_when_it_is_inte
     demo = start("-m", "consumer", "demo", "--events", "20", "--keep")
     demo.read_until("Further outcomes")
     send, read = (line.strip() for line in demo.lines if "python" in line and "-c" in line)
-    journal, metrics = (
-        re.search(r"http://\S+", demo.line(name)) for name in ("  platform's journal", "  service's metrics")
+    journal, page = (
+        re.search(r"http://\S+", demo.line(name)) for name in ("  platform's journal", "  service's page")
     )
     assert journal
-    assert metrics
+    assert page
 
     assert "op0000000000000demo" in _get(f"{journal[0]}journal")
-    assert "coupon_outcomes_total" in _get(metrics[0])
+    assert "coupon_outcomes_total" in _get(f"{page[0]}metrics")
+    assert json.loads(_get(page[0]))["group"] == "charging-coupon-demo"
     sent = subprocess.check_output(shlex.split(send), text=True, env=_environment())
     demo.read_until("granted")
     reading = subprocess.Popen(shlex.split(read), stdout=subprocess.PIPE, text=True, env=_environment())

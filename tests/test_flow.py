@@ -5,15 +5,15 @@ import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
-import orjson
 import pytest
 import structlog
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 import consumer.flow
-from consumer.core.breakers import BreakerPolicy, State
+from consumer.core.breakers import BreakerPolicy, State, Why
 from consumer.core.events import GatewayWords
 from consumer.core.outcomes import Outcome
 from consumer.core.rates import Share
@@ -247,7 +247,6 @@ async def test_intake_pauses_when_every_account_is_stopped_and_an_order_is_there
 
     waiting = asyncio.create_task(call(flow, "a", FINE))
     await asyncio.sleep(0)
-    assert orjson.dumps({flow.pause_reason: 1}) == b'{"config_alarm":1}'  # a key of /readyz
     assert flow.pause_reason == "config_alarm"
 
     await cancel(waiting)
@@ -419,6 +418,54 @@ async def test_a_platform_that_fails_is_asked_no_more_but_by_one_order_that_prob
     await asyncio.wait_for(asyncio.gather(*tasks), 30)
     assert inside == list(range(20))
     assert flow.pause_reason is None
+
+
+async def test_an_open_breaker_tells_what_opened_it_and_since_when_until_it_is_closed(
+    metrics: Metrics,
+) -> None:
+    flow = failing_flow(metrics, "a", breaker=FAST)
+    before = datetime.now(UTC)
+    well = flow.status_of("a", state="on", endpoint="https://platform/")
+    assert (well.breaker, well.code, well.since, well.limit) == (State.CLOSED, None, None, 100)
+
+    await fail(flow, "a")
+    waiting = asyncio.create_task(call(flow, "a", FINE))
+    await asyncio.sleep(0)
+    told = flow.status_of("a", state="on", endpoint="https://platform/")
+
+    assert (told.breaker, told.breaker_why, told.code) == (State.OPEN, Why.FAILURES, "timeout")
+    assert (told.waiting, told.held_by, told.in_flight) == (1, Hold.BREAKER, 0)
+    assert told.since is not None
+    assert before <= told.since <= datetime.now(UTC)
+    assert told.probe_in_seconds is not None
+    assert 0 < told.probe_in_seconds <= PROBE_SECONDS
+
+    await asyncio.wait_for(waiting, 30)
+    closing = flow.status_of("a", state="on", endpoint="https://platform/")
+    assert (closing.breaker, closing.since, closing.code) == (State.CLOSING, told.since, "timeout")
+    assert flow.halted == {}
+
+
+async def test_bounds_are_told_as_this_members_part_of_them(metrics: Metrics) -> None:
+    @dataclass(frozen=True)
+    class Bounded:
+        url: str | None = None
+        rate: float | None = 30.0
+        max_in_flight: int | None = 8
+
+    flow = Flow(
+        max_in_flight=100,
+        accounts={"a": Bounded()},
+        metrics=metrics,
+        fleet=FleetBounds(rate=60, max_in_flight=20),
+    )
+    flow.use_share(Share.of([("t", 0)], {"t": 4}))
+    async with flow.permit("a"):
+        limits, account = flow.limits(), flow.status_of("a", state="on", endpoint="")
+
+    assert (limits.in_flight, limits.max_in_flight) == (1, 100)
+    assert (limits.share, limits.rate, limits.fleet_in_flight) == (0.25, 15.0, 5)
+    assert (account.in_flight, account.rate, account.most_in_flight) == (1, 7.5, 2)
 
 
 async def test_it_is_given_calls_a_few_at_a_time_when_it_is_back(metrics: Metrics) -> None:

@@ -18,6 +18,7 @@ from consumer.core.events import Coordinates, Record, RetryContext, Wait
 from consumer.core.headers import own_headers, retry_headers
 from consumer.core.offsets import Tracker
 from consumer.core.outcomes import Outcome, OutcomeContext, Reason, Resolution
+from consumer.core.status import LedgerStatus
 from consumer.intake import Intake
 from consumer.ledger import Bounds, Done, Encoder, Ledger
 from consumer.link import (
@@ -577,3 +578,35 @@ async def test_each_rebalance_is_told_and_only_when_all_has_been_drained(room: R
     await room.intake.on_partitions_revoked([PARTITION])
 
     assert room.shares == [[PARTITION], []]
+
+
+# -- What it says of itself -------------------------------------------------------------------------
+
+
+async def test_a_partition_tells_its_lag_its_frontier_and_what_is_held_beyond_it(room: Room) -> None:
+    assert room.intake.partition_statuses() == []
+    assert room.intake.memory().records == 0
+    assert room.intake.ledger_status() == LedgerStatus()
+
+    room.delivery.gate = asyncio.Event()
+    await room.assigned()
+    room.consumer.polls.put_nowait([50, 51, 60])
+    await room.delivers([50, 51, 60])
+    (told,) = room.intake.partition_statuses()
+
+    assert (told.topic, told.partition, told.waits, told.paused) == ("events", 0, False, None)
+    assert (told.lag, told.frontier, told.position, told.under_way) == (50, 50, 61, 3)
+    assert told.map_bytes > 0
+    assert (room.intake.memory().records, room.intake.memory().max_records) == (3, 2000)
+    assert room.intake.ledger_status() == LedgerStatus(open=True)
+
+
+async def test_a_paused_partition_tells_why_and_a_retry_topics_until_when() -> None:
+    async with running(Room(retries=True)) as room:
+        room.consumer.polls.put_nowait([waiting(50, 60)])
+        await until(lambda: bool(room.consumer.paused))
+        (told,) = room.intake.partition_statuses()
+        assert (told.waits, told.paused, told.due_at) == (True, "not_due", NOW + timedelta(seconds=60))
+
+        room.pause_reason = "breaker"
+        await until(lambda: room.intake.partition_statuses()[0].paused == "breaker")

@@ -34,6 +34,8 @@ from consumer.core.outcomes import (
     encode_retry,
     reduced,
 )
+from consumer.core.status import State, Status, as_json
+from tests.statuses import granting, held_up
 
 SCHEMAS = Path(__file__).parents[1] / "schemas"
 EXAMPLES = sorted(SCHEMAS.glob("examples/*/*/*.json"))
@@ -44,6 +46,7 @@ def schema_of(name: str, version: str) -> Draft202012Validator:
 
 
 OUTCOME = schema_of("coupon-outcome", "1")
+STATUS = schema_of("status", "1")
 
 
 @pytest.mark.parametrize("path", sorted(SCHEMAS.glob("*.schema.json")), ids=lambda path: path.name)
@@ -142,10 +145,32 @@ def described(schema: dict[str, Any], where: str = "") -> Iterable[tuple[str, bo
     for name, field in schema.get("properties", {}).items():
         yield f"{where}{name}", bool(field.get("description"))
         yield from described(field, f"{where}{name}.")
+        yield from described(field.get("items", {}), f"{where}{name}.")
 
 
-def test_every_field_of_an_outcome_is_described() -> None:
-    assert [name for name, has_one in described(OUTCOME.schema) if not has_one] == []
+@pytest.mark.parametrize("schema", [OUTCOME, STATUS], ids=["outcome", "status"])
+def test_every_field_is_described(schema: Draft202012Validator) -> None:
+    assert [name for name, has_one in described(schema.schema) if not has_one] == []
+
+
+def shape(schema: dict[str, Any], value: Any, where: str = "") -> Iterable[tuple[str, list[str], list[str]]]:
+    """Of each object in the value: its keys, and those that the schema has."""
+    schema = STATUS.schema["$defs"]["counted"] if "$ref" in schema else schema
+    if isinstance(value, dict):
+        yield where, list(value), list(schema["properties"])
+        for name, inner in value.items():
+            yield from shape(schema["properties"][name], inner, f"{where}.{name}")
+    elif isinstance(value, list) and "items" in schema:
+        for inner in value:
+            yield from shape(schema["items"], inner, where)
+
+
+def test_every_field_of_the_status_is_always_there_and_in_the_schemas_order() -> None:
+    found = list(shape(STATUS.schema, status_as_written(granting())))
+
+    assert len({where for where, _, _ in found}) >= 15
+    assert [where for where, keys, known in found if keys != known] == []
+    assert STATUS.schema["properties"]["state"]["enum"] == list(State)
 
 
 def test_every_field_of_an_outcome_is_always_there_and_in_the_schemas_order() -> None:
@@ -447,8 +472,27 @@ def test_the_examples_are_what_the_code_writes(name: str) -> None:
     )
 
 
+MOMENTS = {"granting": granting, "held-up": held_up}
+
+
+def status_as_written(status: Status) -> Any:
+    return orjson.loads(orjson.dumps(as_json(status, UTC), option=orjson.OPT_UTC_Z))
+
+
+@pytest.mark.parametrize("name", MOMENTS)
+def test_the_examples_of_the_status_are_what_the_code_writes(name: str) -> None:
+    path = SCHEMAS / "examples" / "status" / "1" / f"{name}.json"
+
+    assert json.loads(path.read_text("utf-8")) == status_as_written(MOMENTS[name]())
+
+
 def write_examples() -> None:
-    """Run `python tests/test_schemas.py` after a wanted change."""
+    """Run `python -m tests.test_schemas` after a wanted change."""
+    for name, moment in MOMENTS.items():
+        path = SCHEMAS / "examples" / "status" / "1" / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        body = status_as_written(moment())
+        path.write_bytes(orjson.dumps(body, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))
     for name, resolution in examples().items():
         path = SCHEMAS / "examples" / "coupon-outcome" / "1" / f"{name}.json"
         body = orjson.loads(encode_outcome(resolution, CONTEXT).value or b"")

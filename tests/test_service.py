@@ -1,4 +1,4 @@
-"""What the service does with rules that come while it runs: only those that fit its settings, all at once."""
+"""What the service does with rules that come while it runs, only those that fit, all at once; what it says of itself."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -8,7 +8,11 @@ import pytest
 
 from consumer import rulebook
 from consumer.core.errors import ConfigurationError
+from consumer.core.events import Coordinates, Record
+from consumer.core.outcomes import Outcome, OutcomeContext, Resolution
 from consumer.core.replies import Answered, ReplyTable
+from consumer.core.status import State, sentences
+from consumer.ledger import Done, Encoder
 from consumer.service import Service
 from consumer.settings import load_settings
 
@@ -122,3 +126,58 @@ def test_a_service_whose_rules_have_no_files_ignores_a_wish_to_read_them(service
     service.reload()
 
     assert service.ready()[1]["rules_refused"] == []
+
+
+# -- The status page --------------------------------------------------------------------------------
+
+
+def ended(number: int) -> Done:
+    """A record with one order that was granted."""
+    record = Record(Coordinates("charges", 0, number), 0, None, b"{}")
+    at = datetime(2026, 3, 1, tzinfo=UTC)
+    values = {"plate": "粤B12345", "order_id": f"A{number}"}
+    resolution = Resolution(record, 0, Outcome.GRANTED, at, values=values)
+    encoder = Encoder("outcomes", "dead", OutcomeContext("cluster"))
+    return Done(record, 0.0, encoder.encode(resolution))
+
+
+def test_of_many_orders_that_are_committed_the_latest_are_kept(service: Service) -> None:
+    passed: list[int] = []
+
+    for first in (0, 500, 1000):
+        service._committed(
+            [ended(number) for number in range(first, first + 500)], lambda done: passed.append(len(done))
+        )
+    service._committed([ended(2000)], lambda done: passed.append(len(done)))
+
+    recent = service.status().recent
+    assert [each.order_id for each in recent] == [
+        "A2000",
+        *(f"A{last - number}" for last in (1499, 999, 499) for number in range(10)),
+    ][:30]
+    assert {each.plate for each in recent} == {"粤B****5"}
+    assert passed == [500, 500, 500, 1]
+    assert service.status().ledger.committed_at is not None
+
+
+def test_a_service_that_has_not_reached_kafka_yet_tells_what_it_waits_for(service: Service) -> None:
+    status = service.status()
+
+    assert sentences(status, UTC)[0] == (State.STARTING, "Waiting for Kafka: starting")
+    assert (status.ready, status.partitions, status.recent) == (False, [], [])
+    assert status.rules.hash == service.rules.hash
+    assert [account.endpoint for account in status.accounts] == ["https://platform/event"]
+
+
+def test_no_secret_and_no_plate_gets_into_the_status_by_whatever_way(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consumer.logs._in_use", ["the first secret"])
+    service._waiting.what = "topic the first secret: 粤BD12345 is \ud800"
+    url = "https://platform/event?key=the-first-key"
+    service._use(rulebook.parse(RULES.replace("api_type: charging", f'api_type: charging, url: "{url}"')))
+
+    status = service.status()
+
+    assert status.waiting_for == "topic ***: *** is ?"
+    assert status.accounts[0].endpoint == "https://platform/event"

@@ -145,11 +145,13 @@ async def test_bad_rules_are_refused_in_one_line_and_the_last_good_ones_stay(tmp
             await asyncio.sleep(0.1)
             assert world.value("coupon_rules_refused") == 1
             assert world.value("coupon_rules_reloads_total", result="refused") == 1
+            assert world.watcher.refused_at is not None
             write(path, "third")
             await until(lambda: len(world.in_force) == 2)
 
     assert world.names == ["first", "third"]
     assert world.watcher.problems == ()
+    assert world.watcher.refused_at is None
     assert world.value("coupon_rules_refused") == 0
     (line,) = [line for line in lines if line["event"] == "rules.refused"]
     assert [problem.partition(": ")[2].partition(";")[0] for problem in line["problems"]] == [

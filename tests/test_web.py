@@ -3,12 +3,16 @@
 from typing import Any
 
 import aiohttp
+import orjson
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from consumer import __version__
 from consumer.core.errors import ConfigurationError
+from consumer.core.status import Status
+from consumer.flow import Hold
+from consumer.page import POLICY
 from consumer.web import WebServer
+from tests.statuses import held_up
 
 
 class SetHealth:
@@ -21,7 +25,10 @@ class SetHealth:
         return self._healthy, {"seconds_since_poll": 0.5}
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
-        return self._ready, {"guarantee": "exactly_once", "breaker": "open"}
+        return self._ready, {"guarantee": "exactly_once", "paused": {Hold.BREAKER: 3}}
+
+    def status(self) -> Status:
+        return held_up()
 
 
 def a_server(health: SetHealth | None = None) -> WebServer:
@@ -78,16 +85,65 @@ async def test_readiness_tells_details() -> None:
         _, content_type, text = await fetched(server, "/readyz")
 
     assert content_type.startswith("application/json")
-    assert '"breaker": "open"' in text
+    assert orjson.loads(text) == {"ok": True, "guarantee": "exactly_once", "paused": {"breaker": 3}}
 
 
-async def test_the_status_page_says_what_runs() -> None:
-    async with a_server(SetHealth(ready=False)) as server:
-        status, _, text = await fetched(server, "/")
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+
+
+async def test_a_browser_gets_the_status_as_a_page() -> None:
+    async with a_server() as server:
+        status, content_type, text = await fetched(server, "/", Accept=BROWSER)
 
     assert status == 200
-    assert f'"version": "{__version__}"' in text
-    assert '"exactly_once"' in text
+    assert content_type == "text/html; charset=utf-8"
+    assert text.startswith("<!doctype html>")
+    assert 'http-equiv="refresh"' in text
+    assert "Held up: the platform" in text
+
+
+async def test_the_page_stays_as_it_is_when_told_to() -> None:
+    async with a_server() as server:
+        _, _, text = await fetched(server, "/?refresh=off", Accept=BROWSER)
+
+    assert 'http-equiv="refresh"' not in text
+
+
+@pytest.mark.parametrize(
+    ("path", "accept"), [("/", "*/*"), ("/", "application/json"), ("/status.json", BROWSER)]
+)
+async def test_everybody_else_gets_it_as_json(path: str, accept: str) -> None:
+    async with a_server(SetHealth(ready=False)) as server:
+        status, content_type, text = await fetched(server, path, Accept=accept)
+
+    assert status == 200
+    assert content_type.startswith("application/json")
+    found = orjson.loads(text)
+    assert (found["state"], found["at"]) == ("held_up", "2026-03-01T04:07:12Z")
+    assert found["accounts"][0]["breaker"] == "open"
+
+
+async def test_the_page_may_load_nothing_and_is_kept_by_nobody() -> None:
+    async with a_server() as server, aiohttp.ClientSession() as session:
+        url = f"http://127.0.0.1:{server.port}/"
+        async with session.get(url, headers={"Accept": BROWSER}) as reply:
+            headers = reply.headers
+
+    assert headers["Content-Security-Policy"] == POLICY
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["Cache-Control"] == "no-store"
+    assert headers["Vary"] == "Accept"
+
+
+@pytest.mark.parametrize("path", ["/", "/status.json", "/metrics", "/healthz", "/readyz"])
+async def test_pages_can_only_be_read(path: str) -> None:
+    async with a_server() as server, aiohttp.ClientSession() as session:
+        url = f"http://127.0.0.1:{server.port}{path}"
+        async with session.head(url) as reply:
+            assert reply.status == 200
+        for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
+            async with session.request(method, url) as reply:
+                assert reply.status == 405
 
 
 async def test_a_port_in_use_is_a_configuration_error() -> None:

@@ -14,16 +14,19 @@ class Described(StrEnum):
     RULES = "rules"
     EVENTS = "events"
     OUTCOMES = "outcomes"
+    STATUS = "status"
 
 
 def schema(
     *,
     of: Annotated[
         Described,
-        typer.Argument(metavar="[settings|rules|events|outcomes]", help="Of which files or topic."),
+        typer.Argument(
+            metavar="[settings|rules|events|outcomes|status]", help="Of which files, topic or page."
+        ),
     ] = Described.RULES,
 ) -> None:
-    """Prints a JSON Schema: of the settings file, of rules, of our own events, of the outcome topic.
+    """Prints a JSON Schema: of the settings file, of rules, of our own events, of the outcome topic, of /status.json.
 
     An editor that knows YAML's language server then completes and checks a file that begins with
     `# yaml-language-server: $schema=rules.v1.schema.json`.

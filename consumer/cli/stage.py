@@ -262,7 +262,7 @@ class Play:
             f"  Kafka               {servers}",
             f"  topics              {names.events}, {names.outcomes}, {names.dead_letters}",
             f"  platform's journal  {gateway.base_url}/",
-            f"  service's metrics   http://127.0.0.1:{service.port}/metrics and /readyz",
+            f"  service's page      http://127.0.0.1:{service.port}/ and its /metrics",
             "",
             "Send a charge of your own, and see its outcome below (a plate that ends in 1002 has not entered):",
             f'  {python}(traffic.send_charge("{servers}", "{names.events}", plate="粤B12345"))\'',

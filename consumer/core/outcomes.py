@@ -39,6 +39,7 @@ LONGEST_WORD = 200
 """Characters of the platform's other words, of a dead letter's header, of any text in a reduced outcome."""
 
 _HIDDEN = "***"
+_DIGITS = frozenset("0123456789")
 LIKE_A_PLATE = re.compile(
     r"[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼使领学警港澳挂无]"
     r"(?:[\s\-·•・.]*[A-Za-z0-9挂学警港澳使领]){5,7}"
@@ -501,15 +502,27 @@ def _plate_hash(plate: str | None, privacy: Privacy) -> str | None:
 
 
 def _hide(text: str | None, plate: str | None, privacy: Privacy) -> str | None:
+    return text if privacy.plates.clear else hide_plate(text, plate)
+
+
+def hide_plate(text: str | None, plate: str | None) -> str | None:
     """Free text without plates: the platform's hint may echo the whole string that was signed."""
-    if not text or privacy.plates.clear:
+    if not text:
         return text
-    if plate:
+    if plate and _may_hold(text, plate):
         spellings = [plate, quote(plate, errors="replace"), *([plate[1:]] if len(plate) > 5 else [])]
         text = re.sub(
             "|".join(re.escape(spelling) for spelling in spellings), _HIDDEN, text, flags=re.IGNORECASE
         )
     return without_plates(text)
+
+
+def _may_hold(text: str, plate: str) -> bool:
+    """False for nearly every text, without an expression compiled for the plate: it holds no such digits, or no such end."""
+    end = plate[1:]
+    if text.isascii() and end.isascii() and end.isalnum():
+        return end.lower() in text.lower()
+    return all(sign in text for sign in plate if sign in _DIGITS)
 
 
 def without_plates(text: str) -> str:

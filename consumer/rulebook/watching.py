@@ -11,6 +11,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
 
@@ -43,6 +44,7 @@ class Watcher:
 
     Attributes:
         problems: why the files are not what is in force; empty where they are.
+        refused_at: since when; None where they are.
 
     """
 
@@ -60,6 +62,7 @@ class Watcher:
         `use` puts a book in force; it raises ConfigurationError, and changes nothing, where it cannot.
         """
         self.problems: Sequence[Problem] = ()
+        self.refused_at: datetime | None = None
         self._files = files
         self._in_force = in_force
         self._use = use
@@ -118,7 +121,7 @@ class Watcher:
             self._ready = book
             return
         self._retired.append((weakref.ref(before), before.parts()))
-        self._in_force, self._ready, self.problems = book, None, ()
+        self._in_force, self._ready, self.problems, self.refused_at = book, None, (), None
         self._metrics.rules_refused.set(0)
         self._metrics.rules_reloads.labels("loaded").inc()
         log.info(
@@ -132,7 +135,7 @@ class Watcher:
         )
 
     def _refuse(self, problems: Sequence[Problem]) -> None:
-        self.problems = problems
+        self.problems, self.refused_at = problems, datetime.now(UTC)
         self._metrics.rules_refused.set(1)
         self._metrics.rules_reloads.labels("refused").inc()
         told = [str(problem) for problem in problems[:MOST_PROBLEMS]]

@@ -1,7 +1,7 @@
 """JSON Schemas of what stands in our files and on our topics. Reads those that are written by hand.
 
-Of rules and settings they are made of the code's models; of events and outcomes they stand in
-`schemas/`, which an installed package has beside this module.
+Of rules and settings they are made of the code's models; of events, outcomes and the status they
+stand in `schemas/`, which an installed package has beside this module.
 """
 
 import json
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
-WRITTEN = {"events": "charging-completed.v1", "outcomes": "coupon-outcome.v1"}
+WRITTEN = {"events": "charging-completed.v1", "outcomes": "coupon-outcome.v1", "status": "status.v1"}
 """The files, by what they describe."""
 
 _BOUNDS = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}

@@ -1,9 +1,11 @@
 """What is written for an order: the outcome, its smaller form, the dead letter."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 import pytest
@@ -23,8 +25,10 @@ from consumer.core.outcomes import (
     encode_dead_letter,
     encode_outcome,
     encode_retry,
+    hide_plate,
     outcome_id,
     reduced,
+    without_plates,
 )
 
 PLATE = "粤B12345"
@@ -193,6 +197,32 @@ def test_a_hidden_plate_of_no_known_shape_is_hidden_too() -> None:
     resolution = a_resolution(values={"plate": "TESTCAR"}, words=GatewayWords(message="no TESTCAR here"))
 
     assert body(encode_outcome(resolution, NONE))["message"] == "no *** here"
+
+
+plates = st.text(st.sampled_from("粤BDbdK12345\u212aı挂%- "), min_size=1, max_size=9)
+
+
+@given(
+    plates,
+    plates,
+    plates,
+    st.sampled_from(["as it is", "lower", "upper", "quoted", "without its first", "not"]),
+)
+def test_a_hidden_plate_is_found_in_any_text_wherever_it_stands(
+    before: str, plate: str, after: str, how: str
+) -> None:
+    spelling = {
+        "as it is": plate,
+        "lower": plate.lower(),
+        "upper": plate.upper(),
+        "quoted": quote(plate),
+        "without its first": plate[1:] if len(plate) > 5 else "",
+        "not": "",
+    }[how]
+    text = f"{before}{spelling}{after}"
+    sought = "|".join(map(re.escape, [plate, quote(plate), *([plate[1:]] if len(plate) > 5 else [])]))
+
+    assert hide_plate(text, plate) == without_plates(re.sub(sought, "***", text, flags=re.IGNORECASE))
 
 
 @pytest.mark.parametrize(
