@@ -26,10 +26,11 @@ The path of one record::
    (`guarantee: at_least_once` writes outcomes first and offsets after: `publishing.PlainWriter`.)
 
 Beside the path: `takeover` finds where each partition of an assignment goes on, once nobody else
-can write there any more; `credentials` follows the files of secrets and certificates, `waiting` gets the
-service to a Kafka that is not there yet (`connection`, `certificates`: TLS and SASL), `link` speaks
-to Kafka's coordinators, `selfcheck` looks at the machine first, `topics` at what Kafka must offer.
-`core.status` is what the service says of itself at one moment, `page` how a browser shows it.
+can write there any more; `credentials` follows the files of secrets and certificates (`following`), and
+`rotation` has the connections to Kafka follow them; `waiting` gets the service to a Kafka that is not there
+yet (`connection`, `certificates`: TLS and SASL), `link` speaks to Kafka's coordinators, `selfcheck` looks at
+the machine first, `topics` at what Kafka must offer. `core.status` is what the service says of itself at one
+moment, `page` how a browser shows it.
 `replay` sends dead letters back to where the path begins, each once (`core.letters`). `lookup`
 finds records, to be explained and compared.
 

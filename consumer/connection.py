@@ -7,13 +7,15 @@ calls `reach` first: it tries the same, and raises what is wrong, where, and wha
 import asyncio
 import errno
 import json
+import random
 import socket
 import ssl
 import time
+import weakref
 from base64 import b64encode
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import aiohttp
 import aiokafka.conn
@@ -26,7 +28,7 @@ from aiokafka.errors import (
     SaslAuthenticationFailed,
     UnsupportedSaslMechanismError,
 )
-from aiokafka.protocol.admin import SaslHandShakeRequest
+from aiokafka.protocol.admin import SaslAuthenticateRequest, SaslHandShakeRequest
 from aiokafka.protocol.metadata import MetadataRequest
 
 from consumer import certificates
@@ -39,7 +41,52 @@ METADATA_SECONDS = 30
 TOKEN_SECONDS = 10.0
 """Longest wait for the token endpoint."""
 
+RENEWED_AT = (0.75, 0.9)
+"""A connection that the broker ends after a while (`connections.max.reauth.ms`, or its token's end) is renewed at this
+part of its time, so that the broker never ends one on which an answer is awaited."""
+
 _LONGEST_REPLY = 64 << 10
+
+
+class Entry(NamedTuple):
+    """What a connection is let in with.
+
+    Attributes:
+        trusted: the file with the brokers' CAs, as it was read.
+
+    """
+
+    context: ssl.SSLContext | None
+    trusted: bytes
+    password: str | None
+    tokens: "FileToken | ClientToken | None"
+
+    @classmethod
+    def of(cls, security: Security, secret: Callable[[str], str]) -> Self:
+        """As files and secrets are now. Reads the files.
+
+        Raises:
+            ConfigurationError: a file or a secret is no longer there, or no longer good.
+
+        """
+        context, trusted, password, tokens = None, b"", None, None
+        if security.tls:
+            context = _tls(security, secret)
+            trusted = security.ca_file.read_bytes() if security.ca_file is not None else b""
+        if security.sasl and security.mechanism == "OAUTHBEARER":
+            tokens = _tokens(security, secret)
+        elif security.sasl:
+            password = secret(security.password)
+        return cls(context, trusted, password, tokens)
+
+    def arguments(self) -> dict[str, Any]:
+        """By the names that aiokafka has for them."""
+        found = {
+            "ssl_context": self.context,
+            "sasl_plain_password": self.password,
+            "sasl_oauth_token_provider": self.tokens,
+        }
+        return {name: value for name, value in found.items() if value is not None}
 
 
 def arguments(kafka: Kafka, secret: Callable[[str], str]) -> dict[str, Any]:
@@ -49,6 +96,10 @@ def arguments(kafka: Kafka, secret: Callable[[str], str]) -> dict[str, Any]:
         ConfigurationError: a file or a secret is no longer there, or no longer good.
 
     """
+    return _arguments(kafka, Entry.of(kafka.security, secret).arguments())
+
+
+def _arguments(kafka: Kafka, entry: Mapping[str, Any]) -> dict[str, Any]:
     security = kafka.security
     found: dict[str, Any] = {
         "bootstrap_servers": list(kafka.bootstrap_servers),
@@ -56,17 +107,50 @@ def arguments(kafka: Kafka, secret: Callable[[str], str]) -> dict[str, Any]:
         "request_timeout_ms": int(kafka.request_timeout * 1000),
         "metadata_max_age_ms": METADATA_SECONDS * 1000,
         "security_protocol": security.protocol.upper(),
+        **entry,
     }
-    if security.tls:
-        found["ssl_context"] = _tls(security, secret)
     if security.sasl:
         found["sasl_mechanism"] = security.mechanism
-        if security.mechanism == "OAUTHBEARER":
-            found["sasl_oauth_token_provider"] = _tokens(security, secret)
-        else:
+        if security.mechanism != "OAUTHBEARER":
             found["sasl_plain_username"] = security.username
-            found["sasl_plain_password"] = secret(security.password)
     return found
+
+
+class Access:
+    """The way in to Kafka for clients that stay, while what lets them in may become other.
+
+    Attributes:
+        entry: of connections that are opened from now on.
+
+    """
+
+    def __init__(self, kafka: Kafka, secret: Callable[[str], str]) -> None:
+        """Raises ConfigurationError as `Entry.of`."""
+        self.kafka = kafka
+        self.entry = Entry.of(kafka.security, secret)
+        self._open: weakref.WeakSet[_Connection] = weakref.WeakSet()
+
+    def arguments(self) -> dict[str, Any]:
+        """Keyword arguments as of the function `arguments`: the clients' connections are let in as the entry is by then."""
+        return _arguments(self.kafka, dict.fromkeys(self.entry.arguments(), self))
+
+    def arguments_of(self, entry: Entry) -> dict[str, Any]:
+        """Likewise, to try this entry."""
+        return _arguments(self.kafka, entry.arguments())
+
+    def opened(self, connection: "_Connection") -> None:
+        """It is one of those that `renew` renews."""
+        self._open.add(connection)
+
+    def renew(self) -> int:
+        """Connections of an entry before this one end when nothing is awaited on them, so that their clients open new ones.
+
+        No request is lost by it, and a member stays in its group. How many there are.
+        """
+        old = [each for each in self._open if each.entry is not self.entry and each.connected()]
+        for connection in old:
+            connection.renew()
+        return len(old)
 
 
 def member_arguments(kafka: Kafka) -> dict[str, Any]:
@@ -74,15 +158,31 @@ def member_arguments(kafka: Kafka) -> dict[str, Any]:
     return {"client_rack": kafka.client_rack, "group_instance_id": kafka.group_instance_id}
 
 
-def secrets_in_use(kafka: Kafka, secret: Callable[[str], str]) -> list[str]:
-    """What `arguments` makes use of, and no line may hold."""
-    security = kafka.security
+def secrets_named(security: Security) -> list[str]:
+    """The names of the secrets that an `Entry` is made of."""
     names = [security.key_password] if security.tls else []
     if security.sasl:
         asks = security.oauth.token_url is not None
         oauth = security.mechanism == "OAUTHBEARER"
         names.append((security.oauth.client_secret if asks else None) if oauth else security.password)
-    return [secret(name) for name in names if name is not None]
+    return [name for name in names if name is not None]
+
+
+def files_named(security: Security) -> list[Path]:
+    """The files that an `Entry` is made of."""
+    tls, oauth = security.tls, security.sasl and security.mechanism == "OAUTHBEARER"
+    files = [
+        security.ca_file if tls or oauth else None,
+        security.certificate_file if tls else None,
+        security.key_file if tls else None,
+        security.oauth.token_file if oauth else None,
+    ]
+    return [file for file in files if file is not None]
+
+
+def secrets_in_use(kafka: Kafka, secret: Callable[[str], str]) -> list[str]:
+    """What `arguments` makes use of, and no line may hold."""
+    return [secret(name) for name in secrets_named(kafka.security)]
 
 
 def _tls(security: Security, secret: Callable[[str], str]) -> ssl.SSLContext:
@@ -113,12 +213,56 @@ aiokafka.conn.OAuthAuthenticator = _OAuthAuthenticator
 
 
 class _Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka has no types
-    """One that was reset, and has not been told so yet, is a connection error also where uvloop says it in its own way."""
+    """One that is let in by what its `Access` has when it is opened, and that can be renewed.
 
-    def send(self, request: Any, expect_response: bool = True) -> Awaitable[Any]:  # as aiokafka has it
-        return self._written(super().send, request, expect_response)
+    One that was reset, and has not been told so yet, is a connection error also where uvloop says it in its own way.
+    """
 
-    def _send_sasl_token(self, payload: bytes, expect_response: bool = True) -> Awaitable[Any]:  # likewise
+    def __init__(self, *place: Any, **options: Any) -> None:
+        self._access = next((each for each in options.values() if isinstance(each, Access)), None)
+        self.entry = self._access.entry if self._access is not None else None
+        if self.entry is not None:
+            options |= self.entry.arguments()
+        self._session_seconds = 0.0
+        self._outdated = False
+        super().__init__(*place, **options)
+
+    async def connect(self) -> Any:
+        """As aiokafka does; then it can be renewed."""
+        found = await super().connect()
+        if self._access is not None:
+            self._access.opened(self)
+            if self._session_seconds > 0:
+                after = self._session_seconds * random.uniform(*RENEWED_AT)  # noqa: S311  # jitter, not cryptography
+                self._loop.call_later(after, _renew, weakref.ref(self))
+        return found
+
+    def renew(self) -> None:
+        """It ends when nothing is awaited on it. Whoever sends something next does so on a new one."""
+        self._outdated = True
+        self._end_if_outdated()
+
+    def _end_if_outdated(self) -> None:
+        if self._outdated and not self._requests:
+            self.close(reason=CloseReason.IDLE_DROP)
+
+    def _handle_frame(self, answer: bytes) -> None:  # as aiokafka has it
+        super()._handle_frame(answer)
+        self._end_if_outdated()
+
+    def send(self, request: Any, expect_response: bool = True) -> Awaitable[Any]:  # likewise
+        answer = self._written(super().send, request, expect_response)
+        return self._authenticated(answer) if isinstance(request, SaslAuthenticateRequest) else answer
+
+    async def _authenticated(self, answer: Awaitable[Any]) -> Any:
+        """The broker tells how long it holds for (KIP-368); 0: for ever."""
+        reply = await answer
+        self._session_seconds = getattr(reply, "session_lifetime_ms", 0) / 1000
+        return reply
+
+    def _send_sasl_token(
+        self, payload: bytes, expect_response: bool = True
+    ) -> Awaitable[Any]:  # as aiokafka has it
         return self._written(super()._send_sasl_token, payload, expect_response)
 
     def _written(self, send: Callable[..., Awaitable[Any]], *arguments: Any) -> Awaitable[Any]:
@@ -127,6 +271,11 @@ class _Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka has no 
         except RuntimeError as error:
             self.close(reason=CloseReason.CONNECTION_BROKEN)
             raise KafkaConnectionError(f"the connection to {self.host}:{self.port} is closed") from error
+
+
+def _renew(connection: "weakref.ref[_Connection]") -> None:
+    if (alive := connection()) is not None:
+        alive.renew()
 
 
 aiokafka.conn.AIOKafkaConnection = _Connection
@@ -159,9 +308,18 @@ class FileToken(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no
 
     def __init__(self, file: Path) -> None:
         self._file = file
+        self._last = ""
 
     async def token(self) -> str:
-        """As it stands there now. Raises TokenError."""
+        """As it stands there now; where none does, the last that did. Raises TokenError."""
+        try:
+            self._last = await self._read()
+        except TokenError:
+            if not self._last:
+                raise
+        return self._last
+
+    async def _read(self) -> str:
         try:
             text = (await asyncio.to_thread(self._file.read_text, "utf-8")).strip()
         except (OSError, UnicodeDecodeError) as error:
@@ -299,6 +457,36 @@ async def reach(options: Mapping[str, Any]) -> None:
     ]
     refused = any(trouble.refused for trouble in troubles)
     raise (RefusedError if refused else BrokerUnavailableError)(" / ".join(sorted(lines)))
+
+
+async def reach_all(options: Mapping[str, Any]) -> None:
+    """Returns once `reach` does, and none of the brokers refuses us; those that are not there refuse nobody.
+
+    Raises as `reach`.
+    """
+    await reach(options)
+    brokers: list[tuple[str, int]] = []
+    for host, port, _ in collect_hosts(options["bootstrap_servers"]):
+        try:
+            connection = await _connect(host, port, options)
+        except (KafkaError, OSError, TimeoutError, ValueError):
+            continue
+        try:
+            reply = await connection.send(MetadataRequest([]))
+        except (KafkaError, OSError, TimeoutError):
+            continue
+        finally:
+            await connection.close()
+        brokers = [(broker[1], broker[2]) for broker in reply.brokers]
+        break
+    troubles = await asyncio.gather(*(_try_broker(*broker, options) for broker in brokers))
+    refused = [
+        f"Kafka at {host}:{port} {trouble.what}; {trouble.remedy}"
+        for (host, port), trouble in zip(brokers, troubles, strict=True)
+        if trouble is not None and trouble.refused
+    ]
+    if refused:
+        raise RefusedError(" / ".join(sorted(refused)))
 
 
 async def _try(host: str, port: int, options: Mapping[str, Any]) -> Trouble | None:

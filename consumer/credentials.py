@@ -1,25 +1,26 @@
-"""The secrets in use, and certificates, kept up to date with their files. Reads these, off the event loop."""
+"""The secrets in use, and certificates, kept up to date with their files. Reads these, off the event loop.
+
+Who makes connections of them is told that they are others now, and tells where they are of no use.
+"""
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import structlog
 
 from consumer import logs
 from consumer.core.errors import ConfigurationError, Problem
+from consumer.following import Follower
 from consumer.metrics import Metrics
 
 log = structlog.get_logger(__name__)
 
-LOOK_SECONDS = 2.0
-"""How often it is looked whether a file has changed."""
-
-SETTLE_SECONDS = 0.2
-"""Whoever is writing when a change is noticed has done so by then."""
-
 _Found = dict[str, str | Problem]
 """A secret's text, or why there is none; by name."""
+
+_Look = tuple[_Found, dict[Path, bytes]]
+"""Secrets, and what certificates' files hold."""
 
 
 class Credentials:
@@ -49,9 +50,11 @@ class Credentials:
         self._read = read
         self._metrics = metrics
         self._needed = needed
-        self._certificates = {file: _content(file) for file in certificates}
         self._on_change = on_change
-        self._kept: dict[str, Problem] = {}
+        self._last: _Look = ({}, {file: _content(file) for file in certificates})
+        self._kept: dict[str, str] = {}
+        self._follower = Follower(lambda: self._look() != self._last, self._look_again)
+        metrics.credentials_kept.set(0)
         for result in ("loaded", "kept"):
             metrics.secrets_reloads.labels(result)
 
@@ -73,24 +76,44 @@ class Credentials:
     async def watch(self) -> None:
         """For ever."""
         while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            secrets, certificates = await asyncio.to_thread(self._look)
-            if secrets == {name: self.secrets[name] for name in secrets}:
-                self._kept.clear()
-                if certificates == self._certificates:
-                    continue
-            await asyncio.sleep(SETTLE_SECONDS)
-            if (secrets, certificates) != await asyncio.to_thread(self._look):
+            before = self._last[1]
+            look = await self._follower.look()
+            if look is None:
                 continue
+            secrets, certificates = look
+            for name in [name for name in self._kept if name in self.secrets and name not in secrets]:
+                self.keep(name, None)  # nobody needs it any more
             self._take(secrets)
-            changed = [str(file) for file in certificates if certificates[file] != self._certificates[file]]
+            changed = [str(file) for file in certificates if certificates[file] != before[file]]
             if changed:
-                self._certificates = certificates
                 log.info("certificates.changed", files=changed)
                 self._on_change(changed)
 
-    def _look(self) -> tuple[_Found, dict[Path, bytes]]:
-        return self._found(self._needed()), {file: _content(file) for file in self._certificates}
+    @property
+    def kept(self) -> Sequence[str]:
+        """What is wrong with files whose secrets and certificates of before are still in use."""
+        return [f"{what}: {problem}" for what, problem in self._kept.items()]
+
+    def keep(self, what: str, problem: str | None) -> None:
+        """A secret, or a way that certificates lead to, stays as it was since its files are of no use, which is told once.
+
+        None: it is as the files say.
+        """
+        if problem is None:
+            if self._kept.pop(what, None) is not None:
+                log.info("credentials.kept_no_longer", name=what)
+        elif self._kept.get(what) != problem:
+            self._kept[what] = problem
+            self._metrics.secrets_reloads.labels("kept").inc()
+            log.warning("credentials.kept", name=what, problem=problem)
+        self._metrics.credentials_kept.set(len(self._kept))
+
+    async def _look_again(self) -> _Look:
+        self._last = await asyncio.to_thread(self._look)
+        return self._last
+
+    def _look(self) -> _Look:
+        return self._found(self._needed()), {file: _content(file) for file in self._last[1]}
 
     def _found(self, names: Collection[str]) -> _Found:
         found: _Found = {}
@@ -102,17 +125,10 @@ class Credentials:
         return found
 
     def _take(self, found: _Found) -> None:
-        """What can be used; where that is nothing, the one before is kept, and it is told once."""
-        texts: dict[str, str] = {}
+        """What can be used; where that is nothing, the one before is kept."""
         for name, text in found.items():
-            if isinstance(text, str):
-                texts[name] = text
-                self._kept.pop(name, None)
-            elif self._kept.get(name) != text:
-                self._kept[name] = text
-                self._metrics.secrets_reloads.labels("kept").inc()
-                log.warning("secrets.kept", name=name, problem=str(text))
-        if changed := self.use(texts):
+            self.keep(name, None if isinstance(text, str) else str(text))
+        if changed := self.use({name: text for name, text in found.items() if isinstance(text, str)}):
             self._on_change(changed)
 
 

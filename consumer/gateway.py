@@ -8,14 +8,11 @@ from types import TracebackType
 from typing import Protocol, Self
 
 import aiohttp
-import structlog
 
 from consumer import __version__, certificates
 from consumer.core.errors import CouponConsumerError
 from consumer.core.replies import Answered, AttemptEnd, NoAnswer, NotSent
 from consumer.settings.model import Gateway as GatewaySettings
-
-log = structlog.get_logger(__name__)
 
 RETIRE_SECONDS = 5.0
 """Age from which connections whose handshakes fail are given up for new ones."""
@@ -60,13 +57,14 @@ class HttpGateway:
         proxy: str | None = None,
         proxy_credentials: Callable[[], str | None] = lambda: None,
         on_date: Callable[[str], None] = lambda _date: None,
+        on_tls: Callable[[str | None], None] = lambda _problem: None,
     ) -> None:
         """Times in seconds: to connect, of silence while a reply is awaited or read, of a whole call.
 
         After `lifetime_seconds` a connection takes no more calls: a name that leads elsewhere by then, and files
         that `tls` reads, are heeded. `tls` gives None for the system's CAs, and raises OSError or ValueError for
-        files that cannot be used: then the ones before are kept. `proxy_credentials` gives `user:password`;
-        `on_date` is told the `Date` of each reply as it comes.
+        files that cannot be used: then the ones before are kept. `on_tls` is told why, or None where they are good.
+        `proxy_credentials` gives `user:password`; `on_date` is told the `Date` of each reply as it comes.
         """
         self._timeout = aiohttp.ClientTimeout(
             total=total_seconds, connect=connect_seconds, sock_read=read_seconds
@@ -77,6 +75,7 @@ class HttpGateway:
         self._proxy = proxy
         self._proxy_credentials = proxy_credentials
         self._on_date = on_date
+        self._on_tls = on_tls
         self._context: ssl.SSLContext | None = None
         self._pool: _Pool | None = None
         self._retired: set[_Pool] = set()
@@ -87,6 +86,7 @@ class HttpGateway:
         settings: GatewaySettings,
         secret: Callable[[str], str],
         on_date: Callable[[str], None] = lambda _date: None,
+        on_tls: Callable[[str | None], None] = lambda _problem: None,
     ) -> Self:
         """As the settings say; `secret` gives a secret by its name, as it is now."""
 
@@ -111,6 +111,7 @@ class HttpGateway:
             proxy=settings.proxy,
             proxy_credentials=lambda: named(settings.proxy_credentials),
             on_date=on_date,
+            on_tls=on_tls,
         )
 
     async def __aenter__(self) -> Self:
@@ -163,7 +164,9 @@ class HttpGateway:
         try:
             self._context = self._tls()
         except (OSError, ValueError, CouponConsumerError) as error:
-            log.warning("gateway.certificates_kept", problem=str(error), remedy="correct the files")
+            self._on_tls(str(error))
+        else:
+            self._on_tls(None)
         # Not all members of a fleet at the same moment.
         lifetime = self._lifetime_seconds * random.uniform(0.8, 1.0)  # noqa: S311  # jitter, not cryptography
         retires_at = asyncio.get_running_loop().time() + lifetime

@@ -64,8 +64,13 @@ class Metrics:
 
         self.secrets_reloads = Counter(
             "coupon_secrets_reloads",
-            "Secrets whose file changed, by what came of it: loaded, or kept as it was.",
+            "Secrets whose file changed, by what came of it: loaded, or kept as it was; kept, of certificates too.",
             ["result"],
+            registry=registry,
+        )
+        self.credentials_kept = Gauge(
+            "coupon_credentials_kept",
+            "Secrets, and ways to Kafka or the platform, whose files now are of no use: those of before are kept.",
             registry=registry,
         )
 

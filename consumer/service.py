@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapp
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import chain, islice
 from typing import Any
 
@@ -15,6 +16,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from consumer import __version__, intake, ledger
+from consumer.connection import Access, files_named, secrets_named
 from consumer.core.errors import BrokerUnavailableError, ConfigurationError, Problem
 from consumer.core.offsets import Tracker
 from consumer.core.outcomes import OutcomeContext
@@ -44,6 +46,7 @@ from consumer.ledger import Done, Encoder, Ledger
 from consumer.link import Membership, TopicPartition
 from consumer.logs import cleaned
 from consumer.metrics import Metrics
+from consumer.rotation import Rotation
 from consumer.rulebook import Files
 from consumer.rulebook.watching import Watcher
 from consumer.selfcheck import Clock
@@ -64,6 +67,9 @@ COUNT_SECONDS = 2.0
 
 MOST_PROBLEMS = 20
 """On a page; the log has them all."""
+
+_WAY, _WAY_IN = "the way to the platform", "the way to Kafka"
+"""Where it is told that files are of no use."""
 
 
 class Service:
@@ -95,15 +101,18 @@ class Service:
         ways_secrets = [name for name in (way.key_password, way.proxy_credentials) if name]
         certificates = [file for file in (way.ca_file, way.certificate_file, way.key_file) if file]
         self._way = {*ways_secrets, *map(str, certificates)}
+        security = settings.kafka.security
+        self._way_in = {*secrets_named(security), *map(str, files_named(security))}
         self._credentials = Credentials(
             settings.secret,
             self.metrics,
-            needed=lambda: {*ways_secrets, *_signing(self.rules)},
-            certificates=certificates,
+            needed=lambda: {*ways_secrets, *secrets_named(security), *_signing(self.rules)},
+            certificates=[*certificates, *files_named(security)],
             on_change=self._heed,
         )
         self._credentials.use(self._fitting(rules) | {name: settings.secret(name) for name in ways_secrets})
         self._gateway: HttpGateway | None = None
+        self._rotation: Rotation | None = None
         self._privacy = settings.plate_privacy()
         self._intake: Intake | None = None
         self._flow = Flow(
@@ -136,12 +145,20 @@ class Service:
 
     async def run(self) -> None:
         """Serve until `stop`. Waits for a Kafka that is not there yet, and says so."""
-        settings = self.settings
+        settings, credentials = self.settings, self._credentials
+        credentials.use({name: settings.secret(name) for name in secrets_named(settings.kafka.security)})
+        access = Access(settings.kafka, credentials.secrets.__getitem__)
+        self._rotation = Rotation(access, credentials.secrets.__getitem__, partial(credentials.keep, _WAY_IN))
         async with AsyncExitStack() as stack:
             web = WebServer(settings.web.host, settings.web.port, registry=self.metrics.registry, health=self)
             self.port = (await stack.enter_async_context(web)).port
             self._gateway = gateway = await stack.enter_async_context(
-                HttpGateway.of(settings.gateway, self._credentials.secrets.__getitem__, on_date=Clock().note)
+                HttpGateway.of(
+                    settings.gateway,
+                    credentials.secrets.__getitem__,
+                    on_date=Clock().note,
+                    on_tls=partial(credentials.keep, _WAY),
+                )
             )
             log.info(
                 "service.started",
@@ -153,10 +170,11 @@ class Service:
             )
             await stack.enter_async_context(_beside(self._watch_loop()))
             await stack.enter_async_context(_beside(self._count()))
-            await stack.enter_async_context(_beside(self._credentials.watch()))
+            await stack.enter_async_context(_beside(credentials.watch()))
+            await stack.enter_async_context(_beside(self._rotation.run()))
             if self._watcher is not None:
                 await stack.enter_async_context(_beside(self._watcher.run()))
-            while kafka := await Kafka.reach(settings, self._waiting, self._stopping):
+            while kafka := await Kafka.reach(settings, access, self._waiting, self._stopping):
                 await self._serve(kafka, gateway)
         log.info("service.stopped")
 
@@ -329,6 +347,8 @@ class Service:
                 self._flow.probe_now(name)
         if self._gateway is not None and not self._way.isdisjoint(changed):
             self._gateway.renew()
+        if self._rotation is not None and not self._way_in.isdisjoint(changed):
+            self._rotation.look_now()
 
     # -- Watching -------------------------------------------------------------------------------------
 
@@ -376,6 +396,7 @@ class Service:
             "rules_refused": [str(problem) for problem in self._watcher.problems[:MOST_PROBLEMS]]
             if self._watcher
             else [],
+            "credentials_kept": self._credentials.kept,
             "joined": room is not None and room.joined,
             "partitions": [f"{tp.topic}-{tp.partition}" for tp in room.partitions] if room else [],
             "paused": room.paused if room else {},

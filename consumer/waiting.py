@@ -12,7 +12,7 @@ import structlog
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
-from consumer.connection import arguments, member_arguments, reach
+from consumer.connection import Access, member_arguments, reach
 from consumer.core.errors import BrokerUnavailableError, CouponConsumerError, GuaranteeError, RefusedError
 from consumer.ledger import Writer
 from consumer.link import GroupConsumer, KafkaLink, Membership, words
@@ -76,14 +76,16 @@ class Kafka:
         self._settings = settings
 
     @classmethod
-    async def reach(cls, settings: Settings, waiting: Waiting, stopping: asyncio.Event) -> Self | None:
+    async def reach(
+        cls, settings: Settings, access: Access, waiting: Waiting, stopping: asyncio.Event
+    ) -> Self | None:
         """Wait for it as long as it takes. None if stopped before. Raises GuaranteeError."""
         stopped = asyncio.ensure_future(stopping.wait())
         pause = FIRST_PAUSE
         try:
             while not stopping.is_set():
                 try:
-                    kafka = await _unless(stopped, cls._connect(settings))
+                    kafka = await _unless(stopped, cls._connect(settings, access))
                 except GuaranteeError:
                     raise
                 except (BrokerUnavailableError, RefusedError, KafkaError, OSError) as error:
@@ -98,10 +100,10 @@ class Kafka:
         return None
 
     @classmethod
-    async def _connect(cls, settings: Settings) -> Self:
+    async def _connect(cls, settings: Settings, access: Access) -> Self:
         """One try; leaves nothing open where it fails."""
         kafka = settings.kafka
-        options = arguments(kafka, settings.secret)
+        options = access.arguments()
         await reach(options)
         async with AsyncExitStack() as stack:
             client = AIOKafkaClient(**options)

@@ -260,11 +260,12 @@ def service() -> dashboard.Dashboard:
         .with_panel(
             over_time(
                 "Alarms",
-                "1 while an account is refused, a topic cannot be read, or the rules' files were refused.",
+                "1 while an account is refused, a topic cannot be read, or the rules' files were refused; and secrets and ways that are kept.",
                 "short",
                 (f"max by (account) (coupon_config_alarm{{{JOB}}})", "{{account}} is refused"),
                 (f"max by (topic) (coupon_unreadable_alarm{{{JOB}}})", "{{topic}} cannot be read"),
                 (f"max(coupon_rules_refused{{{JOB}}})", "rules are refused"),
+                (f"max(coupon_credentials_kept{{{JOB}}})", "secrets and ways are kept"),
             )
         )
         .with_row(dashboard.Row("Time"))

@@ -420,13 +420,23 @@ async def test_a_token_file_is_read_again_for_every_connection(tmp_path: Path) -
     assert await provider.token() == "first"
     file.write_text("second", "utf-8")
     assert await provider.token() == "second"
-    file.write_text("\n", "utf-8")
-    with pytest.raises(TokenError, match="is empty"):
-        await provider.token()
-    file.write_text("Bearer abc", "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [("\n", "{file} is empty"), ("Bearer abc", "{file} holds no token")]
+)
+async def test_a_token_file_without_one_is_told_unless_there_was_one(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    (file := tmp_path / "token").write_text(text, "utf-8")
     with pytest.raises(TokenError) as refused:
-        await provider.token()
-    assert refused.value.trouble == f"{file} holds no token"
+        await (provider := FileToken(file)).token()
+    assert refused.value.trouble == said.format(file=file)
+
+    file.write_text("first", "utf-8")
+    assert await provider.token() == "first"
+    file.write_text(text, "utf-8")
+    assert await provider.token() == "first"
 
 
 # -- No one there -------------------------------------------------------------------------------------

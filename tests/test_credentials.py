@@ -9,7 +9,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from consumer import credentials, logs
+from consumer import credentials, following, logs
 from consumer.credentials import Credentials
 from consumer.metrics import Metrics
 from consumer.settings import Settings
@@ -21,8 +21,8 @@ SETTINGS = {"kafka": {"bootstrap_servers": ["k:1"], "topics": {"events": ["e"]}}
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(credentials, "LOOK_SECONDS", 0.02)
-    monkeypatch.setattr(credentials, "SETTLE_SECONDS", 0.01)
+    monkeypatch.setattr(following, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(following, "SETTLE_SECONDS", 0.01)
     # A logger keeps the configuration of its first use, which may be another test's.
     monkeypatch.setattr(credentials, "log", structlog.get_logger())
     before = list(logs._in_use)
@@ -96,7 +96,11 @@ async def test_while_a_secret_is_not_there_the_one_before_is_kept_and_it_is_told
             world.mount(main="second main")
             await until(lambda: world.credentials.secrets == {"main": "second main"})
 
-    assert [line["event"] for line in lines] == ["secrets.kept", "secrets.reloaded"]
+    assert [line["event"] for line in lines] == [
+        "credentials.kept",
+        "credentials.kept_no_longer",
+        "secrets.reloaded",
+    ]
     assert lines[0]["problem"].startswith(f"{tmp_path / 'main'}: ")
     assert world.told == [{"main"}]
 
@@ -111,6 +115,25 @@ async def test_a_secret_that_is_refused_is_read_again_at_once(tmp_path: Path) ->
 
     assert world.credentials.secrets == {"main": "second main"}
     assert world.told == [{"main"}]
+
+
+async def test_what_is_kept_is_told_until_it_is_not_or_nobody_needs_it_any_more(tmp_path: Path) -> None:
+    world = World(tmp_path, "main", "gone")
+
+    def kept() -> float | None:
+        return world.metrics.registry.get_sample_value("coupon_credentials_kept")
+
+    async with beside(world.credentials.watch()) as until:
+        world.mount(main="first main")
+        world.credentials.keep("the way to Kafka", "it does not accept our certificate")
+        await until(lambda: kept() == 2)
+        assert world.credentials.kept[0] == "the way to Kafka: it does not accept our certificate"
+        assert world.credentials.kept[1].startswith(f"gone: {tmp_path / 'gone'}: ")
+        world.names.remove("gone")
+        await until(lambda: kept() == 1)
+        world.credentials.keep("the way to Kafka", None)
+
+    assert (kept(), world.credentials.kept) == (0, [])
 
 
 async def test_secrets_that_nobody_needs_any_more_may_go(tmp_path: Path) -> None:

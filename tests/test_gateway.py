@@ -690,15 +690,21 @@ async def test_certificates_are_read_again_when_a_connection_is_given_up(
     old, new = Authority(tmp_path, "old"), Authority(tmp_path, "new")
     trusted = tmp_path / "ca.pem"
     trusted.write_bytes(old.ca.read_bytes())
-    async with client(lifetime_seconds=0.1, tls=lambda: certificates.context(trusted)) as gateway:
+    told: list[str | None] = []
+    async with client(
+        lifetime_seconds=0.1, tls=lambda: certificates.context(trusted), on_tls=told.append
+    ) as gateway:
         async with tls_server(tmp_path, old, "localhost") as url:
             trusted.write_text("half a fi", "utf-8")
             await asyncio.sleep(0.15)
             assert isinstance(await gateway.post(url, b"a=1"), Answered)
+            assert told[-1] is not None
+            assert "holds no certificate in PEM form" in told[-1]
         trusted.write_bytes(new.ca.read_bytes())
         await asyncio.sleep(0.15)
         async with tls_server(tmp_path, new, "localhost") as url:
             assert isinstance(await gateway.post(url, b"a=1"), Answered)
+            assert told[-1] is None
 
 
 async def test_a_handshake_that_fails_does_not_wait_for_the_connections_to_grow_old(

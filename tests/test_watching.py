@@ -12,7 +12,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from consumer import rulebook
+from consumer import following, rulebook
 from consumer.core.errors import ConfigurationError, Problem
 from consumer.core.rules import RuleBook
 from consumer.metrics import Metrics
@@ -26,7 +26,8 @@ RULES = "version: 1\nsources: {events: {extends: canonical}}\nrules: [{name: NAM
 
 @pytest.fixture(autouse=True)
 def _quick_and_collected(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(watching, "SETTLE_SECONDS", 0.01)
+    monkeypatch.setattr(following, "LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(following, "SETTLE_SECONDS", 0.01)
     # A logger keeps the configuration of its first use, which may be another test's.
     monkeypatch.setattr(watching, "log", structlog.get_logger())
     yield
@@ -103,11 +104,11 @@ def test_a_file_of_stations_belongs_to_the_rules_even_before_it_is_there(tmp_pat
 class World:
     """A watcher over files, and what it put in force."""
 
-    def __init__(self, path: Path, seconds: float = 0.02) -> None:
+    def __init__(self, path: Path) -> None:
         self.refuses: list[Problem] = []
         self.in_force = [rulebook.load_files(files := Files(path))]
         self.metrics = Metrics(CollectorRegistry())
-        self.watcher = Watcher(files, self.in_force[0], use=self.use, metrics=self.metrics, seconds=seconds)
+        self.watcher = Watcher(files, self.in_force[0], use=self.use, metrics=self.metrics)
 
     def use(self, book: RuleBook) -> None:
         if self.refuses:
@@ -187,8 +188,9 @@ async def test_what_only_the_settings_lack_is_put_in_force_when_it_is_there(tmp_
     assert [line["event"] for line in lines] == ["rules.refused", "rules.loaded"]
 
 
-async def test_a_look_can_be_asked_for(tmp_path: Path) -> None:
-    world = World(write(tmp_path / "rules.yaml"), seconds=60)
+async def test_a_look_can_be_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "LOOK_SECONDS", 60)
+    world = World(write(tmp_path / "rules.yaml"))
     async with beside(world.watcher.run()) as until:
         await asyncio.sleep(0.05)
         world.watcher.look_now()

@@ -19,18 +19,13 @@ import structlog
 
 from consumer.core.errors import ConfigurationError, Problem
 from consumer.core.rules import RuleBook
+from consumer.following import Follower
 from consumer.metrics import Metrics
 from consumer.rulebook import Files, let_go, load_files
 
 T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
-
-LOOK_SECONDS = 2.0
-"""How often it is looked whether the files have changed."""
-
-SETTLE_SECONDS = 0.2
-"""Whoever is writing when a change is noticed has done so by then."""
 
 WORK_SECONDS, REST_SECONDS = 0.004, 0.001
 """How long the thread works before it lets the loop have the interpreter."""
@@ -55,7 +50,6 @@ class Watcher:
         *,
         use: Callable[[RuleBook], None],
         metrics: Metrics,
-        seconds: float = LOOK_SECONDS,
     ) -> None:
         """`files` are those that `in_force` was loaded from.
 
@@ -67,18 +61,22 @@ class Watcher:
         self._in_force = in_force
         self._use = use
         self._metrics = metrics
-        self._seconds = seconds
         self._ready: RuleBook | None = None
         self._retired: list[tuple[weakref.ref[RuleBook], list[object]]] = []
-        self._asked = asyncio.Event()
+        self._follower = Follower(self._changed, self._load)
         metrics.rules_refused.set(0)
 
     async def run(self) -> None:
         """For ever."""
         while True:
-            asked = await self._until_next_look()
-            if asked or await asyncio.to_thread(self._files.changed):
-                await self._load()
+            loaded = await self._follower.look()
+            if loaded is not None:
+                book, seconds = loaded
+                if isinstance(book, RuleBook):
+                    self._put_in_force(book, seconds)
+                else:
+                    self._ready = None
+                    self._refuse(book)
             elif self._ready is not None:
                 self._put_in_force(self._ready)  # a secret that was missing may be there by now
             for parts in self._not_needed():
@@ -86,30 +84,16 @@ class Watcher:
 
     def look_now(self) -> None:
         """Load the files at once, changed or not."""
-        self._asked.set()
+        self._follower.look_now()
 
-    async def _until_next_look(self) -> bool:
-        try:
-            async with asyncio.timeout(self._seconds):
-                await self._asked.wait()
-        except TimeoutError:
-            return False
-        self._asked.clear()
-        return True
+    def _changed(self) -> bool:
+        return self._files.changed()
 
-    async def _load(self) -> None:
+    async def _load(self) -> tuple[RuleBook | list[Problem], float]:
+        """The rules, or what is wrong with them; and how many seconds it took."""
         began = time.monotonic()
-        while True:
-            await asyncio.sleep(SETTLE_SECONDS)
-            self._files = Files(self._files.path, self._files.remedy)
-            found = await _in_a_thread(partial(_loaded, self._files))
-            if not await asyncio.to_thread(self._files.changed):
-                break
-        if isinstance(found, RuleBook):
-            self._put_in_force(found, time.monotonic() - began)
-        else:
-            self._ready = None
-            self._refuse(found)
+        self._files = Files(self._files.path, self._files.remedy)
+        return await _in_a_thread(partial(_loaded, self._files)), time.monotonic() - began
 
     def _put_in_force(self, book: RuleBook, seconds: float = 0.0) -> None:
         before = self._in_force

@@ -180,7 +180,7 @@ async def standstills(path: Path) -> None:
     files = rulebook.Files(path)
     files.documents()
     in_force: list[RuleBook] = []
-    watcher = Watcher(files, small, use=in_force.append, metrics=Metrics(CollectorRegistry()), seconds=0.5)
+    watcher = Watcher(files, small, use=in_force.append, metrics=Metrics(CollectorRegistry()))
     gc.collect()
     gc.freeze()
     print(f"\nThe event loop's longest standstills, {path.stem}: ms of the clock / of this process's CPU\n")

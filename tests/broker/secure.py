@@ -1,13 +1,20 @@
 """A Kafka with a listener for each way of protecting one, good and bad. Starts a broker."""
 
 import asyncio
+import base64
+import os
 import socket
-from collections.abc import Coroutine, Iterator
-from contextlib import ExitStack, contextmanager
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from hashlib import pbkdf2_hmac
 from pathlib import Path
 from typing import Any
 
+import orjson
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.client import AIOKafkaClient
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import (
@@ -21,6 +28,7 @@ from aiokafka.protocol.types import (
     TaggedFields,
 )
 
+from consumer.core.errors import BrokerUnavailableError
 from consumer.sandbox.broker import EmbeddedBroker
 from tests.pki import Authority
 
@@ -37,6 +45,9 @@ _OAUTH = (
     "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required "
     'unsecuredLoginStringClaim_sub="broker";'
 )
+
+Security = Mapping[str, str]
+"""Settings below `kafka.security`; `__` leads deeper."""
 
 LISTENERS = {
     "TLS": "SSL",
@@ -62,6 +73,7 @@ class SecureBroker:
         self.nowhere = ports.pop()
         self.at = {name: f"localhost:{port}" for name, port in zip(LISTENERS, ports, strict=True)}
         self.broker = EmbeddedBroker(properties=self._properties(folder))
+        self._versions = 0
 
     @property
     def plain(self) -> str:
@@ -69,15 +81,35 @@ class SecureBroker:
         return self.broker.bootstrap_servers
 
     async def start(self) -> None:
-        """Started, with its user of SCRAM: Kafka keeps those in its own log."""
+        """Started, with its users of SCRAM."""
         await self.broker.start()
+        await self.use_password(PASSWORD)
+
+    async def use_password(self, password: str) -> None:
+        """Of the users of SCRAM, which Kafka keeps in its own log; from the next connection on."""
         client = AIOKafkaClient(bootstrap_servers=self.plain)
         await client.bootstrap()
         try:
-            reply = await client.send(client.get_random_node(), _AlterScramCredentials())
+            reply = await client.send(client.get_random_node(), _AlterScramCredentials(password))
         finally:
             await client.close()
         assert [row[1] for row in reply.results] == [0, 0], reply
+
+    async def use_stores(self, listener: str, own: tuple[Path, Path], trusted: Sequence[Authority]) -> None:
+        """Of a listener with TLS: the certificate that it shows, and the CAs of those that it lets in; likewise."""
+        self._versions += 1
+        stores = {
+            "keystore": own[0].read_bytes() + own[1].read_bytes(),
+            "truststore": b"".join(each.ca.read_bytes() for each in trusted),
+        }
+        changes = {}
+        for store, content in stores.items():
+            file = self.ca.folder / f"{listener}-{store}-{self._versions}.pem"
+            file.write_bytes(content)
+            changes[f"listener.name.{listener}.ssl.{store}.location"] = str(file)
+        async with admin(self.plain) as client:
+            _, reply = await client.alter_configs([ConfigResource(ConfigResourceType.BROKER, "1", changes)])
+        assert [row[0] for row in reply.resources] == [0], reply
 
     def _properties(self, folder: Path) -> dict[str, str]:
         good = self.ca.issue("broker", "localhost", "127.0.0.1")
@@ -167,26 +199,72 @@ class _AlterScramCredentialsV0(RequestStruct):  # type: ignore[misc]  # aiokafka
 class _AlterScramCredentials(Request[_AlterScramCredentialsV0]):  # type: ignore[misc]  # aiokafka has no types
     API_KEY = 51
 
+    def __init__(self, password: str) -> None:
+        self._password = password
+
     def build(self, request_struct_class: Any) -> Any:
         salt = b"salt of the tests"
         return request_struct_class(
             [],
             [
-                (f"{USER}{suffix}", kind, 4096, salt, pbkdf2_hmac(name, PASSWORD.encode(), salt, 4096), {})
+                (
+                    f"{USER}{suffix}",
+                    kind,
+                    4096,
+                    salt,
+                    pbkdf2_hmac(name, self._password.encode(), salt, 4096),
+                    {},
+                )
                 for suffix, kind, name in (("", 1, "sha256"), ("-512", 2, "sha512"))
             ],
             {},
         )
 
 
+def token(seconds: float) -> str:
+    """A JWT that no one signed, as a broker for trials takes it; good for so long."""
+    claims = {"sub": USER, "iat": time.time() - 2 * 86400, "exp": time.time() + seconds}
+    parts = (orjson.dumps({"alg": "none"}), orjson.dumps(claims))
+    return ".".join([*(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts), ""])
+
+
+def variables(kafka: SecureBroker, listener: str, security: Security) -> dict[str, str]:
+    """The settings as the environment's; `{folder}` is where the certificates are."""
+    prefix = "CHARGING_COUPON__KAFKA__"
+    return {
+        f"{prefix}BOOTSTRAP_SERVERS": kafka.at[listener],
+        f"{prefix}REQUEST_TIMEOUT": "5s",
+        **{
+            f"{prefix}SECURITY__{name.upper()}": value.format(folder=kafka.ca.folder)
+            for name, value in security.items()
+        },
+    }
+
+
 @contextmanager
-def running(broker: SecureBroker) -> Iterator[SecureBroker]:
-    """Started, and taken down again."""
+def running(folder: Path) -> Iterator[SecureBroker]:
+    """Started, and taken down again. Certificates are in the folder."""
+    broker = SecureBroker(folder)
     try:
         _run(broker.start())
         yield broker
+    except BrokerUnavailableError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"no Kafka: {error}")
     finally:
         _run(broker.broker.stop())
+
+
+@asynccontextmanager
+async def admin(broker: str) -> AsyncIterator[AIOKafkaAdminClient]:
+    """For whatever administrators do."""
+    client = AIOKafkaAdminClient(bootstrap_servers=broker)
+    await client.start()
+    try:
+        yield client
+    finally:
+        await client.close()
 
 
 def _run(task: Coroutine[Any, Any, None]) -> None:

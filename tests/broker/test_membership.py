@@ -12,6 +12,7 @@ import pytest
 import structlog
 from aiokafka import AIOKafkaProducer
 
+from consumer.connection import Access
 from consumer.core.errors import BrokerUnavailableError
 from consumer.sandbox.gateway import SandboxGateway
 from consumer.settings import load_settings
@@ -92,7 +93,9 @@ async def test_a_new_group_begins_at_the_first_record_of_a_time(world: World) ->
 @pytest.fixture
 async def kafka(world: World) -> AsyncIterator[Kafka]:
     """A consumer in the group, in this process."""
-    kafka = await Kafka.reach(load_settings(world.settings, {}), Waiting(), asyncio.Event())
+    settings = load_settings(world.settings, {})
+    access = Access(settings.kafka, settings.secret)
+    kafka = await Kafka.reach(settings, access, Waiting(), asyncio.Event())
     assert kafka is not None
     kafka.consumer.subscribe([world.topics.events])
     while not kafka.consumer.assignment():

@@ -3,26 +3,20 @@
 Wants prometheus and helm on the PATH; `.ci/helm` has them.
 """
 
-import asyncio
 import re
 import shutil
-import socket
-import subprocess
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import aiohttp
 import pytest
-import yaml
 
 from consumer.sandbox.gateway import SandboxGateway
 from consumer.sandbox.scenarios import OUTAGE
 from tests.broker.kafka import Topics, produce_backlog, traffic
+from tests.broker.prometheus import Prometheus, as_grafana
 from tests.broker.world import RULES, World, just_now
-from tests.test_alerts import ALERTS, FILE
+from tests.test_alerts import ALERTS
 from tests.test_dashboards import BUILT, panels
 from tests.test_scaling import trigger
 
@@ -34,12 +28,6 @@ pytestmark = [
         reason="prometheus or helm is not on the PATH; .ci/helm has them",
     ),
 ]
-
-EVERY = "500ms"
-"""Between scrapes, and between looks at the alerts."""
-
-FASTER = 600
-"""Alerts wait for so many times less than in earnest: half a second for five minutes."""
 
 A_SECOND = 40
 BACKLOG = 8000
@@ -79,82 +67,6 @@ async def topics(
     topics = replace(topics, delays="[1s, 2s, 4s]")
     await create_topics(broker, {f"{topics.retries}.{delay}": 2 for delay in ("1s", "2s", "4s")})
     return topics
-
-
-class Prometheus:
-    """Scrapes one member, and looks at the chart's alerts."""
-
-    def __init__(self, folder: Path, target: int) -> None:
-        rules = re.sub(
-            r"for: (\d+)m",
-            lambda found: f"for: {int(found[1]) * 60_000 // FASTER}ms",
-            FILE.read_text("utf-8"),
-        )
-        (folder / "alerts.yaml").write_text(rules, "utf-8")
-        labels = {"namespace": "parking", "pod": "coupons-charging-coupon-consumer-0"}
-        job = {
-            "job_name": "charging-coupon",
-            "static_configs": [{"targets": [f"127.0.0.1:{target}"], "labels": labels}],
-        }
-        whole = {
-            "global": {"scrape_interval": EVERY, "scrape_timeout": EVERY, "evaluation_interval": EVERY},
-            "rule_files": ["alerts.yaml"],
-            "scrape_configs": [job],
-        }
-        (folder / "prometheus.yaml").write_text(yaml.safe_dump(whole), "utf-8")
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.address = f"127.0.0.1:{free.getsockname()[1]}"
-        self.log = folder / "prometheus.log"
-        with self.log.open("wb") as out:
-            self.process = subprocess.Popen(
-                [
-                    "prometheus",
-                    f"--config.file={folder / 'prometheus.yaml'}",
-                    f"--storage.tsdb.path={folder / 'data'}",
-                    f"--web.listen-address={self.address}",
-                ],
-                stdout=out,
-                stderr=subprocess.STDOUT,
-            )
-        self.began_at = time.time()
-
-    async def asked(self, query: str) -> list[dict[str, Any]]:
-        """Series with their samples of all the time, one a second; what is no number is left out."""
-        found = await self._get("query_range", query, start=self.began_at, end=time.time(), step=1)
-        return [
-            {**series, "values": numbers}
-            for series in found
-            if (numbers := [sample for sample in series["values"] if sample[1] != "NaN"])
-        ]
-
-    async def _get(self, path: str, query: str, **times: float) -> list[dict[str, Any]]:
-        address = f"http://{self.address}/api/v1/{path}"
-        async with (
-            aiohttp.ClientSession() as session,
-            session.post(address, data={"query": query, **times}) as response,
-        ):
-            answer = await response.json()
-        assert answer["status"] == "success", (query, answer)
-        found: list[dict[str, Any]] = answer["data"]["result"]
-        return found
-
-    async def values(self, query: str) -> dict[float, float]:
-        """Of the one series, by time."""
-        (series,) = await self.asked(query)
-        return {at: float(value) for at, value in series["values"]}
-
-    async def until(self, query: str, seconds: float) -> None:
-        """It has data now."""
-        give_up = time.monotonic() + seconds
-        while True:
-            try:
-                if await self._get("query", query):
-                    return
-            except aiohttp.ClientConnectionError:
-                pass  # it is about to listen
-            assert time.monotonic() < give_up, f"nothing for {query}\n{self.log.read_text('utf-8')[-2000:]}"
-            await asyncio.sleep(0.3)
 
 
 @pytest.fixture
@@ -217,17 +129,11 @@ async def test_an_outage_as_prometheus_and_grafana_and_keda_see_it(
 def _queries() -> list[tuple[str, str]]:
     """Of every panel, as Grafana asks."""
     return [
-        (f"{panel['title']}: {target['expr']}", _as_grafana(target["expr"]))
+        (f"{panel['title']}: {target['expr']}", as_grafana(target["expr"]))
         for text in BUILT.values()
         for panel in panels(text)
         for target in panel["targets"]
     ]
-
-
-def _as_grafana(expression: str) -> str:
-    for variable, value in (("$job", ".*"), ("$__rate_interval", "5s"), ("$__range", "1m")):
-        expression = expression.replace(variable, value)
-    return expression
 
 
 def _own(expression: str) -> str:
