@@ -124,16 +124,19 @@ log: {{format: json}}
             if all(max(committed[number], 0) == end for number, end in ends.items()):
                 return
             if time.monotonic() > give_up:
-                logs = "\n".join(member.log_tail() for member in self.members)
-                raise AssertionError(f"not done after {seconds} s: {committed} of {ends}\n{logs}")
+                raise AssertionError(f"not done after {seconds} s: {committed} of {ends}\n{self.log_tails()}")
             await asyncio.sleep(0.3)
 
     async def until_outcomes(self, count: int, seconds: float = 60) -> None:
         """Until at least `count` outcomes are visible."""
         give_up = time.monotonic() + seconds
         while sum((await end_offsets(self.broker, self.topics.outcomes, 3)).values()) < count:
-            assert time.monotonic() < give_up, "no outcomes come\n" + self.members[-1].log_tail()
+            assert time.monotonic() < give_up, f"no outcomes come\n{self.log_tails()}"
             await asyncio.sleep(0.1)
+
+    def log_tails(self) -> str:
+        """What the members said last."""
+        return "\n".join(member.log_tail() for member in self.members)
 
     def end(self) -> None:
         """No process is left."""

@@ -1,13 +1,19 @@
-"""Podman, and the image that .ci/image built. Runs commands."""
+"""Podman, and the image that .ci/image built: containers of it, and the chart's pod. Runs commands."""
 
+import asyncio
 import os
 import shutil
+import socket
 import subprocess
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
+import aiohttp
 import orjson
 import pytest
+import yaml
 
 IMAGE = os.environ.get("CHARGING_COUPON_IMAGE", "")
 
@@ -41,3 +47,78 @@ def python(script: str) -> Any:
     """What a script prints as JSON, run by the image's Python."""
     options: Sequence[str] = ("run", "--rm", *RESTRICTED, "--entrypoint", "/app/bin/python3")
     return orjson.loads(podman(*options, IMAGE, "-c", script).stdout)
+
+
+class Pod:
+    """The pod of a chart's Deployment, from what helm rendered, as it is but for what this podman needs.
+
+    That is a port of this machine for the container's, which would else be the same one; and the
+    Secret, which is not the chart's.
+    """
+
+    def __init__(
+        self, rendered: Sequence[Mapping[str, Any]], secret: str, secrets: Mapping[str, str]
+    ) -> None:
+        documents = deepcopy([each for each in rendered if each["kind"] in {"ConfigMap", "Deployment"}])
+        (deployment,) = [each for each in documents if each["kind"] == "Deployment"]
+        self.template = deployment["spec"]["template"]["spec"]
+        (self.container,) = self.template["containers"]
+        with socket.socket() as free:
+            free.bind(("", 0))
+            self.container["ports"][0]["hostPort"] = self.port = free.getsockname()[1]
+        kept = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": secret}, "data": dict(secrets)}
+        self._text = yaml.safe_dump_all([kept, *documents], allow_unicode=True)
+        self._volumes = [each["metadata"]["name"] for each in (kept, *documents)]
+        self._secret = secret
+        self._pod = self._id = ""
+
+    def play(self) -> None:
+        """Starts it."""
+        told = podman("kube", "play", "-", given=self._text).stdout
+        self._pod, self._id = (told.split(f"{what}:\n")[1].split()[0] for what in ("Pod", "Container"))
+
+    def inspect(self) -> dict[str, Any]:
+        """Its container, as podman runs it."""
+        return inspect(self._id)
+
+    def execute(self, script: str) -> Any:
+        """What a script prints as JSON, run by Python in it."""
+        return orjson.loads(podman("exec", self._id, "/app/bin/python3", "-c", script).stdout)
+
+    def log(self) -> list[dict[str, Any]]:
+        """Its log lines."""
+        done = podman("logs", self._id)
+        lines = (done.stdout + done.stderr).splitlines()
+        return [orjson.loads(line) for line in lines if line.startswith("{")]
+
+    async def until_ready(self, seconds: float = 60) -> None:
+        """Until its readiness probe succeeds."""
+        probe = self.container["readinessProbe"]["httpGet"]
+        give_up = time.monotonic() + seconds
+        async with aiohttp.ClientSession() as session:
+            while True:
+                try:
+                    async with session.get(f"http://127.0.0.1:{self.port}{probe['path']}") as response:
+                        if response.ok:
+                            return
+                        told = await response.text()
+                except aiohttp.ClientError as error:
+                    told = str(error)
+                assert time.monotonic() < give_up, f"not ready: {told}\n{self.log()}"
+                await asyncio.sleep(0.1)
+
+    async def delete(self) -> dict[str, Any]:
+        """As Kubernetes does: SIGTERM, SIGKILL after the grace period, the network to the last. Its state then.
+
+        (`podman pod stop` takes the network away first.) The test's loop goes on meanwhile.
+        """
+        grace = str(self.template["terminationGracePeriodSeconds"])
+        await asyncio.to_thread(podman, "stop", "--time", grace, self._id)
+        state: dict[str, Any] = self.inspect()["State"]
+        return state
+
+    def remove(self) -> None:
+        """Nothing of it is left."""
+        podman("pod", "rm", "--force", "--time", "0", self._pod, fails=True)
+        podman("volume", "rm", "--force", *self._volumes, fails=True)
+        podman("secret", "rm", self._secret, fails=True)
