@@ -121,7 +121,7 @@ def test_its_presets_are_the_presets() -> None:
     section = README.split("### Read your platform's messages")[1].split("###")[0]
     rows = [row.split("|")[1] for row in section.splitlines() if row.startswith("| `")]
 
-    assert sorted(re.findall(r"`([\w.-]+)`", " ".join(rows))) == preset_names()
+    assert sorted(re.findall(r"`([\w.-]+)`", " ".join(rows))) == list(preset_names())
 
 
 def test_its_metrics_are_the_services() -> None:

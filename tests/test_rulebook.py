@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
+from pydantic import BaseModel
 
 from consumer import rulebook
 from consumer.core.documents import Document
@@ -41,6 +42,28 @@ def test_a_valid_file_is_accepted_and_keeps_to_the_schema(path: Path) -> None:
 
     data = json.loads(json.dumps(Document(path.read_text("utf-8"), "f").data, default=float))
     assert [error.message for error in Draft202012Validator(schema).iter_errors(data)] == []
+
+
+def test_every_key_of_the_schema_stands_in_a_valid_file() -> None:
+    """The fuzzer starts from these."""
+    schema = json.loads(rulebook.schema_text())
+    models = {**schema["$defs"], "RulesModel": schema}
+    keys = {f"{name}.{key}" for name, model in models.items() for key in model.get("properties", ())}
+    seen: set[str] = set()
+
+    def look(value: object) -> None:
+        if isinstance(value, BaseModel):
+            for name in value.model_fields_set:
+                seen.add(f"{type(value).__name__}.{type(value).model_fields[name].alias or name}")
+                look(getattr(value, name))
+        elif isinstance(value, list | dict):
+            for item in value.values() if isinstance(value, dict) else value:
+                look(item)
+
+    for path in VALID:
+        look(rulebook.compiled(path)[0].model)
+
+    assert keys == seen
 
 
 @pytest.mark.parametrize("path", INVALID, ids=lambda path: path.stem)

@@ -129,10 +129,11 @@ def _preset(name: str) -> tuple[Mapping[str, object], SourceModel] | None:
     return data, SourceModel.model_validate(data)
 
 
-def preset_names() -> list[str]:
+@cache
+def preset_names() -> tuple[str, ...]:
     """The presets that a source can extend."""
     files = (file.name for file in resources.files("consumer.presets").iterdir())
-    return sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml"))
+    return tuple(sorted(name.removesuffix(".yaml") for name in files if name.endswith(".yaml")))
 
 
 def preset_sample(names: Sequence[str]) -> object:
@@ -370,10 +371,12 @@ class Compilation:
         words: list[str] = []
         for number, model in enumerate(models):
             place = (*location, number)
-            if len(model.model_fields_set) != 1:
-                self._problem(place, "a step of the envelope has one key", "make it several steps")
+            keys = list(model.model_fields_set)
+            if len(keys) != 1 or getattr(model, keys[0]) is None:
+                remedy = "make it several steps" if len(keys) > 1 else "give it one, and a value"
+                self._problem(place, "a step of the envelope has one key", remedy)
                 continue
-            (key,) = model.model_fields_set
+            (key,) = keys
             if steps and key in ("skip_bytes", "schema_registry", "charset"):
                 self._problem(place, f"`{key}` is for bytes, and this is JSON by now", "put it first")
             if model.skip_bytes is not None:

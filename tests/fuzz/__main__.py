@@ -1,7 +1,11 @@
-"""Fuzzes: `python -m tests.fuzz [TARGET] --seconds N`, or looks at one input again: `--replay`. Prints."""
+"""Fuzzes: `python -m tests.fuzz [TARGET] --seconds N`, or looks at one input again: `--replay`. Prints.
+
+Exit codes: 0 nothing found, 1 something found, 2 the search itself failed, 3 there can be none here.
+"""
 
 import argparse
 import sys
+import traceback
 from base64 import b64decode
 from random import SystemRandom
 
@@ -36,7 +40,11 @@ def main() -> int:
     found = 0
     for name in names:
         seed = given.seed if given.seed is not None else SystemRandom().randrange(1, 1 << 31)
-        report = fuzz(name, given.seconds / len(names), seed, given.planted)
+        try:
+            report = fuzz(name, given.seconds / len(names), seed, given.planted)
+        except Exception:  # noqa: BLE001  # whatever it is, nothing was found out
+            traceback.print_exc()
+            return 2
         print(report, flush=True)
         found += report.finding is not None
     return int(found > 0)

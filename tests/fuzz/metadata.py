@@ -7,7 +7,7 @@ object of headers.
 import base64
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import timedelta
 from functools import cache
 from random import Random
@@ -260,9 +260,10 @@ ODD = (
 
 
 @cache
-def words() -> Sequence[str]:
-    """The headers' names."""
-    return sorted({name for headers in _examples() for name, _ in headers})
+def vocabulary() -> trees.Vocabulary:
+    """The headers, by name."""
+    examples = [tree for seed in seeds() if seed[:1] == b"{" and (tree := trees.from_json(seed.decode()))]
+    return trees.Vocabulary.of(examples)
 
 
 _TIMES = (*[1] * 300, *[100] * 100, 40_000)
@@ -284,8 +285,8 @@ def changed(data: bytes, random: Random, mutate: Mutate) -> bytes | None:
         tree = trees.from_json(data.decode())
     except (ValueError, RecursionError):
         return None
-    tree = trees.Mutator(words(), scribbling(mutate), ODD).changed(tree, random)
+    tree = trees.Mutator(vocabulary(), scribbling(mutate), ODD).changed(tree, random)
     return trees.written(tree).encode("utf-8", "surrogatepass") if isinstance(tree, dict) else None
 
 
-TARGET = Target(check, seeds, changed, words)
+TARGET = Target(check, seeds, changed, lambda: vocabulary().words)

@@ -1,10 +1,12 @@
 """Bugs that the fuzzer must find, each behind conditions that no example fulfils. Changes modules that are loaded."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 
 from consumer.core import fields
+from consumer.rulebook import model
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,21 @@ def _number_in_text() -> None:
     fields._number = wrong
 
 
+def _part_of_a_day() -> None:
+    """Time spans of days are taken for whole ones."""
+    right = model._SPAN
+
+    class Wrong:
+        def fullmatch(self, text: str) -> re.Match[str] | None:
+            match = right.fullmatch(text)
+            if match is not None and match[2] == "d" and "." in match[1]:
+                raise PlantedError
+            return match
+
+    model._SPAN = Wrong()  # type: ignore[assignment]  # that is what planting is
+
+
 PLANTED: Mapping[str, Planted] = {
     "number": Planted("records", _number_in_text),
+    "span": Planted("rules", _part_of_a_day),
 }

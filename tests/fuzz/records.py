@@ -7,7 +7,7 @@ line that is the key, and some headers' text, where that byte asks for it.
 import json
 import re
 from base64 import b64decode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache
@@ -263,7 +263,7 @@ _HEAD = 2
 
 
 @cache
-def words() -> Sequence[str]:
+def vocabulary() -> trees.Vocabulary:
     """Every name and text on the ways of our sources, and what stands in the examples."""
     steps = {
         step
@@ -273,9 +273,8 @@ def words() -> Sequence[str]:
         for step in re.findall(r"[^.\[\]=|,*$]+", path.text)
     }
     values = {value for _, source in books() for gate in source.gates for value in gate.values}
-    return sorted(
-        {*steps, *values, *trees.words_of([t for seed in seeds() if (t := _tree(seed)) is not None])}
-    )
+    examples = [tree for seed in seeds() if (tree := _tree(seed)) is not None]
+    return trees.Vocabulary.of(examples, steps | values)
 
 
 def _tree(data: bytes) -> trees.Tree:
@@ -298,11 +297,11 @@ def changed(data: bytes, random: Random, mutate: Mutate) -> bytes | None:
         return None
     if random.randrange(8) == 0:
         head = bytes([random.randrange(len(books())), random.randrange(16) & ~KEYED])
-    tree = trees.Mutator(words(), scribbling(mutate)).changed(tree, random)
+    tree = trees.Mutator(vocabulary(), scribbling(mutate)).changed(tree, random)
     try:
         return head + trees.written(tree).encode("utf-8", "surrogatepass")
     except RecursionError:
         return None
 
 
-TARGET = Target(check, seeds, changed, words)
+TARGET = Target(check, seeds, changed, lambda: vocabulary().words)

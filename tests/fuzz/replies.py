@@ -5,7 +5,7 @@ An input is three lines: the status, the header, and the body with all that is l
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -117,9 +117,9 @@ def _sample(sample: dict[str, Any]) -> bytes:
 
 
 @cache
-def words() -> Sequence[str]:
+def vocabulary() -> trees.Vocabulary:
     """The rows' names, and what stands in the samples."""
-    trees_ = [tree for seed in seeds() if (tree := _tree(seed)) is not None]
+    examples = [tree for seed in seeds() if (tree := _tree(seed)) is not None]
     spelled = [
         "plate=",
         "app_secret=",
@@ -129,7 +129,7 @@ def words() -> Sequence[str]:
         "%E7%B2%A4BD12345",
         *trees.TEXTS,
     ]
-    return sorted({*TABLE.rows, *trees.words_of(trees_), *spelled})
+    return trees.Vocabulary.of(examples, [*TABLE.rows, *spelled])
 
 
 def _tree(data: bytes) -> trees.Tree:
@@ -144,11 +144,11 @@ def changed(data: bytes, random: Random, mutate: Mutate) -> bytes | None:
     tree = _tree(data)
     if tree is None or len(head) < 2:
         return None
-    tree = trees.Mutator(words(), scribbling(mutate)).changed(tree, random)
+    tree = trees.Mutator(vocabulary(), scribbling(mutate)).changed(tree, random)
     try:
         return b"\n".join([*head, trees.written(tree).encode("utf-8", "surrogatepass")])
     except RecursionError:
         return None
 
 
-TARGET = Target(check, seeds, changed, words)
+TARGET = Target(check, seeds, changed, lambda: vocabulary().words)

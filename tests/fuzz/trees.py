@@ -1,8 +1,10 @@
 """JSON and YAML texts as trees that can be changed and written again, numbers digit by digit. Performs no I/O."""
 
 import json
+import re
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from random import Random
 from typing import Any
@@ -151,17 +153,78 @@ TEXTS = (
 )
 
 
+@dataclass(frozen=True)
+class Vocabulary:
+    """What stands in examples, and beside what.
+
+    Attributes:
+        words: keys and short texts.
+        parts: what words and numbers these consist of.
+        keys: that are looked for by name, however seldom they stand anywhere.
+        beside: for each key, those that stand in a mapping with it.
+        above: for each key, those under which such mappings stand.
+        under: for each key, what stands there.
+
+    """
+
+    words: Sequence[str]
+    parts: Sequence[str]
+    keys: Sequence[str]
+    beside: Mapping[str, Sequence[str]]
+    above: Mapping[str, Sequence[str]]
+    under: Mapping[str, Sequence[Tree]]
+
+    @classmethod
+    def of(
+        cls, examples: Sequence[Tree], more: Iterable[str] = (), keys: Collection[str] = ()
+    ) -> "Vocabulary":
+        """Of these trees, and more words; without `keys`, all are."""
+        beside: dict[str, dict[str, None]] = {}
+        above: dict[str, dict[str, None]] = {}
+        under: dict[str, dict[str, Tree]] = {}
+        words = set(more)
+        for example in examples:
+            holders = [example, *(holder[at] for holder, at in _places(example))]
+            words.update(each for each in holders if type(each) is str)
+            for mapping in holders:
+                if not isinstance(mapping, dict):
+                    continue
+                words.update(mapping)
+                for key, value in mapping.items():
+                    beside.setdefault(key, {}).update(dict.fromkeys(mapping))
+                    for inner in value if isinstance(value, list) else [value]:
+                        for name in inner if isinstance(inner, dict) else ():
+                            above.setdefault(name, {})[key] = None
+                    text = written(value)
+                    if len(text) <= _LARGEST:
+                        under.setdefault(key, {}).setdefault(text, value)
+        words = {word for word in words if 0 < len(word) <= 60}
+        return cls(
+            sorted(words),
+            sorted({part for word in words for part in _PARTS.findall(word) if not part.isspace()}),
+            sorted(under.keys() & set(keys) if keys else under),
+            {key: tuple(others) for key, others in beside.items()},
+            {key: tuple(others) for key, others in above.items()},
+            {key: tuple(values.values()) for key, values in under.items()},
+        )
+
+
+_LARGEST = 300
+_PARTS = re.compile(r"\d+|[^\W\d]+|\s+|[^\w\s]")
+"""A number, a word, spaces, or a sign."""
+
+
 class Mutator:
     """Changes trees here and there."""
 
     def __init__(
         self,
-        words: Sequence[str],
+        vocabulary: Vocabulary,
         scribble: Callable[[str], str],
         leaves: Sequence[Tree] = (*NUMBERS, *TEXTS),
     ) -> None:
-        """`words` are keys and texts that mean something, `leaves` odd values; `scribble` changes one text's characters."""
-        self._words = words
+        """`leaves` are odd values; `scribble` changes one text's characters."""
+        self._vocabulary = vocabulary
         self._scribble = scribble
         self._leaves = leaves
 
@@ -171,53 +234,140 @@ class Mutator:
             places = list(_places(tree))
             if not places:
                 return self._leaf(random)
-            holder, at = random.choice(places)
-            self._change(holder, at, random, places)
+            if self._vocabulary.keys and random.randrange(2):
+                self._look_for(random.choice(self._vocabulary.keys), places, random)
+            else:
+                holder, at = random.choice(places)
+                self._change(holder, at, random, places)
         return tree
+
+    def _look_for(self, key: str, places: list[tuple[Any, Any]], random: Random) -> None:
+        """What stands under this key is changed; where there is none, one is put where it may stand."""
+        found = [holder for holder, at in places if at == key]
+        if found:
+            self._change(random.choice(found), key, random, places)
+            return
+        mappings = self._where(key, places)
+        if mappings:
+            self._put_key(random.choice(mappings), key, random)
+            return
+        # Nor is there a mapping that has such keys: with it, then.
+        around = random.choice(self._vocabulary.above.get(key, (key,)))
+        wholes = [
+            value
+            for value in self._vocabulary.under.get(around, ())
+            if isinstance(value, dict) and key in value
+        ]
+        mappings = self._where(around, places)
+        if wholes and mappings:
+            whole = _copied(random.choice(wholes))
+            self._put_key(whole, key, random)
+            random.choice(mappings)[around] = whole
+
+    def _where(self, key: str, places: list[tuple[Any, Any]]) -> list[Any]:
+        beside = {*self._vocabulary.beside[key]}
+        return [holder for holder, at in places if at in beside]
 
     def _change(self, holder: Any, at: Any, random: Random, places: list[tuple[Any, Any]]) -> None:
         here = holder[at]
-        match random.randrange(12):
-            case 0 | 1:
+        match random.randrange(14):
+            case 0:
                 holder[at] = self._leaf(random)
-            case 2 | 3 | 9 | 10 | 11 if isinstance(here, str):
-                changed = self._scribble(here) if random.randrange(4) == 0 else _edited(here, random)
-                holder[at] = Raw(changed) if isinstance(here, Raw) and _is_number(changed) else changed
-            case 4:
+            case 1 | 2 | 3 | 4 | 5 | 6 if isinstance(here, str):
+                holder[at] = self._neighbour(here, random)
+            case 7 | 8:
+                holder[at] = self._seen(at, random)
+            case 9:
                 other, where = random.choice(places)
                 holder[at] = _copied(other[where]) if where in _indexes(other) else None
-            case 5:
+            case 10:
                 del holder[at]
-            case 6:
-                self._put(holder if isinstance(holder, dict) else here, random)
-            case 7 if isinstance(holder, dict):
-                holder[random.choice(self._words)] = holder.pop(at)
-            case _:
+            case 11 if isinstance(holder, dict):
+                holder[self._key(holder, random)] = holder.pop(at)
+            case 12:
                 holder[at] = self._wrapped(here, random)
+            case _:
+                self._put(holder if isinstance(holder, dict) else here, random)
 
     def _put(self, holder: Any, random: Random) -> None:
         if isinstance(holder, dict):
-            holder[random.choice(self._words)] = self._leaf(random)
+            self._put_key(holder, self._key(holder, random), random)
         elif isinstance(holder, list):
             holder.append(_copied(random.choice(holder)) if holder else self._leaf(random))
 
+    def _put_key(self, mapping: Any, key: str, random: Random) -> None:
+        value = self._seen(key, random)
+        if isinstance(value, str) and random.randrange(4):
+            value = self._neighbour(value, random)
+        mapping[key] = value
+
+    def _key(self, mapping: Mapping[str, Tree], random: Random) -> str:
+        """One that may stand beside those."""
+        keys = self._vocabulary.beside.get(random.choice(list(mapping)), ()) if mapping else ()
+        return random.choice(keys if keys and random.randrange(8) else self._vocabulary.words)
+
+    def _seen(self, key: Any, random: Random) -> Tree:
+        """What may stand under this key."""
+        values = self._vocabulary.under.get(key, ()) if isinstance(key, str) else ()
+        return _copied(random.choice(values)) if values else self._leaf(random)
+
     def _leaf(self, random: Random) -> Tree:
-        match random.randrange(8):
+        match random.randrange(9):
             case 0 | 1 | 2 | 3:
                 return random.choice(self._leaves)
             case 4:
-                return Raw(Decimal(random.getrandbits(40)).scaleb(-random.randrange(12)))
+                return Raw(_number(random))
             case 5:
+                return _number(random)
+            case 6:
                 return random.choice((None, True, False, [], {}))
             case _:
-                return random.choice(self._words)
+                return random.choice(self._vocabulary.words)
+
+    def _neighbour(self, text: str, random: Random) -> str:
+        """The text a little different; a number stays one, mostly."""
+        match random.randrange(8):
+            case 0:
+                changed = self._scribble(text)
+            case 1 | 2:
+                changed = _edited(text, random)
+            case 3 | 4 if _is_number(text):
+                changed = _number(random)
+            case _:
+                changed = self._spelled(text, random)
+        return Raw(changed) if isinstance(text, Raw) and _is_number(changed) else changed
+
+    def _spelled(self, text: str, random: Random) -> str:
+        """One of its numbers, words and signs is another one, or stands elsewhere too, or no more."""
+        parts = _PARTS.findall(text)
+        if not parts:
+            return str(self._leaf(random))
+        numbers = [number for number, part in enumerate(parts) if part.isdecimal()]
+        at = random.choice(numbers) if numbers and random.randrange(4) else random.randrange(len(parts))
+        match random.randrange(6):
+            case 0:
+                parts[at] = ""
+            case 1:
+                parts[at] *= random.choice((2, 2, 3, 9))
+            case 2:
+                other = random.randrange(len(parts))
+                parts[at], parts[other] = parts[other], parts[at]
+            case 3:
+                parts.insert(at, random.choice(_INSERTED))
+            case _ if parts[at].isdecimal():
+                parts[at] = _number(random)
+            case _ if len(parts[at]) <= _SHORT and random.randrange(2):
+                parts[at] = random.choice([part for part in self._vocabulary.parts if len(part) <= _SHORT])
+            case _:
+                parts[at] = random.choice(self._vocabulary.parts)
+        return "".join(parts)
 
     def _wrapped(self, here: Tree, random: Random) -> Tree:
         match random.randrange(6):
             case 0:
                 return [here]
             case 1:
-                return {random.choice(self._words): here}
+                return {random.choice(self._vocabulary.words): here}
             case 2:
                 return written(here)
             case 3:
@@ -227,6 +377,37 @@ class Mutator:
             case _:
                 return [here, _copied(here)]
 
+
+def _number(random: Random) -> str:
+    """Of any length and sign, whole or not."""
+    digits = random.choice((1, 1, 2, 2, 3, 4, 6, 10, 13, 27))
+    number = Decimal(random.randrange(10**digits))
+    if random.randrange(2):
+        number = number.scaleb(-random.randint(1, digits))
+    return f"{random.choice(('', '', '-'))}{number}"
+
+
+_SHORT = 3
+"""Such are units, and what expressions calculate with."""
+
+_INSERTED = (
+    "-",
+    ".5",
+    " ",
+    "\n",
+    "\n\n\n",
+    "0",
+    "[-1]",
+    "[*]",
+    "{x}",
+    "|",
+    "(",
+    " && ",
+    "'",
+    '"',
+    "，",
+    "\u3000",
+)
 
 _SIGNS = "0123456789..--++,,::eETZ /_%{}[]|=*$&?'\"\\#()<>!ASx粤元 \u3000\t\n"
 
@@ -272,17 +453,3 @@ def _copied(tree: Tree) -> Tree:
             return [_copied(value) for value in tree]
         case _:
             return tree
-
-
-def words_of(trees: Sequence[Tree]) -> list[str]:
-    """Keys and short texts that stand in these."""
-    found: set[str] = set()
-    for tree in trees:
-        if isinstance(tree, dict):
-            found.update(tree)
-        for holder, at in _places(tree):
-            if isinstance(holder[at], dict):
-                found.update(holder[at])
-            elif type(holder[at]) is str:
-                found.add(holder[at])
-    return sorted(word for word in found if 0 < len(word) <= 60)
