@@ -34,6 +34,7 @@ from consumer.core.outcomes import (
     encode_retry,
     reduced,
 )
+from consumer.core.replies import ReplyTable
 from consumer.core.status import State, Status, as_json
 from tests.statuses import granting, held_up
 
@@ -182,8 +183,17 @@ def test_every_field_of_an_outcome_is_always_there_and_in_the_schemas_order() ->
 def test_the_schema_has_all_outcomes_and_reasons() -> None:
     properties = OUTCOME.schema["properties"]
 
-    assert properties["outcome"]["enum"] == list(Outcome)
-    assert properties["reason"]["enum"] == [*Reason, None]
+    assert [each["const"] for each in properties["outcome"]["oneOf"]] == list(Outcome)
+    assert [each["const"] for each in properties["reason"]["oneOf"]] == [*Reason, None]
+
+
+def test_each_outcome_reason_and_code_is_told_in_chinese_too() -> None:
+    properties = OUTCOME.schema["properties"]
+
+    for each in (*properties["outcome"]["oneOf"], *properties["reason"]["oneOf"]):
+        assert re.fullmatch(r"[A-Z].+\. .*[\u4e00-\u9fff].*。", each["description"]), each
+    told = re.findall(r"\b(\d+) [\u4e00-\u9fff]", properties["code"]["description"])
+    assert set(told) == {name for name in ReplyTable.defaults().rows if name.isdecimal()}
 
 
 def test_every_outcome_has_an_example() -> None:
