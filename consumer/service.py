@@ -427,6 +427,7 @@ class Service:
             rebalancing=room.rebalancing if room else False,
             waiting_for=details["waiting_for"],
             unreadable_topics=details["unreadable_topics"],
+            credentials_kept=details["credentials_kept"],
             counts=self._window.counts(time.monotonic(), self.metrics.totals()),
             accounts=self._account_statuses(),
             limits=self._flow.limits(),

@@ -83,6 +83,7 @@ def granting() -> Status:
         rebalancing=False,
         waiting_for=None,
         unreadable_topics=[],
+        credentials_kept=[],
         counts=Counts(
             61.2,
             records=[Counted(TOPIC, 297, 941_310)],

@@ -302,6 +302,7 @@ class Status:
         alive, ready: what /healthz and /readyz say; it is ready once it joined its group, and until it stops.
         waiting_for: what Kafka lacks, or what keeps records from being taken in or written down, in words.
         unreadable_topics: paused, since nothing in them can be read.
+        credentials_kept: what is wrong with files whose secrets and certificates of before are still in use.
 
     """
 
@@ -319,6 +320,7 @@ class Status:
     rebalancing: bool
     waiting_for: str | None
     unreadable_topics: Sequence[str]
+    credentials_kept: Sequence[str]
     counts: Counts
     accounts: Sequence[AccountStatus]
     limits: Limits
@@ -361,6 +363,9 @@ def sentences(status: Status, zone: tzinfo) -> list[tuple[State, str]]:
     if rules.refused_at is not None:
         since = clock(rules.refused_at, status.at, zone)
         text = f"The rules files as they are now are refused since {since}; those that were in force before go on"
+        found.append((State.PARTLY_HELD_UP, text))
+    for kept in status.credentials_kept:
+        text = f"A secret or certificate that was exchanged is of no use, and the one before goes on: {kept}"
         found.append((State.PARTLY_HELD_UP, text))
     return found
 

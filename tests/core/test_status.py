@@ -139,6 +139,17 @@ def test_what_holds_it_up_comes_first(changes: dict[str, object], state: State, 
     assert told(replace(granting(), **changes))[0] == (state, text)  # type: ignore[arg-type]  # as the names say
 
 
+def test_credentials_that_are_kept_are_told_beside_whatever_else_is_so() -> None:
+    kept = "the way to Kafka: Kafka at k-1:9093 does not accept our certificate"
+
+    assert told(replace(granting(), credentials_kept=[kept]))[1:] == [
+        (
+            "partly_held_up",
+            f"A secret or certificate that was exchanged is of no use, and the one before goes on: {kept}",
+        )
+    ]
+
+
 def test_refused_rules_are_told_beside_whatever_else_is_so() -> None:
     rules = held_up().rules
 
