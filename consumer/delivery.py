@@ -32,6 +32,7 @@ from consumer.core.retries import (
     next_step,
 )
 from consumer.core.signing import encode_form
+from consumer.core.values import value
 from consumer.flow import Flow, Permit
 from consumer.gateway import Gateway
 from consumer.metrics import Metrics
@@ -560,7 +561,7 @@ class Delivery:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Call:
     """How one request went.
 
@@ -584,7 +585,7 @@ class _Progress:
     begun: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _OrderDelivery:
     """What one order carries through its delivery; `seen` are the rules that last had a say."""
 

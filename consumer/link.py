@@ -27,6 +27,7 @@ from aiokafka.protocol.metadata import MetadataRequest, MetadataRequestStruct
 from aiokafka.protocol.types import Array, Boolean, Int16, Int32, Schema, String
 
 from consumer.core.errors import BrokerUnavailableError, RefusedError
+from consumer.core.values import value
 from consumer.decoding import Records
 
 T = TypeVar("T")
@@ -163,7 +164,7 @@ class Membership:
             raise ValueError("not a member of the group")
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Outgoing:
     """A record to write. `partition` None: chosen by the key, as Kafka's own producers do."""
 
@@ -175,7 +176,7 @@ class Outgoing:
     partition: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CommittedOffset:
     """What the group has committed for a partition; offset -1 means nothing."""
 

@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from consumer.core.outcomes import Finding
+from consumer.core.values import value
 
 OWN_PARAMETERS = frozenset(
     {
@@ -39,7 +40,7 @@ LARGEST_VALUE = 2**31 - 1
 """A metadata value is a 32-bit integer on the wire, and none of ours is negative."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class CouponRequest:
     """One coupon to ask for, complete but for the signature.
 
@@ -119,7 +120,7 @@ class Account:
     timestamp: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Datum:
     """One metadata entry: its key, the name shown beside the value, the value."""
 

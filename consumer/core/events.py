@@ -1,11 +1,12 @@
 """What goes forward through the rooms: a Kafka record, the orders that it holds, what was tried for them. No I/O."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple
+
+from consumer.core.values import value
 
 Headers = tuple[tuple[str, bytes | None], ...]
 """Kafka headers as they came: repeated keys, null and non-UTF-8 values included."""
@@ -22,7 +23,7 @@ class Coordinates(NamedTuple):
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Attempts:
     """What an order's delivery went through.
 
@@ -42,7 +43,7 @@ class Attempts:
     ambiguous: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class GatewayWords:
     """What the platform said last, as it said it (domain: replies). None where it did not say."""
 
@@ -77,7 +78,7 @@ class Wait(StrEnum):
     """The end of its account's trouble with the platform: no attempt, but time towards the deadline."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RetryContext:
     """What a retry topic's record says of the order that waits in it (`consumer.core.headers`).
 
@@ -114,7 +115,7 @@ class RetryContext:
     order_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Replay:
     """What `charging-coupon replay` says of a record that it sent back (`consumer.core.headers`).
 
@@ -133,7 +134,7 @@ class Replay:
     release: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Record:
     """One record of an events topic or a retry topic, as polled.
 
@@ -183,7 +184,7 @@ class Record:
         return size + sum(len(name) + len(value or b"") for name, value in self.headers)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Order:
     """One charge within a record, read exactly and in base units.
 

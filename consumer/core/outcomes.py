@@ -28,6 +28,7 @@ from consumer.core.events import (
     Wait,
 )
 from consumer.core.headers import Header, event_headers, own_headers, retry_headers
+from consumer.core.values import value
 
 CE_TYPE = "charging-coupon.outcome.v1"
 TRACE_HEADERS = ("traceparent", "tracestate")
@@ -104,7 +105,7 @@ class Reason(StrEnum):
     HOLD = "hold"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Finding:
     """An order, or a whole record, that ends without a request: what reading or the rules found.
 
@@ -131,7 +132,7 @@ class Finding:
     source: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Later:
     """An order goes to a retry topic instead of ending. The outcome beside it is what it would end as now.
 
@@ -150,7 +151,7 @@ class Later:
     excused_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Resolution:
     """What becomes of one order: an outcome, with a dead letter where asked for; or a retry. The ledger writes it.
 
@@ -242,7 +243,7 @@ class OutcomeContext:
     privacy: Privacy = Privacy()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Message:
     """A Kafka record to be written. Only a tombstone's dead letter has no value."""
 

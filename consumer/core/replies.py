@@ -10,9 +10,10 @@ from enum import StrEnum
 
 from consumer.core.events import GatewayWords
 from consumer.core.outcomes import Outcome
+from consumer.core.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Answered:
     """The whole reply arrived.
 
@@ -31,14 +32,14 @@ class Answered:
     resent: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class NotSent:
     """The request certainly did not reach the platform (refused, no such name, connect timeout)."""
 
     error: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class NoAnswer:
     """The request may have been carried out: timeout, reset, or a truncated reply after sending began.
 
@@ -64,7 +65,7 @@ class Then(StrEnum):
     STOP = "stop"
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Reply:
     """A classified attempt end.
 

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from consumer.core.events import RetryContext, Wait
 from consumer.core.outcomes import Later
 from consumer.core.replies import Reply, Then
+from consumer.core.values import value
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,19 +123,19 @@ def excused_seconds(context: RetryContext | None, now: datetime) -> float:
     return context.excused_seconds + max(0.0, (now - context.written_at).total_seconds())
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Again:
     """Call again after so many seconds."""
 
     after: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Stopped:
     """Back to the stop line: the account is refused, which is not the order's fault and no attempt of its own."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Done:
     """The reply is the last word."""
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.core.signing import encode_form, sign, signature_base
+from consumer.core.signing import encode_form, encoded, plainly_encoded, sign, signature_base
 
 VECTORS = json.loads((Path(__file__).parent / "signing-vectors.json").read_text("utf-8"))
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
@@ -52,6 +52,22 @@ def test_an_old_signature_among_the_parameters_is_replaced() -> None:
 def test_the_secret_is_refused_as_a_parameter() -> None:
     with pytest.raises(ValueError, match="`app_secret` is never sent"):
         encode_form({"app_secret": "S"}, "S")
+
+
+@given(st.dictionaries(TEXT, TEXT, max_size=6))
+def test_the_fast_encoding_is_the_plain_one_to_the_byte(form: dict[str, str]) -> None:
+    assert encoded(form) == plainly_encoded(form)
+
+
+def test_each_character_is_encoded_as_the_plain_encoding_has_it() -> None:
+    every = "".join(chr(code) for code in (*range(0xD800), *range(0xE000, 0x11000), 0x1F697, 0x10FFFF))
+
+    assert encoded({"a": every, every[:300]: "b"}) == plainly_encoded({"a": every, every[:300]: "b"})
+
+
+def test_half_a_surrogate_pair_is_never_sent() -> None:
+    with pytest.raises(UnicodeEncodeError):
+        encode_form({"subject": "a\ud83d"}, "S")
 
 
 def test_a_subject_full_of_special_characters_is_encoded_once() -> None:
