@@ -13,7 +13,7 @@ from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from typing import Protocol
 
 from consumer.core.coupons import CouponRequest
@@ -189,6 +189,8 @@ class Delivery:
         self._policy = policy
         self._url = url
         self._metrics = metrics
+        self._requests = cache(metrics.requests.labels)
+        self._request_seconds = cache(metrics.request_seconds.labels)
         self._clock = clock
         self._monotonic = monotonic
         self._sleep = sleep
@@ -381,18 +383,18 @@ class Delivery:
         while True:
             if not delivery.progress.begun:
                 await self._open.wait()
-            so_far = replace(attempts, ambiguous=may_be_granted)
-            planned = self._as_of_now(delivery, so_far, reply, excused)
+            planned = self._as_of_now(delivery, attempts, may_be_granted, reply, excused)
             if isinstance(planned, Resolution):
                 return planned
-            delivery, account = planned, planned.request.account
-            async with self._flow.permit(account) as permit:
+            delivery = planned
+            async with self._flow.permit(delivery.request.account) as permit:
                 excused += permit.stopped_seconds
                 if self._is_changed(delivery):
                     continue  # while it waited for its permit
                 if permit.set_aside:
                     if not delivery.progress.begun and not self._open.is_set():
                         continue  # it is the next owner's
+                    so_far = _so_far(attempts, may_be_granted)
                     return self._set_aside(delivery, so_far, permit.waits_for, excused, reply)
                 if not self._may_call(delivery.progress):
                     continue  # held while it waited for its permit
@@ -405,12 +407,9 @@ class Delivery:
                 first_at = attempts.first_at or call.began_at
                 attempts = Attempts(attempts.count + 1, first_at, call.ended_at, call.seconds)
             if isinstance(step, Done | Later):
-                ambiguous = may_be_granted and (
-                    isinstance(step, Later) or reply.outcome is not Outcome.GRANTED
-                )
-                attempts = replace(attempts, ambiguous=ambiguous)
                 later = step if isinstance(step, Later) else None
-                return self._ended(delivery, end, reply, attempts, later)
+                ambiguous = may_be_granted and (later is not None or reply.outcome is not Outcome.GRANTED)
+                return self._ended(delivery, end, reply, _so_far(attempts, ambiguous), later)
             self._metrics.retries.labels(reply.label).inc()
 
     async def _call(self, delivery: "_OrderDelivery", permit: Permit) -> "_Call":
@@ -422,8 +421,8 @@ class Delivery:
         end = await self._gateway.post(delivery.request.url or self._url, body)
         seconds, ended_at = self._monotonic() - started, self._clock()
         reply = _without(delivery.rules.replies.classify(end, ended_at), secret, delivery.order.plate)
-        self._metrics.requests.labels(account, reply.label).inc()
-        self._metrics.request_seconds.labels(account).observe(seconds)
+        self._requests(account, reply.label).inc()
+        self._request_seconds(account).observe(seconds)
         outdated = await self._was_outdated(delivery.secret_name, secret, reply)
         if not outdated:
             permit.report(reply)
@@ -444,6 +443,10 @@ class Delivery:
         record, reply, account = delivery.base.record, call.reply, delivery.request.account
         if call.outdated:
             self._flow.probe_now(account)  # if this was the probe, it has told nothing
+        now = self._monotonic()
+        if reply.then is Then.FINAL:
+            self._budgets[account].note_call(now)
+            return Done()
         decide = partial(
             next_step,
             reply,
@@ -455,7 +458,6 @@ class Delivery:
             context=record.retry,
             excused=excused,
         )
-        now = self._monotonic()
         step = decide(in_budget=self._in_budget(account, reply, now) and self._open.is_set())
         if not isinstance(step, Again):
             return step
@@ -484,7 +486,12 @@ class Delivery:
         )
 
     def _as_of_now(
-        self, delivery: "_OrderDelivery", attempts: Attempts, reply: Reply | None, excused: float
+        self,
+        delivery: "_OrderDelivery",
+        attempts: Attempts,
+        ambiguous: bool,
+        reply: Reply | None,
+        excused: float,
     ) -> "Resolution | _OrderDelivery":
         """The order, where it is changed as if it had come back from a retry topic."""
         if not self._is_changed(delivery):
@@ -499,7 +506,7 @@ class Delivery:
         if not isinstance(planned, Resolution):
             return planned
         later = planned.later and replace(planned.later, excused_seconds=excused)
-        planned = replace(planned, attempts=attempts, later=later)
+        planned = replace(planned, attempts=_so_far(attempts, ambiguous), later=later)
         return planned if reply is None else replace(planned, words=reply.words, label=reply.label)
 
     def _in_budget(self, account: str, reply: Reply, now: float) -> bool:
@@ -597,6 +604,10 @@ class _OrderDelivery:
     seen: Rules
     place: Place
     progress: _Progress
+
+
+def _so_far(attempts: Attempts, ambiguous: bool) -> Attempts:
+    return attempts if attempts.ambiguous is ambiguous else replace(attempts, ambiguous=ambiguous)
 
 
 def _deadline(rules: Rules, order: Order, record: Record, label: str, excused: float) -> datetime | None:

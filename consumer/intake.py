@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any, Protocol
 
 import structlog
@@ -48,6 +49,9 @@ GIVE_UP_SECONDS = 60.0
 
 MEASURE_SECONDS = 5.0
 """How often it is asked where the logs of paused partitions end."""
+
+ACCOUNT_SECONDS = 0.5
+"""How often each partition's gauges are set: polls may be hundreds a second, and partitions as many."""
 
 LOOK_SECONDS = 20.0
 """How often it is looked whether records are there that the consumer does not bring: twice in a row is once too often."""
@@ -208,6 +212,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._pause_reason = pause_reason
         self._bounds = bounds
         self._metrics = metrics
+        self._records_of = cache(metrics.records.labels)
         self._retry_topics = frozenset(retry_topics)
         self._on_assigned = on_assigned
         self._clock = clock
@@ -226,6 +231,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._cannot_open: str | None = None
         self._problems = 0
         self._polled_at = monotonic()
+        self._accounted_at = -ACCOUNT_SECONDS
         self._seen_reasons = {FULL, LEDGER, OFFSET_MAP, NOT_DUE, UNREADABLE}
 
     # -- The poll loop --------------------------------------------------------------------------------
@@ -474,7 +480,8 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         held = self._assignment
         self._metrics.waiting.set(held.records if held else 0)
         self._metrics.waiting_bytes.set(held.bytes if held else 0)
-        if held is not None:
+        if held is not None and self._monotonic() >= self._accounted_at + ACCOUNT_SECONDS:
+            self._accounted_at = self._monotonic()
             all_held_up = self._pause_reason() is not None
             for partition in held.trackers:
                 self._account_for(held, partition, all_held_up=all_held_up)
@@ -544,7 +551,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         held.records += 1
         held.by_partition[partition] += 1
         held.bytes += record.size
-        self._metrics.records.labels(partition.topic).inc()
+        self._records_of(partition.topic).inc()
         task = asyncio.create_task(self._deliver_one(held, record, asyncio.get_running_loop().time()))
         held.deliveries.add(task)
         task.add_done_callback(held.deliveries.discard)
@@ -616,9 +623,10 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
     def _note_readable(self, topic: str, resolutions: Sequence[Resolution]) -> None:
         """A topic of which nothing can be read is rather a mistake of ours than a thousand dead letters."""
         if any(resolution.readable for resolution in resolutions):
-            if self._is_unreadable(topic):
-                log.info("intake.readable_again", topic=topic)
-            self._forget_unreadable(topic)
+            if topic in self._unreadable:
+                if self._is_unreadable(topic):
+                    log.info("intake.readable_again", topic=topic)
+                self._forget_unreadable(topic)
             return
         self._unreadable[topic] += 1
         if self._unreadable[topic] == self._bounds.unreadable:
@@ -702,6 +710,8 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             lambda done: self._committed(held, done),
         )
         held = Assignment(member, taken.trackers, positions, ledger, taken.own_ids)
+        for topic in {tp.topic for tp in taken.trackers}:
+            self._metrics.unreadable_alarm.labels(topic)  # it begins at 0
         held.writing = asyncio.create_task(ledger.run())
         held.writing.add_done_callback(lambda _: self._ledger_ended(held))
         opened = asyncio.ensure_future(ledger.opened.wait())

@@ -6,12 +6,15 @@ before, so that the map that is committed says exactly what the committed outcom
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache, partial
 from typing import Protocol
 
 import structlog
+from prometheus_client import Gauge
 
 from consumer.core.errors import BrokerUnavailableError, RefusedError
 from consumer.core.events import Record
@@ -207,6 +210,8 @@ class Ledger:
         self._encoder = encoder
         self._bounds = bounds
         self._metrics = metrics
+        self._outcomes = cache(metrics.outcomes.labels)
+        self._gauges_of = cache(partial(_gauges_of, metrics))
         self._on_committed = on_committed
         self._pending: list[Done] = []
         self._moved: set[TopicPartition] = set()
@@ -416,14 +421,17 @@ class Ledger:
     def _committed(self, batch: _Batch) -> None:
         now, wall = asyncio.get_running_loop().time(), datetime.now(UTC)
         for partition, offset in batch.offsets.items():
-            labels = (partition.topic, str(partition.partition))
-            self._metrics.frontier.labels(*labels).set(offset.offset)
-            self._metrics.map_bytes.labels(*labels).set(len(offset.metadata))
+            frontier, map_bytes = self._gauges_of(partition)
+            frontier.set(offset.offset)
+            map_bytes.set(len(offset.metadata))
+        tells_each = log.is_enabled_for(logging.DEBUG)
         for done in batch.done:
             self._metrics.record_seconds.observe(now - done.taken_at)
             for entry in done.entries:
                 if entry.resolution is not None:
                     self._count(entry, entry.resolution, wall)
+                    if tells_each:
+                        _tell(entry.resolution)
         if batch.done:
             self._on_committed(batch.done)
 
@@ -431,22 +439,10 @@ class Ledger:
         reason = resolution.reason or ""
         code = resolution.label
         later = resolution.later
-        log.debug(
-            "ledger.outcome" if later is None else "ledger.retry",
-            **resolution.record.origin._asdict(),
-            order_index=resolution.index,
-            order_id=(resolution.values or {}).get("order_id"),
-            outcome=resolution.outcome,
-            reason=reason,
-            code=code,
-            attempts=resolution.attempts.count,
-            rule=resolution.rule,
-            due_at=None if later is None else later.due_at.isoformat(),
-        )
         if later is not None:
             self._metrics.retries_later.labels(entry.topic, later.wait, code).inc()
             return
-        self._metrics.outcomes.labels(resolution.outcome, reason, code).inc()
+        self._outcomes(resolution.outcome, reason, code).inc()
         self._metrics.count_order(
             resolution.outcome,
             account=resolution.account,
@@ -471,6 +467,28 @@ class Ledger:
             log.warning(
                 "ledger.cannot_write", problem=self.trouble, times=batch.refused, records=len(batch.done)
             )
+
+
+def _gauges_of(metrics: Metrics, partition: TopicPartition) -> tuple[Gauge, Gauge]:
+    """Of its frontier, and of its offset map's bytes."""
+    labels = (partition.topic, str(partition.partition))
+    return metrics.frontier.labels(*labels), metrics.map_bytes.labels(*labels)
+
+
+def _tell(resolution: Resolution) -> None:
+    later = resolution.later
+    log.debug(
+        "ledger.outcome" if later is None else "ledger.retry",
+        **resolution.record.origin._asdict(),
+        order_index=resolution.index,
+        order_id=(resolution.values or {}).get("order_id"),
+        outcome=resolution.outcome,
+        reason=resolution.reason or "",
+        code=resolution.label,
+        attempts=resolution.attempts.count,
+        rule=resolution.rule,
+        due_at=None if later is None else later.due_at.isoformat(),
+    )
 
 
 def _milliseconds(at: datetime) -> int:

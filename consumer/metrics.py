@@ -6,6 +6,7 @@ capped, then `other`; never a plate, an order or a message.
 
 from collections import Counter as Counts
 from collections.abc import Iterable, Mapping
+from functools import cache
 from itertools import islice
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -281,6 +282,8 @@ class Metrics:
             registry=registry,
         )
         self._names: tuple[frozenset[str], ...] = (frozenset(),) * 3
+        self._by_rule = cache(self.orders_by_rule.labels)
+        self._by_lot = cache(self.orders_by_lot.labels)
 
     def use_rules(
         self,
@@ -302,6 +305,8 @@ class Metrics:
             self._names = names
             self.orders_by_rule.clear()
             self.orders_by_lot.clear()
+            self._by_rule.cache_clear()
+            self._by_lot.cache_clear()
         for code, row in replies.items():
             self.outcomes.labels(row.outcome, "", code)
             if row.dead_letter:
@@ -327,9 +332,9 @@ class Metrics:
         accounts, rules, lots = self._names
         if rule is not None:
             of_account = "" if account is None else account if account in accounts else OTHER
-            self.orders_by_rule.labels(of_account, rule if rule in rules else OTHER, outcome).inc()
+            self._by_rule(of_account, rule if rule in rules else OTHER, outcome).inc()
         if lot is not None:
-            self.orders_by_lot.labels(lot if lot in lots else OTHER, outcome).inc()
+            self._by_lot(lot if lot in lots else OTHER, outcome).inc()
 
 
 def _summed(counter: Counter, label: str) -> Counts[str]:

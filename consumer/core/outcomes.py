@@ -276,15 +276,19 @@ def encode_outcome(resolution: Resolution, context: OutcomeContext) -> Message:
     plate = _text(values.get("plate")) or parameters.get("plate")
     order_id = _text(values.get("order_id"))
     identity = outcome_id(context.cluster_id, record.origin, resolution.index)
+
+    def said(text: str | None, longest: int) -> str | None:
+        return text and _cut(_hide(text, plate, privacy), longest)
+
     body: dict[str, Any] = {
         "outcome_id": identity,
         "outcome": resolution.outcome,
         "reason": resolution.reason,
-        "detail": _cut(_hide(resolution.detail, plate, privacy), LONGEST_TEXT),
-        "code": _cut(_hide(words.code, plate, privacy), LONGEST_WORD),
+        "detail": said(resolution.detail, LONGEST_TEXT),
+        "code": said(words.code, LONGEST_WORD),
         "http_status": _integer(words.http_status),
-        "message": _cut(_hide(words.message, plate, privacy), LONGEST_TEXT),
-        "hint": _cut(_hide(words.hint, plate, privacy), LONGEST_TEXT),
+        "message": said(words.message, LONGEST_TEXT),
+        "hint": said(words.hint, LONGEST_TEXT),
         "order_id": order_id,
         "event_id": _text(values.get("event_id")) or parameters.get("event_id"),
         "order_index": resolution.index,
@@ -296,10 +300,10 @@ def encode_outcome(resolution: Resolution, context: OutcomeContext) -> Message:
         "source": resolution.source,
         "rule": resolution.rule,
         "rules_hash": resolution.rules_hash,
-        "seqno": _cut(_hide(words.seqno, plate, privacy), LONGEST_WORD),
-        "grant_serial": _cut(_hide(words.grant_serial, plate, privacy), LONGEST_WORD),
-        "enter_time": _cut(_hide(words.enter_time, plate, privacy), LONGEST_WORD),
-        "data_node": _cut(_hide(words.data_node, plate, privacy), LONGEST_WORD),
+        "seqno": said(words.seqno, LONGEST_WORD),
+        "grant_serial": said(words.grant_serial, LONGEST_WORD),
+        "enter_time": said(words.enter_time, LONGEST_WORD),
+        "data_node": said(words.data_node, LONGEST_WORD),
         "time_cost_ms": _integer(words.time_cost_ms),
         "started_at": _instant(values.get("started_at")),
         "ended_at": _instant(values.get("ended_at")),

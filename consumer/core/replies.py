@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 
+import msgspec
+
 from consumer.core.events import GatewayWords
 from consumer.core.outcomes import Outcome
 from consumer.core.values import value
@@ -242,6 +244,15 @@ class ReplyTable:
 def _envelope(body: bytes) -> Mapping[str, object]:
     """The reply's JSON object; empty where there is none. The code counts, so bad bytes in a message do not."""
     try:
+        value: object = _decoder.decode(body)
+    except (ValueError, RecursionError):
+        return plainly_read(body)
+    return value if isinstance(value, dict) else {}
+
+
+def plainly_read(body: bytes) -> Mapping[str, object]:
+    """What the fast decoder is too strict for, or has no room for: bad bytes, halves of characters, NaN."""
+    try:
         value = json.loads(body.decode("utf-8-sig", "replace"), parse_float=_number)
     except (ValueError, RecursionError):
         return {}
@@ -252,6 +263,9 @@ def _number(text: str) -> str | int:
     """A number with a fraction or exponent, as it was written: serials are never rounded."""
     whole, _, fraction = text.partition(".")
     return int(whole) if fraction and not fraction.strip("0") and len(whole) < 20 else text
+
+
+_decoder = msgspec.json.Decoder(float_hook=_number)  # its errors are ValueErrors
 
 
 def _words(envelope: Mapping[str, object], status: int) -> GatewayWords:
@@ -280,8 +294,9 @@ def _text(fields: Mapping[str, object], name: str) -> str:
     value = fields.get(name)
     if isinstance(value, bool) or not isinstance(value, str | int):
         return ""
+    text = str(value).strip()
     # A lone surrogate cannot be written to a topic.
-    return str(value).strip().encode("utf-8", "replace").decode()
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _milliseconds(text: str) -> int | None:
@@ -314,6 +329,7 @@ _NAMED = re.compile(
     r"((?:plate|app_secret|secret|sign)\w*[\"']?\s*[=:]\s*[\"']?)[^&\s\"'\],，】]+", re.IGNORECASE
 )
 _HEX = re.compile(r"[0-9a-f]{16,}", re.IGNORECASE)
+_LETTER_OR_DIGIT = re.compile(r"[A-Z0-9Ａ-Ｚ０-９]", re.IGNORECASE)
 
 
 def redact(text: str) -> str:
@@ -321,10 +337,13 @@ def redact(text: str) -> str:
 
     A refused signature's hint echoes the whole string that was signed (domain: replies).
     """
-    if not text:
-        return ""
     text = text[: 4 * _MAX_WORDS]
+    if _LETTER_OR_DIGIT.search(text) is None:  # of which each of the patterns needs one
+        return _bounded(text)
     text = _PLATE.sub(r"\1***", text)
     text = _NAMED.sub(r"\1***", text)
-    text = _HEX.sub("***", text)
+    return _bounded(_HEX.sub("***", text))
+
+
+def _bounded(text: str) -> str:
     return text if len(text) <= _MAX_WORDS else f"{text[: _MAX_WORDS - 1]}…"

@@ -1,6 +1,7 @@
 """The reply table over every sample, every HTTP status, and what the platform may say beside them."""
 
 import json
+import re
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,9 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumer.core import replies
 from consumer.core.events import GatewayWords
 from consumer.core.outcomes import Outcome
-from consumer.core.replies import Answered, NoAnswer, NotSent, ReplyRow, ReplyTable, Then, is_row_name, redact
+from consumer.core.replies import (
+    Answered,
+    NoAnswer,
+    NotSent,
+    ReplyRow,
+    ReplyTable,
+    Then,
+    is_row_name,
+    plainly_read,
+    redact,
+)
 
 SAMPLES = Path(__file__).parent.parent / "samples" / "replies"
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
@@ -210,3 +222,36 @@ def test_plates_secrets_and_signatures_are_masked(said: str, written: str) -> No
 
 def test_what_the_platform_says_is_bounded() -> None:
     assert len(redact("很长 " * 10_000)) == 300
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.decimals(allow_nan=False).map(float) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["code", "message", "payload", "seqno"]), JSON), st.binary(max_size=2))
+def test_a_reply_is_read_fast_as_it_is_read_plainly(envelope: dict[str, Any], odd: bytes) -> None:
+    whole = json.dumps(envelope, ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+    for body in (
+        whole,
+        odd + whole,
+        whole[:-1] + odd + b"}",
+        whole.replace(b"1", b"1.0"),
+        b"\xef\xbb\xbf" + whole,
+    ):
+        assert replies._envelope(body) == plainly_read(body)
+
+
+@pytest.mark.parametrize(
+    "pattern", [replies._PLATE, replies._NAMED, replies._HEX], ids=lambda each: each.pattern[:9]
+)
+@given(data=st.data())
+def test_what_has_neither_letter_nor_digit_has_nothing_to_hide(
+    pattern: re.Pattern[str], data: st.DataObject
+) -> None:
+    hidden = data.draw(st.from_regex(pattern))
+
+    assert replies._LETTER_OR_DIGIT.search(hidden)
