@@ -553,14 +553,24 @@ class Delivery:
         attempts: Attempts,
         later: Later | None,
     ) -> Resolution:
-        return replace(
-            delivery.base,
+        base = delivery.base
+        return Resolution(
+            record=base.record,
+            index=base.index,
             outcome=reply.outcome,
             decided_at=self._clock(),
             detail=""
             if isinstance(end, Answered)
             else _no_answer(end.error, sent=not isinstance(end, NotSent)),
             dead_letter=reply.dead_letter,
+            source=base.source,
+            rule=base.rule,
+            account=base.account,
+            rules_hash=base.rules_hash,
+            values=base.values,
+            suspicions=base.suspicions,
+            parameters=base.parameters,
+            metadata=base.metadata,
             attempts=attempts,
             words=reply.words,
             label=reply.label,

@@ -236,7 +236,7 @@ class Service:
             ),
             url=settings.gateway.url,
             metrics=self.metrics,
-            clock=lambda: datetime.now(UTC),
+            clock=partial(datetime.now, UTC),
         )
         self._intake = Intake(
             consumer=kafka.consumer,

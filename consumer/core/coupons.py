@@ -1,10 +1,11 @@
 """An order and the rule that matched it -> the request to the parking platform. Performs no I/O."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+
+import orjson
 
 from consumer.core.outcomes import Finding
 from consumer.core.values import value
@@ -154,9 +155,6 @@ def parameters(
     return {name: value for name, value in form.items() if value}
 
 
-_COMPACT = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
-
-
 def metadata_fields(metadata: tuple[Datum, ...], written: MetadataFormat) -> dict[str, str]:
     """The metadata as form fields. As JSON it is one text, the same for signature and body."""
     if not metadata:
@@ -164,7 +162,7 @@ def metadata_fields(metadata: tuple[Datum, ...], written: MetadataFormat) -> dic
     match written:
         case MetadataFormat.JSON:
             entries = {datum.key: {"name": datum.name, "value": datum.value} for datum in metadata}
-            return {"metadata": _COMPACT.encode(entries)}
+            return {"metadata": orjson.dumps(entries).decode()}
         case MetadataFormat.DOTTED:
             shape = "metadata.{}.{}"
         case MetadataFormat.BRACKETED:

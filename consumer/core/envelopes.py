@@ -96,7 +96,7 @@ ENCRYPTED = Refusal(Reason.ENCRYPTED, "an encrypted envelope, not an order; decr
 
 def is_encrypted(body: object) -> bool:
     """True for CEC's envelope as it came (domain: events)."""
-    if not isinstance(body, dict) or not any(name in body for name in ("Sig", "sig", "SIG")):
+    if not isinstance(body, dict) or not ("Sig" in body or "sig" in body or "SIG" in body):
         return False
     names = {str(name).lower(): name for name in body}
     if not {"operatorid", "data", "sig"} <= names.keys():

@@ -255,7 +255,9 @@ class Message:
     def size(self) -> int:
         """Bytes in Kafka, at most: each length takes up to 5 bytes, a batch's head 61, a record's 20."""
         size = 81 + 10 + len(self.key or b"") + len(self.value or b"")
-        return size + sum(10 + len(_utf8(name)) + len(value or b"") for name, value in self.headers)
+        for name, text in self.headers:
+            size += 10 + (len(name) if name.isascii() else len(_utf8(name))) + len(text or b"")
+        return size
 
 
 def outcome_id(cluster_id: str, coordinates: Coordinates, index: int) -> str:
@@ -276,9 +278,10 @@ def encode_outcome(resolution: Resolution, context: OutcomeContext) -> Message:
     plate = _text(values.get("plate")) or parameters.get("plate")
     order_id = _text(values.get("order_id"))
     identity = outcome_id(context.cluster_id, record.origin, resolution.index)
+    hidden = not privacy.plates.clear
 
     def said(text: str | None, longest: int) -> str | None:
-        return text and _cut(_hide(text, plate, privacy), longest)
+        return text and _cut(_hide(text, plate, privacy) if hidden else text, longest)
 
     body: dict[str, Any] = {
         "outcome_id": identity,
@@ -555,10 +558,26 @@ def _instant(value: Value | None) -> str | None:
     if not isinstance(value, datetime) or value.tzinfo is None:
         return None
     try:
-        instant = value if value.tzinfo is UTC else value.astimezone(UTC)
+        seconds = value.timestamp()
+        if 0 < seconds < _YEAR_2242:  # where a float has room for microseconds
+            return f"{_whole_second(int(seconds))}.{value.microsecond // 1000:03}Z"
+        return plain_instant(value)
     except OverflowError:
         return None
-    return f"{instant.isoformat(timespec='milliseconds')[:-6]}Z"
+
+
+_YEAR_2242 = 1 << 33
+
+
+@lru_cache(maxsize=256)
+def _whole_second(seconds: int) -> str:
+    """What an outcome tells of itself happened within a second or two, like what the others tell."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:-6]
+
+
+def plain_instant(value: datetime) -> str:
+    """An aware time in UTC, RFC 3339, milliseconds. May raise OverflowError."""
+    return f"{value.astimezone(UTC).isoformat(timespec='milliseconds')[:-6]}Z"
 
 
 def _instant_of_ms(milliseconds: int) -> str | None:

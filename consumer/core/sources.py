@@ -273,7 +273,7 @@ class Source:
             return self._invalid(index, row.reason, row.detail)
         if not isinstance(row, dict):
             return self._invalid(index, Reason.SCHEMA, f"{kind_of(row)} where an order is expected")
-        if is_encrypted(row) and self._finds_nothing(row):
+        if row is not event.body and is_encrypted(row) and self._finds_nothing(row):
             return self._invalid(index, ENCRYPTED.reason, ENCRYPTED.detail)
         values, problems = self._values(row, event, find_station)
         for gate in self.gates:
@@ -394,7 +394,7 @@ class Source:
         """The order, or why it gets no coupon though it can be read."""
         doubts = self.plausibility.doubts(order.values, window.latest)
         aside = None
-        if not window.release:
+        if doubts and not window.release:
             aside = next((doubt for doubt in doubts if doubt[0] in self.plausibility.set_aside), None)
         # An end before 2000 is a wrong clock; other doubts are not worth a dead letter once it is too late.
         wrong_clock = aside is not None and aside[0] is Reason.BEFORE_2000

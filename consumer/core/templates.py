@@ -67,8 +67,8 @@ def text_of(values: Mapping[str, Value], name: str) -> str | None:
         return _derived(values, name)
     value = values.get(name)
     match value:
-        case None:
-            return None
+        case str() | None:
+            return value
         case bool():
             return "true" if value else "false"
         case Decimal():

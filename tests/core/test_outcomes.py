@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from consumer.core import outcomes
 from consumer.core.events import Attempts, Coordinates, GatewayWords, Headers, Record, Value, Wait
 from consumer.core.outcomes import (
     Later,
@@ -451,3 +452,17 @@ def test_an_outcome_reads_as_what_was_written(resolution: Resolution) -> None:
 def _as_utf8(value: object) -> str | None:
     """Halves of surrogate pairs cannot be written."""
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else None
+
+
+@given(st.datetimes(timezones=st.timezones() | st.just(UTC) | st.just(timezone.max)), st.integers(-70, 400))
+def test_instants_are_told_fast_as_they_are_told_plainly(moment: datetime, year: int) -> None:
+    for near in (moment, moment.replace(year=1970 + year, day=min(moment.day, 28))):
+        _told_as_plainly(near)
+
+
+def _told_as_plainly(moment: datetime) -> None:
+    try:
+        plain: str | None = outcomes.plain_instant(moment)
+    except OverflowError:
+        plain = None
+    assert outcomes._instant(moment) == plain
