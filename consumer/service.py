@@ -40,7 +40,7 @@ from consumer.core.status import (
 from consumer.credentials import Credentials
 from consumer.delivery import Delivery
 from consumer.flow import FleetBounds, Flow
-from consumer.gateway import HttpGateway
+from consumer.gateway import Gateway, GatewayClient, gateway_of
 from consumer.intake import Intake
 from consumer.ledger import Done, Encoder, Ledger
 from consumer.link import Membership, TopicPartition
@@ -111,7 +111,7 @@ class Service:
             on_change=self._heed,
         )
         self._credentials.use(self._fitting(rules) | {name: settings.secret(name) for name in ways_secrets})
-        self._gateway: HttpGateway | None = None
+        self._gateway: GatewayClient | None = None
         self._rotation: Rotation | None = None
         self._privacy = settings.plate_privacy()
         self._intake: Intake | None = None
@@ -153,7 +153,7 @@ class Service:
             web = WebServer(settings.web.host, settings.web.port, registry=self.metrics.registry, health=self)
             self.port = (await stack.enter_async_context(web)).port
             self._gateway = gateway = await stack.enter_async_context(
-                HttpGateway.of(
+                gateway_of(
                     settings.gateway,
                     credentials.secrets.__getitem__,
                     on_date=Clock().note,
@@ -180,7 +180,7 @@ class Service:
 
     # -- Kafka ----------------------------------------------------------------------------------------
 
-    async def _serve(self, kafka: Kafka, gateway: HttpGateway) -> None:
+    async def _serve(self, kafka: Kafka, gateway: Gateway) -> None:
         """Until stopped, or until this connection is of no more use."""
         watching = asyncio.create_task(kafka.watch(self._waiting))
         summary = asyncio.create_task(self._summarise())
@@ -195,7 +195,7 @@ class Service:
             await asyncio.gather(watching, summary, return_exceptions=True)
             await kafka.close()
 
-    async def _consume(self, kafka: Kafka, gateway: HttpGateway) -> None:
+    async def _consume(self, kafka: Kafka, gateway: Gateway) -> None:
         settings = self.settings
         encoder = Encoder(
             settings.kafka.topics.outcomes,

@@ -17,12 +17,13 @@ What others' clients were reported for, and where ours is tried (`test_demo` pla
 import asyncio
 import contextlib
 import gzip
+import random
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Literal
 
 import pytest
 from aiohttp import web
@@ -30,24 +31,18 @@ from aiohttp.test_utils import TestServer
 
 from consumer import certificates
 from consumer.core.replies import Answered, NoAnswer, NotSent
-from consumer.gateway import Gateway, HttpGateway
+from consumer.gateway import AiohttpGateway, Gateway, GatewayClient, HttpGateway, gateway_of
 from consumer.sandbox import wire
 from consumer.settings.model import Gateway as GatewaySettings
 from tests.pki import Authority
 
-CLIENTS = {"aiohttp": HttpGateway}
+CLIENTS = {"builtin": HttpGateway, "aiohttp": AiohttpGateway}
 
 GRANT = b'{"code":"1001"}'
 OK = wire.reply(GRANT)
 
 
-class OpenGateway(Gateway, Protocol):
-    """What the service needs of it."""
-
-    def renew(self) -> None: ...
-
-
-Client = Callable[..., AbstractAsyncContextManager[OpenGateway]]
+Client = Callable[..., GatewayClient]
 Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -87,6 +82,22 @@ async def raw_server(*talks: Talk) -> AsyncIterator[str]:
     async with server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/event"
     assert not waiting, "fewer connections than the test expects"
+
+
+@contextlib.contextmanager
+def unaccepting() -> Iterator[str]:
+    """A server that is too busy to accept connections."""
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        address = full.getsockname()
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:  # a full backlog leaves further connections waiting
+            filler.setblocking(False)  # the standard library's signature
+            filler.connect_ex(address)
+        yield f"http://127.0.0.1:{address[1]}/event"
+        for filler in fillers:
+            filler.close()
 
 
 async def read_request(reader: asyncio.StreamReader) -> bytes:
@@ -257,18 +268,9 @@ async def test_what_cannot_be_connected_to_was_certainly_not_sent(gateway: Gatew
 
 
 async def test_a_connection_that_is_never_accepted_was_certainly_not_sent(client: Client) -> None:
-    with socket.socket() as full:
-        full.bind(("127.0.0.1", 0))
-        full.listen(0)
-        address = full.getsockname()
-        fillers = [socket.socket() for _ in range(4)]
-        for filler in fillers:  # a full backlog leaves further connections waiting
-            filler.setblocking(False)  # the standard library's signature
-            filler.connect_ex(address)
+    with unaccepting() as url:
         async with client(connect_seconds=0.1, total_seconds=5) as gateway:
-            end = await gateway.post(f"http://127.0.0.1:{address[1]}/event", b"a=1")
-        for filler in fillers:
-            filler.close()
+            end = await gateway.post(url, b"a=1")
 
     assert isinstance(end, NotSent)
 
@@ -317,6 +319,21 @@ async def test_a_stale_connection_is_replaced_by_a_new_one_since_all_that_are_ke
         end = await gateway.post(url, b"a=3")
 
     assert end == Answered(200, GRANT, resent=True)
+
+
+async def test_a_408_on_a_kept_connection_was_said_before_the_request_came(client: Client) -> None:
+    """It is how some servers say that they waited too long for one (RFC 9110, 15.5.9)."""
+    timed_out = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+    async def answer_then_be_impatient(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await say(OK)(reader, writer)
+        await say(timed_out)(reader, writer)
+
+    async with raw_server(answer_then_be_impatient, say(OK)) as url, client() as gateway:
+        await gateway.post(url, b"a=1")
+        assert await gateway.post(url, b"a=2") == Answered(200, GRANT, resent=True)
+    async with raw_server(say(timed_out)) as url, client() as gateway:
+        assert await gateway.post(url, b"a=1") == Answered(408, b"")
 
 
 async def test_a_stale_connection_is_replaced_only_once(gateway: Gateway) -> None:
@@ -375,9 +392,9 @@ async def test_when_the_replacement_finds_nobody_the_first_sending_is_still_in_d
     assert isinstance(end, NoAnswer)
 
 
-async def test_a_gateway_that_is_not_open_says_so() -> None:
+async def test_a_gateway_that_is_not_open_says_so(client: Client) -> None:
     with pytest.raises(RuntimeError, match="use `async with`"):
-        await HttpGateway().post("http://127.0.0.1/", b"")
+        await client().post("http://127.0.0.1/", b"")
 
 
 # -- Replies of unusual shape -----------------------------------------------------------------------
@@ -418,6 +435,124 @@ async def test_a_reply_in_any_lawful_shape_is_read(gateway: Gateway, reply: byte
         assert await gateway.post(url, b"a=1") == Answered(200, b'{"code":"1001"}')
 
 
+SHAPES = {
+    "length": wire.reply(GRANT),
+    "chunks and trailers": wire.chunked(GRANT).replace(b"X-Late", b"Retry-After"),
+    "interim": wire.INTERIM + OK,
+    "retry": b"HTTP/1.1 503 Busy\r\nX-Empty:\r\nRetry-After:  7 \r\nContent-Length: 4\r\n\r\nwait",
+    "gzip": b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%b"
+    % (len(gzip.compress(GRANT, mtime=0)), gzip.compress(GRANT, mtime=0)),
+    "no body": b"HTTP/1.1 204 None\r\nDate: Sun, 01 Mar 2026 12:00:00 GMT\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("reply", SHAPES.values(), ids=SHAPES)
+async def test_wherever_a_reply_is_cut_in_two_on_its_way_it_is_the_same_reply(
+    client: Client, reply: bytes
+) -> None:
+    async def in_two(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for cut in range(len(reply)):
+            await read_request(reader)
+            writer.write(reply[:cut])
+            await asyncio.sleep(0.001)
+            writer.write(reply[cut:])
+
+    async with raw_server(in_two) as url, client() as gateway:
+        ends = [await gateway.post(url, b"a=1") for _ in reply]
+
+    expected = {"retry": Answered(503, b"wait", "7"), "no body": Answered(204, b"")}
+    name = next(name for name, shape in SHAPES.items() if shape == reply)
+    assert set(ends) == {expected.get(name, Answered(200, GRANT))}
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_whatever_comes_for_a_reply_the_next_call_gets_its_own(client: Client, seed: int) -> None:
+    """Replies that lost, doubled, changed and gained bytes; then the server answers, or closes."""
+    chosen = random.Random(seed)
+
+    def spoilt() -> bytes:
+        reply = bytearray(b"".join(chosen.choices(list(SHAPES.values()), k=chosen.choice([1, 1, 1, 2]))))
+        for _ in range(chosen.choice([1, 1, 2, 5])):
+            at, width = chosen.randrange(len(reply) + 1), chosen.choice([1, 1, 2, 4, 16, 64])
+            part = bytes(reply[at : at + width])
+            reply[at : at + width] = chosen.choice(
+                [b"", part * 2, chosen.randbytes(width), part + b"\r\n", part.swapcase(), b"0" * width]
+            )
+            reply = reply or bytearray(b"\0")
+        return bytes(reply)
+
+    async def spoil_then_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, TimeoutError):
+            patience = None
+            while True:
+                async with asyncio.timeout(patience):
+                    first = await read_request(reader) == b"first"
+                writer.write(spoilt() if first else OK)
+                patience = 0.02
+        writer.close()
+
+    async with await asyncio.start_server(spoil_then_answer, "127.0.0.1", 0) as server, client() as gateway:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/event"
+        for _ in range(150):
+            spoilt_end = await gateway.post(url, b"first")
+            assert isinstance(spoilt_end, Answered | NoAnswer), spoilt_end
+            end = await gateway.post(url, b"second")
+            assert isinstance(end, Answered), (spoilt_end, end)
+            assert (end.status, end.body) == (200, GRANT), (spoilt_end, end)
+
+
+@pytest.mark.parametrize(
+    ("reply", "part"),
+    [(b"HTTP/1.1 200 OK\r\nX: ", b"x" * 50_000), (b"HTTP/1.1 200 OK\r\n", b"X: y\r\n" * 8000)],
+    ids=["one header", "many headers"],
+)
+async def test_a_head_without_end_is_no_answer_and_is_not_read_for_ever(
+    client: Client, reply: bytes, part: bytes
+) -> None:
+    sent = 0
+
+    async def go_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        await read_request(reader)
+        writer.write(reply)
+        with contextlib.suppress(ConnectionError):
+            while sent < 50_000_000:
+                writer.write(part)
+                sent += len(part)
+                await writer.drain()
+
+    async with raw_server(go_on) as url, client(total_seconds=20) as gateway:
+        end = await gateway.post(url, b"a=1")
+
+    assert isinstance(end, NoAnswer)
+    assert end.error.startswith("reset: ")
+    assert sent < 50_000_000
+
+
+async def test_a_packed_reply_that_cannot_be_unpacked_is_no_answer(gateway: Gateway) -> None:
+    packed = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nwhat"
+    async with raw_server(say(packed)) as url:
+        assert isinstance(await gateway.post(url, b"a=1"), NoAnswer)
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
+async def test_an_answer_that_comes_before_the_request_is_out_is_heard(client: Client) -> None:
+    """What of the request has not gone out by then would be in the way of the next one."""
+    too_large = wire.reply(b"no").replace(b"200 OK", b"413 Too Large")
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(too_large)
+        await asyncio.sleep(0.2)
+
+    async with raw_server(refuse, say(OK)) as url, client() as gateway:
+        first = await gateway.post(url, b"x" * 20_000_000)
+        second = await gateway.post(url, b"a=2")
+
+    assert first == Answered(413, b"no")
+    assert second == Answered(200, GRANT)
+
+
 async def test_more_body_than_its_length_says_is_never_taken_for_the_next_reply(gateway: Gateway) -> None:
     async def too_much(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await say(OK + wire.reply(b'{"code":"WRONG"}'))(reader, writer)
@@ -447,6 +582,73 @@ async def test_a_reply_that_comes_too_late_is_never_taken_for_anothers(client: C
 
     assert first == NoAnswer("timeout")
     assert second == Answered(200, b'{"code":"1001"}')
+
+
+# -- What is asked, and where ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("", "/"),
+        ("/a/b?x=1&y=%2B", "/a/b?x=1&y=%2B"),
+        ("/停车 1?场=2", "/%E5%81%9C%E8%BD%A6%201?%E5%9C%BA=2"),
+        ("?x", "/?x"),
+    ],
+)
+async def test_the_request_names_path_query_and_host(client: Client, path: str, asked: str) -> None:
+    heads: list[bytes] = []
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        heads.append(head)
+        await reader.readexactly(3)
+        writer.write(OK)
+
+    async with raw_server(listen) as url, client() as gateway:
+        server = url.removesuffix("/event")
+        assert isinstance(await gateway.post(server + path, b"a=1"), Answered)
+
+    assert heads[0].startswith(f"POST {asked} HTTP/1.1\r\n".encode())
+    assert f"\r\nHost: {server.removeprefix('http://')}\r\n".encode() in heads[0]
+
+
+async def test_an_address_of_ipv6_is_called_by_its_number(client: Client) -> None:
+    heads: list[bytes] = []
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(OK)
+        writer.close()
+
+    try:
+        server = await asyncio.start_server(listen, "::1", 0)
+    except OSError:
+        pytest.skip("no IPv6 here")
+    port = server.sockets[0].getsockname()[1]
+    async with server, client() as gateway:
+        assert isinstance(await gateway.post(f"http://[::1]:{port}/event", b""), Answered)
+
+    assert f"\r\nHost: [::1]:{port}\r\n".encode() in heads[0]
+
+
+async def test_the_addresses_of_a_name_are_tried_in_turn(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first refuses, as that of IPv6 does where nobody listens on it."""
+    look_up = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket,
+        "getaddrinfo",
+        lambda host, *more, **named: [
+            found
+            for address in (["127.0.0.2", "127.0.0.1"] if host == "platform.example" else [host])
+            for found in look_up(address, *more, **named)
+        ],
+    )
+    async with raw_server(say(OK)) as url, client() as gateway:
+        named = url.replace("127.0.0.1", "platform.example")
+        assert await gateway.post(named, b"a=1") == Answered(200, GRANT)
 
 
 # -- Time ---------------------------------------------------------------------------------------------
@@ -498,6 +700,46 @@ async def test_a_kept_connection_whose_other_end_is_gone_without_a_word_is_a_tim
     async with client(total_seconds=0.2) as gateway, raw_server(answer_once_and_vanish) as url:
         await gateway.post(url, b"a=1")
         assert await gateway.post(url, b"a=2") == NoAnswer("timeout")
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["new connection", "kept connection"])
+async def test_calls_under_way_end_when_the_gateway_is_left(client: Client, kept: bool) -> None:
+    closed = asyncio.Event()
+
+    async def until_closed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if kept:
+            await say(OK)(reader, writer)
+        await read_request(reader)
+        await reader.read()
+        closed.set()
+
+    async with raw_server(until_closed) as url:
+        async with client() as gateway:
+            if kept:
+                await gateway.post(url, b"a=1")
+            call = asyncio.create_task(gateway.post(url, b"a=2"))
+            await asyncio.sleep(0.05)
+        async with asyncio.timeout(5):
+            assert isinstance(await call, NoAnswer)
+            await closed.wait()
+
+
+async def test_a_call_that_finds_no_connection_before_the_gateway_is_left_was_not_sent() -> None:
+    with unaccepting() as url:
+        async with HttpGateway(connect_seconds=60, total_seconds=60) as gateway:
+            call = asyncio.create_task(gateway.post(url, b"a=1"))
+            await asyncio.sleep(0.05)
+        async with asyncio.timeout(5):
+            assert isinstance(await call, NotSent)
+
+
+async def test_connections_that_are_of_no_use_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("consumer.gateway.http1.IDLE_SECONDS", 0.05)
+    async with raw_server(answer_on) as url, HttpGateway() as gateway:
+        await gateway.post(url, b"a=1")
+        (connection,) = gateway.connections
+        async with asyncio.timeout(5):
+            await connection.lost
 
 
 # -- Connections grow old -------------------------------------------------------------------------
@@ -670,16 +912,21 @@ async def test_a_platform_that_wants_our_certificate_gets_it(client: Client, tmp
             assert not isinstance(await gateway.post(url, b"a=1"), Answered)
 
 
-async def test_settings_name_the_certificates_and_the_secret_that_opens_their_key(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", CLIENTS)
+async def test_settings_name_the_certificates_and_the_secret_that_opens_their_key(
+    name: Literal["builtin", "aiohttp"], tmp_path: Path
+) -> None:
     ours = Authority(tmp_path, "ours")
     certificate, key = ours.issue("us", password="p4ssw0rd")
-    settings = GatewaySettings(
-        ca_file=ours.ca, certificate_file=certificate, key_file=key, key_password="key_password"
+    only_ca = GatewaySettings(client=name, ca_file=ours.ca)
+    settings = only_ca.model_copy(
+        update={"certificate_file": certificate, "key_file": key, "key_password": "key_password"}
     )
     async with tls_server(tmp_path, ours, "localhost", asks=ours.ca) as url:
-        async with HttpGateway.of(settings, {"key_password": "p4ssw0rd"}.__getitem__) as gateway:
+        async with gateway_of(settings, {"key_password": "p4ssw0rd"}.__getitem__) as gateway:
+            assert isinstance(gateway, CLIENTS[name])
             assert isinstance(await gateway.post(url, b"a=1"), Answered)
-        async with HttpGateway.of(GatewaySettings(ca_file=ours.ca), str) as gateway:
+        async with gateway_of(only_ca, str) as gateway:
             assert not isinstance(await gateway.post(url, b"a=1"), Answered)
 
 
@@ -708,14 +955,15 @@ async def test_certificates_are_read_again_when_a_connection_is_given_up(
 
 
 async def test_a_handshake_that_fails_does_not_wait_for_the_connections_to_grow_old(
-    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    client: Client, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("consumer.gateway.RETIRE_SECONDS", 0.1)
     old, new = Authority(tmp_path, "old"), Authority(tmp_path, "new")
     trusted = tmp_path / "ca.pem"
     trusted.write_bytes(old.ca.read_bytes())
     async with (
-        client(lifetime_seconds=600, tls=lambda: certificates.context(trusted)) as gateway,
+        client(
+            lifetime_seconds=600, retire_seconds=0.1, tls=lambda: certificates.context(trusted)
+        ) as gateway,
         tls_server(tmp_path, new, "localhost") as url,
     ):
         assert isinstance(await gateway.post(url, b"a=1"), NotSent)
@@ -724,7 +972,10 @@ async def test_a_handshake_that_fails_does_not_wait_for_the_connections_to_grow_
         assert isinstance(await gateway.post(url, b"a=1"), Answered)
 
 
-async def test_a_proxy_is_asked_for_the_platform_with_its_credentials(client: Client) -> None:
+@pytest.mark.parametrize("name", CLIENTS)
+async def test_a_proxy_is_asked_for_the_platform_with_its_credentials(
+    name: Literal["builtin", "aiohttp"],
+) -> None:
     heads: list[bytes] = []
 
     async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -734,11 +985,10 @@ async def test_a_proxy_is_asked_for_the_platform_with_its_credentials(client: Cl
         writer.write(OK)
         await writer.drain()
 
-    async with (
-        raw_server(proxy) as url,
-        client(proxy=url.removesuffix("/event"), proxy_credentials=lambda: "us:a word") as gateway,
-    ):
-        end = await gateway.post("http://platform.example/gate", b"a=1")
+    async with raw_server(proxy) as url:
+        settings = GatewaySettings(client=name, proxy=url.removesuffix("/event"), proxy_credentials="proxy")
+        async with gateway_of(settings, {"proxy": "us:a word"}.__getitem__) as gateway:
+            end = await gateway.post("http://platform.example/gate", b"a=1")
 
     assert end == Answered(200, b'{"code":"1001"}')
     assert heads[0].startswith(b"POST http://platform.example/gate HTTP/1.1\r\n")
@@ -789,7 +1039,7 @@ async def test_other_certificates_and_credentials_count_from_the_next_call_on(
     assert seen == ["slow old", "before old", "after new"]
 
 
-async def test_what_a_proxy_refuses_to_lead_on_was_certainly_not_sent(client: Client, tmp_path: Path) -> None:
+async def test_what_a_proxy_refuses_to_lead_on_was_certainly_not_sent() -> None:
     heads: list[bytes] = []
 
     async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -800,7 +1050,7 @@ async def test_what_a_proxy_refuses_to_lead_on_was_certainly_not_sent(client: Cl
     credentials = ["us:old"]
     async with (
         raw_server(proxy, proxy) as url,
-        client(proxy=url.removesuffix("/event"), proxy_credentials=lambda: credentials[0]) as gateway,
+        AiohttpGateway(proxy=url.removesuffix("/event"), proxy_credentials=lambda: credentials[0]) as gateway,
     ):
         first = await gateway.post("https://platform.example/gate", b"a=1")
         credentials[0] = "us:new"

@@ -306,10 +306,10 @@ def _sent(settings: "Settings", book: "RuleBook", account: "Account", request: "
     import asyncio
 
     from consumer.core.signing import encode_form
-    from consumer.gateway import HttpGateway
+    from consumer.gateway import gateway_of
 
     async def post() -> "Reply":
-        async with HttpGateway.of(settings.gateway, settings.secret) as gateway:
+        async with gateway_of(settings.gateway, settings.secret) as gateway:
             body = encode_form(request.sent(datetime.now(UTC)), settings.secret(account.secret))
             end = await gateway.post(request.url or settings.gateway.url, body)
             return book.replies.classify(end, datetime.now(UTC))

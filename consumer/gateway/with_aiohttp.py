@@ -1,28 +1,16 @@
-"""A signed form -> how the call ended. HTTP on aiohttp; decides nothing but whether the request was sent."""
+"""HTTP by aiohttp, which knows its way through a proxy. Decides nothing but whether the request was sent."""
 
 import asyncio
 import random
 import ssl
 from collections.abc import Callable
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 import aiohttp
 
-from consumer import __version__, certificates
-from consumer.core.errors import CouponConsumerError
 from consumer.core.replies import Answered, AttemptEnd, NoAnswer, NotSent
-from consumer.settings.model import Gateway as GatewaySettings
-
-RETIRE_SECONDS = 5.0
-"""Age from which connections whose handshakes fail are given up for new ones."""
-
-_HEADERS = {
-    "Content-Type": "application/x-www-form-urlencoded; charset=utf-8",
-    "Accept": "application/json",
-    "Accept-Encoding": "identity",
-    "User-Agent": f"charging-coupon-consumer/{__version__}",
-}
+from consumer.gateway.common import HEADERS, RETIRE_SECONDS, name, read_again
 
 _NOT_SENT = (
     aiohttp.ConnectionTimeoutError,
@@ -34,15 +22,7 @@ _NOT_SENT = (
 _CLOSED = (aiohttp.ClientOSError, aiohttp.ClientConnectionResetError, aiohttp.ServerDisconnectedError)
 
 
-class Gateway(Protocol):
-    """Where coupons are asked for."""
-
-    async def post(self, url: str, body: bytes) -> AttemptEnd:
-        """Post one signed form. Never raises for what the network or the platform does."""
-        ...
-
-
-class HttpGateway:
+class AiohttpGateway:
     """The platform over HTTP. Enter it (`async with`) to open its connections, leave it to close them."""
 
     def __init__(
@@ -53,24 +33,20 @@ class HttpGateway:
         total_seconds: float = 15.0,
         max_reply_bytes: int = 64 * 1024,
         lifetime_seconds: float = 60.0,
+        retire_seconds: float = RETIRE_SECONDS,
         tls: Callable[[], ssl.SSLContext | None] = lambda: None,
         proxy: str | None = None,
         proxy_credentials: Callable[[], str | None] = lambda: None,
         on_date: Callable[[str], None] = lambda _date: None,
         on_tls: Callable[[str | None], None] = lambda _problem: None,
     ) -> None:
-        """Times in seconds: to connect, of silence while a reply is awaited or read, of a whole call.
-
-        After `lifetime_seconds` a connection takes no more calls: a name that leads elsewhere by then, and files
-        that `tls` reads, are heeded. `tls` gives None for the system's CAs, and raises OSError or ValueError for
-        files that cannot be used: then the ones before are kept. `on_tls` is told why, or None where they are good.
-        `proxy_credentials` gives `user:password`; `on_date` is told the `Date` of each reply as it comes.
-        """
+        """As `HttpGateway`, and `proxy_credentials` gives `user:password`. Connections retire all at once."""
         self._timeout = aiohttp.ClientTimeout(
             total=total_seconds, connect=connect_seconds, sock_read=read_seconds
         )
         self._max_reply_bytes = max_reply_bytes
         self._lifetime_seconds = lifetime_seconds
+        self._retire_seconds = retire_seconds
         self._tls = tls
         self._proxy = proxy
         self._proxy_credentials = proxy_credentials
@@ -79,40 +55,6 @@ class HttpGateway:
         self._context: ssl.SSLContext | None = None
         self._pool: _Pool | None = None
         self._retired: set[_Pool] = set()
-
-    @classmethod
-    def of(
-        cls,
-        settings: GatewaySettings,
-        secret: Callable[[str], str],
-        on_date: Callable[[str], None] = lambda _date: None,
-        on_tls: Callable[[str | None], None] = lambda _problem: None,
-    ) -> Self:
-        """As the settings say; `secret` gives a secret by its name, as it is now."""
-
-        def named(name: str | None) -> str | None:
-            return None if name is None else secret(name)
-
-        def tls() -> ssl.SSLContext | None:
-            if settings.ca_file is None and settings.certificate_file is None:
-                return None
-            password = named(settings.key_password)
-            return certificates.context(
-                settings.ca_file, settings.certificate_file, settings.key_file, password
-            )
-
-        return cls(
-            connect_seconds=settings.connect_timeout,
-            read_seconds=settings.read_timeout,
-            total_seconds=settings.total_timeout,
-            max_reply_bytes=settings.max_response_size,
-            lifetime_seconds=settings.connection_lifetime,
-            tls=tls,
-            proxy=settings.proxy,
-            proxy_credentials=lambda: named(settings.proxy_credentials),
-            on_date=on_date,
-            on_tls=on_tls,
-        )
 
     async def __aenter__(self) -> Self:
         self._pool = self._open_pool()
@@ -161,12 +103,7 @@ class HttpGateway:
         return self._pool
 
     def _open_pool(self) -> "_Pool":
-        try:
-            self._context = self._tls()
-        except (OSError, ValueError, CouponConsumerError) as error:
-            self._on_tls(str(error))
-        else:
-            self._on_tls(None)
+        self._context = read_again(self._tls, self._context, self._on_tls)
         # Not all members of a fleet at the same moment.
         lifetime = self._lifetime_seconds * random.uniform(0.8, 1.0)  # noqa: S311  # jitter, not cryptography
         retires_at = asyncio.get_running_loop().time() + lifetime
@@ -187,7 +124,7 @@ class HttpGateway:
         return aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers=_HEADERS,
+            headers=HEADERS,
             timeout=self._timeout,
             trace_configs=[reuse] if kept else [],
         )
@@ -207,23 +144,26 @@ class HttpGateway:
                 proxy_headers=pool.proxy_headers,
                 trace_request_ctx=connection,
             ) as response:
+                if response.status == 408 and connection.reused:
+                    # Said to the connection, for want of a request, and not of this one (RFC 9110, 15.5.9).
+                    raise aiohttp.ServerDisconnectedError
                 self._on_date(response.headers.get("Date", ""))
                 reply = await self._read(response)
                 return Answered(response.status, reply, response.headers.get("Retry-After"), resent)
         except _NOT_SENT as error:
             if isinstance(error, aiohttp.ClientSSLError):
-                pool.retire_soon()  # its certificates may be others by now
+                pool.retire_within(self._retire_seconds)  # its certificates may be others by now
             # Of a second sending, the first may have arrived.
-            return NoAnswer(f"reset: {_name(error)}") if resent else NotSent(_name(error))
+            return NoAnswer(f"reset: {name(error)}") if resent else NotSent(name(error))
         except TimeoutError:
             return NoAnswer("timeout")
         except _CLOSED as error:
             # Before the reply's head: once that has come, aiohttp raises ClientPayloadError.
             if connection.reused and not resent:
                 return None
-            return NoAnswer(f"reset: {_name(error)}")
+            return NoAnswer(f"reset: {name(error)}")
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return NoAnswer(f"reset: {_name(error)}")
+            return NoAnswer(f"reset: {name(error)}")
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         """The body, cut where it is longer than any reply of the platform."""
@@ -263,9 +203,9 @@ class _Pool:
         self.retires_at = retires_at
         self.calls = 0
 
-    def retire_soon(self) -> None:
-        """At once, but not more often than every few seconds."""
-        self.retires_at = min(self.retires_at, self.opened_at + RETIRE_SECONDS)
+    def retire_within(self, seconds: float) -> None:
+        """Of its opening."""
+        self.retires_at = min(self.retires_at, self.opened_at + seconds)
 
     async def close(self) -> None:
         await self.session.close()
@@ -298,10 +238,3 @@ def _authorization(credentials: str | None) -> dict[str, str] | None:
     user, _, password = credentials.partition(":")
     # aiohttp makes a Proxy-Authorization of it, for the tunnel as for a plain request.
     return {"Authorization": aiohttp.encode_basic_auth(user, password, "utf-8")}
-
-
-def _name(error: Exception) -> str:
-    """What is said of a foreign exception: its kind and the system's words, never the request."""
-    cause = getattr(error, "os_error", None) or error
-    words = cause.strerror if isinstance(cause, OSError) else None
-    return f"{type(error).__name__} ({words})" if words else type(error).__name__

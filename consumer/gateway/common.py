@@ -1,0 +1,65 @@
+"""What clients of the platform share. Does no I/O but to read certificates."""
+
+import functools
+import ssl
+import zlib
+from collections.abc import Callable
+
+from consumer import __version__
+from consumer.core.errors import CouponConsumerError
+
+RETIRE_SECONDS = 5.0
+"""Age from which certificates whose handshakes fail are given up for new ones."""
+
+HEADERS = {
+    "Content-Type": "application/x-www-form-urlencoded; charset=utf-8",
+    "Accept": "application/json",
+    "Accept-Encoding": "identity",
+    "User-Agent": f"charging-coupon-consumer/{__version__}",
+}
+"""Of each request."""
+
+
+def read_again(
+    tls: Callable[[], ssl.SSLContext | None],
+    before: ssl.SSLContext | None,
+    on_tls: Callable[[str | None], None],
+) -> ssl.SSLContext | None:
+    """The certificates as their files are now; where those cannot be used, the ones before."""
+    try:
+        now = tls()
+    except (OSError, ValueError, CouponConsumerError) as error:
+        on_tls(str(error))
+        return before
+    on_tls(None)
+    return now
+
+
+@functools.cache
+def system_context() -> ssl.SSLContext:
+    """Trusts the system's CAs; made once, since reading them takes long."""
+    return ssl.create_default_context()
+
+
+def unpacked(body: bytes, encoding: bytes, most: int) -> bytes | None:
+    """A body, cut after so many bytes: nobody asks for a packed one, and some pack it all the same. None: spoilt."""
+    encoding = encoding.lower()
+    if encoding not in (b"gzip", b"x-gzip", b"deflate") or not body:
+        return body[:most]
+    # Some send deflate without the frame that RFC 9110, 8.4.1.2, asks for.
+    is_bare = encoding == b"deflate" and body[0] & 0xF != zlib.DEFLATED
+    unpacking = zlib.decompressobj(-zlib.MAX_WBITS if is_bare else zlib.MAX_WBITS | 32)
+    try:
+        return unpacking.decompress(body, most)
+    except zlib.error:
+        return None
+
+
+def name(error: Exception) -> str:
+    """What is said of a foreign exception: its kind and the system's words, never the request."""
+    refusal = getattr(error, "certificate_error", error)
+    if isinstance(refusal, ssl.SSLCertVerificationError):
+        return f"CertificateError ({refusal.verify_message})"
+    cause = getattr(error, "os_error", None) or error
+    words = cause.strerror if isinstance(cause, OSError) else None
+    return f"{type(error).__name__} ({words})" if words else type(error).__name__

@@ -1,0 +1,402 @@
+"""HTTP/1.1 over connections of our own, one call at a time on each. Decides nothing but whether the request was sent."""
+
+import asyncio
+import functools
+import random
+import socket
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Self, cast
+
+import aiohappyeyeballs
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+from yarl import URL
+
+from consumer.core.replies import Answered, AttemptEnd, NoAnswer, NotSent
+from consumer.gateway.common import HEADERS, RETIRE_SECONDS, name, read_again, system_context, unpacked
+
+IDLE_SECONDS = 15.0
+"""Longest wait of a connection for its next call: there are as many as were of use lately."""
+
+NAME_SECONDS = 10.0
+"""Age from which a name's addresses are looked up again."""
+
+NEXT_ADDRESS_SECONDS = 0.25
+"""How long one address of a name is tried alone (RFC 8305, 5: Connection Attempt Delay)."""
+
+FRAMING_BYTES = 512 * 1024
+"""Bytes of a reply beside its body, at most: heads, trailer, the frames of chunks."""
+
+_FRAMES = frozenset({b"content-length", b"transfer-encoding"})
+_HEEDED = _FRAMES | {b"date", b"retry-after", b"content-encoding"}
+
+_Addresses = Sequence[aiohappyeyeballs.AddrInfoType]
+
+
+class HttpGateway:
+    """The platform over HTTP. Enter it (`async with`) to use it, leave it to close its connections."""
+
+    def __init__(
+        self,
+        *,
+        connect_seconds: float = 5.0,
+        read_seconds: float | None = None,
+        total_seconds: float = 15.0,
+        max_reply_bytes: int = 64 * 1024,
+        lifetime_seconds: float = 60.0,
+        retire_seconds: float = RETIRE_SECONDS,
+        tls: Callable[[], ssl.SSLContext | None] = lambda: None,
+        on_date: Callable[[str], None] = lambda _date: None,
+        on_tls: Callable[[str | None], None] = lambda _problem: None,
+    ) -> None:
+        """Times in seconds: to connect, of silence while a reply is awaited or read, of a whole call.
+
+        After `lifetime_seconds` a connection takes no more calls: a name that leads elsewhere by then, and files
+        that `tls` reads, are heeded. `tls` gives None for the system's CAs, and raises OSError or ValueError for
+        files that cannot be used: then the ones before are kept. `on_tls` is told why, or None where they are good.
+        Where a handshake fails, they are read again after `retire_seconds`. `on_date` is told each reply's `Date`.
+        """
+        self.read_seconds = float("inf") if read_seconds is None else read_seconds
+        self.max_reply_bytes = max_reply_bytes
+        self.on_date = on_date
+        self.connections: set[_Connection] = set()
+        self.renewals = 0
+        self._connect_seconds = connect_seconds
+        self._total_seconds = total_seconds
+        self._lifetime_seconds = lifetime_seconds
+        self._retire_seconds = retire_seconds
+        self._tls = tls
+        self._on_tls = on_tls
+        self._context: ssl.SSLContext | None = None
+        self._context_read_at = self._context_retires_at = 0.0
+        self._sites: dict[str, _Site] = {}
+        self._connecting: set[asyncio.Timeout] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._read_certificates()
+        self._watch_times()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        loop, self._loop = self._loop, None
+        assert loop is not None, "entered before"
+        self._watch.cancel()
+        for patience in self._connecting:
+            patience.reschedule(loop.time())
+        lost = [connection.lost for connection in self.connections]
+        for connection in list(self.connections):
+            connection.give_up(NoAnswer("reset: the gateway was closed"))
+        if lost:
+            await asyncio.wait(lost)
+
+    # -- A call --------------------------------------------------------------------------------------
+
+    async def post(self, url: str, body: bytes) -> AttemptEnd:
+        """Post one signed form; a kept connection that had gone stale is replaced at once, once, by a new one."""
+        if self._loop is None:
+            raise RuntimeError("the gateway is not open: use `async with`")
+        now = self._loop.time()
+        deadline = now + self._total_seconds
+        site = self._sites.get(url)
+        if site is None:
+            try:
+                site = self._sites[url] = _Site(url)
+            except ValueError:
+                return NotSent("InvalidURL")
+        kept = site.kept(now)
+        if kept is None:
+            return await self._post_on_new(site, body, deadline)
+        end = await kept.call(body, deadline)
+        if end is not None:
+            return end
+        # It is stale, and so may be whatever else is kept. The first sending may have arrived all the same.
+        end = await self._post_on_new(site, body, deadline)
+        if isinstance(end, NotSent):
+            return NoAnswer(f"reset: {end.error}")
+        return replace(end, resent=True) if isinstance(end, Answered) else end
+
+    async def _post_on_new(self, site: "_Site", body: bytes, deadline: float) -> AttemptEnd:
+        try:
+            connection = await self._connect(site, deadline)
+        except (OSError, ValueError) as error:  # UnicodeError of a name that cannot be one, among others
+            return NotSent(name(error))
+        end = await connection.call(body, deadline)
+        assert end is not None, "only a kept connection can be stale"
+        return end
+
+    # -- Connections ---------------------------------------------------------------------------------
+
+    async def _connect(self, site: "_Site", deadline: float) -> "_Connection":
+        """A connection that nothing was sent on. Raises OSError or ValueError where there is none."""
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            raise ConnectionAbortedError
+        patience = asyncio.timeout_at(min(loop.time() + self._connect_seconds, deadline))
+        try:
+            async with patience:
+                self._connecting.add(patience)
+                return await self._open(site)
+        except ssl.SSLError:
+            # The certificates may be others by now; but they are not read more often than every few seconds.
+            self._context_retires_at = min(
+                self._context_retires_at, self._context_read_at + self._retire_seconds
+            )
+            raise
+        except OSError:
+            site.forget_addresses()
+            raise
+        finally:
+            self._connecting.discard(patience)
+
+    async def _open(self, site: "_Site") -> "_Connection":
+        addresses = await site.addresses(min(NAME_SECONDS, self._lifetime_seconds))
+        connected = await aiohappyeyeballs.start_connection(
+            addresses, happy_eyeballs_delay=NEXT_ADDRESS_SECONDS, interleave=1
+        )
+        _, connection = await asyncio.get_running_loop().create_connection(
+            lambda: _Connection(self, site, self._lifetime_seconds),
+            sock=connected,
+            ssl=self._certificates() if site.is_secure else None,
+            server_hostname=site.host.rstrip(".") if site.is_secure else None,
+        )
+        return connection
+
+    def _certificates(self) -> ssl.SSLContext:
+        if asyncio.get_running_loop().time() >= self._context_retires_at:
+            self._read_certificates()
+        return self._context or system_context()
+
+    def _read_certificates(self) -> None:
+        self._context = read_again(self._tls, self._context, self._on_tls)
+        self._context_read_at = asyncio.get_running_loop().time()
+        self._context_retires_at = self._context_read_at + self._lifetime_seconds
+
+    def renew(self) -> None:
+        """Certificates are others now: the next call gets a connection of its own."""
+        self._context_retires_at = 0.0
+        self.renewals += 1
+
+    def _watch_times(self) -> None:
+        """All times are looked at every so often: a timer for each call would cost more than the call's parsing."""
+        loop = asyncio.get_running_loop()
+        for connection in list(self.connections):
+            connection.heed_time(loop.time())
+        shortest = min(self.read_seconds, self._total_seconds)
+        self._watch = loop.call_later(min(0.1, shortest / 10), self._watch_times)
+
+
+class _Site:
+    """Where a URL leads: what each request there begins with, and the connections that wait for a call.
+
+    Attributes:
+        idle: the one used last comes last, and is taken first; so those that are too many grow old.
+
+    """
+
+    def __init__(self, url: str) -> None:
+        """Raises ValueError for what is no URL of HTTP."""
+        parts = URL(url)
+        if parts.scheme not in ("http", "https") or not parts.raw_host or not parts.port:
+            raise ValueError(url)
+        self.host, self.port = parts.raw_host, parts.port
+        self.is_secure = parts.scheme == "https"
+        headers = {"Host": parts.host_port_subcomponent, **HEADERS}
+        lines = [f"POST {parts.raw_path_qs} HTTP/1.1", *(f"{key}: {value}" for key, value in headers.items())]
+        self.request_begins = "\r\n".join([*lines, "Content-Length: "]).encode()
+        self.idle: dict[_Connection, None] = {}
+        self._looking_up: asyncio.Future[_Addresses] | None = None
+        self._looked_up_at = 0.0
+
+    def kept(self, now: float) -> "_Connection | None":
+        """A connection that has answered before, as far as is known still open."""
+        while self.idle:
+            connection, _ = self.idle.popitem()
+            if connection.is_usable(now):
+                return connection
+            connection.close()
+        return None
+
+    async def addresses(self, seconds: float) -> _Addresses:
+        """Looked up once for all who ask within so many seconds. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        looking_up = self._looking_up
+        if looking_up is None or loop.time() >= self._looked_up_at + seconds:
+            look_up: Callable[[], _Addresses] = functools.partial(
+                socket.getaddrinfo, self.host, self.port, type=socket.SOCK_STREAM
+            )
+            looking_up = self._looking_up = loop.run_in_executor(None, look_up)
+            looking_up.add_done_callback(asyncio.Future.exception)  # even if nobody waits for it any more
+            self._looked_up_at = loop.time()
+        return await asyncio.shield(looking_up)
+
+    def forget_addresses(self) -> None:
+        """They led nowhere."""
+        self._looking_up = None
+
+
+class _Connection(asyncio.Protocol):
+    """One connection, and the call that it is for at a time.
+
+    Attributes:
+        lost: done when it is closed.
+
+    """
+
+    def __init__(self, gateway: HttpGateway, site: _Site, lifetime: float) -> None:
+        self._gateway = gateway
+        self._site = site
+        self._loop = asyncio.get_running_loop()
+        self._end: asyncio.Future[AttemptEnd | None] | None = None
+        self._calls = 0
+        self._parser = HttpResponseParser(self)
+        self._parser.set_dangerous_leniencies(
+            # Folded and bare lines, as old servers write them. There is nobody behind us whom they could mislead.
+            lenient_headers=True,
+            lenient_optional_cr_before_lf=True,
+            lenient_spaces_after_chunk_size=True,
+        )
+        self.lost: asyncio.Future[None] = self._loop.create_future()
+        self._used_at = self._loop.time()
+        # Not all connections, of all members of a fleet, end at the same moment.
+        self._retires_at = self._used_at + lifetime * random.uniform(0.8, 1.0)  # noqa: S311  # jitter, not cryptography
+        self._renewals = gateway.renewals
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by class
+        self._gateway.connections.add(self)
+
+    # -- The request ---------------------------------------------------------------------------------
+
+    async def call(self, body: bytes, deadline: float) -> AttemptEnd | None:
+        """Post it. None: the kept connection was closed before anything of a reply came, so that it was stale."""
+        if self._transport.is_closing():
+            return NotSent("ServerDisconnected")
+        self._calls += 1
+        self._used_at = self._loop.time()
+        self._deadline = deadline
+        self._received = self._status = 0
+        self._complete = self._keeps = False
+        self._room = self._gateway.max_reply_bytes
+        self._body: list[bytes] = []
+        self._headers: dict[bytes, bytes] = {}
+        end: asyncio.Future[AttemptEnd | None] = self._loop.create_future()
+        self._end = end
+        self._transport.write(b"%b%d\r\n\r\n%b" % (self._site.request_begins, len(body), body))
+        try:
+            return await end
+        finally:
+            if self._end is end:  # the caller has given up
+                self.give_up(None)
+
+    def is_usable(self, now: float) -> bool:
+        """For another call."""
+        is_young = now < self._retires_at and self._renewals == self._gateway.renewals
+        return is_young and not self._transport.is_closing()
+
+    # -- The reply -----------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        if self._end is None:
+            self._transport.abort()  # nobody has asked
+            return
+        self._used_at = self._loop.time()
+        self._received += len(data)
+        wrong = ""
+        try:
+            self._parser.feed_data(data)
+        except (HttpParserError, HttpParserUpgrade) as error:
+            wrong = f"{name(error)} ({error})"  # of a set of words, nothing that came
+        if self._complete or self._room <= 0:
+            self._answer(keep=self._complete and self._keeps and not wrong)
+        elif wrong:
+            self.give_up(NoAnswer(f"reset: {wrong}"))
+        elif self._received > self._gateway.max_reply_bytes + FRAMING_BYTES:
+            self.give_up(NoAnswer("reset: more head than any reply has"))
+
+    def on_message_begin(self) -> None:
+        if self._complete:
+            raise HttpParserError  # a second reply to one request: the parser stops here
+
+    def on_header(self, field: bytes, value: bytes) -> None:
+        field = field.lower()
+        if field in _HEEDED and not self._status:  # else it is a trailer
+            self._headers.setdefault(field, value.strip())  # cut in two, it comes with its blanks
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200:
+            self._headers.clear()
+        else:
+            self._status = status
+            self._gateway.on_date(self._headers.get(b"date", b"").decode("latin-1"))
+
+    def on_body(self, part: bytes) -> None:
+        self._body.append(part)
+        self._room -= len(part)
+
+    def on_message_complete(self) -> None:
+        if self._status:  # else it was an interim reply
+            self._complete = True
+            self._keeps = self._parser.should_keep_alive()
+
+    def _answer(self, *, keep: bool) -> None:
+        if self._status == 408 and self._calls > 1:
+            # Said to the connection, for want of a request, and not of this one (RFC 9110, 15.5.9).
+            self.give_up(None)
+            return
+        retry_after = self._headers.get(b"retry-after")
+        words = None if retry_after is None else retry_after.decode("latin-1")
+        encoding = self._headers.get(b"content-encoding", b"")
+        body = unpacked(b"".join(self._body), encoding, self._gateway.max_reply_bytes)
+        end = NoAnswer("reset: not unpacked") if body is None else Answered(self._status, body, words)
+        # A reply that came before the whole request was out leaves the rest of it in the way.
+        if keep and not self._transport.get_write_buffer_size() and self.is_usable(self._used_at):
+            self._resolve(end)
+            self._site.idle[self] = None
+        else:
+            self.give_up(end)
+
+    # -- The end -------------------------------------------------------------------------------------
+
+    def heed_time(self, now: float) -> None:
+        """End a call that takes too long, or the connection if it has been of no use for too long."""
+        if self._end is not None:
+            if now >= self._deadline or now - self._used_at >= self._gateway.read_seconds:
+                self.give_up(NoAnswer("timeout"))
+        elif now - self._used_at >= IDLE_SECONDS or not self.is_usable(now):
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._gateway.connections.discard(self)
+        self._site.idle.pop(self, None)
+        self.lost.set_result(None)
+        if self._end is None:
+            return
+        if exc is None and self._status and _FRAMES.isdisjoint(self._headers):
+            self._answer(keep=False)
+        elif self._calls > 1 and not self._received:
+            self._resolve(None)
+        else:
+            self._resolve(NoAnswer("reset: " + ("ServerDisconnected" if exc is None else name(exc))))
+
+    def give_up(self, end: AttemptEnd | None) -> None:
+        """The call, if there is one, ends so; whatever else comes on this connection is for nobody."""
+        self._resolve(end)
+        self._site.idle.pop(self, None)
+        self._transport.abort()
+
+    def close(self) -> None:
+        """It has no call."""
+        self._site.idle.pop(self, None)
+        self._transport.close()
+
+    def _resolve(self, end: AttemptEnd | None) -> None:
+        future, self._end = self._end, None
+        if future is not None and not future.done():
+            future.set_result(end)
