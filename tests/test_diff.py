@@ -119,7 +119,7 @@ def test_what_differs_is_told_in_groups_with_counts_that_add_up(
 def test_machines_get_every_order_and_counts_that_add_up(arguments: tuple[str, ...], told: Told) -> None:
     found = in_json(told(*arguments, "events.jsonl", "--format", "json"))
 
-    assert found["orders"] == found["alike"] + found["different"]
+    assert found["orders"] == found["alike"] + found["renamed"] + found["different"]
     assert found["alike"] == sum(found["alike_by_verdict"].values())
     assert found["different"] == sum(group["orders"] for group in found["groups"])
     assert all(len(group["members"]) == group["orders"] for group in found["groups"])
@@ -155,7 +155,6 @@ def test_the_same_rules_treat_every_order_alike(folder: Path, told: Told) -> Non
 @pytest.mark.parametrize(
     ("was", "becomes", "old", "new", "changes"),
     [
-        ("name: two-hours-free", "name: free", "request by two-hours-free", "request by free", []),
         ("secret: main", "secret: main, state: shadow", "request by two-hours-free", "shadow by two-hours-free", []),
         ("secret: main", "secret: main, state: hold", "request by two-hours-free", "skipped (hold) by two-hours-free", ["metadata.minutes"]),
         ('"math.least(minutes, 120)"', "minutes - 1000", "request by two-hours-free", "invalid (overflow) by two-hours-free", ["metadata.minutes"]),
@@ -182,6 +181,52 @@ def test_every_kind_of_change_is_a_group_of_its_own(
     (group,) = found["groups"]
     assert (found["events"], found["orders"], group["orders"]) == (1, 1, 1)
     assert (group["old"], group["new"], group["changes"]) == (old, new, changes)
+
+
+def test_a_renamed_rule_is_told_beside_the_orders_that_are_treated_alike(folder: Path, told: Told) -> None:
+    (folder / "new.yaml").write_text(
+        RULES.replace("two-hours-free", "free").replace("hardly", "barely"), "utf-8"
+    )
+
+    text = told("old.yaml", "new.yaml", "events.jsonl")
+    found = in_json(told("old.yaml", "new.yaml", "events.jsonl", "--format", "json"))
+
+    assert text.startswith(
+        "7 orders of 7 events: 2 treated alike, 5 alike but for their rule's name, 0 differently\n"
+    )
+    assert (
+        "     4  request by two-hours-free                    request by free                              renamed\n"
+        in text
+    )
+    assert text.endswith("exit 0\n")
+    assert (found["renamed"], found["different"], found["groups"]) == (5, 0, [])
+    assert found["renamed_rules"] == [
+        {"old": "request by two-hours-free", "new": "request by free", "orders": 4},
+        {
+            "old": "skipped (below_threshold) by hardly-charged",
+            "new": "skipped (below_threshold) by barely-charged",
+            "orders": 1,
+        },
+    ]
+
+
+def test_an_order_that_another_of_the_rules_decides_on_is_treated_differently(
+    folder: Path, told: Told
+) -> None:
+    """Though the same comes of it today."""
+    free = RULES[RULES.index("  - name: two-hours-free") :]
+    longer = free.replace("two-hours-free", "longer").replace(
+        "    account", "    when: minutes > 60\n    account"
+    )
+    (folder / "old.yaml").write_text(RULES.replace(free, f"{longer}{free}"), "utf-8")
+    (folder / "new.yaml").write_text(RULES, "utf-8")
+
+    text = told("old.yaml", "new.yaml", "events.jsonl")
+
+    (row,) = [line.split() for line in text.splitlines() if line.endswith("only the rule")]
+    assert row[:4] == ["2", "request", "by", "longer"]
+    assert "renamed" not in text
+    assert text.endswith("exit 1\n")
 
 
 def test_an_order_that_only_one_side_finds_in_an_event_is_told(folder: Path, told: Told) -> None:

@@ -191,7 +191,10 @@ def test_a_condition_that_fails_is_told(folder: Path, capsys: pytest.CaptureFixt
             "--topic: no source reads the topic x; name one of orders, or --source",
         ),
         (("--test", "finished"), "--test: there is no test `finished`; did you mean `not finished`?"),
-        (("event.json", "--now", "today"), "--now: `today` is no time with its offset; write it like"),
+        (
+            ("event.json", "--now", "today"),
+            "--now: 'today' is no time; write 2026-03-01T00:00:00+08:00, or 30m, 2h, 7d for so long ago",
+        ),
         (
             ("event.json", "--header", "x"),
             "--header: a header is NAME=VALUE; write it like ce_type=charge.ended",

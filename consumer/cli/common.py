@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from consumer.core.errors import ConfigurationError
     from consumer.core.rules import RuleBook
     from consumer.core.sources import Source
+    from consumer.settings import Settings
 
 SettingsFile = Annotated[
     Path | None,
@@ -25,6 +26,11 @@ SettingsFile = Annotated[
         envvar="CHARGING_COUPON__SETTINGS",
         help="Settings file (YAML). The environment (CHARGING_COUPON__...) wins over it.",
     ),
+]
+
+RevealOption = Annotated[bool, typer.Option("--reveal", help="Show whole plates.")]
+SourceOption = Annotated[
+    str | None, typer.Option(help="Who reads the events, whatever their topic.", metavar="NAME")
 ]
 
 
@@ -126,6 +132,16 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[column]) for row in table) for column in range(len(heads))]
     for row in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def quiet_settings(file: Path | None, needed: Sequence[str]) -> "Settings":
+    """For commands that talk to Kafka and print: no log line, nor an error, shows a secret of theirs."""
+    from consumer.connection import secrets_in_use
+    from consumer.settings import load_settings
+
+    settings = load_settings(file, needed=needed)
+    keep_logs_quiet(hide=secrets_in_use(settings.kafka, settings.secret))
+    return settings
 
 
 def keep_logs_quiet(hide: Iterable[str] = ()) -> None:

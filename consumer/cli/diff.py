@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from consumer.cli.common import (
+    RevealOption,
     SettingsFile,
+    SourceOption,
     Telling,
     TellingOption,
     content_of,
-    keep_logs_quiet,
+    quiet_settings,
     source_named,
     source_of,
     time_given,
@@ -65,16 +67,14 @@ def diff(
             help="Of Kafka what was written since 2026-03-01T00:00:00+08:00, or 2h ago.", metavar="TIME"
         ),
     ] = None,
-    source: Annotated[
-        str | None, typer.Option(help="Who reads the events, whatever their topic.", metavar="NAME")
-    ] = None,
+    source: SourceOption = None,
     rows: Annotated[
         int | None,
         typer.Option(
             min=0, help="Show so many orders of each group.", show_default=f"{FEW}; all with --against"
         ),
     ] = None,
-    reveal: Annotated[bool, typer.Option("--reveal", help="Show whole plates.")] = False,
+    reveal: RevealOption = False,
     format: TellingOption = Telling.TEXT,  # noqa: A002  # as the option is called
 ) -> None:
     """Tells which orders are treated differently, in groups, and how the values of their requests change.
@@ -155,7 +155,7 @@ def _events(
         return
     if topic is None:
         raise wrong("EVENTS", "there are none", "name files, or - for standard input, or --topic with --last")
-    for record in _latest(_settings(settings), topic, last, since):
+    for record in _latest(quiet_settings(settings, KAFKA_DEPENDS_ON), topic, last, since):
         place = record.coordinates
         text = f"{place.topic}-{place.partition}@{place.offset}"
         yield text, record, datetime.fromtimestamp(max(record.timestamp_ms, 0) / 1000, UTC)
@@ -185,7 +185,7 @@ def _text_of(file: Path) -> str:
 
 
 def _outcomes(settings: Path | None, last: int | None, since: str | None) -> "Iterator[dict[str, object]]":
-    chosen = _settings(settings)
+    chosen = quiet_settings(settings, KAFKA_DEPENDS_ON)
     for record in _latest(chosen, chosen.kafka.topics.outcomes, last, since):
         try:
             body = json.loads(record.value or b"")
@@ -195,15 +195,6 @@ def _outcomes(settings: Path | None, last: int | None, since: str | None) -> "It
             place = f"{record.coordinates.topic}-{record.coordinates.partition}@{record.coordinates.offset}"
             raise wrong(place, "no outcome of ours", "name the outcome topic in kafka.topics.outcomes")
         yield body
-
-
-def _settings(file: Path | None) -> "Settings":
-    from consumer.connection import secrets_in_use
-    from consumer.settings import load_settings
-
-    chosen = load_settings(file, needed=KAFKA_DEPENDS_ON)
-    keep_logs_quiet(hide=secrets_in_use(chosen.kafka, chosen.secret))
-    return chosen
 
 
 def _latest(settings: "Settings", topic: str, last: int | None, since: str | None) -> "list[Record]":

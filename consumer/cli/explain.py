@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from consumer.cli.common import (
+    RevealOption,
     SettingsFile,
+    SourceOption,
     Telling,
     TellingOption,
     content_of,
     keep_logs_quiet,
+    quiet_settings,
     source_named,
     source_of,
+    time_given,
     wrong,
 )
 
@@ -46,9 +50,7 @@ def explain(
     test: Annotated[
         str | None, typer.Option(help="Take the event of this test of the rules.", metavar="NAME")
     ] = None,
-    source: Annotated[
-        str | None, typer.Option(help="Who reads it, whatever its topic.", metavar="NAME")
-    ] = None,
+    source: SourceOption = None,
     key: Annotated[str | None, typer.Option(help="The event's key, where rules look at it.")] = None,
     header: Annotated[
         list[str] | None, typer.Option(help="A header of the event. Repeatable.", metavar="NAME=VALUE")
@@ -56,11 +58,11 @@ def explain(
     now: Annotated[
         str | None,
         typer.Option(
-            help="When it is read: 2026-03-01T08:00:00+08:00. Default: now, for Kafka; else just after the charge.",
+            help="When it is read: 2026-03-01T08:00:00+08:00, or 2h ago. Default: now, for Kafka; else just after the charge.",
             metavar="TIME",
         ),
     ] = None,
-    reveal: Annotated[bool, typer.Option("--reveal", help="Show whole plates.")] = False,
+    reveal: RevealOption = False,
     format: TellingOption = Telling.TEXT,  # noqa: A002  # as the option is called
 ) -> None:
     """Tells step by step how an event is read, which rule decides and why, and what would be sent.
@@ -78,7 +80,7 @@ def explain(
         raise wrong("EVENT", "it is one event that is explained", remedy)
     compilation, book = rulebook.compiled(rules)
     chosen = _settings(settings, of_kafka=of_kafka)
-    moment = _moment(now)
+    moment = None if now is None else time_given("--now", now, datetime.now(UTC))
     reader = source_named(book, source) if source is not None else None
     if chosen is not None and of_kafka:
         record = _polled(chosen, topic, partition, offset or 0)
@@ -98,28 +100,14 @@ def explain(
 
 def _settings(file: Path | None, *, of_kafka: bool) -> "Settings | None":
     """Only as far as they matter: a file of events needs none."""
-    from consumer.connection import secrets_in_use
     from consumer.settings import load_settings
 
-    if file is None and not of_kafka:
+    if of_kafka:
+        return quiet_settings(file, RECORD_DEPENDS_ON)
+    if file is None:
         return None
-    chosen = load_settings(file, needed=RECORD_DEPENDS_ON if of_kafka else SENDER_DEPENDS_ON)
-    keep_logs_quiet(hide=secrets_in_use(chosen.kafka, chosen.secret) if of_kafka else ())
-    return chosen
-
-
-def _moment(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
-        raise wrong(
-            "--now", f"`{text}` is no time with its offset", "write it like 2026-03-01T08:00:00+08:00"
-        )
-    return moment
+    keep_logs_quiet()
+    return load_settings(file, needed=SENDER_DEPENDS_ON)
 
 
 def _given(event: Path, topic: str, key: str | None, headers: list[str]) -> "Record":

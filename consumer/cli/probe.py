@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from consumer.cli.common import (
+    RevealOption,
     SettingsFile,
+    SourceOption,
     content_of,
     keep_logs_quiet,
     source_named,
@@ -63,9 +65,9 @@ def probe(
             help="Try this form of metadata only. Repeatable. Default: the account's, then the others."
         ),
     ] = None,
-    source: Annotated[str | None, typer.Option(help="Who reads the event.", metavar="NAME")] = None,
+    source: SourceOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="Send without asking.")] = False,
-    reveal: Annotated[bool, typer.Option("--reveal", help="Show whole plates.")] = False,
+    reveal: RevealOption = False,
 ) -> None:
     """Shows a real, signed request, sends it after a yes, and explains the platform's reply.
 

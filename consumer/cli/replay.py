@@ -11,9 +11,10 @@ import typer
 from consumer.cli.common import (
     Format,
     FormatOption,
+    RevealOption,
     SettingsFile,
-    keep_logs_quiet,
     print_table,
+    quiet_settings,
     time_given,
 )
 
@@ -88,7 +89,7 @@ def replay(
     ] = 3,
     rate: Annotated[float, typer.Option(min=0.01, max=100_000, help="Send at most so many a second.")] = 50.0,
     rows: Annotated[int, typer.Option(min=0, max=100_000, help="Show so many of them.")] = 20,
-    reveal: Annotated[bool, typer.Option("--reveal", help="Show whole plates.")] = False,
+    reveal: RevealOption = False,
     format: FormatOption = Format.TABLE,  # noqa: A002  # as the option is called
 ) -> None:
     """Shows which dead letters would go back to their topics, to be run again; with --send sends them.
@@ -100,9 +101,7 @@ def replay(
     import asyncio
 
     from consumer import rulebook
-    from consumer.connection import secrets_in_use
     from consumer.core.errors import ConfigurationError
-    from consumer.settings import load_settings
 
     problems: list[Problem] = []
     filters = _filters(
@@ -115,8 +114,7 @@ def replay(
     if problems:
         raise ConfigurationError(problems)
     read = bool(filters.plates) or reveal
-    chosen = load_settings(settings, needed=("kafka", "guarantee", *(("rules",) if read else ())))
-    keep_logs_quiet(hide=secrets_in_use(chosen.kafka, chosen.secret))
+    chosen = quiet_settings(settings, ("kafka", "guarantee", *(("rules",) if read else ())))
     book = rulebook.load(chosen.rules) if read else None
     work = _Work(filters, max_replays, rate, rows, book, send=send, release=release)
     result = _Result(chosen.kafka.topics.dead_letters, work)
@@ -353,8 +351,21 @@ def _print_result(result: _Result, format: Format, *, reveal: bool) -> None:  # 
         )
     for place, why in result.refused:
         print(f"\n{_place(place)} was not sent: {text(why)}")
+    for note in _notes(result):
+        print(f"\n{note}")
     print()
     print(_end(result))
+
+
+def _notes(result: _Result) -> Iterable[str]:
+    from consumer.core.letters import unlettered
+
+    names = unlettered(result.work.filters)
+    if names and not result.total:
+        yield (
+            f"No dead letter is written of {', '.join(names)}, unless `replies` in the rules says so (dead_letter: true): "
+            "when the cause is mended, such a charge has to be pushed again."
+        )
 
 
 def _more(held: Any) -> str:
@@ -447,6 +458,7 @@ def _as_json(
             {"why": text(why), "count": held.count, "events": [place._asdict() for place in held.places]}
             for why, held in selection.held_back.items()
         ],
+        "notes": list(_notes(result)),
         "refused": [{**place._asdict(), "why": text(why)} for place, why in result.refused],
     }
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from consumer.cli.check import RULES, RulesFile
+from consumer.cli.common import RevealOption
 
 
 def run_tests(
@@ -15,7 +16,7 @@ def run_tests(
     junit: Annotated[
         Path | None, typer.Option(help="Write the results there too, as JUnit's XML.", metavar="FILE")
     ] = None,
-    reveal: Annotated[bool, typer.Option("--reveal", help="Show whole plates.")] = False,
+    reveal: RevealOption = False,
 ) -> None:
     """Runs the tests that stand in rules, and shows what is not as they expect; asks no Kafka.
 

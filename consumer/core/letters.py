@@ -23,6 +23,7 @@ from consumer.core.headers import (
     whole,
 )
 from consumer.core.outcomes import Outcome, Reason
+from consumer.core.replies import ReplyTable
 from consumer.core.rules import RuleBook
 from consumer.core.templates import text_of
 
@@ -168,6 +169,15 @@ class Filters:
     def fit_plates(self, found: Iterable[str]) -> bool:
         """One of the event's plates is meant."""
         return not self.plates or not self.plates.isdisjoint(found)
+
+
+def unlettered(filters: Filters) -> list[str]:
+    """Outcomes and codes that these filters want, and of which no dead letter is written unless the rules say so."""
+    rows = ReplyTable.defaults().rows
+    lettered = {Outcome.INVALID, Outcome.SUSPECT, *(row.outcome for row in rows.values() if row.dead_letter)}
+    outcomes = filters.outcomes - lettered
+    codes = {code for code in filters.codes if code in rows and not rows[code].dead_letter}
+    return sorted(outcomes) + sorted(codes)
 
 
 # -- Which may go back ------------------------------------------------------------------------------

@@ -83,6 +83,10 @@ class Change(NamedTuple):
     new: str | None
 
 
+Kind = tuple[str, str, tuple[str, ...]]
+"""What becomes of orders on both sides, and the names of what changes."""
+
+
 class Difference(NamedTuple):
     """An order that is treated differently, and what of it changes."""
 
@@ -92,12 +96,13 @@ class Difference(NamedTuple):
 
 @dataclass
 class Comparison:
-    """All orders: those treated alike counted, the others in groups.
+    """All orders: those treated alike counted, the others in groups; a rule that only has another name is no difference.
 
     Attributes:
         events: that were read; None where what is compared are no events.
         alike: how many, by what becomes of them.
         groups: by what becomes of them on both sides and the names of what changes.
+        rules: that decided on anything, on each side.
         asked: requests of both sides.
         totals: of each value of metadata, on both sides.
         notes: what else to know of what was compared.
@@ -106,7 +111,8 @@ class Comparison:
 
     events: int | None = None
     alike: Counter[str] = field(default_factory=Counter)
-    groups: dict[tuple[str, str, tuple[str, ...]], list[Difference]] = field(default_factory=dict)
+    groups: dict[Kind, list[Difference]] = field(default_factory=dict)
+    rules: tuple[set[str | None], set[str | None]] = field(default_factory=lambda: (set(), set()))
     asked: list[int] = field(default_factory=lambda: [0, 0])
     totals: dict[str, list[int]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -115,6 +121,7 @@ class Comparison:
         """Each order belongs to one group, or is alike."""
         for side, decision in enumerate((pair.old, pair.new)):
             self.asked[side] += decision.asks
+            self.rules[side].add(decision.rule)
             for key, value in decision.metadata.items():
                 self.totals.setdefault(key, [0, 0])[side] += value
         changes = tuple(_changes(pair.old, pair.new))
@@ -127,11 +134,24 @@ class Comparison:
     @property
     def different(self) -> int:
         """Orders that are not treated alike."""
-        return sum(map(len, self.groups.values()))
+        return sum(len(members) for _, members in self.largest_first())
 
-    def largest_first(self) -> list[tuple[tuple[str, str, tuple[str, ...]], list[Difference]]]:
-        """The groups."""
-        return sorted(self.groups.items(), key=lambda group: (-len(group[1]), group[0]))
+    def largest_first(self) -> list[tuple[Kind, list[Difference]]]:
+        """The groups, without those that differ in no more than how their rule is called."""
+        groups = [group for group in self.groups.items() if not self._is_renamed(group[1])]
+        return sorted(groups, key=lambda group: (-len(group[1]), group[0]))
+
+    def renamed(self) -> dict[tuple[str, str], int]:
+        """Orders of which the same becomes, by a rule that has another name now: by what becomes of them on both sides."""
+        groups = sorted(self.groups.items(), key=lambda group: (-len(group[1]), group[0]))
+        return {(old, new): len(members) for (old, new, _), members in groups if self._is_renamed(members)}
+
+    def _is_renamed(self, members: list[Difference]) -> bool:
+        """Neither name is of a rule that decides on anything on the other side."""
+        old, new = members[0].pair.old, members[0].pair.new
+        if members[0].changes or old.verdict != new.verdict:
+            return False
+        return old.rule not in self.rules[1] and new.rule not in self.rules[0]
 
 
 def _differ(old: Decision, new: Decision) -> bool:
@@ -209,11 +229,14 @@ def place_of(event: str, index: int) -> str:
 
 def in_text(compared: Comparison, *, rows: int | None, reveal: bool) -> Iterator[str]:
     """A summary whose counts add up, then each group with so many of its orders; None: with all of them."""
+    renamed = compared.renamed()
     same, different = compared.alike.total(), compared.different
+    orders = same + different + sum(renamed.values())
     events = "" if compared.events is None else f" of {_counted(compared.events, 'event')}"
-    yield f"{_counted(same + different, 'order')}{events}: {same} treated alike, {different} differently"
+    by_name = f", {sum(renamed.values())} alike but for their rule's name" if renamed else ""
+    yield f"{_counted(orders, 'order')}{events}: {same} treated alike{by_name}, {different} differently"
     yield from compared.notes
-    if not same + different:
+    if not orders:
         return
     yield ""
     sums = [("", "OLD", "NEW"), ("requests", *map(str, compared.asked))]
@@ -225,7 +248,8 @@ def in_text(compared: Comparison, *, rows: int | None, reveal: bool) -> Iterator
         (str(len(members)), old, new, ", ".join(names) or _nothing_else(members))
         for (old, new, names), members in compared.largest_first()
     ]
-    alike = [(str(count), "", verdict, "alike") for verdict, count in compared.alike.most_common()]
+    alike = [(str(count), old, new, "renamed") for (old, new), count in renamed.items()]
+    alike += [(str(count), "", verdict, "alike") for verdict, count in compared.alike.most_common()]
     yield from _columns(heads + groups + alike, right=(0,))
     for (old, new, _), members in compared.largest_first():
         yield ""
@@ -308,10 +332,12 @@ def _columns(rows: Sequence[tuple[str, ...]], right: tuple[int, ...] = ()) -> It
 def in_json(compared: Comparison, *, reveal: bool) -> str:
     """All of it, each order that is treated differently too."""
     old, new = compared.asked
+    renamed = compared.renamed()
     found = {
         "events": compared.events,
-        "orders": compared.alike.total() + compared.different,
+        "orders": compared.alike.total() + sum(renamed.values()) + compared.different,
         "alike": compared.alike.total(),
+        "renamed": sum(renamed.values()),
         "different": compared.different,
         "requests": {"old": old, "new": new},
         "metadata": {
@@ -319,6 +345,7 @@ def in_json(compared: Comparison, *, reveal: bool) -> str:
         },
         "notes": compared.notes,
         "alike_by_verdict": dict(compared.alike.most_common()),
+        "renamed_rules": [{"old": old, "new": new, "orders": count} for (old, new), count in renamed.items()],
         "groups": [
             {
                 "old": old,

@@ -311,8 +311,9 @@ class PrivacySettings(Group):
     """What of a plate leaves the service."""
 
     plates: PlateMode = PlateMode.BOTH
-    """Plates in the outcome topic: `clear`, `hash` (keyed, HMAC-SHA256), `both` or `none`. Default `both`;
-    `hash` and `both` need the secret `plate_hash`, of 16 bytes or more: `openssl rand -base64 32` makes one."""
+    """Plates in the outcome topic: `clear`, `hash` (keyed, HMAC-SHA256), `both` or `none`. Default `both`.
+    `hash` and `both`, so the default too, need the secret `plate_hash`, of 16 bytes or more:
+    `openssl rand -base64 32` makes one."""
 
 
 class Web(Group):
@@ -361,7 +362,8 @@ class Settings(Group):
     """Time for calls under way to end, when stopping and in a rebalance. Default 20s; twice the longest call."""
 
     secrets: Annotated[dict[str, Secret], BeforeValidator(secret_names)] = Field({}, repr=False)
-    """Secrets by name (the rules file names them), best as `CHARGING_COUPON__SECRETS__<NAME>`. Default none."""
+    """Secrets by name (the rules file names them), best as `CHARGING_COUPON__SECRETS__<NAME>`. Default none;
+    `plate_hash` is needed by default, see `privacy.plates`."""
 
     secrets_dir: Path | None = None
     """Folder with a file for each secret, as Kubernetes mounts them. Default none."""

@@ -587,13 +587,24 @@ async def test_the_command_shows_what_would_go_and_hides_plates(
     letters.append(dead_letter(topics, 4, values={"order_id": "of 粤B0004Z\x1b[2J"}))
     await write(broker, topics, letters)
 
-    masked, whole, one = await asyncio.gather(
+    masked, none, whole, one = await asyncio.gather(
         Command(world, "--all", "--rows", "4").end(),
+        Command(world, "--outcome", "not_configured").end(),
         Command(world, "--all", "--reveal").end(),
         Command(world, "--plate", "粤b 0001z", "--format", "json").end(),
     )
 
-    assert masked[0] == whole[0] == one[0] == 0, masked + whole + one
+    assert masked[0] == none[0] == whole[0] == one[0] == 0, masked + none + whole + one
+    assert none[1].splitlines() == [
+        f"5 dead letters in {topics.dead_letters}, of which 0 would go back",
+        "",
+        (
+            "No dead letter is written of not_configured, unless `replies` in the rules says so (dead_letter: true): "
+            "when the cause is mended, such a charge has to be pushed again."
+        ),
+        "",
+        "Nothing was sent.",
+    ]
     assert masked[1].splitlines() == [
         f"5 dead letters in {topics.dead_letters}, of which 4 would go back",
         "",

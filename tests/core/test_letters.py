@@ -20,6 +20,7 @@ from consumer.core.letters import (
     read_receipt,
     receipt_headers,
     replayed_headers,
+    unlettered,
 )
 from consumer.core.outcomes import Outcome, OutcomeContext, Reason, Resolution, encode_dead_letter
 from consumer.rulebook import parse
@@ -153,6 +154,16 @@ def test_a_receipt_is_no_dead_letter_and_is_read_as_it_was_written() -> None:
 def test_of_one_kind_any_must_hold_and_of_several_kinds_all(filters: dict[str, Any], fits: bool) -> None:
     assert Filters(**filters).fit(LETTER) is fits
     assert Filters(**filters).none is (filters == {})
+
+
+def test_of_final_refusals_there_are_no_dead_letters_to_be_chosen() -> None:
+    outcomes = frozenset({Outcome.NOT_CONFIGURED, Outcome.SUSPECT, Outcome.REJECTED})
+
+    assert unlettered(Filters(outcomes=outcomes, codes=frozenset({"1401", "503", "4711"}))) == [
+        "not_configured",
+        "1401",
+    ]
+    assert unlettered(Filters()) == []
 
 
 def test_what_a_dead_letter_lacks_no_filter_finds() -> None:
