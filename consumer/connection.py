@@ -45,6 +45,9 @@ RENEWED_AT = (0.75, 0.9)
 """A connection that the broker ends after a while (`connections.max.reauth.ms`, or its token's end) is renewed at this
 part of its time, so that the broker never ends one on which an answer is awaited."""
 
+TOKEN_FRESH = 0.7
+"""Part of its time after which an endpoint is asked for the next token: before connections are renewed, see `RENEWED_AT`."""
+
 _LONGEST_REPLY = 64 << 10
 
 
@@ -337,7 +340,10 @@ class FileToken(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no
 
 
 class ClientToken(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has no types
-    """The token that an endpoint gives to us as a client (RFC 6749, client credentials), until shortly before it expires."""
+    """The token that an endpoint gives to us as a client (RFC 6749, client credentials).
+
+    The next is asked for well before it expires. Where the endpoint gives none it serves until shortly before.
+    """
 
     def __init__(
         self,
@@ -354,15 +360,21 @@ class ClientToken(AbstractTokenProvider):  # type: ignore[misc]  # aiokafka has 
         self._clock = clock
         self._asking = asyncio.Lock()
         self._token = ""
-        self._good_until = float("-inf")
+        self._fresh_until = self._good_until = float("-inf")
 
     async def token(self) -> str:
         """The one that we have while it is good, else a new one. Raises TokenError."""
         async with self._asking:  # several connections open at once, and one token serves them all
-            if self._clock() >= self._good_until:
-                asked_at = self._clock()
-                self._token, seconds = await self._ask()
-                self._good_until = asked_at + seconds - min(30.0, seconds / 5)
+            asked_at = self._clock()
+            if asked_at >= self._fresh_until:
+                try:
+                    self._token, seconds = await self._ask()
+                except TokenError:
+                    if self._clock() >= self._good_until:
+                        raise
+                else:
+                    self._fresh_until = asked_at + seconds * TOKEN_FRESH
+                    self._good_until = asked_at + seconds - min(30.0, seconds / 5)
             return self._token
 
     async def _ask(self) -> tuple[str, float]:

@@ -15,7 +15,7 @@ from consumer.core.errors import BrokerUnavailableError, ConfigurationError, Ref
 
 log = structlog.get_logger(__name__)
 
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 15.0
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 5.0
 """Seconds between two tries of what Kafka does not accept: it may only not have been told there yet."""
 
 

@@ -353,12 +353,12 @@ def client_token(url: str, clock: Any = None, trust: ssl.SSLContext | None = Non
     return ClientToken(oauth, "a client secret", trust, *([clock] if clock else []))
 
 
-async def test_a_token_is_asked_for_once_and_again_shortly_before_it_expires() -> None:
+async def test_a_token_is_asked_for_once_and_again_well_before_it_expires() -> None:
     now = 1000.0
     async with listening() as endpoint:
         provider = client_token(endpoint.url, lambda: now)
         assert set(await asyncio.gather(*(provider.token() for _ in range(5)))) == {"token-1"}
-        now += 79
+        now += 69
         assert await provider.token() == "token-1"
         now += 2
         assert await provider.token() == "token-2"
@@ -369,6 +369,19 @@ async def test_a_token_is_asked_for_once_and_again_shortly_before_it_expires() -
         ]
         * 2
     )
+
+
+async def test_a_token_serves_until_shortly_before_it_expires_where_there_is_no_other() -> None:
+    now = 1000.0
+    async with listening() as endpoint:
+        provider = client_token(endpoint.url, lambda: now)
+        assert await provider.token() == "token-1"
+        endpoint.reply = (503, {})
+        now += 79
+        assert await provider.token() == "token-1"
+        now += 2
+        with pytest.raises(TokenError, match="answers 503"):
+            await provider.token()
 
 
 async def test_the_endpoints_certificate_may_be_of_a_ca_of_ones_own(folder: Path) -> None:

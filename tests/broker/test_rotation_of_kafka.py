@@ -2,13 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
+from aiohttp import BasicAuth, web
 from aiokafka.client import AIOKafkaClient
 from aiokafka.protocol.metadata import MetadataRequest
 
@@ -313,6 +314,53 @@ async def test_a_token_turns_over_before_it_ends(kafka: SecureBroker, trial: Tri
     assert [
         line for line in member.events() if "onnection" in line["event"] and line["level"] != "info"
     ] == []
+
+
+async def test_a_client_secret_turns_over_whichever_side_hears_of_it_first(
+    kafka: SecureBroker, trial: Trial
+) -> None:
+    accepted = ["first"]
+
+    async def answer(request: web.Request) -> web.Response:
+        if BasicAuth.decode(request.headers["Authorization"]).password not in accepted:
+            return web.json_response({"error": "invalid_client"}, status=401)
+        return web.json_response({"access_token": token(20), "expires_in": 20})
+
+    async with served(answer) as url:
+        trial.keep(kafka_client_secret="first")
+        security = {
+            "protocol": "sasl_plaintext",
+            "mechanism": "OAUTHBEARER",
+            "oauth__token_url": url,
+            "oauth__client_id": USER,
+        }
+        async with trial.under_load(variables(kafka, "TOKENS", security)):
+            trial.keep(kafka_client_secret="second")
+            await trial.logged(KEPT, 1)
+            assert "refuses our client (401 invalid_client)" in (await trial.kept())[0]
+            await trial.goes_on()
+            accepted[:] = ["second"]
+            await trial.logged(RENEWED, 1)
+            assert await trial.kept() == []
+
+            accepted[:] = ["third"]
+            await trial.goes_on()
+            trial.keep(kafka_client_secret="third")
+            await trial.logged(RENEWED, 2)
+
+
+@asynccontextmanager
+async def served(answer: Callable[[web.Request], Awaitable[web.Response]]) -> AsyncIterator[str]:
+    """Its address."""
+    app = web.Application()
+    app.router.add_post("/token", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "localhost", 0).start()
+        yield f"http://localhost:{runner.addresses[0][1]}/token"
+    finally:
+        await runner.cleanup()
 
 
 async def test_a_connection_that_a_broker_would_end_is_renewed_before_and_no_request_is_lost(
