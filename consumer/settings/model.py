@@ -108,7 +108,7 @@ class OAuth(Group):
 
 
 class Security(Group):
-    """How the connection to Kafka is protected, and who we are there."""
+    """How the connection to Kafka is protected, and who we are there. Files and secrets that change are followed."""
 
     protocol: Literal["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"] = "plaintext"
     """`ssl`: TLS. `sasl_`: a user is told, too. Default `plaintext`."""
