@@ -10,7 +10,7 @@ import asyncio
 import random
 import time
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Hashable, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cache, partial
@@ -32,6 +32,7 @@ from consumer.core.retries import (
     next_step,
 )
 from consumer.core.signing import encode_form
+from consumer.core.traces import TracedCall
 from consumer.core.values import value
 from consumer.flow import Flow, Permit
 from consumer.gateway import Gateway
@@ -79,6 +80,20 @@ class Rules(Protocol):
 
     def terms(self, account: str, rule: str) -> object:
         """What must be equal in other rules, for an order that waits under these to go on as it is."""
+        ...
+
+
+class Tracer(Protocol):
+    """Who tells others of orders (`consumer.tracing`)."""
+
+    def tell(
+        self,
+        record: Record,
+        began_at: datetime,
+        resolutions: Sequence[Resolution],
+        calls: Sequence[TracedCall],
+    ) -> tuple[Resolution, ...]:
+        """The same resolutions, each with its trace."""
         ...
 
 
@@ -179,8 +194,12 @@ class Delivery:
         monotonic: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         random: Callable[[], float] = random.random,  # jitter, not cryptography
+        tracer: Tracer | None = None,
     ) -> None:
-        """`read_again` brings one of the `secrets` up to date; None where they never change."""
+        """`read_again` brings one of the `secrets` up to date; None where they never change.
+
+        Without a `tracer` nothing is noted for traces.
+        """
         self._rules = rules
         self._flow = flow
         self._gateway = gateway
@@ -195,6 +214,7 @@ class Delivery:
         self._monotonic = monotonic
         self._sleep = sleep
         self._random = random
+        self._tracer = tracer
         self._budgets: defaultdict[str, RetryBudget] = defaultdict(RetryBudget)
         self._keys = KeyedOrder()
         self._open = asyncio.Event()
@@ -231,11 +251,12 @@ class Delivery:
         It leaves when all the record's orders have ended, and none keeps its place.
         """
         rules = self._rules()  # one rule book for the whole record, whatever is loaded meanwhile
-        progress = _Progress()
+        began_at = self._clock()
+        progress = _Progress(calls=None if self._tracer is None else [])
         resolutions: list[Resolution] = []
         deliveries: list[_OrderDelivery] = []
         try:
-            for item in rules.read(record, self._clock()):
+            for item in rules.read(record, began_at):
                 planned = self._plan(rules, record, item, progress)
                 if isinstance(planned, Resolution):
                     resolutions.append(planned)
@@ -258,7 +279,20 @@ class Delivery:
                 self._begun -= 1
                 if not self._begun:
                     self._quiet.set()
-        return tuple(sorted(resolutions, key=lambda resolution: resolution.index))
+        resolved = tuple(sorted(resolutions, key=lambda resolution: resolution.index))
+        return (
+            resolved if progress.calls is None else self._traced(record, began_at, resolved, progress.calls)
+        )
+
+    def _traced(
+        self,
+        record: Record,
+        began_at: datetime,
+        resolutions: tuple[Resolution, ...],
+        calls: Sequence[TracedCall],
+    ) -> tuple[Resolution, ...]:
+        assert self._tracer is not None, "else no calls are noted"
+        return self._tracer.tell(record, began_at, resolutions, calls)
 
     def _plan(
         self,
@@ -418,11 +452,14 @@ class Delivery:
         secret = self._secret(account, delivery.secret_name)
         began_at, started = self._clock(), self._monotonic()
         body = encode_form(delivery.request.sent(began_at), secret)
-        end = await self._gateway.post(delivery.request.url or self._url, body)
+        url = delivery.request.url or self._url
+        end = await self._gateway.post(url, body)
         seconds, ended_at = self._monotonic() - started, self._clock()
         reply = _without(delivery.rules.replies.classify(end, ended_at), secret, delivery.order.plate)
         self._requests(account, reply.label).inc()
         self._request_seconds(account).observe(seconds)
+        if delivery.progress.calls is not None:
+            delivery.progress.calls.append(TracedCall(delivery.order.index, url, began_at, ended_at, reply))
         outdated = await self._was_outdated(delivery.secret_name, secret, reply)
         if not outdated:
             permit.report(reply)
@@ -597,9 +634,15 @@ class _Call:
 
 @dataclass(slots=True)
 class _Progress:
-    """A record's: begun as soon as a call was made for any of its orders."""
+    """A record's: begun as soon as a call was made for any of its orders.
+
+    Attributes:
+        calls: so far; None where nobody traces them.
+
+    """
 
     begun: bool = False
+    calls: list[TracedCall] | None = None
 
 
 @value

@@ -272,6 +272,13 @@ class Metrics:
             registry=registry,
         )
 
+        self.spans = Counter(
+            "coupon_spans",
+            "Spans of traces by what became of them: sent to the collector, or dropped.",
+            ["result"],
+            registry=registry,
+        )
+
         self.transactions = Counter(
             "coupon_transactions", "Kafka transactions by how they ended.", ["result"], registry=registry
         )
@@ -307,6 +314,8 @@ class Metrics:
             self.orders_by_lot.clear()
             self._by_rule.cache_clear()
             self._by_lot.cache_clear()
+        for result in ("sent", "dropped"):
+            self.spans.labels(result)
         for code, row in replies.items():
             self.outcomes.labels(row.outcome, "", code)
             if row.dead_letter:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import chain, islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -53,6 +53,9 @@ from consumer.selfcheck import Clock
 from consumer.settings import Settings
 from consumer.waiting import Kafka, Waiting
 from consumer.web import WebServer
+
+if TYPE_CHECKING:
+    from consumer.tracing import Tracing
 
 log = structlog.get_logger(__name__)
 
@@ -123,6 +126,7 @@ class Service:
             adaptive=settings.gateway.adaptive_limit,
             fleet=FleetBounds(settings.gateway.fleet_rate, settings.gateway.fleet_max_in_flight),
         )
+        self._tracing = _tracing(settings, self.metrics)
         self._stopping = asyncio.Event()
         self._waiting = Waiting()
         self._watcher = (
@@ -168,6 +172,8 @@ class Service:
                 accounts=sorted(self.rules.accounts),
                 port=self.port,
             )
+            if self._tracing is not None:
+                await stack.enter_async_context(self._tracing)
             await stack.enter_async_context(_beside(self._watch_loop()))
             await stack.enter_async_context(_beside(self._count()))
             await stack.enter_async_context(_beside(credentials.watch()))
@@ -237,6 +243,7 @@ class Service:
             url=settings.gateway.url,
             metrics=self.metrics,
             clock=partial(datetime.now, UTC),
+            tracer=self._tracing,
         )
         self._intake = Intake(
             consumer=kafka.consumer,
@@ -460,6 +467,27 @@ class Service:
             problems=[str(problem) for problem in problems[:MOST_PROBLEMS]],
             more_problems=max(0, len(problems) - MOST_PROBLEMS),
         )
+
+
+def _tracing(settings: Settings, metrics: Metrics) -> "Tracing | None":
+    """Where traces go; None where nobody asked for any."""
+    if settings.tracing.endpoint is None:
+        return None
+    try:
+        from consumer.tracing import Tracing  # noqa: PLC0415  # an extra: who does without does not load it
+    except ImportError as error:
+        problem = Problem(
+            "tracing.endpoint",
+            f"traces need a package that is not installed: {error.name}",
+            "install charging-coupon-consumer[tracing], or leave this setting out",
+        )
+        raise ConfigurationError([problem]) from error
+    return Tracing(
+        endpoint=settings.tracing.endpoint,
+        sample=settings.tracing.sample,
+        group=settings.kafka.group_id,
+        metrics=metrics,
+    )
 
 
 def _signing(rules: RuleBook) -> list[str]:

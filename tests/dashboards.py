@@ -299,6 +299,14 @@ def service() -> dashboard.Dashboard:
         )
         .with_panel(
             over_time(
+                "Spans",
+                "Of traces, where tracing.endpoint is set: what the collector took, and what was dropped.",
+                "ops",
+                (f"sum by (result) (rate(coupon_spans_total{{{JOB}}}[$__rate_interval]))", "{{result}}"),
+            )
+        )
+        .with_panel(
+            over_time(
                 "Files read again",
                 "Rules and secrets, in an hour.",
                 "short",

@@ -23,7 +23,7 @@ from consumer.core.outcomes import Finding, Later, Outcome, Reason, Resolution
 from consumer.core.replies import Answered, AttemptEnd, NoAnswer, NotSent, ReplyTable
 from consumer.core.retries import RetryPolicy
 from consumer.core.signing import sign
-from consumer.delivery import Delivery, KeyedOrder, Rules
+from consumer.delivery import Delivery, KeyedOrder, Rules, Tracer
 from consumer.flow import Flow
 from consumer.gateway import Gateway, HttpGateway
 from consumer.metrics import Metrics
@@ -121,6 +121,7 @@ def setup(
     policy: RetryPolicy = RetryPolicy(),  # noqa: B008  # frozen
     accounts: Sequence[str] = ("main",),
     probe_seconds: float = 0.01,
+    tracer: Tracer | None = None,
 ) -> Setup:
     metrics = Metrics(CollectorRegistry())
     flow = Flow(
@@ -150,6 +151,7 @@ def setup(
         clock=lambda: NOW,
         sleep=sleep,
         random=lambda: 0.5,
+        tracer=tracer,
     )
     return Setup(delivery, flow, metrics, slept)
 

@@ -283,7 +283,7 @@ def headers_written(message: Message) -> set[str]:
 
 
 def test_the_dead_letters_headers_are_all_headers_described() -> None:
-    rejected = replace(examples()["rejected"], reason=Reason.POLICY, detail="why")
+    rejected = replace(examples()["rejected"], reason=Reason.POLICY, detail="why", traceparent="00-1-2-01")
 
     assert headers_described("Dead letters") == headers_written(
         encode_dead_letter(rejected, CONTEXT, 1_000_000)
@@ -293,7 +293,7 @@ def test_the_dead_letters_headers_are_all_headers_described() -> None:
 def test_the_retries_headers_are_all_headers_described() -> None:
     at = datetime(2026, 11, 25, tzinfo=UTC)
     words = GatewayWords("1002", 200, message="no", seqno="1", enter_time="2026")
-    waiting = replace(examples()["granted"], words=words, label="1002")
+    waiting = replace(examples()["granted"], words=words, label="1002", traceparent="00-1-2-01")
     later = Later(Wait.REPLY, 0, at, 1, 0, 0.0)
 
     assert headers_described("Retry topics") == headers_written(encode_retry(waiting, later, CONTEXT))

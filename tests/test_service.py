@@ -1,6 +1,7 @@
 """What the service does with rules that come while it runs, only those that fit, all at once; what it says of itself."""
 
 import asyncio
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -181,3 +182,23 @@ def test_no_secret_and_no_plate_gets_into_the_status_by_whatever_way(
 
     assert status.waiting_for == "topic ***: *** is ?"
     assert status.accounts[0].endpoint == "https://platform/event"
+
+
+# -- Traces -----------------------------------------------------------------------------------------
+
+
+def test_traces_without_the_package_for_them_are_a_mistake_in_the_settings(
+    service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traced = load_settings(
+        tmp_path / "settings.yaml", {"CHARGING_COUPON__TRACING__ENDPOINT": "http://collector:4318"}
+    )
+    monkeypatch.delitem(sys.modules, "consumer.tracing", raising=False)
+    monkeypatch.setitem(sys.modules, "opentelemetry.context", None)
+
+    with pytest.raises(ConfigurationError, match=r"tracing\.endpoint: .*opentelemetry.*\[tracing\]"):
+        Service(traced, rules=service.rules)
+
+
+def test_who_asks_for_no_traces_has_nobody_who_makes_them(service: Service) -> None:
+    assert service._tracing is None

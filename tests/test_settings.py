@@ -115,7 +115,7 @@ def test_sizes_have_units_and_numbers_are_bytes(text: str, size: int) -> None:
         ("RETRIES__DELAYS", "5m,1m", "retries.delays: '5m,1m' do not ascend; write the shortest first, each once, such as 1m, 5m, 30m"),
         ("KAFKA__BOOTSTRAP_SERVER", "x", "there is no setting kafka.bootstrap_server; did you mean kafka.bootstrap_servers?"),
         ("GATE__URL", "x", "there is no setting gate; did you mean gateway?"),
-        ("ZZZ", "x", "there is no setting zzz; known here: kafka, rules, gateway, retries, intake, ledger, drain_timeout, secrets, secrets_dir, privacy, web, log, guarantee"),
+        ("ZZZ", "x", "there is no setting zzz; known here: kafka, rules, gateway, retries, intake, ledger, drain_timeout, secrets, secrets_dir, privacy, web, log, tracing, guarantee"),
         ("SECRETS__MAIN", "\n", "secrets.main: is empty; give the secret's text"),
     ],
 )  # fmt: skip  # a row a mistake

@@ -6,7 +6,7 @@ An outcome's fields are described in `schemas/coupon-outcome.v1.schema.json`.
 import hashlib
 import hmac
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -163,6 +163,7 @@ class Resolution:
         decided_at: when this was decided, aware.
         label: the last reply's metric label (`Reply.label`); empty where no call was made.
         later: it waits in a retry topic, and has no outcome yet.
+        traceparent: of the span that tells of it, where it is traced.
 
     """
 
@@ -186,6 +187,7 @@ class Resolution:
     words: GatewayWords = NO_WORDS
     label: str = ""
     later: Later | None = None
+    traceparent: str | None = None
 
     @property
     def readable(self) -> bool:
@@ -331,10 +333,18 @@ def encode_outcome(resolution: Resolution, context: OutcomeContext) -> Message:
         ("ce_time", _utf8(body["decided_at"] or "")),
         ("content-type", b"application/json"),
     ]
-    headers += [
-        (name, value) for name, value in record.headers if name in TRACE_HEADERS and value is not None
-    ]
+    headers += _trace_headers(resolution)
     return Message(_outcome_key(record, order_id, privacy), _json(body), headers)
+
+
+def _trace_headers(resolution: Resolution) -> Iterable[Header]:
+    """The outcome belongs to the span that tells of its order; without one, to whatever the event belongs to."""
+    ours = resolution.traceparent
+    for name, theirs in resolution.record.headers:
+        if name in TRACE_HEADERS and theirs is not None and (ours is None or name != "traceparent"):
+            yield name, theirs
+    if ours is not None:
+        yield "traceparent", ours.encode()
 
 
 def reduced(message: Message) -> Message:
@@ -450,6 +460,7 @@ def _dead_letter_headers(resolution: Resolution, context: OutcomeContext) -> lis
         "rules_hash": resolution.rules_hash or None,
         "attempts": str(resolution.attempts.count),
         "decided_at": _instant(resolution.decided_at),
+        "traceparent": resolution.traceparent,
     }
     identity = outcome_id(context.cluster_id, record.origin, resolution.index)
     return own_headers(
@@ -492,6 +503,7 @@ def encode_retry(resolution: Resolution, later: Later, context: OutcomeContext) 
         "account": resolution.account,
         "rule": resolution.rule,
         "rules_hash": resolution.rules_hash or None,
+        "traceparent": resolution.traceparent,
     }
     return Message(record.key, record.value, [*event_headers(record.headers), *own_headers(texts)])
 

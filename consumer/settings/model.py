@@ -326,6 +326,18 @@ class Web(Group):
     """Port to listen on; 0 takes any free one. Default 8080."""
 
 
+class Tracing(Group):
+    """Traces by OpenTelemetry; needs the extra `tracing`, which the image has."""
+
+    endpoint: Annotated[str, AfterValidator(web_address)] | None = None
+    """Address of a collector that takes OTLP over HTTP, `http://collector:4318`; spans are posted to `/v1/traces` there.
+    Default none: nothing is traced."""
+
+    sample: Annotated[float, Field(ge=0, le=1)] = 1.0
+    """Share of the traces that begin here which are kept; an event with a `traceparent` is traced as that one says.
+    Default 1: all."""
+
+
 class Log(Group):
     """What is logged, and in which form."""
 
@@ -376,6 +388,9 @@ class Settings(Group):
 
     log: Log = Log()
     """Logs."""
+
+    tracing: Tracing = Tracing()
+    """Traces."""
 
     guarantee: Literal["exactly_once", "at_least_once"] = "exactly_once"
     """`exactly_once`: one outcome an order, by transactions (Kafka 2.5 or later, and rights to them). `at_least_once`:
