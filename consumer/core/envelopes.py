@@ -34,6 +34,7 @@ class Envelope:
     Attributes:
         skip: bytes before the text; `FRAME` bytes of a schema registry where there are some.
         charset: None means UTF-8.
+        text: the value may be text that is no JSON yet: base64.
         steps: wrappings, the outermost first.
         words: how each of these is called.
 
@@ -42,6 +43,7 @@ class Envelope:
     skip: int = 0
     registry: bool = False
     charset: str | None = None
+    text: bool = False
     steps: tuple[Step, ...] = ()
     words: tuple[str, ...] = ()
 
@@ -67,6 +69,8 @@ class Envelope:
             if not value.lstrip()[:1] or value.lstrip()[:1] not in b'{["':
                 detail = "behind the schema registry's frame stands no JSON but Avro or Protobuf; let the producer write JSON"
                 return Refusal(Reason.NOT_JSON, detail)
+        if self.text and value.strip()[:1] not in (b'"', b"{", b"["):
+            return value.decode("ascii", "replace")
         if self.charset is None:
             return decode(value)
         try:
@@ -76,14 +80,14 @@ class Envelope:
         return decode(text.removeprefix("\ufeff"))
 
 
-def unwrap(paths: tuple[Path, ...], *, base64: bool = False) -> Step:
-    """The event is what stands there; text there is JSON, as often as it is text again."""
+def unwrap(paths: tuple[Path, ...], *, base64: bool = False, charset: str | None = None) -> Step:
+    """The event is what stands there; text there is JSON, as often as it is text again. `charset` is that of base64's bytes."""
 
     def step(event: Event) -> object:
         found = next(found_at(paths, event.body, event), None)
         if found is None:
             return Refusal(Reason.SCHEMA, f"the envelope has nothing at `{paths[0].text}`")
-        inner = _inner(_from_base64(found) if base64 else found)
+        inner = _inner(_from_base64(found, charset) if base64 else found)
         if isinstance(inner, Refusal) and is_encrypted(event.body):
             return ENCRYPTED
         return inner
@@ -115,11 +119,21 @@ def _inner(found: object) -> object:
     return Refusal(Reason.TOO_DEEP, "text in text in text, without end")
 
 
-def _from_base64(found: object) -> object:
+def _from_base64(found: object, charset: str | None = None) -> object:
+    """In either alphabet, in lines or in one, padded or not: none of these can be taken for another."""
+    if not isinstance(found, str):
+        return found
+    text = "".join(found.split()).translate(_ALPHABET).rstrip("=")
     try:
-        return decode(b64decode(found, validate=True)) if isinstance(found, str) else found
+        content = b64decode(text + "=" * (-len(text) % 4), validate=True)
+        return decode(content if charset is None else content.decode(charset))
+    except UnicodeDecodeError as error:
+        return Refusal(Reason.NOT_TEXT, f"not {charset} at byte {error.start}")
     except (binascii.Error, ValueError):
         return Refusal(Reason.SCHEMA, "text in the envelope that is no base64")
+
+
+_ALPHABET = str.maketrans("-_", "+/")
 
 
 def cloudevents(event: Event) -> object:

@@ -1,4 +1,4 @@
-"""Values of an event -> values of an order, in base units. Performs no I/O.
+"""Values of an event -> values of an order, in base units. Performs no I/O but for time zones' data.
 
 Each field says where it stands, its unit, its time format and zone; a value that does
 not fit is an error, never a guess.
@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Context, Decimal
 from enum import StrEnum
+from itertools import pairwise
 from typing import NamedTuple
+from zoneinfo import ZoneInfo
 
 from consumer.core.envelopes import connect_decimal
 from consumer.core.events import Value
@@ -96,6 +98,7 @@ UNITS: Mapping[FieldType, Mapping[str, Decimal]] = {
         "ms": Decimal("0.001"),
         "min": Decimal(60),
         "h": Decimal(3600),
+        "d": Decimal(86400),
         CLOCK: Decimal(1),
         SHORT_CLOCK: Decimal(1),
         ISO_DURATION: Decimal(1),
@@ -105,14 +108,19 @@ UNITS: Mapping[FieldType, Mapping[str, Decimal]] = {
 
 _SPELLINGS = {
     **dict.fromkeys(("wh", "瓦时"), "Wh"),
-    **dict.fromkeys(("kwh", "kw.h", "kw·h", "kw-h", "kw*h", "度", "千瓦时"), "kWh"),
+    **dict.fromkeys(
+        ("kwh", "kw.h", "kw·h", "kw-h", "kw*h", "度", "度电", "千瓦时", "千瓦·时", "千瓦小时"), "kWh"
+    ),
     **dict.fromkeys(("yuan", "元", "cny", "rmb"), "yuan"),
+    **dict.fromkeys(("jiao", "角"), "0.1yuan"),
     **dict.fromkeys(("fen", "分"), "fen"),
-    **dict.fromkeys(("s", "sec", "second", "seconds", "秒"), "s"),
+    **dict.fromkeys(("s", "sec", "second", "seconds", "秒", "秒钟"), "s"),
     **dict.fromkeys(("ms", "毫秒"), "ms"),
-    **dict.fromkeys(("min", "minute", "minutes", "分钟"), "min"),
-    **dict.fromkeys(("h", "hour", "hours", "小时"), "h"),
+    **dict.fromkeys(("min", "mins", "minute", "minutes", "分钟"), "min"),
+    **dict.fromkeys(("h", "hour", "hours", "时", "小时"), "h"),
+    **dict.fromkeys(("d", "day", "days", "天"), "d"),
 }
+_OF_DURATIONS = {"m": "min", "分": "min"}
 """Units as events write them beside their numbers, in lower case; but `MWh` and `mWh` differ in nothing else."""
 
 NOTHING = frozenset({"null", "(null)", "none", "nil", "undefined", "n/a", "-", "--"})
@@ -196,6 +204,9 @@ class Field:
         written: how a duration is written, if it is no number: a key of UNITS; or IN_TEXT.
         total: the numbers at all the places that the first path with any leads to, together.
         comma: numbers in text have a decimal comma.
+        thousands: what stands between groups of three digits in text; empty for nothing.
+        split: what a text's parts are separated by; empty where it is taken whole.
+        part: which of these parts the value is, from 0, from behind -1.
         hexadecimal: a text is hexadecimal of ASCII.
         connect_scale: the value is Kafka Connect's bytes of a decimal with so many places.
         formats: of a timestamp, tried in order.
@@ -223,6 +234,9 @@ class Field:
     written: str = ""
     total: bool = False
     comma: bool = False
+    thousands: str = ""
+    split: str = ""
+    part: int = 0
     hexadecimal: bool = False
     connect_scale: int | None = None
     formats: tuple["TimeFormat", ...] = ()
@@ -265,6 +279,8 @@ class Field:
             for value in path.find_all(row, event) if path.many else (path.find(row, event),):
                 if value is None:
                     continue
+                if self.split and isinstance(value, str):
+                    value = _part(value, self.split, self.part)  # noqa: PLW2901  # no other is of use any more
                 if isinstance(value, str):
                     text = value.strip()
                     if not text or (self.type is not FieldType.STRING and text.lower() in NOTHING):
@@ -331,15 +347,30 @@ class Field:
             if exponent is not None:
                 scale = _EXACT.multiply(scale, _power_of_ten(exponent))
         if self.written == IN_TEXT:
-            number, unit = _number_and_unit(raw)
-            return Quantity(_number(number, comma=self.comma), self._scale_of(unit), unit)
+            terms = [
+                Quantity(self._plain(number), self._scale_of(unit), unit)
+                for number, unit in _numbers_and_units(raw)
+            ]
+            return terms[0] if len(terms) == 1 else self._together(terms)
         return Quantity(self._number(raw), scale, "s" if self.written else unit)
+
+    def _together(self, terms: "list[Quantity]") -> "Quantity":
+        """`1小时30分`: each in a smaller unit than the one before, and only what is written in several."""
+        falling = all(one.scale > other.scale and other.number >= 0 for one, other in pairwise(terms))
+        if self.type not in (FieldType.DURATION, FieldType.MONEY) or not falling or terms[0].number < 0:
+            raise UnreadableError(Reason.SCHEMA, "text that is no number with its unit")
+        total = _ZERO
+        for term in terms:
+            total = _EXACT.add(total, _EXACT.multiply(term.number, term.scale))
+        return Quantity(total, Decimal(1), "s" if self.type is FieldType.DURATION else "fen")
 
     def _scale_of(self, unit: object) -> Decimal:
         if unit is None:
             return self.scale
         text = scalar_text(unit) or ""
         spelled = text if text in UNITS[self.type] else _SPELLINGS.get(text.lower(), "")
+        if self.type is FieldType.DURATION:
+            spelled = _OF_DURATIONS.get(text.lower(), spelled)
         size = UNITS[self.type].get(spelled)
         if size is None:
             raise UnreadableError(Reason.SCHEMA, f"the unit `{text[:20]}` is no unit of {self.type}")
@@ -352,7 +383,10 @@ class Field:
             raw = connect_decimal(raw.strip(), self.connect_scale)
             if raw is None:
                 raise UnreadableError(Reason.SCHEMA, "text that is no base64 of a decimal")
-        return _number(raw, comma=self.comma)
+        return self._plain(raw)
+
+    def _plain(self, raw: object) -> Decimal:
+        return _number(raw, comma=self.comma, thousands=self.thousands)
 
     def _rounded(self, amount: Decimal) -> Value:
         match self.type:
@@ -380,7 +414,9 @@ def reader_of(field: Field) -> Reader:
         return field.get
     find, read = _finder_of(field), _converter_of(field)
     name = (
-        field.paths[0].name if len(field.paths) == 1 and field.template is None and not field.empty else None
+        field.paths[0].name
+        if len(field.paths) == 1 and field.template is None and not (field.empty or field.split)
+        else None
     )
     if name is not None:
         return _reader_of_name(name, read, texts=field.type is FieldType.STRING)
@@ -407,7 +443,7 @@ def _reader_of_name(name: str, read: Callable[[object, Zone | None], Value], *, 
 
 def _finder_of(field: Field) -> Callable[[dict[str, object], Event], object]:
     names = [path.name for path in field.paths if path.name is not None]
-    if field.template is not None or field.empty or len(names) < len(field.paths):
+    if field.template is not None or field.empty or field.split or len(names) < len(field.paths):
         return field.find
     texts = field.type is FieldType.STRING
 
@@ -515,10 +551,11 @@ def _bool(raw: object) -> bool:
 
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?", re.ASCII)
+_GROUPED = re.compile(r"([+-]?[0-9]{1,3}(?=([,.' ])[0-9]{3})(?:\2[0-9]{3})+)((?:[.,][0-9]*)?)", re.ASCII)
 _COMMA_NUMBER = re.compile(r"([+-]?[0-9]+)(?:,([0-9]+))?", re.ASCII)
 
 
-def _number(raw: object, *, comma: bool = False) -> Decimal:
+def _number(raw: object, *, comma: bool = False, thousands: str = "") -> Decimal:
     """A number, or text that is one in any width of digits; `4,00` is none unless a comma is what it should have."""
     match raw:
         case bool():
@@ -531,6 +568,9 @@ def _number(raw: object, *, comma: bool = False) -> Decimal:
             number = raw
         case str():
             text = unicodedata.normalize("NFKC", raw[: MAX_TEXT + 1]).strip()
+            grouped = _GROUPED.fullmatch(text) if thousands else None
+            if grouped is not None and grouped[2] == thousands:
+                text = grouped[1].replace(thousands, "") + grouped[3]
             if comma:
                 match = _COMMA_NUMBER.fullmatch(text)
                 text = f"{match[1]}.{match[2] or 0}" if match else ""
@@ -553,15 +593,32 @@ def _bounded(number: Decimal) -> Decimal:
     return number
 
 
-_WITH_UNIT = re.compile(r"([¥￥]?)\s*([-+0-9.,eE]*[0-9.])\s*(\D*)", re.ASCII)
+_CURRENCY = re.compile(r"(?:(?:CN)?¥|CNY|RMB|人民币)\s*", re.IGNORECASE)
+_TERM = re.compile(r"([-+0-9.,'eE]*[0-9.])\s*([^0-9]*)", re.ASCII)
 
 
-def _number_and_unit(raw: object) -> tuple[str, str]:
-    match = _WITH_UNIT.fullmatch(raw[:100].strip()) if isinstance(raw, str) else None
-    unit = (match[3].strip() or ("元" if match[1] else "")) if match else ""
-    if match is None or not unit:
+def _numbers_and_units(raw: object) -> list[tuple[str, str]]:
+    """`18.6 kWh`, `￥4.20`, `1小时30分`: each number with the unit behind it."""
+    text = unicodedata.normalize("NFKC", raw[:100]).strip() if isinstance(raw, str) else ""
+    currency = _CURRENCY.match(text)
+    found: list[tuple[str, str]] = []
+    position = currency.end() if currency else 0
+    while position < len(text):
+        match = _TERM.match(text, position)
+        unit = (match[2].strip() or ("元" if currency and not found else "")) if match else ""
+        if match is None or not unit:
+            raise UnreadableError(Reason.SCHEMA, f"{kind_of(raw)} that is no number with its unit")
+        found.append((match[1], unit))
+        position = match.end()
+    if not found:
         raise UnreadableError(Reason.SCHEMA, f"{kind_of(raw)} that is no number with its unit")
-    return match[2], unit
+    return found
+
+
+def _part(text: str, separator: str, number: int) -> str | None:
+    """None where there are not so many."""
+    parts = text.split(separator)
+    return parts[number] if -len(parts) <= number < len(parts) else None
 
 
 def _power_of_ten(raw: object) -> Decimal:
@@ -630,12 +687,17 @@ EPOCHS: Mapping[str, Decimal] = {
 }
 """Time formats that are numbers, and their unit in microseconds. `_local`: read as UTC they show the wall clock."""
 
+DOTNET = "dotnet"
+"""A time format: `/Date(1772335800000+0800)/`, milliseconds since 1970; the offset is only how it was shown."""
+
+_DOTNET = re.compile(r"/Date\((-?[0-9]{1,16})(?:[+-][0-9]{4})?\)/", re.ASCII)
+
 ARRAY = "array"
 """A time format: `[2026, 6, 3, 9, 0, 0]`, and nanoseconds, as Java writes local times."""
 
 _ISO = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d)(:\d\d)?(?:(?<=:\d\d)[.,](\d{1,12}))?"
-    r"(?: ?([Zz]|[+-]\d\d(?::?\d\d)?))?(?:\[[\w/+:-]+\])?",
+    r"(?: ?([Zz]|[+-]\d\d(?::?\d\d)?))?(?:\[([\w/+:-]+)\])?",
     re.ASCII,
 )
 # What means "no time" in Go, .NET and MySQL, and an end that is still open.
@@ -650,13 +712,29 @@ _PIECES = {
     "HH": r"(?P<hour>\d{1,2})",
     "hh": r"(?P<half_hour>\d{1,2})",
     "mm": r"(?P<minute>\d\d)",
+    "m": r"(?P<minute>\d{1,2})",
     "ss": r"(?P<second>\d\d)",
+    "s": r"(?P<second>\d{1,2})",
+    "EEE": r"(?P<weekday>(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?|(?:周|星期|礼拜)[一二三四五六日天])",
     "a": r"(?P<half>am|pm|上午|下午)",
     "Z": r"(?P<offset>z|[+-]\d\d:?(?:\d\d)?)",
+    "z": r"(?P<utc>z|(?:utc|gmt)(?:[+-]\d{1,2}(?::?\d\d)?)?)",
+    "VV": r"(?P<region>[a-z]+(?:/[a-z0-9_+-]+)+|utc)",
     **{"S" * digits: rf"(?P<fraction>\d{{{digits}}})" for digits in range(1, 10)},
 }
-_ALIASES = {"M": "MM", "d": "dd", "H": "HH", "h": "hh", **dict.fromkeys(("X", "XX", "XXX", "ZZZ"), "Z")}
-_PIECE = re.compile(r"'([^']*)'|yyyy|yy|MMM|MM?|dd?|HH?|hh?|mm|ss|S{1,9}|a|ZZZ|Z|X{1,3}|.", re.DOTALL)
+_ALIASES = {
+    "M": "MM",
+    "d": "dd",
+    "H": "HH",
+    "h": "hh",
+    **dict.fromkeys(("X", "XX", "XXX", "ZZZ"), "Z"),
+    "E": "EEE",
+    "EEEE": "EEE",
+    "zzz": "z",
+}
+_PIECE = re.compile(
+    r"'([^']*)'|yyyy|yy|MMM|MM?|dd?|HH?|hh?|mm?|ss?|S{1,9}|a|ZZZ|Z|X{1,3}|E{3,4}|E|zzz|z|VV|.", re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -674,7 +752,7 @@ class TimeFormat:
     @classmethod
     def parse(cls, text: str) -> "TimeFormat":
         """Raises ValueError."""
-        if text in ("iso", ARRAY) or text in EPOCHS:
+        if text in ("iso", ARRAY, DOTNET) or text in EPOCHS:
             return cls(text)
         known: list[str] = []
         body = ""
@@ -713,11 +791,14 @@ class TimeFormat:
             return None
         text = str(raw)[:100]
         text = (text if text.isascii() else unicodedata.normalize("NFKC", text)).strip()
+        if self.text == DOTNET:
+            shown = _DOTNET.fullmatch(text)
+            return None if shown is None else _EPOCH + timedelta(milliseconds=int(shown[1]))
         pattern = self._pattern or _ISO
         match = pattern.fullmatch(text)
         if match is None:
             return None
-        return _composed(match.groupdict()) if self._pattern else _iso(*match.groups())
+        return _composed(match.groupdict()) if self._pattern else _iso(match)
 
 
 def _of_array(raw: object) -> datetime | None:
@@ -727,7 +808,8 @@ def _of_array(raw: object) -> datetime | None:
     return datetime(year, month, day, hour, minute, second, nanos // 1000)  # noqa: DTZ001  # a wall clock, its zone comes later
 
 
-def _iso(date: str, time: str, second: str | None, fraction: str | None, offset: str | None) -> datetime:
+def _iso(match: re.Match[str]) -> datetime:
+    date, time, second, fraction, offset, region = match.groups()
     next_day = time == "24:00"
     if next_day:
         if (second or ":00") != ":00" or (fraction or "").strip("0"):
@@ -735,7 +817,24 @@ def _iso(date: str, time: str, second: str | None, fraction: str | None, offset:
         time = "00:00"
     micro = f".{fraction[:6]:0<6}" if fraction else ""
     found = datetime.fromisoformat(f"{date}T{time}{second or ':00'}{micro}{(offset or '').upper()}")
+    if region is not None and found.tzinfo is None:
+        found = found.replace(tzinfo=_region(region))
     return found + timedelta(days=1) if next_day else found
+
+
+def _region(name: str) -> tzinfo:
+    """Of a zone's name, or what UTC is shifted by. Raises ValueError."""
+    shifted = _SHIFTED.fullmatch(name)
+    if shifted is not None:
+        offset = timedelta(hours=int(shifted[2] or 0), minutes=int(shifted[3] or 0))
+        return timezone(-offset if shifted[1] == "-" else offset)
+    try:
+        return ZoneInfo(name)
+    except (KeyError, OSError) as error:
+        raise ValueError(f"`{name}` is no zone") from error
+
+
+_SHIFTED = re.compile(r"(?:z|utc|gmt)?(?:([+-])([0-9]{1,2})(?::?([0-9]{2}))?)?", re.ASCII | re.IGNORECASE)
 
 
 def _composed(parts: Mapping[str, str | None]) -> datetime:
@@ -747,6 +846,7 @@ def _composed(parts: Mapping[str, str | None]) -> datetime:
         if not 1 <= number["half_hour"] <= 12:
             raise ValueError("no hour of half a day")
         hour = number["half_hour"] % 12 + (12 if half.lower() in ("pm", "下午") else 0)
+    region = parts.get("utc") or parts.get("region")
     next_day = hour == 24 and not number.get("minute") and not number.get("second")
     found = datetime(
         number["year"] if "year" in number else 2000 + number["short_year"],
@@ -756,7 +856,11 @@ def _composed(parts: Mapping[str, str | None]) -> datetime:
         number.get("minute", 0),
         number.get("second", 0),
         int(f"{(parts.get('fraction') or '0')[:6]:0<6}"),
-        tzinfo=datetime.fromisoformat(f"2000-01-01T00:00:00{offset.upper()}").tzinfo if offset else None,
+        tzinfo=datetime.fromisoformat(f"2000-01-01T00:00:00{offset.upper()}").tzinfo
+        if offset
+        else _region(region)
+        if region
+        else None,
     )
     return found + timedelta(days=1) if next_day else found
 

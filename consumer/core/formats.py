@@ -43,7 +43,8 @@ def decode(value: bytes | str) -> object | Refusal:
     """JSON with its numbers exact: whole ones as int, others as Decimal. Of repeated keys the last wins."""
     if isinstance(value, str):
         value = value.encode("utf-8", "surrogatepass")
-    value = value.removeprefix(_BOM)
+    while value.startswith(_BOM):
+        value = value.removeprefix(_BOM)
     try:
         event: object = _decoder.decode(value)
     except RecursionError:
@@ -72,7 +73,8 @@ def _explain_or_mend(value: bytes, complaint: str) -> object | Refusal:
     except RecursionError:
         return Refusal(Reason.TOO_DEEP, "objects or lists are nested too deeply")
     except (ValueError, InvalidOperation):
-        detail = f"not JSON: {complaint}{_looks_like(value)}" if text.strip() else "empty"
+        like = _looks_like(value) or _resembles(text.strip())
+        detail = f"not JSON: {complaint}{like}" if text.strip() else "empty"
         return Refusal(Reason.NOT_JSON, detail)
     return event
 
@@ -95,6 +97,27 @@ def _looks_like(value: bytes) -> str:
     known = (words for magic, words in _MAGIC.items() if value.startswith(magic))
     words = next(known, "a frame or Avro or Protobuf; only JSON is read" if value[:1] == b"\0" else None)
     return f" ({words})" if words else ""
+
+
+def _resembles(text: str) -> str:
+    """What text is that JSON's readers refuse, if it is something that producers are known to write."""
+    words = next((words for pattern, words in _LIKENESSES if pattern.match(text)), "")
+    return f" ({words})" if words else ""
+
+
+_LIKENESSES = (
+    (re.compile(r"[\w+/\s-]{16,}={0,2}$", re.ASCII), "perhaps base64; see `base64: $` of `envelope`"),
+    (re.compile(r"[{\[]\s*'"), "single quotes, as Python shows objects; only JSON is read"),
+    (re.compile(r"[\w.%-]+=[^&]*(?:&[\w.%-]+=[^&]*)*$"), "a form; only JSON is read"),
+    (
+        re.compile(r"[{\[]\s*(?:[A-Za-z_]\w*\s*:|//|/\*)|//|/\*"),
+        "comments or names without quotes; only JSON is read",
+    ),
+    (
+        re.compile(r"\{[^\n]*\}\s*\n\s*\{"),
+        "several JSON texts, each in lines of its own; let the producer send one in each record, or a list",
+    ),
+)
 
 
 class _NotFiniteError(ValueError):

@@ -28,6 +28,7 @@ from consumer.core.events import (
     Wait,
 )
 from consumer.core.headers import Header, event_headers, own_headers, retry_headers
+from consumer.core.plates import DOTS
 from consumer.core.values import value
 
 CE_TYPE = "charging-coupon.outcome.v1"
@@ -43,7 +44,7 @@ _HIDDEN = "***"
 _DIGITS = frozenset("0123456789")
 LIKE_A_PLATE = re.compile(
     r"[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼使领学警港澳挂无]"
-    r"(?:[\s\-·•・.]*[A-Za-z0-9挂学警港澳使领]){5,7}"
+    rf"(?:[\s\-{DOTS}]*[A-Za-z0-9挂学警港澳使领]){{5,7}}"
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _INT64 = 1 << 63
@@ -542,7 +543,7 @@ def _may_hold(text: str, plate: str) -> bool:
     end = plate[1:]
     if text.isascii() and end.isascii() and end.isalnum():
         return end.lower() in text.lower()
-    return all(sign in text for sign in plate if sign in _DIGITS)
+    return all(sign in text for sign in end if sign in _DIGITS)
 
 
 def without_plates(text: str) -> str:

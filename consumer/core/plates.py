@@ -5,7 +5,10 @@ import unicodedata
 
 PROVINCES = "京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼"
 
-_LEFT_OUT = re.compile(r"[\s\x00\-‐‑‒–—―−·•・.\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]+")
+DOTS = "·•・‧∙⋅."
+"""What is written between a plate's second and third sign, where anything is."""
+
+_LEFT_OUT = re.compile(rf"[\s\x00\-‐‑‒–—―−{DOTS}\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]+")
 _SERIAL = "A-HJ-NP-Z0-9"
 _ORDINARY = f"[{PROVINCES}][A-Z][{_SERIAL}]{{4}}[{_SERIAL}挂学警港澳使领]"
 # Class letters: A-E battery-electric, F-K other; patterns that know only D and F are a recurring mistake.

@@ -12,6 +12,7 @@ import msgspec
 
 from consumer.core.events import GatewayWords
 from consumer.core.outcomes import Outcome
+from consumer.core.plates import DOTS
 from consumer.core.values import value
 
 
@@ -319,7 +320,7 @@ def _retry_after(header: str | None, now: datetime) -> float | None:
 
 
 _MAX_WORDS = 300
-_SEPARATOR = r"[\s·•・.\-]?"
+_SEPARATOR = rf"[\s{DOTS}\-]?"
 _PLATE = re.compile(
     r"((?:[京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼使领无]|(?:%[0-9A-F]{2}){3})"
     rf"{_SEPARATOR}[A-ZＡ-Ｚ])(?:{_SEPARATOR}[A-Z0-9Ａ-Ｚ０-９]){{3,7}}[挂学警港澳使领]?",

@@ -22,7 +22,7 @@ from consumer.core.fields import (
     kind_of,
     reader_of,
 )
-from consumer.core.formats import Event, Path, Refusal, fill_paths, found_at, scalar_text
+from consumer.core.formats import Event, Path, Refusal, decode, fill_paths, found_at, scalar_text
 from consumer.core.outcomes import Finding, Outcome, Reason
 from consumer.core.templates import Template, text_of
 
@@ -256,7 +256,9 @@ class Source:
         """Where its orders stand, each of them still to be read."""
         scalar: object = None
         for path in self.orders:
-            found = path.find(event.body, event)
+            found = _opened(path.find(event.body, event))
+            if isinstance(found, Refusal):
+                return [found]
             if isinstance(found, list):
                 return found
             if isinstance(found, dict):
@@ -269,6 +271,7 @@ class Source:
     def _read_row(
         self, index: int, row: object, event: Event, find_station: FindStation, window: "_Window"
     ) -> Order | Finding:
+        row = _opened(row)
         if isinstance(row, Refusal):
             return self._invalid(index, row.reason, row.detail)
         if not isinstance(row, dict):
@@ -428,6 +431,13 @@ class Source:
         return Finding(
             index, Outcome.INVALID, reason, detail, dead_letter=True, values=values, source=self.name
         )
+
+
+def _opened(found: object) -> object:
+    """What stands where orders do: text there may be JSON again."""
+    if isinstance(found, str) and found.lstrip()[:1] in ("{", "["):
+        return decode(found)
+    return found
 
 
 class _Window(NamedTuple):

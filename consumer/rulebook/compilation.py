@@ -366,7 +366,7 @@ class Compilation:
         return None
 
     def _envelope(self, location: Location, models: Sequence[StepModel]) -> Envelope:
-        skip, registry, charset = 0, False, None
+        skip, registry, charset, text = 0, False, None, False
         steps: list[Step] = []
         words: list[str] = []
         for number, model in enumerate(models):
@@ -393,9 +393,10 @@ class Compilation:
                 words.append(key)
             else:
                 paths = tuple(self._paths((*place, key), model.unwrap or model.base64))
-                steps.append(unwrap(paths, base64=model.base64 is not None))
+                text = text or (not steps and model.base64 == ["$"])
+                steps.append(unwrap(paths, base64=model.base64 is not None, charset=charset))
                 words.append(f"{key} {' or '.join(path.text for path in paths)}")
-        return Envelope(skip, registry, charset, tuple(steps), tuple(words))
+        return Envelope(skip, registry, charset, text, tuple(steps), tuple(words))
 
     def _overrides(
         self, source: Location, model: SourceModel, source_zone: Zone | None
@@ -458,6 +459,9 @@ class Compilation:
             written=_written(model.unit, type_),
             total=model.sum is not None,
             comma=model.decimal == ",",
+            thousands=model.thousands or "",
+            split=model.split or "",
+            part=model.part or 0,
             hexadecimal=model.encoding is not None,
             connect_scale=model.connect_scale,
             formats=tuple(self._formats((*location, "format"), model.format or ["iso"])),
@@ -478,15 +482,40 @@ class Compilation:
                 self._problem((*location, key), f"{name} is no timestamp", "leave this out", key=True)
         if model.multiplier is not None and type_ not in UNITS:
             self._problem((*location, "multiplier"), f"{name} has no unit", "leave this out", key=True)
-        for key in ("minus", "sum", "value", "unit_from", "exponent_from", "decimal", "connect_scale"):
+        for key in (
+            "minus",
+            "sum",
+            "value",
+            "unit_from",
+            "exponent_from",
+            "decimal",
+            "thousands",
+            "connect_scale",
+        ):
             if getattr(model, key) is not None and type_ not in _NUMBERS:
                 self._problem((*location, key), f"{name} is no number", "leave this out", key=True)
         if model.encoding is not None and type_ is not FieldType.STRING:
             self._problem((*location, "encoding"), f"{name} is no text", "leave this out", key=True)
+        self._check_together(location, model)
+
+    def _check_together(self, location: Location, model: FieldModel) -> None:
+        """Keys that mean nothing without others, or beside them."""
         if model.sum is not None and (model.minus is not None or model.paths is None):
             self._problem(
                 (*location, "sum"), "a sum is one of `paths`, without `minus`", "leave one out", key=True
             )
+        if model.thousands is not None and model.thousands == (model.decimal or "."):
+            message, remedy = (
+                "`thousands` is what stands before fractions",
+                "give `decimal` another sign, or leave it out",
+            )
+            self._problem((*location, "thousands"), message, remedy)
+        if (model.split is None) is not (model.part is None):
+            message = "`split` and `part` go together"
+            self._problem(location, message, "say where the text is divided, and which part it is", key=True)
+        if model.split is not None and (model.paths is None or model.sum is not None):
+            message = "`split` is for what `paths` lead to, one by one"
+            self._problem((*location, "split"), message, "leave it out", key=True)
         for key in ("unit_from", "exponent_from"):
             if getattr(model, key) is not None and model.value is None:
                 message = f"`{key}` is looked up beside `value`, and there is none"

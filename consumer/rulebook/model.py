@@ -159,19 +159,25 @@ class FieldModel(Model):
     type: Annotated[FieldType, Field(strict=False)] | None = None
     """How it is read; fixed for the fields that we know, else `string`."""
     unit: Text | None = None
-    """What the source counts in; energies become Wh, money fen, durations seconds. Needed for these. `in_text` where the unit stands behind each number, as in `18.6 kWh`."""
+    """What the source counts in; energies become Wh, money fen, durations seconds. Needed for these. `in_text` where the unit stands behind each number, as in `18.6 kWh`, `￥4.20`, `1小时30分`."""
     multiplier: (
         Annotated[Decimal, BeforeValidator(_decimal, json_schema_input_type=float), Field(gt=0)] | None
     ) = None
     """The number is this many units."""
     decimal: Literal[".", ","] | None = None
     """What stands before a number's fraction in text; default `.`, and `4,00` is a mistake then."""
+    thousands: Literal[",", ".", "'"] | None = None
+    """What stands between groups of three digits in text, where anything does: `1,234.50`."""
+    split: Annotated[str, StringConstraints(min_length=1, max_length=10)] | None = None
+    """Text at `paths` consists of parts with this between them, of which `part` is the value: `粤BD12345_绿`."""
+    part: Annotated[int, Field(ge=-100, le=100)] | None = None
+    """Which part, from 0; -1 is the last. Where there are not so many, there is no value."""
     encoding: Literal["hex"] | None = None
     """A text's: hexadecimal of ASCII, such as a VIN that came as bytes."""
     connect_scale: Annotated[int, Field(ge=0, le=40)] | None = None
     """The value is a Kafka Connect decimal without its schema: base64 of bytes with so many decimal places."""
     format: Texts | None = None
-    """A timestamp's: iso (default), epoch_s, epoch_ms, epoch_us, epoch_ns, epoch_min, the same with `_local` for clocks that took local time for UTC, array (`[2026, 6, 3, 9, 0]`), or patterns like `yyyy-MM-dd HH:mm:ss`."""
+    """A timestamp's: iso (default), epoch_s, epoch_ms, epoch_us, epoch_ns, epoch_min, the same with `_local` for clocks that took local time for UTC, array (`[2026, 6, 3, 9, 0]`), dotnet (`/Date(1772335800000)/`), or patterns like `yyyy-MM-dd HH:mm:ss`, in which `a` is am, pm, 上午 or 下午, `EEE` a weekday, `Z` an offset, `z` UTC or GMT+8, `VV` a zone's name, and text stands in quotes: `EEE MMM dd HH:mm:ss 'CST' yyyy`."""
     zone: Text | None = None
     """Of timestamps without an offset: `Asia/Shanghai`, `+08:00`, or `station` for the station's own."""
     precision: Literal["s", "min"] | None = None
@@ -217,7 +223,7 @@ class StepModel(Model):
     unwrap: Texts | None = None
     """The event is what stands there; text there is JSON again."""
     base64: Texts | None = None
-    """The event stands there as base64 of JSON."""
+    """The event stands there as base64 of JSON; `$`, first of the steps, is the whole value also where it is base64 and no JSON."""
     cloudevents: Literal[True] | None = None
     """A structured CloudEvent, or a batch; those in binary mode pass as they are."""
     connect: Literal[True] | None = None
@@ -293,7 +299,7 @@ class SourceModel(Model):
     ) = None
     """What is taken off first, the outermost first; what `extends` takes off comes after that."""
     orders: Texts | None = None
-    """Where the orders stand: a list of them, or one. `$` (default) is the event itself."""
+    """Where the orders stand: a list of them, or one; text there is JSON again. `$` (default) is the event itself."""
     skip: list[SkipModel] | None = None
     """In order; the first that holds decides. Those of `extends` come first, but for those over the same first path."""
     fields: FieldModels = {}

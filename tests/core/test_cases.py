@@ -23,6 +23,7 @@ from tests.payloads import CASES, PAYLOADS, bytes_of, differences
 
 VERDICTS: dict[str, list[str]] = yaml.safe_load((CASES / "verdicts.yaml").read_text("utf-8"))
 KINDS: Any = Document((CASES / "kinds.yaml").read_text("utf-8"), "kinds.yaml").data
+SHAPES: Any = Document((CASES / "shapes.yaml").read_text("utf-8"), "shapes.yaml").data
 SOURCES = (CASES / "sources.yaml").read_text("utf-8")
 BOOK = rulebook.load(CASES / "sources.yaml")
 
@@ -171,6 +172,53 @@ def test_another_of_the_kind_is_read_right(name: str, variation: dict[str, Any])
 def test_every_payload_is_of_a_kind_with_others_of_it() -> None:
     assert list(KINDS) == list(PAYLOADS)
     assert all(kind["kind"] and len(kind["variations"]) >= 2 for kind in KINDS.values())
+
+
+# -- Shapes of our own ---------------------------------------------------------------------------------
+
+
+def shapes() -> Iterator[Any]:
+    """Each with its bytes, and with what is said of it, where one of several is meant."""
+    for case in SHAPES:
+        for number, (raw, detail) in enumerate(case.get("raws", [(None, "")])):
+            text = raw or case.get("raw") or json.dumps(case["event"], ensure_ascii=False, default=float)
+            value = text.encode(case.get("charset", "utf-8"))
+            if case.get("base64") == "url":
+                value = base64.urlsafe_b64encode(value).rstrip(b"=")
+            yield pytest.param(case, value, detail, id=f"{case['shape'][:60]}-{number}")
+
+
+@pytest.mark.parametrize(("case", "value", "detail"), list(shapes()))
+def test_a_shape_of_our_own_is_read_right(case: dict[str, Any], value: bytes, detail: str) -> None:
+    source = "".join(f"    {line}\n" for line in case["source"].splitlines())
+    rules = "rules: [{name: all, account: main, api_store_code: S, subject: x}]"
+    book = rulebook.parse(
+        f"version: 1\naccounts: {{main: {{app_id: a, secret: main, api_type: t}}}}\nsources:\n  one:\n{source}{rules}\n"
+    )
+    items = book.read_as(book.sources[0], Record(Coordinates("t", 0, 0), -1, None, value), None)
+    expected = _listed(case["expect"])
+
+    assert len(case["source"].splitlines()) <= 15
+    assert len(items) == len(expected)
+    for item, wanted in zip(items, expected, strict=True):
+        plan = book.plan(item) if isinstance(item, Order) else item
+        assert ended(plan)[: len(wanted.get("ends", [""]))] == wanted.get("ends", []), getattr(
+            plan, "detail", ""
+        )
+        assert (detail or wanted.get("detail", "")) in getattr(plan, "detail", "")
+        for field, text in wanted.get("values", {}).items():
+            assert text_of(item.values or {}, field) == (None if text is None else str(text)), field
+
+
+def test_there_are_shapes_of_our_own_of_every_ending() -> None:
+    endings = {str(expected.get("ends")) for case in SHAPES for expected in _listed(case["expect"])}
+
+    assert len(SHAPES) >= 15
+    assert len(endings) >= 5
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 # -- What a mapping changes ---------------------------------------------------------------------------

@@ -25,10 +25,10 @@ def _number_in_text() -> None:
     """A field's parser fails for text of one kind, three conditions deep."""
     right = fields._number
 
-    def wrong(raw: object, *, comma: bool = False) -> Decimal:
+    def wrong(raw: object, *, comma: bool = False, thousands: str = "") -> Decimal:
         if isinstance(raw, str) and raw.startswith("-") and "." in raw:
             raise PlantedError
-        return right(raw, comma=comma)
+        return right(raw, comma=comma, thousands=thousands)
 
     fields._number = wrong
 

@@ -15,7 +15,7 @@ PLATE = "粤BD12345"
 """Stands for every plate of the samples."""
 
 MOST_TRIALS = 1500
-_SEPARATED = re.compile(r"(..)([·•・.\-\s])")
+_SEPARATED = re.compile(rf"(..)([{plates.DOTS}\-\s])")
 
 
 def without_real_plates(value: object, real: Collection[str], *, is_plate: bool = False) -> object:
