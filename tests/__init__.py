@@ -23,6 +23,8 @@
 8. *A replay sends no dead letter twice*, wherever it is killed. `test_replay`, `broker/test_replay`.
 9. *A service on trial (`state: shadow`) makes no call*, and `diff` lists each order that it would treat differently than
    what it is to replace. `broker/test_shadow`, `test_diff`.
+10. *Secrets, certificates and CAs are exchanged while it runs*: no restart, no rebalance, nothing lost or doubled.
+   `broker/test_rotation`, `broker/test_rotation_of_kafka`, `test_credentials`, `test_rotation`.
 
 The fakes of `simulation` are held to a real Kafka by `broker/test_kafka_behaviour`: one suite, run against both. Its
 `mutations` break the service on purpose, one rule at a time, and each has to be noticed.

@@ -92,12 +92,12 @@ async def _create_topics(bootstrap_servers: str, partitions: Mapping[str, int]) 
         reply = await admin.create_topics([NewTopic(name, count, 1) for name, count in partitions.items()])
         failed = {topic[0]: topic[1:] for topic in reply.topic_errors if topic[1] != 0}
         assert not failed, failed
-        await _until_known(admin, list(partitions))
+        await until_known(admin, list(partitions))
     finally:
         await admin.close()
 
 
-async def _until_known(admin: Any, names: list[str]) -> None:
+async def until_known(admin: Any, names: list[str]) -> None:
     """A broker answers before all of it knows the new topics; what follows must not depend on that."""
     async with asyncio.timeout(30):
         while True:

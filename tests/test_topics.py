@@ -1,5 +1,6 @@
 """Topics and rights: what is recommended, what is found, what is created."""
 
+import asyncio
 import json
 import socket
 from pathlib import Path
@@ -166,6 +167,14 @@ def test_all_as_recommended_ends_with_0(
     assert "!!" not in capsys.readouterr().out
 
 
+async def known(broker: str, name: str) -> TopicState:
+    """Once all of the broker knows it: it answers that a topic is made before."""
+    async with asyncio.timeout(30):
+        while name not in (found := (await look(broker, [name])).topics):  # noqa: ASYNC110  # a broker sets no event
+            await asyncio.sleep(0.05)
+    return found[name]
+
+
 @pytest.mark.broker
 async def test_missing_topics_are_created_as_wanted(broker: str, topic_prefix: str) -> None:
     name = f"{topic_prefix}.outcomes"
@@ -176,7 +185,7 @@ async def test_missing_topics_are_created_as_wanted(broker: str, topic_prefix: s
 
     assert report.created == (name,)
     assert report.present == {}
-    found = (await look(broker, [name])).topics[name].properties
+    found = (await known(broker, name)).properties
     wanted = {
         "partitions": "3",
         "retention.ms": "86400000",

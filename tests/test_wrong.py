@@ -16,6 +16,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from consumer import cli, sandbox
 from consumer.cli import run
+from tests.conftest import until_known
 from tests.pki import Authority
 
 CASES = Path(__file__).parent / "wrong"
@@ -116,6 +117,7 @@ async def _create(broker: str, wanted: dict[str, dict[str, str]]) -> None:
         ]  # fmt: skip  # a line a topic
         reply = await admin.create_topics(topics)
         assert [topic[1] for topic in reply.topic_errors] == [0] * len(topics)
+        await until_known(admin, list(wanted))
     finally:
         await admin.close()
 
