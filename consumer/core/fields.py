@@ -468,8 +468,8 @@ def _converter_of(field: Field) -> Callable[[object, Zone | None], Value]:
             return _read_text
         case FieldType.TIMESTAMP if field.formats[0].text == "iso" and not field.to_minutes:
             return _iso_reader_of(field)
-        case FieldType.ENERGY | FieldType.MONEY if not field.written:
-            return _decimal_reader_of(field)
+        case FieldType.ENERGY | FieldType.MONEY | FieldType.DURATION if not field.written:
+            return _number_reader_of(field)
         case _:
             return field.read
 
@@ -490,10 +490,18 @@ def _iso_reader_of(field: Field) -> Callable[[object, Zone | None], Value]:
     return read
 
 
-def _decimal_reader_of(field: Field) -> Callable[[object, Zone | None], Value]:
+def _number_reader_of(field: Field) -> Callable[[object, Zone | None], Value]:
+    rounding = ROUND_FLOOR if field.type is FieldType.DURATION else ROUND_HALF_EVEN
+    scale = field.scale
+    units = int(scale) if scale == scale.to_integral_value() else 0
+
     def read(raw: object, _: Zone | None) -> Value:
         if type(raw) is Decimal:
-            return _whole(_EXACT.multiply(_bounded(raw), field.scale), ROUND_HALF_EVEN)
+            return _whole(_EXACT.multiply(_bounded(raw), scale), rounding)
+        if type(raw) is int and units and raw.bit_length() < 50:
+            whole = raw * units
+            if -_LARGEST <= whole <= _LARGEST:  # else the error is told as ever
+                return whole
         return field.read(raw)
 
     return read

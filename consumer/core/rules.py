@@ -151,7 +151,8 @@ class RuleBook:
         source = self.source_for(topic)
         if source is None:
             return (_invalid(Reason.SCHEMA, f"no source reads the topic {topic}", index=record.only or 0),)
-        items = self.read_as(source, record, now - timedelta(seconds=excused_seconds(record.retry, now)))
+        excused = excused_seconds(record.retry, now)
+        items = self.read_as(source, record, now - timedelta(seconds=excused) if excused else now)
         if record.only is None:
             return items
         found = next((item for item in items if item.index == record.only), None)

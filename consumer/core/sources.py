@@ -240,7 +240,7 @@ class Source:
             return (self._invalid(0, Reason.TOO_LARGE, detail),)
         window = self._window(now, recorded_at, expires=expires, release=release)
         return tuple(
-            self._read_row(index, row, event, find_station, window) for index, row in enumerate(rows)
+            [self._read_row(index, row, event, find_station, window) for index, row in enumerate(rows)]
         )
 
     def _window(

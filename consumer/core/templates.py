@@ -11,6 +11,9 @@ from consumer.core.events import Value
 _PART = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 
+_BARE = ("", "")
+
+
 class TemplateError(ValueError):
     """A template that cannot be read. Its message says where and why."""
 
@@ -48,6 +51,10 @@ class Template:
 
     def fill(self, find: Callable[[str], str | None]) -> tuple[str, str | None]:
         """The text, and the first name for which nothing was found (then the text is of no use)."""
+        if self._literals == _BARE:  # a name and nothing else, as event ids are
+            (name,) = self.names
+            text = find(name)
+            return ("", name) if text is None else (text, None)
         parts = [self._literals[0]]
         for name, literal in zip(self.names, self._literals[1:], strict=True):
             text = find(name)

@@ -12,6 +12,7 @@ counts for both. The events wait in the topic beforehand; what starting costs is
 import argparse
 import asyncio
 import json
+import logging
 import os
 import re
 import shutil
@@ -78,11 +79,11 @@ class Load:
     @property
     def topic(self) -> str:
         """Where its events are."""
-        return f"bench-{self.events}-{self.partitions}-{self.payload}-{self.plates}"
+        return f"bench-{self.events}-{self.partitions}-{self.payload}-{self.plates}-{self.held}"
 
     def event(self, number: int) -> tuple[int, bytes, bytes]:
         """Its partition, key and value."""
-        plate = number % self.plates
+        plate = number % self.plates if number >= self.held else self.plates + number  # they hold nobody else up
         value = {
             "order_id": f"BENCH{number}P{plate}",
             "plate": f"粤B{plate:05}",
@@ -577,6 +578,7 @@ def main() -> None:
     parser.add_argument("--beside", nargs="+", metavar="NAME=VALUE,...", help="the service under other loads")
     parser.add_argument("--profile", action="store_true", help="where the service's CPU time goes")
     chosen = parser.parse_args()
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it complains while new topics find their leaders
     load = Load(**{each.name: getattr(chosen, each.name) for each in fields(Load)})
     print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}; {load}")
     asyncio.run(measure(chosen, load))

@@ -1,5 +1,6 @@
 """Values of an event -> values of an order, in base units."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
@@ -19,6 +20,7 @@ from consumer.core.fields import (
     TimeFormat,
     UnreadableError,
     Zone,
+    reader_of,
 )
 from consumer.core.formats import Event, Path
 from consumer.core.outcomes import Reason
@@ -323,3 +325,33 @@ def test_any_value_is_read_or_refused(raw: object, type_: FieldType, written: st
         value = field.read(raw, None)
 
     assert value is None or isinstance(value, str | int | Decimal | datetime)
+
+
+NUMBERS = (
+    st.integers()
+    | st.integers(-(2**54), 2**54)
+    | st.decimals(allow_nan=False, allow_infinity=False)
+    | st.decimals(-1000, 1000, places=4)
+    | st.booleans()
+    | st.integers(-99, 99).map(str)
+    | st.text(max_size=3)
+)
+NUMERIC = [(type_, unit) for type_, units in UNITS.items() for unit in units if unit not in WRITTEN_DURATIONS]
+
+
+@pytest.mark.parametrize(("type_", "unit"), NUMERIC)
+@given(raw=NUMBERS)
+def test_a_number_is_read_fast_as_it_is_read_plainly(type_: FieldType, unit: str, raw: object) -> None:
+    field = Field("f", type_, paths=(Path.parse("a"),), scale=UNITS[type_][unit])
+    row = {"a": raw}
+
+    assert _tried(lambda: reader_of(field)(row, Event(row), None)) == _tried(
+        lambda: field.get(row, Event(row), None)
+    )
+
+
+def _tried(read: Callable[[], Value | None]) -> object:
+    try:
+        return read()
+    except UnreadableError as error:
+        return error.reason, error.detail
