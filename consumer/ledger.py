@@ -50,6 +50,9 @@ RECOVERY_SECONDS = 60.0
 STUCK_TIMES = 3
 """Tries after which intake should pause: what the platform grants meanwhile could not be written down."""
 
+TURN_RECORDS = 50
+"""Records encoded in one turn of the event loop, so that it stays short."""
+
 LONGEST_PAUSE = 5.0
 """Seconds between tries while Kafka refuses a transaction or is away."""
 
@@ -160,8 +163,9 @@ class Done:
     """A record that ended, with all that is written for it."""
 
     record: Record
+    resolutions: Sequence[Resolution]
     taken_at: float
-    entries: list[Entry]
+    entries: list[Entry] = field(default_factory=list)
 
     def replace(self, entry: Entry, others: Sequence[Entry]) -> None:
         """Write the others in its place."""
@@ -222,8 +226,7 @@ class Ledger:
 
     def add(self, record: Record, resolutions: Sequence[Resolution], taken_at: float) -> None:
         """The record ended. Its resolutions and its offset go out with the next flush."""
-        entries = [entry for resolution in resolutions for entry in self._encoder.encode(resolution)]
-        self._pending.append(Done(record, taken_at, entries))
+        self._pending.append(Done(record, resolutions, taken_at))
         self._work.set()
         if len(self._pending) >= self._bounds.records:
             self._enough.set()
@@ -290,6 +293,7 @@ class Ledger:
     async def _flush(self, batch: _Batch) -> str | None:
         if not batch.offsets:
             return None
+        await self._encode(batch)
         lost = await self._write(batch)
         if lost is None:
             self._committed(batch)
@@ -329,6 +333,13 @@ class Ledger:
         text = encode_map(cluster, tracker.frontier, tracker.done(), clean=clean)
         self._map_bytes[partition] = len(text)
         return CommittedOffset(tracker.frontier, text)
+
+    async def _encode(self, batch: _Batch) -> None:
+        """One after the other, which takes half the time of doing it for each as it ends, between other work."""
+        for number, done in enumerate(batch.done, 1):
+            done.entries = [entry for each in done.resolutions for entry in self._encoder.encode(each)]
+            if number % TURN_RECORDS == 0:
+                await asyncio.sleep(0)
 
     async def _write(self, batch: _Batch) -> str | None:
         """Until the batch is committed (None), or the assignment is lost: why."""

@@ -83,7 +83,9 @@ class Load:
 
     def event(self, number: int) -> tuple[int, bytes, bytes]:
         """Its partition, key and value."""
-        plate = number % self.plates if number >= self.held else self.plates + number  # they hold nobody else up
+        plate = (
+            number % self.plates if number >= self.held else self.plates + number
+        )  # they hold nobody else up
         value = {
             "order_id": f"BENCH{number}P{plate}",
             "plate": f"粤B{plate:05}",
@@ -519,7 +521,9 @@ def table(found: Rounds) -> None:
         print(f"{words + ', ratio to ' + names[0]:<28}" + "".join(f"{cell:>{width}}" for cell in cells))
 
 
-async def beside_the_usual(bench: Bench, load: Load, rounds: int, only: str | None) -> None:
+async def beside_the_usual(
+    bench: Bench, load: Load, rounds: int, only: str | None, half_rate: float | None
+) -> None:
     whos = [only] if only else ["usual", "service"]
     found = await in_turn(
         {who: (lambda who=who: work_off(bench, load, who)) for who in whos},  # type: ignore[misc]  # mypy sees no default
@@ -533,10 +537,10 @@ async def beside_the_usual(bench: Bench, load: Load, rounds: int, only: str | No
     for who in whos:
         print(f"{who}: {import_floor(floors[who]):.0f} MB of RSS are its imports")
     for who in whos:
-        rate = median(one.events_per_second for one in found[who]) / 2
+        rate = half_rate or median(one.events_per_second for one in found[who]) / 2
         took = await half_load(bench, load, who, rate, 8)
         half, most = took[len(took) // 2], took[int(len(took) * 0.99)]
-        print(f"{who} at half load, {rate:,.0f} events/s: half in {half:.0f} ms, 99 % in {most:.0f} ms")
+        print(f"{who} at {rate:,.0f} events/s: half in {half:.0f} ms, 99 % in {most:.0f} ms")
 
 
 async def compared(bench: Bench, load: Load, others: Sequence[str], rounds: int) -> None:
@@ -561,7 +565,7 @@ async def measure(chosen: argparse.Namespace, load: Load) -> None:
             elif chosen.beside:
                 await compared(bench, load, chosen.beside, chosen.rounds)
             else:
-                await beside_the_usual(bench, load, chosen.rounds, chosen.only)
+                await beside_the_usual(bench, load, chosen.rounds, chosen.only, chosen.rate)
     finally:
         shutil.rmtree(folder)
 
@@ -574,11 +578,16 @@ def main() -> None:
     for name, default in asdict(base).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--rate", type=float, help="events a second for the latencies, instead of half of the most"
+    )
     parser.add_argument("--only", choices=["usual", "service"], help="one of the two alone")
     parser.add_argument("--beside", nargs="+", metavar="NAME=VALUE,...", help="the service under other loads")
     parser.add_argument("--profile", action="store_true", help="where the service's CPU time goes")
     chosen = parser.parse_args()
-    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # it complains while new topics find their leaders
+    logging.getLogger("aiokafka").setLevel(
+        logging.CRITICAL
+    )  # it complains while new topics find their leaders
     load = Load(**{each.name: getattr(chosen, each.name) for each in fields(Load)})
     print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}; {load}")
     asyncio.run(measure(chosen, load))
