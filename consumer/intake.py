@@ -35,6 +35,10 @@ from consumer.takeover import Link, Logs, Takeover
 
 log = structlog.get_logger(__name__)
 
+_FENCE_SECONDS = 2.0
+"""For ending, after a drain, the transaction that it cut off."""
+
+
 POLL_SECONDS = 0.2
 """Longest wait for records in one poll; a pause or a stop is noticed within it."""
 
@@ -778,10 +782,18 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         await asyncio.gather(held.writing, return_exceptions=True)
         if not self._stopping.is_set():
             self._consumer.rejoin()  # so that its requests that are still under way are of an old generation
+        problem = ""
         try:
-            await self._link.fence(held.own_ids, asyncio.get_running_loop().time() + 2.0)
+            async with asyncio.timeout(
+                _FENCE_SECONDS
+            ):  # a broker that has fallen silent answers no request in time
+                await self._link.fence(held.own_ids, asyncio.get_running_loop().time() + _FENCE_SECONDS)
+        except TimeoutError:
+            problem = f"no answer within {_FENCE_SECONDS:g} s"
         except (BrokerUnavailableError, RefusedError) as error:
-            log.warning("intake.transaction_left_open", problem=str(error))  # the next owner's fence ends it
+            problem = str(error)
+        if problem:
+            log.warning("intake.transaction_left_open", problem=problem)  # the next owner's fence ends it
 
     def _ledger_ended(self, held: Assignment) -> None:
         """The ledger lost the assignment, or has a bug: nothing that ends from now on may be written."""

@@ -12,7 +12,7 @@ from tests.broker.audit import audit
 from tests.broker.kafka import produce, traffic, until
 from tests.broker.lengths import scaled
 from tests.broker.proxy import COMMIT_OFFSETS, END_TRANSACTION, Network
-from tests.broker.world import Member, World, event
+from tests.broker.world import Member, World, event, just_now
 
 pytestmark = pytest.mark.broker
 
@@ -100,6 +100,24 @@ async def test_half_open_connections_are_given_up_and_the_member_that_was_cut_of
         await audit(world, gateway, range(sent.sent))
         assert await cut_off.stop() == 0
     assert not troubles(cut_off)
+
+
+@pytest.mark.long
+async def test_a_member_told_to_stop_while_kafka_is_silent_ends_before_it_would_be_killed(
+    world: World, gateway: SandboxGateway
+) -> None:
+    """It waits for no reply for longer than the chart's grace period: `drain_timeout` and ten seconds."""
+    gateway.latency = 0.3
+    async with traffic(world.broker, world.topics.events, just_now, 60) as sent:
+        async with Network(world.broker) as network:
+            member = world.through(network.servers)
+            await world.until_outcomes(100)
+            network.fall_silent()
+            assert await member.stop(8 + 10) == 0
+        world.start()  # the next one
+        sent.enough.set()
+        await world.until_done(60)
+    await audit(world, gateway, range(sent.sent))
 
 
 @pytest.mark.long
