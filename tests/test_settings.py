@@ -425,11 +425,53 @@ def test_a_hyphen_in_a_secrets_name_is_an_underscore_in_its_variable() -> None:
     assert settings(SECRETS__LOT_A="s3cret").secret("lot-a") == "s3cret"
 
 
-@pytest.mark.parametrize("written", [b"s3cret", b"s3cret\n", b"s3cret\r\n", b"\xef\xbb\xbfs3cret\n"])
+@pytest.mark.parametrize(
+    "written",
+    [b"s3cret", b"s3cret\n", b"s3cret\r\n", b"s3cret\n\n", b"s3cret\r", b"\xef\xbb\xbfs3cret\n"],
+)
 def test_a_secret_is_read_from_its_file_without_the_editors_newline(tmp_path: Path, written: bytes) -> None:
     (tmp_path / "main").write_bytes(written)
 
     assert settings(SECRETS_DIR=str(tmp_path)).secret("main") == "s3cret"
+
+
+UNSEEN = {
+    "s3 cret ": "begins or ends with a space",
+    " s3cret": "begins or ends with a space",
+    "s3\ncret": "holds a line break, a control character or a blank that nobody sees",
+    "s3cret\x00": "holds a line break, a control character or a blank that nobody sees",
+    "s3cret\u200b": "holds a line break, a control character or a blank that nobody sees",
+    "s3cret\u00a0": "holds a line break, a control character or a blank that nobody sees",
+    "\u3000s3cret": "holds a line break, a control character or a blank that nobody sees",
+    "s3cret\t\n": "holds a line break, a control character or a blank that nobody sees",
+}
+
+
+@pytest.mark.parametrize(("text", "what"), UNSEEN.items(), ids=map(repr, UNSEEN))
+def test_a_secret_with_something_in_it_that_nobody_sees_is_refused_and_not_told(
+    tmp_path: Path, text: str, what: str
+) -> None:
+    """Its signatures would all be refused, and its owner would look for the fault everywhere else."""
+    (tmp_path / "main").write_text(text, "utf-8")
+
+    with pytest.raises(ConfigurationError) as of_file:
+        settings(SECRETS_DIR=str(tmp_path)).secret("main")
+    with pytest.raises(ConfigurationError) as of_variable:
+        settings(SECRETS__MAIN=text)
+
+    for caught in (of_file, of_variable):
+        assert what in str(caught.value)
+        assert "s3" not in str(caught.value).replace(str(tmp_path), "")
+
+
+def test_the_key_of_the_plates_hashes_may_stand_in_several_lines(tmp_path: Path) -> None:
+    """As `openssl rand -base64 64` writes it."""
+    (tmp_path / "plate_hash").write_text("0123456789abcdef\n0123456789\n", "utf-8")
+    environment = {name: text for name, text in ENOUGH.items() if "PLATE_HASH" not in name}
+
+    found = load_settings(None, {**environment, "CHARGING_COUPON__SECRETS_DIR": str(tmp_path)})
+
+    assert found.secret("plate_hash") == "0123456789abcdef\n0123456789"
 
 
 def test_the_environments_secret_wins_over_the_files(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ The only module that knows CEL's runtime.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
@@ -311,15 +311,23 @@ def _trials(source: str) -> Iterator[tuple[_Token, str]]:
         elif token.text in _ZONED and arguments:
             yield arguments[0], f"timestamp('2026-01-01T00:00:00Z').{token.text}({arguments[0].text})"
         elif token.text == LOCAL_BETWEEN:
-            for literal in arguments:
-                clock = literal.text.strip("'\"")
-                zoned = _CLOCK.fullmatch(clock) is None and ("/" in clock or clock[:1] in "+-")
-                times = ("'00:00', '12:00'", literal.text) if zoned else (f"{literal.text}, '25:00'", "'UTC'")
-                if zoned or _CLOCK.fullmatch(clock) is None:
-                    yield (
-                        literal,
-                        f"{LOCAL_BETWEEN}(timestamp('2026-01-01T00:00:00Z'), {times[0]}, {times[1]})",
-                    )
+            yield from _trials_of_a_window(arguments)
+
+
+def _trials_of_a_window(literals: Sequence["_Token"]) -> Iterator[tuple["_Token", str]]:
+    """Of `local_between`: a zone begins with a letter or a sign, a time of day with a digit."""
+    call = f"{LOCAL_BETWEEN}(timestamp('2026-01-01T00:00:00Z'), {{}}, {{}}, {{}})"
+    clocks: list[_Token] = []
+    for literal in literals:
+        if not literal.text.strip("'\"")[:1].isdigit():
+            yield literal, call.format("'00:00'", "'12:00'", literal.text)
+            continue
+        clocks.append(literal)
+        yield literal, call.format("'12:34'", literal.text, "'UTC'")
+    if len(clocks) == 2:
+        first, last = clocks
+        yield first, call.format(first.text, "'12:34'", "'UTC'")
+        yield last, call.format(first.text, last.text, "'UTC'")
 
 
 _ZONED = frozenset(
@@ -358,6 +366,7 @@ def _alone(tokens: tuple[_Token, ...]) -> Iterator[_Token]:
 
 LOCAL_BETWEEN = "local_between"
 _CLOCK = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])")
+_END_OF_DAY = "24:00"
 _OFFSET = re.compile(r"([+-])([01][0-9]|2[0-3]):([0-5][0-9])")
 
 
@@ -383,7 +392,8 @@ def _checked(step: int) -> int:
 
 def _local_between(moment: datetime, start: str, end: str, zone: str) -> bool:
     local = moment.astimezone(_zone(zone))
-    now, first, last = local.hour * 60 + local.minute, _minute(start), _minute(end)
+    now, first = local.hour * 60 + local.minute, _minute(start)
+    last = 24 * 60 if end == _END_OF_DAY else _minute(end)
     if first == last:
         raise ValueError(f"local_between: from {start} to {end} is no time at all")
     return first <= now < last if first < last else now >= first or now < last
@@ -428,6 +438,6 @@ HELPERS = {
     "clamp(value, low, high)": "no less than `low`, no more than `high`",
     "floor_to(value, step)": "down to a multiple of `step`",
     "ceil_to(value, step)": "up to a multiple of `step`",
-    "local_between(time, from, to, zone)": "`time` is from `from` to before `to` by the clock in `zone`, past midnight too",
+    "local_between(time, from, to, zone)": "`time` is from `from` to before `to` (`24:00` at most) by the clock in `zone`, past midnight too",
 }
 """What expressions can call beside CEL's own, `math.least`, `math.greatest` and the text functions."""

@@ -30,6 +30,7 @@ from consumer.settings.values import (
     canonical,
     in_largest,
     secret_names,
+    unseen_in,
     web_address,
     without_newline,
 )
@@ -450,6 +451,9 @@ class Settings(Group):
             raise one_problem(str(file), f"cannot be read: {why}", "make it a readable UTF-8 file") from None
         if not text:
             raise one_problem(str(file), f"the secret {name!r} is empty", "write its text into the file")
+        wrong = unseen_in(text) if name != PLATE_HASH_SECRET else None  # for that any bytes will do
+        if wrong is not None:
+            raise one_problem(str(file), f"the secret {name!r} {wrong}", "write its text alone into the file")
         return text
 
 

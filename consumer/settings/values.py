@@ -125,6 +125,9 @@ def _secret_text(secret: SecretStr) -> SecretStr:
     text = without_newline(secret.get_secret_value())
     if not text:
         raise ValueError("is empty; give the secret's text")
+    wrong = unseen_in(text)
+    if wrong is not None:
+        raise ValueError(f"{wrong}; write the secret's text alone")
     return SecretStr(text)
 
 
@@ -134,8 +137,15 @@ def canonical(name: str) -> str:
 
 
 def without_newline(text: str) -> str:
-    """Editors and `echo` end a file with a newline that no one meant."""
-    return text.removesuffix("\n").removesuffix("\r")
+    """Editors and `echo` end a file with newlines that no one meant."""
+    return text.rstrip("\r\n")
+
+
+def unseen_in(secret: str) -> str | None:
+    """What nobody sees and nobody meant to be in a secret: each signature with it would be refused."""
+    if not secret.isprintable():
+        return "holds a line break, a control character or a blank that nobody sees"
+    return "begins or ends with a space" if secret != secret.strip() else None
 
 
 def _start(value: object) -> object:

@@ -148,6 +148,27 @@ def test_values_that_the_runtime_cannot_hold_are_failures(cel: Compiler) -> None
             1,
             43,
         ),
+        (
+            "local_between(ended_at, '22:30', '22:30', zone)",
+            Kind.BOOL,
+            "local_between: from 22:30 to 22:30 is no time at all",
+            1,
+            34,
+        ),
+        (
+            "local_between(ended_at, '24:00', '06:30', zone)",
+            Kind.BOOL,
+            "`24:00` is no time of day: write it like 06:30",
+            1,
+            25,
+        ),
+        (
+            "local_between(ended_at, '22:30', '24:30', 'UTC')",
+            Kind.BOOL,
+            "`24:30` is no time of day: write it like 06:30",
+            1,
+            34,
+        ),
     ],
 )
 def test_mistakes_are_found_when_compiling(
@@ -212,6 +233,22 @@ def test_a_window_begins_with_its_first_minute_ends_before_its_last_and_may_span
         )
         is night
     )
+
+
+@pytest.mark.parametrize(
+    ("source", "holds"),
+    [
+        ("local_between(ended_at, '22:30', '24:00', zone)", True),
+        ("local_between(ended_at, '00:00', '24:00', zone)", True),
+        ("local_between(ended_at, '00:00', '22:59', zone)", False),
+        ("local_between(ended_at, '14:00', '15:00', 'UTC')", True),
+        ("local_between(ended_at, '14:00', '15:00', '+00:00')", True),
+    ],
+)
+def test_a_window_may_end_with_the_day_and_be_of_any_zone(cel: Compiler, source: str, holds: bool) -> None:
+    moment = datetime(2026, 3, 1, 14, 59, 59, 999_000, tzinfo=UTC)
+
+    assert evaluate(cel, source, Kind.BOOL, ended_at=moment, zone="Asia/Shanghai") is holds
 
 
 def test_the_names_in_an_expression_are_its_variables() -> None:
