@@ -148,6 +148,15 @@ def test_machines_get_the_readings_fields_with_their_exact_values(capsys: pytest
     assert (nonsense["outcome"], nonsense["reason"]) == ("invalid", "schema")
 
 
+def test_numbers_in_several_units_are_told_each_with_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    rules = str(HERE / "rules" / "valid" / "sources.yaml")
+
+    text = told(capsys, rules, "--test", "two readings, several fees and a time of day")
+
+    assert "275 Wh − 1.5 kWh = 1250 Wh\n" in text
+    assert "1001.5 元 + 25 分 = 100175 fen\n" in text
+
+
 def test_an_event_of_a_test_is_explained_at_its_time(capsys: pytest.CaptureFixture[str]) -> None:
     text = told(capsys, "rules.yaml", "--test", "not finished")
 

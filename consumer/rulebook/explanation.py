@@ -13,7 +13,7 @@ from consumer.core.coupons import CouponRequest
 from consumer.core.envelopes import Envelope
 from consumer.core.events import Order, Record, Value
 from consumer.core.expressions import Expression, ExpressionError, Failure, Kind, names_in, parts_of
-from consumer.core.fields import Field, FieldType, UnreadableError, Zone
+from consumer.core.fields import Field, FieldType, Quantity, UnreadableError, Zone
 from consumer.core.formats import Event, Refusal, found_at, scalar_text
 from consumer.core.outcomes import Finding, Outcome
 from consumer.core.rules import RuleBook
@@ -299,23 +299,25 @@ class _Row:
                 return self._arithmetic(field, raw, value)
 
     def _arithmetic(self, field: Field, raw: object, value: Value | None) -> str:
-        parts = [field.quantity(each) for each in (raw if field.total and isinstance(raw, list) else [raw])]
-        terms = " + ".join(f"{part.number:f}" for part in parts)
-        amount = sum((_EXACT.multiply(part.number, part.scale) for part in parts), Decimal(0))
-        first = parts[0]
+        added = [field.quantity(each) for each in (raw if field.total and isinstance(raw, list) else [raw])]
+        taken: list[Quantity] = []
         if field.minus:
             subtrahend = field.first(field.minus, self.row, self.event)
             if subtrahend is None:
                 return f"nothing at `{field.minus[0].text}` to be subtracted"
-            other = field.quantity(subtrahend[1])
-            terms += f" − {other.number:f}"
-            amount = _EXACT.subtract(amount, _EXACT.multiply(other.number, other.scale))
-        unit = f" {first.unit}" if first.unit else ""
+            taken.append(field.quantity(subtrahend[1]))
+        amounts = [_EXACT.multiply(part.number, part.scale) for part in added]
+        amounts += [-_EXACT.multiply(part.number, part.scale) for part in taken]
+        amount = sum(amounts, Decimal(0))
+        first, several = added[0], len(amounts) > 1
+        alike = len({part.scale for part in (*added, *taken)}) == 1
+        terms = " + ".join(_term(part, alone=alike) for part in added)
+        terms += "".join(f" − {_term(part, alone=alike)}" for part in taken)
+        unit = f" {first.unit}" if first.unit and alike else ""
         base = BASE_UNITS.get(field.type, "")
-        several = "−" in terms or "+" in terms
-        text = f"({terms}){unit}" if several else f"{terms}{unit}"
+        text = f"({terms}){unit}" if several and alike else f"{terms}{unit}"
         if first.scale != 1 or several:
-            factor = f" × {_short(first.scale)}" if first.scale != 1 else ""
+            factor = f" × {_short(first.scale)}" if first.scale != 1 and alike else ""
             text = f"{text}{factor} = {_short(amount)}{f' {base}' if base else ''}"
         if isinstance(value, int) and amount != value:
             down = field.type is FieldType.DURATION
@@ -359,6 +361,10 @@ class _Row:
 
 
 _EXACT = Context(prec=100)
+
+
+def _term(part: Quantity, *, alone: bool) -> str:
+    return f"{part.number:f}" + ("" if alone or not part.unit else f" {part.unit}")
 
 
 def _short(number: Decimal) -> str:

@@ -6,7 +6,7 @@ line that is the key, and some headers' text, where that byte asks for it.
 
 import json
 import re
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -56,6 +56,21 @@ sources:
   gbk: {extends: canonical, topics: [gbk], envelope: [{charset: gb18030}, {unwrap: $}]}
   wide: {extends: canonical, topics: [wide], envelope: [{charset: utf-16}, {base64: [data, $]}]}
   events: {extends: [cloudevents, connect, debezium, canonical], topics: [events]}
+  shown:
+    extends: flat
+    topics: [shown]
+    zone: Asia/Shanghai
+    envelope: [{charset: gb18030}, {base64: $}]
+    orders: [rows, $]
+    fields:
+      plate: {paths: [car, plate], split: _, part: 0}
+      station_id: {paths: gun, split: "-", part: -2}
+      started_at: {paths: start, format: [dotnet, "yyyy年M月d日 EEE ah:m:s", "EEE MMM dd HH:mm:ss z yyyy", "yyyy-MM-dd HH:mm:ss VV"]}
+      ended_at: {paths: end, format: [iso, dotnet, "yyyy年M月d日 ah:mm"]}
+      charging_seconds: {paths: lasted, unit: in_text}
+      energy_wh: {paths: kwh, unit: in_text}
+      fee_fen: {paths: fee, unit: in_text, thousands: ","}
+      tip_fen: {paths: tip, type: money, unit: yuan, thousands: ".", decimal: ","}
   readings:
     topics: [readings]
     zone: station
@@ -94,6 +109,14 @@ rules:
 READING = """{"id":7,"plate":"粤BD12345","site":"S1","start":"26/3/1 1:00 PM","end":1772345678,"lasted":"01:30:00",
 "parked":"PT2H","to":"12,5","from":"10,25","fees":[{"amount":1.5},{"amount":"2.25"}],"tip":"4.20 元","ratio":0.25,
 "meter":{"v":1.5,"u":"kWh","e":1},"bytes":"AfQ=","vin":"4c54","state":3,"marks":[{"kind":"x","n":2}]}"""
+
+
+SHOWN = [
+    """{"id":"A1","car":"粤BD12345_绿","gun":"S1-02-1","start":"/Date(1772330400000+0800)/","end":"2026年3月1日 下午1:05",
+"lasted":"1小时29分30秒","kwh":"18.6 度","fee":"￥1,020.50","tip":"1.020,50"}""",
+    """{"rows":"[{\\"id\\":\\"A2\\",\\"plate\\":\\"粤BD12345\\",\\"start\\":\\"Sun Mar 01 10:00:00 GMT+8 2026\\"}]"}""",
+    """{"id":"A3","plate":"粤BD12345","start":"2026-03-01 10:00:00 Asia/Tokyo","end":"2026-03-01T13:00:00[Asia/Shanghai]"}""",
+]
 
 
 @cache
@@ -252,6 +275,10 @@ def seeds() -> Iterator[bytes]:
         samples = [payloads[topic] for topic in source.topics if payloads.get(topic)]
         if source.name in preset_names():
             samples.append(json.dumps(preset_sample([source.name]) or preset_sample([source.name, "flat"])))
+        if source.name == "shown":
+            samples += [sample.encode("gb18030") for sample in SHOWN] + [
+                b64encode(SHOWN[0].encode("gb18030"))
+            ]
         for sample in samples or [_CANONICAL if number % 2 else READING, READING]:
             value = sample.encode() if isinstance(sample, str) else sample
             yield bytes([number, IN_TIME]) + value
