@@ -86,7 +86,7 @@ class Credentials:
             self._take(secrets)
             changed = [str(file) for file in certificates if certificates[file] != before[file]]
             if changed:
-                log.info("certificates.changed", files=changed)
+                log.info("credentials.files_changed", files=changed)
                 self._on_change(changed)
 
     @property

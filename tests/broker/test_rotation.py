@@ -115,16 +115,16 @@ async def test_all_of_them_turn_over_under_load_without_a_restart_and_without_a_
 
         # The platform's certificate comes from another CA: for a while both are trusted.
         files.trust(old, new)
-        await noticed(member, "certificates.changed", 1)
+        await noticed(member, "credentials.files_changed", 1)
         platform.use(new, trusted=[old])
         await asyncio.sleep(2)
         files.trust(new)
-        await noticed(member, "certificates.changed", 2)
+        await noticed(member, "credentials.files_changed", 2)
 
         # So does ours: for a while the platform lets both in.
         platform.use(new, trusted=[old, new])
         files.identify(new, "second")
-        await noticed(member, "certificates.changed", 3)
+        await noticed(member, "credentials.files_changed", 3)
         platform.use(new, trusted=[new])
         await asyncio.sleep(2)
 
