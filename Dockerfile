@@ -28,7 +28,9 @@ RUN if [ -n "$COMMIT" ]; then echo "$COMMIT" > consumer/COMMIT; fi && \
     /build/bin/hatchling build -t wheel -d /wheel && \
     PIP_REQUIRE_HASHES=0 /build/bin/pip --python /app/bin/python3 install --no-index --no-deps --prefix /service /wheel/*.whl
 # The wheels with their licences; what BASE brings beside Python's packages, a scanner of images tells.
-RUN /build/bin/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o /service/sbom.cdx.json /app/bin/python3
+# Texts, because some say in words what licence they have.
+RUN /build/bin/cyclonedx-py environment --gather-license-texts --pyproject pyproject.toml --output-reproducible \
+    -o /service/sbom.cdx.json /app/bin/python3
 
 # docker build --target sbom --output . .
 FROM scratch AS sbom

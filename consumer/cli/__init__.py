@@ -123,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command and ends the process with its exit code."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if os.getpid() == 1:  # the kernel lets a container's first process ignore what it does not handle
-        signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+        signal.signal(signal.SIGTERM, lambda number, _frame: os._exit(128 + number))
     try:
         app(arguments, prog_name="charging-coupon")
     except KeyboardInterrupt:
