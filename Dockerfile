@@ -38,7 +38,7 @@ COPY --from=build /service/sbom.cdx.json /
 
 FROM ${BASE}
 # Some bases leave these files out, and on a read-only root every start would compile the standard library anew.
-RUN python3 -m compileall -q -x '/(tests?|lib2to3|idlelib)/' "$(python3 -c 'import os; print(os.path.dirname(os.__file__))')"
+RUN python3 -m compileall -q -x '/(tests?|idlelib|lib2to3|site-packages)/' "$(python3 -c 'import os; print(os.path.dirname(os.__file__))')"
 COPY --from=dependencies /app /app
 COPY --from=build /service /app
 ENV PATH=/app/bin:$PATH

@@ -96,6 +96,31 @@ def test_a_command_that_waits_ends_when_it_is_told_to() -> None:
         podman("rm", "--force", "charging-coupon-waits")
 
 
+def test_the_sandbox_runs_in_it_too_and_ends_in_order() -> None:
+    podman(
+        "run",
+        "--detach",
+        "--name",
+        "charging-coupon-sandbox",
+        *RESTRICTED,
+        IMAGE,
+        "sandbox",
+        "--app",
+        "app-1=secret",
+    )
+    try:
+        give_up = time.monotonic() + 60
+        look = "import urllib.request; print(urllib.request.urlopen('http://127.0.0.1:8088/').status)"
+        while podman("exec", "charging-coupon-sandbox", "python3", "-c", look, fails=True).stdout != "200\n":
+            assert time.monotonic() < give_up, podman("logs", "charging-coupon-sandbox").stderr
+            time.sleep(0.3)
+        podman("stop", "--time", "20", "charging-coupon-sandbox")
+
+        assert inspect("charging-coupon-sandbox")["State"]["ExitCode"] == 0
+    finally:
+        podman("rm", "--force", "charging-coupon-sandbox")
+
+
 def until_it_handles(number: Signals, pid: int) -> None:
     """Before, Python itself is still starting."""
     give_up = time.monotonic() + 60
