@@ -152,6 +152,8 @@ def _data(body: object) -> object:
         return _inner(_from_base64(encoded))
     if data is None:
         return Refusal(Reason.SCHEMA, "a CloudEvent without data")
+    if body.get("datacontentencoding") == "base64":  # before their version 1.0
+        return _inner(_from_base64(data))
     return _inner(data)
 
 
