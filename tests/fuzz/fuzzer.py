@@ -27,7 +27,10 @@ def main() -> None:
     def mutated(data: bytes, max_size: int, seed: int) -> bytes:
         random = Random(seed)
         if random.randrange(_EVERY):
-            changed = target.changed(data, random, lambda part: atheris.Mutate(part, len(part) + 8))
+            try:
+                changed = target.changed(data, random, lambda part: atheris.Mutate(part, len(part) + 8))
+            except RecursionError:  # nested more deeply than a tree is walked
+                changed = None
             if changed is not None and len(changed) <= max_size:
                 return changed
         found: bytes = atheris.Mutate(data, max_size)
