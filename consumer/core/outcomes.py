@@ -573,13 +573,14 @@ def _instant(value: Value | None) -> str | None:
     try:
         seconds = value.timestamp()
         if 0 < seconds < _YEAR_2242:  # where a float has room for microseconds
-            return f"{_whole_second(int(seconds))}.{value.microsecond // 1000:03}Z"
+            return _whole_second(int(seconds)) + _FRACTIONS[value.microsecond // 1000]
         return plain_instant(value)
     except OverflowError:
         return None
 
 
 _YEAR_2242 = 1 << 33
+_FRACTIONS = tuple(f".{milliseconds:03}Z" for milliseconds in range(1000))
 
 
 @lru_cache(maxsize=256)

@@ -56,6 +56,8 @@ class Load:
         payload: bytes of an event, at least.
         held: the first so many events get no answer, so that all the others are done beyond the frontier.
         plates: cars, in turn.
+        adaptive: 0: `gateway.adaptive_limit: false`. On a machine that is busy with other things, the time that the
+            service waits for a core looks to it like a queue at the platform, and fewer calls are under way.
 
     """
 
@@ -68,6 +70,7 @@ class Load:
     payload: int = 300
     held: int = 0
     plates: int = 2_000
+    adaptive: int = 1
 
     @classmethod
     def of(cls, base: "Load", text: str) -> "Load":
@@ -179,7 +182,7 @@ kafka:
   bootstrap_servers: ["{self.servers}"]
   group_id: {group}
   topics: {{events: [{events}], outcomes: {group}-outcomes, dead_letters: {group}-letters}}
-gateway: {{url: "{url}", max_in_flight: {load.in_flight}{", total_timeout: 10m, read_timeout: 10m" * bool(load.held)}}}
+gateway: {{url: "{url}", max_in_flight: {load.in_flight}, adaptive_limit: {str(bool(load.adaptive)).lower()}{", total_timeout: 10m, read_timeout: 10m" * bool(load.held)}}}
 retries: {{delays: []}}
 rules: {rules.name}
 secrets: {{main: {SECRET}, plate_hash: a key for the hashes of plates}}
