@@ -237,7 +237,7 @@ async def test_a_reset_is_no_answer(gateway: Gateway) -> None:
 
 
 async def test_silence_is_a_timeout(client: Client) -> None:
-    async with raw_server(never_answer) as url, client(total_seconds=0.1) as gateway:
+    async with raw_server(never_answer) as url, client(total_seconds=0.3) as gateway:
         assert await gateway.post(url, b"a=1") == NoAnswer("timeout")
 
 
@@ -246,7 +246,7 @@ async def test_a_body_that_stalls_is_a_timeout(client: Client) -> None:
         await say(wire.reply(b"{", length=100))(reader, writer)
         await reader.read()
 
-    async with raw_server(stall) as url, client(total_seconds=0.1) as gateway:
+    async with raw_server(stall) as url, client(total_seconds=0.3) as gateway:
         assert await gateway.post(url, b"a=1") == NoAnswer("timeout")
 
 
@@ -575,7 +575,7 @@ async def test_a_reply_that_comes_too_late_is_never_taken_for_anothers(client: C
         await late.wait()
         writer.write(OK.replace(b"1001", b"LATE"))
 
-    async with client(total_seconds=0.1) as gateway, raw_server(answer_late, say(OK)) as url:
+    async with client(total_seconds=0.3) as gateway, raw_server(answer_late, say(OK)) as url:
         first = await gateway.post(url, b"a=1")
         late.set()
         second = await gateway.post(url, b"a=2")
@@ -680,7 +680,7 @@ async def test_the_connection_of_a_call_that_was_given_up_is_closed(client: Clie
         await reader.read()
         closed.set()
 
-    async with client(total_seconds=0.2) as gateway, raw_server(until_closed) as url:
+    async with client(total_seconds=0.3) as gateway, raw_server(until_closed) as url:
         call = asyncio.create_task(gateway.post(url, b"a=1"))
         if how == "cancelled":
             await asyncio.sleep(0.05)
@@ -697,19 +697,20 @@ async def test_a_kept_connection_whose_other_end_is_gone_without_a_word_is_a_tim
         await say(OK)(reader, writer)
         await reader.read()
 
-    async with client(total_seconds=0.2) as gateway, raw_server(answer_once_and_vanish) as url:
+    async with client(total_seconds=0.3) as gateway, raw_server(answer_once_and_vanish) as url:
         await gateway.post(url, b"a=1")
         assert await gateway.post(url, b"a=2") == NoAnswer("timeout")
 
 
 @pytest.mark.parametrize("kept", [False, True], ids=["new connection", "kept connection"])
 async def test_calls_under_way_end_when_the_gateway_is_left(client: Client, kept: bool) -> None:
-    closed = asyncio.Event()
+    begun, closed = asyncio.Event(), asyncio.Event()
 
     async def until_closed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if kept:
             await say(OK)(reader, writer)
         await read_request(reader)
+        begun.set()
         await reader.read()
         closed.set()
 
@@ -718,7 +719,7 @@ async def test_calls_under_way_end_when_the_gateway_is_left(client: Client, kept
             if kept:
                 await gateway.post(url, b"a=1")
             call = asyncio.create_task(gateway.post(url, b"a=2"))
-            await asyncio.sleep(0.05)
+            await begun.wait()
         async with asyncio.timeout(5):
             assert isinstance(await call, NoAnswer)
             await closed.wait()

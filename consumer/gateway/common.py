@@ -43,9 +43,9 @@ def system_context() -> ssl.SSLContext:
 
 def unpacked(body: bytes, encoding: bytes, most: int) -> bytes | None:
     """A body, cut after so many bytes: nobody asks for a packed one, and some pack it all the same. None: spoilt."""
-    encoding = encoding.lower()
+    body, encoding = body[:most], encoding.lower()
     if encoding not in (b"gzip", b"x-gzip", b"deflate") or not body:
-        return body[:most]
+        return body
     # Some send deflate without the frame that RFC 9110, 8.4.1.2, asks for.
     is_bare = encoding == b"deflate" and body[0] & 0xF != zlib.DEFLATED
     unpacking = zlib.decompressobj(-zlib.MAX_WBITS if is_bare else zlib.MAX_WBITS | 32)

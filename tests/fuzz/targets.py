@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from tests.fuzz import metadata, records, replies, rules
+from tests.fuzz import metadata, records, replies, rules, wire
 from tests.fuzz.target import Target
 
 TARGETS: Mapping[str, Target] = {
@@ -10,4 +10,5 @@ TARGETS: Mapping[str, Target] = {
     "rules": rules.TARGET,
     "replies": replies.TARGET,
     "metadata": metadata.TARGET,
+    "wire": wire.TARGET,
 }
