@@ -68,6 +68,18 @@ async def http_server(handler: Callable[[web.Request], Awaitable[web.StreamRespo
 
 
 @asynccontextmanager
+async def serving(
+    talk: Talk, host: str, port: int, ssl: ssl.SSLContext | None = None
+) -> AsyncIterator[asyncio.Server]:
+    """Until left, and then without waiting for the connections that a client keeps."""
+    server = await asyncio.start_server(talk, host, port, ssl=ssl)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+@asynccontextmanager
 async def raw_server(*talks: Talk) -> AsyncIterator[str]:
     """The n-th connection is answered by the n-th talk; there must be no more connections than talks."""
     waiting = list(talks)
@@ -78,8 +90,7 @@ async def raw_server(*talks: Talk) -> AsyncIterator[str]:
         finally:
             writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
+    async with serving(serve, "127.0.0.1", 0) as server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/event"
     assert not waiting, "fewer connections than the test expects"
 
@@ -363,7 +374,7 @@ async def test_a_kept_connection_whose_reply_broke_off_is_not_replaced(gateway: 
             wire.reset(writer.transport)
         writer.close()
 
-    async with await asyncio.start_server(break_off, "127.0.0.1", 0) as server:
+    async with serving(break_off, "127.0.0.1", 0) as server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/event"
         await gateway.post(url, b"a=1")
         end = await gateway.post(url, b"a=2")
@@ -491,7 +502,7 @@ async def test_whatever_comes_for_a_reply_the_next_call_gets_its_own(client: Cli
                 patience = 0.02
         writer.close()
 
-    async with await asyncio.start_server(spoil_then_answer, "127.0.0.1", 0) as server, client() as gateway:
+    async with serving(spoil_then_answer, "127.0.0.1", 0) as server, client() as gateway:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/event"
         for _ in range(150):
             spoilt_end = await gateway.post(url, b"first")
@@ -793,7 +804,7 @@ async def test_a_server_that_gives_connections_up_as_it_likes_costs_no_call(clie
                     await say(OK)(reader, writer)
         writer.close()
 
-    async with await asyncio.start_server(fickle, "127.0.0.1", 0) as server, client() as gateway:
+    async with serving(fickle, "127.0.0.1", 0) as server, client() as gateway:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/event"
         for pause in (0.0, 0.0, 0.0, 0.0, 0.049, 0.05, 0.051, 0.1) * 3:
             end = await gateway.post(url, b"a=1")
@@ -828,7 +839,7 @@ async def test_a_name_that_moved_is_followed_when_the_connections_are_given_up(
     port = there.sockets[0].getsockname()[1]
     async with (
         there,
-        await asyncio.start_server(answer_quietly, "127.0.0.2", port),
+        serving(answer_quietly, "127.0.0.2", port),
         client(lifetime_seconds=0.3, connect_seconds=1) as gateway,
     ):
         url = f"http://platform.example:{port}/event"
@@ -862,7 +873,7 @@ async def tls_server(
     if asks is not None:
         context.load_verify_locations(asks)
         context.verify_mode = ssl.CERT_REQUIRED
-    async with await asyncio.start_server(answer_quietly, "127.0.0.1", 0, ssl=context) as server:
+    async with serving(answer_quietly, "127.0.0.1", 0, ssl=context) as server:
         yield f"https://localhost:{server.sockets[0].getsockname()[1]}/event"
 
 
@@ -1023,7 +1034,7 @@ async def test_other_certificates_and_credentials_count_from_the_next_call_on(
     context.load_verify_locations(ours.ca)
     context.verify_mode = ssl.CERT_REQUIRED
     async with (
-        await asyncio.start_server(who_is_it, "127.0.0.1", 0, ssl=context) as server,
+        serving(who_is_it, "127.0.0.1", 0, ssl=context) as server,
         client(tls=lambda: certificates.context(ours.ca, *chosen[0])) as gateway,
     ):
         url = f"https://localhost:{server.sockets[0].getsockname()[1]}/event"
