@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -95,17 +96,26 @@ class Pod:
         """Until its readiness probe succeeds."""
         probe = self.container["readinessProbe"]["httpGet"]
         give_up = time.monotonic() + seconds
-        async with aiohttp.ClientSession() as session:
-            while True:
-                try:
-                    async with session.get(f"http://127.0.0.1:{self.port}{probe['path']}") as response:
-                        if response.ok:
-                            return
-                        told = await response.text()
-                except aiohttp.ClientError as error:
-                    told = str(error)
-                assert time.monotonic() < give_up, f"not ready: {told}\n{self.log()}"
-                await asyncio.sleep(0.1)
+        status, told = 0, ""
+        while status != 200:
+            assert time.monotonic() < give_up, f"not ready: {told}\n{self.log()}"
+            try:
+                status, told = await self.page(probe["path"])
+            except aiohttp.ClientError as error:
+                told = str(error)
+            await asyncio.sleep(0.1)
+
+    async def page(self, path: str) -> tuple[int, str]:
+        """(status, body)."""
+        address = f"http://127.0.0.1:{self.port}{path}"
+        async with aiohttp.ClientSession() as session, session.get(address) as response:
+            return response.status, await response.text()
+
+    def write(self, volume: str, name: str, text: str) -> None:
+        """Puts another file into a volume that came from a ConfigMap, as a kubelet does after an upgrade."""
+        folder = Path(podman("volume", "inspect", "--format", "{{.Mountpoint}}", volume).stdout.strip())
+        (folder / ".new").write_text(text, "utf-8")
+        (folder / ".new").replace(folder / name)
 
     async def delete(self) -> dict[str, Any]:
         """As Kubernetes does: SIGTERM, SIGKILL after the grace period, the network to the last. Its state then.

@@ -1,5 +1,6 @@
 """The chart's pod, for real: as helm renders it, restricted as it says, against a real Kafka, deleted under load."""
 
+import asyncio
 import json
 import re
 import socket
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import orjson
 import pytest
 import yaml
 
@@ -17,7 +19,7 @@ from consumer.sandbox.journal import Entry
 from tests.broker.audit import audit
 from tests.broker.conftest import topics  # noqa: F401  # a fixture
 from tests.broker.kafka import Topics, traffic
-from tests.broker.world import APP_ID, World, just_now
+from tests.broker.world import APP_ID, RULES, World, just_now
 from tests.kubernetes.podman import IMAGE, Pod, needs_image
 from tests.test_chart import CHART, needs_helm, rendered
 
@@ -97,13 +99,14 @@ def pod_of(world: World, kafka_port: int) -> Iterator[Pod]:
         pod.remove()
 
 
-async def test_a_pod_that_is_deleted_under_load_ends_in_time_and_the_next_one_loses_and_doubles_nothing(
+async def test_a_pod_takes_new_rules_and_ends_in_time_when_deleted_under_load_and_nothing_is_lost_or_doubled(
     world: World, gateway: SandboxGateway, free_port: int
 ) -> None:
     async with traffic(world.broker, world.topics.events, just_now, 60) as sent:
         with pod_of(world, free_port) as pod:
             await pod.until_ready()
             assert_that_it_is_confined(pod)
+            await assert_that_new_rules_reach_it(pod)
             await world.until_outcomes(200)
             told = datetime.now(UTC)
             state = await pod.delete()
@@ -132,6 +135,15 @@ def assert_that_it_is_confined(pod: Pod) -> None:
     assert pod.execute("import os; print([os.getuid(), os.getgid()])") == [10001, 10001]
     status = pod.execute("import json; print(json.dumps(open('/proc/1/status').read()))")
     assert re.findall(r"(?:NoNewPrivs|CapEff):\s+(\w+)", status) == ["0" * 16, "1"]
+
+
+async def assert_that_new_rules_reach_it(pod: Pod) -> None:
+    """While it runs."""
+    before = orjson.loads((await pod.page("/readyz"))[1])["rules"]
+    pod.write("coupons-charging-coupon-consumer-rules", "rules.yaml", RULES.replace("an-hour", "one-hour"))
+    async with asyncio.timeout(30):
+        while orjson.loads((await pod.page("/readyz"))[1])["rules"] == before:  # noqa: ASYNC110  # a page sets no event
+            await asyncio.sleep(0.2)
 
 
 def is_under_way(call: Entry, at: datetime) -> bool:
