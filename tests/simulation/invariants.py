@@ -299,19 +299,22 @@ def dead_letters_are_exact(history: History) -> Found:
 
 
 def outcomes_tell_what_the_platform_did(history: History) -> Found:
-    """Each coupon is in an outcome; each `granted` had one of its own; `already_granted` says where it may be ours."""
+    """Each coupon is in an outcome; each `granted` had one of its own; `already_granted` says where it may be ours.
+
+    Of what a zombie asks for after others took over they cannot know: they are told that it was granted before.
+    """
     told: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     for outcomes in history.outcomes.values():
         for outcome in outcomes[:1]:
             told[outcome["event_id"]].append(outcome)
-    for event_id in history.platform.grants:
+    for event_id, call in history.platform.grants.items():
         words = sorted(outcome["outcome"] for outcome in told[event_id])
         if words.count("granted") > 1:
             yield f"{event_id} was granted once, and its outcomes say {words}"
         if not {"granted", "already_granted"} & set(words):
             yield f"{event_id} was granted, and its outcomes say {words}"
-        elif "granted" not in words and not any(
-            outcome["attempts"]["ambiguous"] for outcome in told[event_id]
+        elif "granted" not in words and not (
+            call.by_zombie or any(outcome["attempts"]["ambiguous"] for outcome in told[event_id])
         ):
             yield f"{event_id} was granted, and no outcome says that the coupon may be ours"
 

@@ -41,6 +41,7 @@ class Call:
         ended: when it returned or was given up; None while it is under way, and for ever where its process was killed.
         how: what came back; `given up` where its task was cancelled.
         granted: it is the call that made the platform grant.
+        by_zombie: the group had gone on without its process when it began.
     """
 
     push: Push
@@ -49,6 +50,7 @@ class Call:
     ended: float | None = None
     how: str = ""
     granted: bool = False
+    by_zombie: bool = False
 
 
 @dataclass

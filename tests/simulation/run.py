@@ -222,6 +222,7 @@ class Run:
 
     def _called(self, call: Call) -> None:
         self._note(call.process.name, f"calls for {call.push.number}")
+        call.by_zombie = self._is_zombie(call.process)
         self.faults.at_request(call.process, CALL, call)
         for invariant in invariants.AT_CALLS:
             self._judge(invariant, invariant(self.history, call))
