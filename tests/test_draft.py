@@ -227,6 +227,59 @@ def test_the_unit_of_an_energy_is_told_by_the_power_that_it_would_mean(
     assert said in comment_of(text, "energy_wh")
 
 
+@pytest.mark.parametrize(("bare", "shown"), [("10.00", "10.00"), (7450, "7450")])
+def test_among_values_that_say_their_unit_one_that_does_not_is_named_and_the_energy_still_read(
+    bare: object, shown: str
+) -> None:
+    energies = ["18.62度", "6.10度", "22.00度", bare]
+    lines = [
+        json.dumps({**CHARGE, "no": f"A{number}", "dianliang": energy})
+        for number, energy in enumerate(energies, 1)
+    ]
+    made = draft_of("\n".join(lines).encode())
+
+    assert "unit: in_text" in field_of(made.text, "energy_wh")
+    why = comment_of(made.text, "energy_wh")
+    assert f"but 1 of 4 values says none, such as {shown}: such an order ends as `invalid`" in why
+    kind = "text that is a number" if isinstance(bare, str) else "a number"
+    assert f"sample:4: invalid (schema): energy_wh: {kind} without its unit" in made.told
+
+
+@pytest.mark.parametrize(
+    ("field", "name", "values"),
+    [
+        ("charging_seconds", "shichang", ["1小时0分", "60分", "60"]),
+        ("fee_fen", "totalFee", ["￥4.20", "4.20元", 4]),
+    ],
+)
+def test_durations_and_money_that_say_their_unit_are_read_so_too(
+    field: str, name: str, values: Sequence[object]
+) -> None:
+    lines = [
+        json.dumps({**CHARGE, "no": f"A{number}", name: value}) for number, value in enumerate(values, 1)
+    ]
+    text = draft_of("\n".join(lines).encode()).text
+
+    prefix = "# " if field == "fee_fen" else ""
+    assert f"{prefix}{field}: {{paths: {name}, unit: in_text}}" in text
+    assert "1 of 3 values says none" in comment_of(text, f"{prefix}{field}")
+
+
+def test_two_parts_of_a_fee_beside_each_other_may_be_the_fee_together() -> None:
+    text = drafted({**CHARGE, "fee": {"elecFee": 420, "serviceFee": 200}})
+
+    why = comment_of(text, "# fee_fen")
+    assert "`fee.elecFee` and `fee.serviceFee` together" in why
+    assert "`type: money`, and `computed: ONE + OTHER`" in why
+
+
+def test_a_test_of_a_draft_has_numbers_as_numbers() -> None:
+    (case,) = yaml.safe_load(drafted({**CHARGE, "dianliang": 7.4}))["tests"]
+
+    assert case["expect"]["values"]["energy_wh"] == 7400
+    assert case["expect"]["values"]["minutes"] == 60
+
+
 def test_a_name_that_tells_the_unit_outweighs_the_power() -> None:
     assert "unit: Wh" in field_of(drafted({**CHARGE, "energy_wh_total": 310}), "energy_wh")
 

@@ -174,6 +174,25 @@ def test_what_came_too_late_is_told_what_the_rules_would_have_said(
     assert "  outcome  expired (deadline): the charge ended more than" in text
 
 
+def test_an_event_whose_deadline_is_over_by_now_is_marked_so_and_explained_all_the_same(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    over = "  deadline 2026-03-03 00:40:00+0800, which is over: read now, it would end as `expired`"
+
+    text = told(capsys, "rules.yaml", "event.json")
+    in_time = told(capsys, "rules.yaml", "event.json", "--now", "2026-03-02T00:00:00+08:00")
+
+    assert over in text
+    assert "  outcome  a request, by rule all" in text
+    assert over not in in_time
+
+
+def test_a_rule_that_skips_is_named_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "rules.yaml").write_text(RULES.replace("seconds < 600", "seconds < 60000"), "utf-8")
+
+    assert "  outcome  skipped (below_threshold) by rule hardly\n" in told(capsys, "rules.yaml", "event.json")
+
+
 def test_a_condition_that_fails_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = RULES.replace("when: seconds < 600", "when: \"plate.matches('[' + plate)\"")
     (folder / "rules.yaml").write_text(text, "utf-8")

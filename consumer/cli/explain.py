@@ -91,7 +91,9 @@ def explain(
     else:
         record, by, at = _tested(compilation, book, test or "")
         reader, moment = reader or by, moment or at
-    explanation = explained(book, record, moment, reader)
+    # Of a test nobody expects that it is of today.
+    asked_at = datetime.now(UTC) if test is None else None
+    explanation = explained(book, record, moment, reader, asked_at)
     secrets = {name: account.secret for name, account in book.accounts.items()}
     told = telling.in_json if format is Telling.JSON else telling.in_text
     lines = told(explanation, secrets, _sender(chosen), telling.mask_of(explanation, reveal=reveal))

@@ -144,6 +144,14 @@ class UnreadableError(Exception):
         self.detail = detail
 
 
+class NoUnitError(UnreadableError):
+    """A number alone where its unit is expected behind it."""
+
+    def __init__(self, raw: object) -> None:
+        what = "text that is a number" if isinstance(raw, str) else "a number"
+        super().__init__(Reason.SCHEMA, f"{what} without its unit")
+
+
 @dataclass(frozen=True, slots=True)
 class Computed:
     """A value made of two other fields, where the event has none: `ended_at - charging_seconds`."""
@@ -602,12 +610,15 @@ def _bounded(number: Decimal) -> Decimal:
 
 
 _CURRENCY = re.compile(r"(?:(?:CN)?¥|CNY|RMB|人民币)\s*", re.IGNORECASE)
+_ALONE = re.compile(r"[-+0-9.,'eE]*[0-9.]", re.ASCII)
 _TERM = re.compile(r"([-+0-9.,'eE]*[0-9.])\s*([^0-9]*)", re.ASCII)
 
 
 def _numbers_and_units(raw: object) -> list[tuple[str, str]]:
     """`18.6 kWh`, `￥4.20`, `1小时30分`: each number with the unit behind it."""
     text = unicodedata.normalize("NFKC", raw[:100]).strip() if isinstance(raw, str) else ""
+    if (isinstance(raw, int | Decimal) and not isinstance(raw, bool)) or _ALONE.fullmatch(text):
+        raise NoUnitError(raw)
     currency = _CURRENCY.match(text)
     found: list[tuple[str, str]] = []
     position = currency.end() if currency else 0

@@ -233,6 +233,8 @@ def explained(details: ErrorDetails, bundle: Bundle) -> Problem:
                 f"version is {repr(given) if isinstance(given, str) else shown(given)}, and only 1 is known"
             )
             remedy = f"write {_VERSION}, not of your rules"
+        case "literal_error" if last == "sum" and isinstance(given, str | list):
+            message, remedy = f"{name} is `true`, or left out", _SUMS
         case "string_type" if not isinstance(given, dict | list | None):
             written = bundle.written(location) or shown(given)
             message, remedy = f"{name} is no text", f'put it in quotes: "{written}"'
@@ -267,6 +269,10 @@ def _of_length(details: ErrorDetails, what: str) -> str:
             return f"{what} is empty"
 
 
+_SUMS = (
+    "`sum: true` adds the numbers at all places of one of `paths`, like `details[*].energy`; to add two places, make each a "
+    "field of its own, with `type: money` (energy, duration) and its `unit`, and write `computed: ele_fen + svc_fen` instead"
+)
 _VERSION = "`version: 1`: it is the version of the file's form"
 
 

@@ -103,6 +103,28 @@ _IN_BASE_UNITS = {
 }
 """For names that only texts have (`templates.DERIVED`): expressions calculate in whole numbers."""
 
+_WITH_UNIT = re.compile(
+    r"\b([0-9]{1,9}(?:\.[0-9]{1,4})?) ?(kWh|Wh|MWh|yuan|fen|min|[shd]|度|元|角|分钟|小时)(?!\w)",
+    re.IGNORECASE,
+)
+_BASES = {
+    "wh": (1, "energy_wh"),
+    "kwh": (1000, "energy_wh"),
+    "mwh": (1_000_000, "energy_wh"),
+    "度": (1000, "energy_wh"),
+    "fen": (1, "fee_fen"),
+    "yuan": (100, "fee_fen"),
+    "元": (100, "fee_fen"),
+    "角": (10, "fee_fen"),
+    "s": (1, "seconds"),
+    "min": (60, "seconds"),
+    "分钟": (60, "seconds"),
+    "h": (3600, "seconds"),
+    "小时": (3600, "seconds"),
+    "d": (86400, "seconds"),
+}
+"""What one of them is of the field that counts it, for who writes units in an expression."""
+
 _COMPUTED = re.compile(r"([a-z][a-z0-9_]{0,63}) ([+-]) ([a-z][a-z0-9_]{0,63})")
 _COMPUTABLE = {
     (FieldType.TIMESTAMP, True, FieldType.TIMESTAMP): FieldType.DURATION,
@@ -556,7 +578,18 @@ class Compilation:
             if given is not field.type:
                 what = f"gives {given}" if given else "has no meaning"
                 message = f"`{models[field.name].computed}` {what}, and {field.name} is {field.type}"
-                self._problem(place, message, "write it like `ended_at - charging_seconds`")
+                remedy = "write it like `ended_at - charging_seconds`"
+                untyped = [
+                    name
+                    for name in dict.fromkeys(parts)
+                    if name not in KNOWN_FIELDS and models[name].type is None
+                ]
+                if untyped and field.type in UNITS:
+                    names = " and ".join(f"`{name}`" for name in untyped)
+                    remedy = (
+                        f"without a `type` a field is text: give {names} `type: {field.type}`, and its `unit`"
+                    )
+                self._problem(place, message, remedy)
 
     def _field_type(self, location: Location, name: str, model: FieldModel) -> FieldType:
         known = KNOWN_FIELDS.get(name)
@@ -570,7 +603,12 @@ class Compilation:
         units = UNITS.get(type_)
         if units is None:
             if model.unit is not None:
-                self._problem((*location, "unit"), f"{name} has no unit", "leave this out", key=True)
+                message, remedy = f"{name} has no unit", "leave this out"
+                if name not in KNOWN_FIELDS and model.type is None:
+                    message = f"{name} is text, which has no unit: it has no `type`"
+                    fitting = [kind for kind in UNITS if model.unit == IN_TEXT or model.unit in UNITS[kind]]
+                    remedy = f"add {' or '.join(f'`type: {kind}`' for kind in fitting or UNITS)}"
+                self._problem((*location, "unit"), message, remedy, key=True)
             return Decimal(1)
         if model.unit is None and not (model.paths or model.template):
             return Decimal(1)  # computed of others, which have theirs
@@ -730,8 +768,13 @@ class Compilation:
             place = self.bundle.place_in_text(location, error.line, error.column)
             unknown = re.search(r"undeclared reference to '(\w+)'", error.message)
             name = unknown[1] if unknown else ""
+            with_unit = _WITH_UNIT.search(source)
             remedy = _IN_BASE_UNITS.get(name) or (
-                did_you_mean(name, self._variable_names) if name else "correct the expression"
+                did_you_mean(name, self._variable_names)
+                if name
+                else _without_unit(with_unit)
+                if with_unit
+                else "correct the expression"
             )
             caret = "".join(f"\n    {line}" for line in error.caret.splitlines())
             self.bundle.add(location, Problem(place, f"{location[-1]}: {error.message}", remedy + caret))
@@ -819,6 +862,13 @@ class Compilation:
             message = f"test `{case.name}` does not say who reads its event"
             self._problem(location, message, f"add `source`, one of {', '.join(by_name)}")
         return found
+
+
+def _without_unit(written: re.Match[str]) -> str:
+    size, name = _BASES[written[2].lower()]
+    amount = f"{Decimal(written[1]) * size:f}"
+    amount = amount.rstrip("0").rstrip(".") if "." in amount else amount
+    return f"expressions have no units: `{name}` is a whole number, and {written[0]} are {amount} of it"
 
 
 def _zone_of(name: str) -> Zone | None:

@@ -96,6 +96,7 @@ class OrderReading:
         rules: those that were asked, in order, up to the one that decided.
         rules_left: how many come after it.
         deadline: when it is too late for a coupon; None if it never is, or nobody knows.
+        is_over: that is before the moment of asking, and the plan leaves it out of account.
         plan: what the service would do.
 
     """
@@ -106,6 +107,7 @@ class OrderReading:
     fields: tuple[FieldReading, ...]
     doubts: tuple[Doubt, ...]
     deadline: datetime | None
+    is_over: bool
     rules: tuple[RuleReading, ...]
     rules_left: int
     plan: CouponRequest | Finding
@@ -129,9 +131,16 @@ class Explanation:
 
 
 def explain(
-    book: RuleBook, record: Record, now: datetime | None, source: Source | None = None
+    book: RuleBook,
+    record: Record,
+    now: datetime | None,
+    source: Source | None = None,
+    asked_at: datetime | None = None,
 ) -> Explanation:
-    """By the source that reads its topic, or another one. Without `now` nothing is too late or in the future."""
+    """By the source that reads its topic, or another one. Without `now` nothing is too late or in the future.
+
+    `asked_at` is for this case: an order whose deadline was before that is marked.
+    """
     known = source or book.source_for(record.origin.topic)
     if known is None:
         items = book.read(record, now or _LONG_AGO)
@@ -144,7 +153,7 @@ def explain(
     if event is not None:
         envelope.append(f"{len(rows)} row{'' if len(rows) == 1 else 's'}{_where(known, event)}")
     orders = [
-        _Row(book, known, record, event, rows[item.index], now).read(item)
+        _Row(book, known, record, event, rows[item.index], now, asked_at).read(item)
         if event is not None and item.index < len(rows) and isinstance(rows[item.index], dict)
         else _alone(item)
         for item in items
@@ -158,7 +167,7 @@ _LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 def _alone(item: Order | Finding) -> OrderReading:
     """Something in place of a row."""
     assert isinstance(item, Finding)
-    return OrderReading(item.index, item, (), (), (), None, (), 0, item)
+    return OrderReading(item.index, item, (), (), (), None, False, (), 0, item)
 
 
 def _where(source: Source, event: Event) -> str:
@@ -201,19 +210,25 @@ class _Row:
     event: Event
     row: object
     now: datetime | None
+    asked_at: datetime | None
 
     def read(self, item: Order | Finding) -> OrderReading:
         values = item.values or {}
         order = self._in_time(item)
         rules = tuple(self._rules(order)) if order is not None else ()
         plan = self.book.plan(item) if isinstance(item, Order) else item
+        deadline = self.book.deadline(order, self.record, "") if order is not None else None
+        late = False
+        if self.now is None and deadline is not None and self.asked_at is not None:
+            late = deadline < self.asked_at
         return OrderReading(
             index=item.index,
             item=item,
             gates=tuple(self._gates()),
             fields=tuple(self._fields(values)),
             doubts=tuple(self._doubts(values)),
-            deadline=self.book.deadline(order, self.record, "") if order is not None else None,
+            deadline=deadline,
+            is_over=late,
             rules=rules,
             rules_left=len(self.book.rules) - len(rules) if order is not None else 0,
             plan=plan,

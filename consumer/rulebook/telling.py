@@ -121,7 +121,10 @@ def _plausible(order: OrderReading) -> Iterator[str]:
     if not order.doubts and "plate" in {field.name for field in order.fields if field.value is not None}:
         yield "  doubt    none"
     if order.deadline is not None:
-        yield f"  deadline {order.deadline:%Y-%m-%d %H:%M:%S%z}"
+        over = (
+            ", which is over: read now, it would end as `expired`, without a request" if order.is_over else ""
+        )
+        yield f"  deadline {order.deadline:%Y-%m-%d %H:%M:%S%z}{over}"
 
 
 def _rules(order: OrderReading) -> Iterator[str]:
@@ -160,7 +163,8 @@ def _plan(
 ) -> Iterator[str]:
     if isinstance(plan, Finding):
         rule = f" by rule {plan.rule}" if plan.rule else ""
-        yield f"  outcome  {plan.outcome} ({plan.reason}){rule}: {plan.detail}"
+        detail = "" if plan.detail == f"rule {plan.rule}" else f": {plan.detail}"
+        yield f"  outcome  {plan.outcome} ({plan.reason}){rule}{detail}"
         if plan.reverses:
             yield f"  reverses {plan.reverses}"
         if plan.dead_letter:
@@ -247,6 +251,7 @@ def _order_json(
             for doubt in order.doubts
         ],
         "deadline": None if order.deadline is None else order.deadline.isoformat(),
+        "deadline_is_over": order.is_over,
         "rules": [
             {
                 "name": rule.name,

@@ -568,7 +568,11 @@ class _File:
     def _expected(self, book: RuleBook, item: Order | Finding) -> dict[str, object]:
         plan = book.plan(item) if isinstance(item, Order) else item
         values = item.values or {}
-        told = {name: text_of(values, name) for name in _TOLD if name in values}
+        told = {
+            name: values[name] if type(values[name]) is int else text_of(values, name)
+            for name in _TOLD
+            if name in values
+        }
         shown_values = {"values": told} if told else {}
         if isinstance(plan, CouponRequest):
             return {"rule": plan.rule, **shown_values}

@@ -21,6 +21,7 @@ from consumer.core.fields import (
     NOTHING,
     Field,
     FieldType,
+    NoUnitError,
     TimeFormat,
     UnreadableError,
     is_placeholder,
@@ -342,9 +343,10 @@ class _Guessing:
                 why += f" of {_span(lasted)} from start to end" if lasted is not None else ""
                 for _, other in options[1:2]:
                     why += f"; in {other} it would be {_span(duration.by_unit[other][number] or 0)}"
+            why += _in_text(leaf, FieldType.DURATION) if unit == IN_TEXT else ""
             self._add("charging_seconds", {"paths": leaf.path, "unit": unit}, why, 0.7, leaf)
             if not any(self.elapsed):
-                self.elapsed = seconds
+                self.elapsed = [each if each and each > 0 else None for each in seconds]
             return
 
     # -- how much
@@ -359,7 +361,7 @@ class _Guessing:
         score, leaf = judged[0]
         numbers = _numbers(leaf)
         if numbers is None:
-            why = _seen(leaf) + ", with its unit in it"
+            why = _seen(leaf) + _in_text(leaf, FieldType.ENERGY)
             self._add("energy_wh", {"paths": leaf.path, "unit": IN_TEXT}, why + _or_else(judged), score, leaf)
             return
         unit, why = _unit_of(leaf, numbers, self.elapsed)
@@ -388,9 +390,13 @@ class _Guessing:
 
     def _fee(self) -> Iterator[tuple[str, Guess]]:
         for score, leaf in (scored := self._best(_money_score))[:1]:
-            whole = all("." not in text for text in leaf.texts)
-            unit, other = ("fen", "yuan") if whole else ("yuan", "fen")
-            why = f"{_seen(leaf)}, in {unit}, or {other}?" + _or_else(scored)
+            if _numbers(leaf) is None:
+                unit, why = IN_TEXT, _seen(leaf) + _in_text(leaf, FieldType.MONEY)
+            else:
+                whole = all("." not in text for text in leaf.texts)
+                unit, other = ("fen", "yuan") if whole else ("yuan", "fen")
+                why = f"{_seen(leaf)}, in {unit}, or {other}?"
+            why += _or_else(scored) + _sum_with(leaf, scored)
             yield "fee_fen", Guess({"paths": leaf.path, "unit": unit}, why, score, (leaf.keys,))
 
     def _gates(self) -> Iterator[Leaf]:
@@ -412,6 +418,29 @@ def _seen(leaf: Leaf) -> str:
 def _or_else(scored: Sequence[tuple[float, Leaf]]) -> str:
     others = ", ".join(f"`{leaf.path}`" for score, leaf in scored[1:4] if score > scored[0][0] - _FAR_FROM)
     return f"; or {others}?" if others else ""
+
+
+def _in_text(leaf: Leaf, type_: FieldType) -> str:
+    """What is to be said of values that say their unit themselves, and of those among them that do not."""
+    bare = [value for value in leaf.values if _amount_in_text(value, type_) is _NO_UNIT]
+    if not bare:
+        return ", with its unit in it"
+    some = f"{len(bare)} of {len(leaf.texts)} values {'says' if len(bare) == 1 else 'say'} none"
+    return (
+        f", with its unit in it; but {some}, such as {shown(bare[0])}: such an order ends as `invalid`, "
+        "with a dead letter, until the platform says the unit"
+    )
+
+
+def _sum_with(leaf: Leaf, scored: Sequence[tuple[float, Leaf]]) -> str:
+    """Where parts of a fee stand beside each other, and nothing is their total."""
+    beside = [other for _, other in scored[1:] if other.keys[:-1] == leaf.keys[:-1]]
+    if "total" in leaf.concepts or not beside:
+        return ""
+    return (
+        f"; or `{leaf.path}` and `{beside[0].path}` together: each a field of its own with `type: money`, "
+        "and `computed: ONE + OTHER` here"
+    )
 
 
 # -- Scores -----------------------------------------------------------------------------------------
@@ -515,7 +544,7 @@ def _energy_score(leaf: Leaf) -> float:
         *OTHER,
     }:
         return 0
-    if _numbers(leaf) is None and not _all_match(leaf, _WITH_UNIT):
+    if _numbers(leaf) is None and not _says_unit(leaf, FieldType.ENERGY):
         return 0
     score = 0.6 + 0.1 * ("total" in about) + 0.1 * ("charging" in about)
     score += 0.2 * bool(words & {"kwh", "wh", "energy", "quantity", "dianliang"})
@@ -528,7 +557,7 @@ def _money_score(leaf: Leaf) -> float:
     if (
         "money" not in about
         or about & {"time", "id", "status", "kind", "label"}
-        or not any(_numbers(leaf) or ())
+        or not (any(_numbers(leaf) or ()) or _says_unit(leaf, FieldType.MONEY))
     ):
         return 0
     return 0.6 + 0.2 * ("total" in about) - 0.2 * bool(about & {"service", "energy", "partial", "station"})
@@ -561,8 +590,12 @@ def _is_last(leaf: Leaf) -> bool:
 
 # -- Numbers ----------------------------------------------------------------------------------------
 
-_WITH_UNIT = re.compile(r"[-+0-9.,]*[0-9.]\s*(?:[kK]?[wW][·.*-]?[hH]|度|千瓦时)")
 _PLAIN = Field("plain", FieldType.DECIMAL)
+_TEXTS = {
+    type_: Field("text", type_, written=IN_TEXT, thousands=",")
+    for type_ in (FieldType.ENERGY, FieldType.MONEY, FieldType.DURATION)
+}
+_NO_UNIT = "no unit"
 
 
 def _all_match(leaf: Leaf, pattern: re.Pattern[str]) -> bool:
@@ -581,6 +614,28 @@ def _numbers(leaf: Leaf) -> list[float | None] | None:
             return None
         found.append(float(number) if isinstance(number, Decimal) else None)
     return found
+
+
+def _amount_in_text(value: object, type_: FieldType) -> int | str | None:
+    """In base units; `_NO_UNIT` for a number alone. Raises UnreadableError for what is neither."""
+    if value is None or (isinstance(value, str) and value.strip().lower() in NOTHING):
+        return None
+    try:
+        amount = _TEXTS[type_].read(value)
+    except NoUnitError:
+        return _NO_UNIT
+    assert isinstance(amount, int)
+    return amount
+
+
+def _says_unit(leaf: Leaf, type_: FieldType) -> bool:
+    """At least half of its values do, and the others are numbers."""
+    try:
+        amounts = [_amount_in_text(value, type_) for value in leaf.values]
+    except UnreadableError:
+        return False
+    said = sum(isinstance(amount, int) for amount in amounts)
+    return said > 0 and 2 * said >= sum(amount is not None for amount in amounts)
 
 
 _ENERGY_UNITS = {
@@ -893,6 +948,11 @@ class _Duration:
 def _durations_of(leaf: Leaf) -> Iterator[_Duration]:
     if _all_match(leaf, _LONG_CLOCK):
         yield _Duration(leaf, {"HH:MM:SS": [_clock_seconds(value) for value in leaf.values]})
+        return
+    if _says_unit(leaf, FieldType.DURATION):
+        amounts = [_amount_in_text(value, FieldType.DURATION) for value in leaf.values]
+        seconds = [float(amount) if isinstance(amount, int) else None for amount in amounts]
+        yield _Duration(leaf, {IN_TEXT: seconds})
         return
     numbers = _numbers(leaf)
     if numbers is None or not any(numbers) or _time_of(leaf) is not None:
