@@ -369,6 +369,7 @@ class _Gate:
         look_in: seconds after which that may be over; infinite where it ends with a call.
         in_turn: it is among those that wait for what accounts share.
         reason: label of the reply that opened the breaker.
+        error: why there was no reply, where there was none.
         since: when it was opened, seconds since the epoch; it counts until the breaker is closed.
 
     """
@@ -388,6 +389,7 @@ class _Gate:
         self.look_in = float("inf")
         self.in_turn = False
         self.reason = ""
+        self.error = ""
         self.since = 0.0
         self._url: str | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -421,6 +423,7 @@ class _Gate:
             breaker=breaker.state,
             breaker_why=breaker.why,
             code=self.reason if breaker.shut else None,
+            error=(self.error or None) if breaker.shut else None,
             since=datetime.fromtimestamp(self.since, UTC) if breaker.shut else None,
             probe_in_seconds=None if probe_in == float("inf") else probe_in,
             limit=self.limit.limit if self.limit else self.flow.max_in_flight,
@@ -615,11 +618,12 @@ class _Gate:
             "the platform fails most calls for this account; its orders wait until it answers again",
             account=self.account,
             code=reply.label,
+            error=reply.error or None,
             platform_message=reply.words.message,
         )
 
     def _note_open(self, why: Why, reply: Reply) -> None:
-        self.reason, self.since = reply.label, self.flow.wall()
+        self.reason, self.error, self.since = reply.label, reply.error, self.flow.wall()
         self._opened[why].inc()
 
     def _note_answer(self) -> None:

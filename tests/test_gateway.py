@@ -269,6 +269,7 @@ async def test_a_refused_connection_was_certainly_not_sent(gateway: Gateway) -> 
         end = await gateway.post(f"http://127.0.0.1:{port}/event", b"a=1")
 
     assert isinstance(end, NotSent)
+    assert f"(Connection refused: 127.0.0.1 port {port})" in end.error
 
 
 @pytest.mark.parametrize(

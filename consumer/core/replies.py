@@ -81,6 +81,7 @@ class Reply:
         words: what the platform said.
         ambiguous: the call may have granted the coupon.
         retry_after: seconds the platform asks us to wait, not yet capped; None if it does not.
+        error: why there is no reply, where there is none.
 
     """
 
@@ -91,6 +92,7 @@ class Reply:
     words: GatewayWords
     ambiguous: bool = False
     retry_after: float | None = None
+    error: str = ""
 
     @property
     def in_trouble(self) -> bool:
@@ -200,10 +202,11 @@ class ReplyTable:
     def classify(self, end: AttemptEnd, now: datetime) -> Reply:
         """What the end of a call means. `now` resolves a Retry-After that is a date."""
         if isinstance(end, NotSent):
-            return self._reply("connect", GatewayWords())
+            return self._reply("connect", GatewayWords(), error=end.error)
         if isinstance(end, NoAnswer):
             kind = end.error.partition(":")[0]
-            return self._reply(kind if kind == "timeout" else "reset", GatewayWords(), ambiguous=True)
+            label = kind if kind == "timeout" else "reset"
+            return self._reply(label, GatewayWords(), ambiguous=True, error=end.error)
         envelope = _envelope(end.body)
         words = _words(envelope, end.status)
         retry_after = _retry_after(end.retry_after, now)
@@ -236,10 +239,16 @@ class ReplyTable:
         return next((name for name in (str(status), f"{status // 100}xx") if name in self.rows), None)
 
     def _reply(
-        self, label: str, words: GatewayWords, *, ambiguous: bool = False, retry_after: float | None = None
+        self,
+        label: str,
+        words: GatewayWords,
+        *,
+        ambiguous: bool = False,
+        retry_after: float | None = None,
+        error: str = "",
     ) -> Reply:
         row = self.rows[label]
-        return Reply(label, row.outcome, row.then, row.dead_letter, words, ambiguous, retry_after)
+        return Reply(label, row.outcome, row.then, row.dead_letter, words, ambiguous, retry_after, error)
 
 
 def _envelope(body: bytes) -> Mapping[str, object]:

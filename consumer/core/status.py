@@ -100,6 +100,7 @@ class AccountStatus:
         state: `on`, `shadow` or `hold`, as the rules say.
         endpoint: where it posts to, without the query.
         breaker_why, code, since: what opened it, the reply that did, when; None while it is closed.
+        error: why there was no reply, where it was none.
         probe_in_seconds: until an open one tries a call; None where a call's end decides.
         limit: calls at once that the platform seems to take.
         most_in_flight, rate: this member's part of the account's cap and rate (calls a second); None without.
@@ -113,6 +114,7 @@ class AccountStatus:
     breaker: BreakerState = BreakerState.CLOSED
     breaker_why: Why | None = None
     code: str | None = None
+    error: str | None = None
     since: datetime | None = None
     probe_in_seconds: float | None = None
     limit: int = 0
@@ -408,6 +410,8 @@ def _halted(account: AccountStatus, status: Status, zone: tzinfo, *, all_of_them
         what = f"the platform refuses account {account.name}{since}{code}: check its app_id and secret"
     else:
         what = f"the platform's breaker{whose} is open{since}{code}: most calls failed"
+        if account.error is not None:
+            what = f"{what.removesuffix(' failed')} to {account.endpoint} failed, {account.error}"
     if account.probe_in_seconds is not None:
         what += f"; next try in {account.probe_in_seconds:.0f} s"
     if all_of_them:

@@ -1,6 +1,8 @@
 """What clients of the platform share. Does no I/O but to read certificates."""
 
 import functools
+import os
+import re
 import ssl
 import zlib
 from collections.abc import Callable
@@ -55,6 +57,10 @@ def unpacked(body: bytes, encoding: bytes, most: int) -> bytes | None:
         return None
 
 
+_CALL_FAILED = re.compile(r"Connect call failed \('([^']*)', (\d+).*\)")
+"""asyncio's words, which leave the system's out."""
+
+
 def name(error: Exception) -> str:
     """What is said of a foreign exception: its kind and the system's words, never the request."""
     refusal = getattr(error, "certificate_error", error)
@@ -62,4 +68,7 @@ def name(error: Exception) -> str:
         return f"CertificateError ({refusal.verify_message})"
     cause = getattr(error, "os_error", None) or error
     words = cause.strerror if isinstance(cause, OSError) else None
+    called = _CALL_FAILED.fullmatch(words or "")
+    if called is not None and isinstance(cause, OSError) and cause.errno:
+        words = f"{os.strerror(cause.errno)}: {called[1]} port {called[2]}"
     return f"{type(error).__name__} ({words})" if words else type(error).__name__

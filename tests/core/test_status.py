@@ -100,6 +100,20 @@ def test_the_only_account_needs_no_name() -> None:
     ]
 
 
+def test_calls_that_reach_nobody_are_told_with_the_address_and_the_systems_words() -> None:
+    error = "ConnectionRefusedError (Connection refused: 192.0.2.7 port 443)"
+    main = replace(held_up().accounts[0], code="connect", error=error)
+    status = replace(granting(), accounts=[main])
+
+    assert told(status) == [
+        (
+            State.HELD_UP,
+            "Held up: the platform's breaker is open since 04:03 (connect): most calls to "
+            f"{main.endpoint} failed, {error}; next try in 3 s",
+        )
+    ]
+
+
 def test_times_of_day_are_those_of_the_zone() -> None:
     status = replace(granting(), accounts=[held_up().accounts[0]])
 
