@@ -108,8 +108,10 @@ def test_calls_that_reach_nobody_are_told_with_the_address_and_the_systems_words
     assert told(status) == [
         (
             State.HELD_UP,
-            "Held up: the platform's breaker is open since 04:03 (connect): most calls to "
-            f"{main.endpoint} failed, {error}; next try in 3 s",
+            (
+                "Held up: the platform's breaker is open since 04:03 (connect): most calls to "
+                f"{main.endpoint} failed, {error}; next try in 3 s"
+            ),
         )
     ]
 
