@@ -500,11 +500,14 @@ async def test_a_name_without_address_is_told_from_a_server_that_is_silent() -> 
 
 def test_a_connection_that_was_closed_a_moment_ago_is_a_connection_error() -> None:
     """uvloop raises a RuntimeError of its own, for which nobody waits: the ledger took it for a bug."""
+    ended = asyncio.Event()
 
     async def until_closed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read()
-        writer.close()
-        await writer.wait_closed()
+        try:
+            await reader.read()
+        finally:
+            writer.close()
+            ended.set()
 
     async def send_on_a_closed_one() -> None:
         async with await asyncio.start_server(until_closed, "127.0.0.1", 0) as server:
@@ -518,6 +521,7 @@ def test_a_connection_that_was_closed_a_moment_ago_is_a_connection_error() -> No
             await asyncio.sleep(0.05)
             with pytest.raises(KafkaConnectionError):
                 connection.send(ApiVersionRequest())
+            await ended.wait()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(asyncio.wait_for(send_on_a_closed_one(), 10))

@@ -361,11 +361,14 @@ async def test_the_end_waits_no_longer_than_its_bound_for_a_collector_that_hangs
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(tracing, "FLUSH_SECONDS", 0.1)
-    hangs = asyncio.Event()
+    hangs, ended = asyncio.Event(), asyncio.Event()
 
     async def hang(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await hangs.wait()
-        writer.close()
+        try:
+            await hangs.wait()
+        finally:
+            writer.close()
+            ended.set()
 
     server = await asyncio.start_server(hang, "127.0.0.1", 0)
     async with server:
@@ -375,5 +378,6 @@ async def test_the_end_waits_no_longer_than_its_bound_for_a_collector_that_hangs
                 world.tell(event(), GRANTED)
                 await asyncio.sleep(0.1)  # it is being sent
         hangs.set()
+        await ended.wait()
 
     assert world.counted() == {"sent": 0, "dropped": 2}
