@@ -1,4 +1,4 @@
-"""A signed form -> how the call ended."""
+"""A signed form -> how the call ended: by connections of our own (`http1`), or by aiohttp (`with_aiohttp`)."""
 
 import functools
 import ssl

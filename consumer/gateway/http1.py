@@ -23,9 +23,6 @@ IDLE_SECONDS = 15.0
 NAME_SECONDS = 10.0
 """Age from which a name's addresses are looked up again."""
 
-NEXT_ADDRESS_SECONDS = 0.25
-"""How long one address of a name is tried alone (RFC 8305, 5: Connection Attempt Delay)."""
-
 FRAMING_BYTES = 512 * 1024
 """Bytes of a reply beside its body, at most: heads, trailer, the frames of chunks."""
 
@@ -157,7 +154,9 @@ class HttpGateway:
     async def _open(self, site: "_Site") -> "_Connection":
         addresses = await site.addresses(min(NAME_SECONDS, self._lifetime_seconds))
         connected = await aiohappyeyeballs.start_connection(
-            addresses, happy_eyeballs_delay=NEXT_ADDRESS_SECONDS, interleave=1
+            addresses,
+            happy_eyeballs_delay=0.25,
+            interleave=1,  # so long one is tried alone (RFC 8305, 5)
         )
         _, connection = await asyncio.get_running_loop().create_connection(
             lambda: _Connection(self, site, self._lifetime_seconds),
@@ -392,7 +391,6 @@ class _Connection(asyncio.Protocol):
         self._transport.abort()
 
     def close(self) -> None:
-        """It has no call."""
         self._site.idle.pop(self, None)
         self._transport.close()
 

@@ -1,7 +1,15 @@
 """What one call costs each client of the platform, in CPU microseconds: `python -m tests.bench.clients`.
 
 The clients take turns against the same cheap server in another process, 256 calls under way; what is told is
-each one's median, and the median of its ratios to the first in the same round.
+each one's median, and the median of its ratios to the first in the same round. On two cores, uvloop:
+
+    builtin      12.5 us   1.00 x
+    aiohttp     177.0 us  13.49 x
+    pyreqwest    31.9 us   2.54 x    0.15, with all its threads
+    pycurl       42.0 us   3.23 x    7.49, CurlMulti on the loop's readers
+
+The last two were measured and not taken. A request that a kept connection lost is sent again, and its outcome says so:
+pyreqwest does not tell which connections were kept, and libcurl sends again of its own accord and in silence.
 """
 
 import argparse
