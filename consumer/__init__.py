@@ -32,7 +32,7 @@ yet (`connection`, `certificates`: TLS and SASL), `link` speaks to Kafka's coord
 the machine first, `topics` at what Kafka must offer. `core.status` is what the service says of itself at one
 moment, `page` how a browser shows it; `tracing`, an extra, tells a collector of each order and call (`core.traces`).
 `replay` sends dead letters back to where the path begins, each once (`core.letters`). `lookup`
-finds records, to be explained and compared.
+finds records, to be explained and compared, and what became of orders (`core.inquiry`).
 
 Imports point down: `cli -> service -> intake -> delivery -> core`; `gateway`, `ledger`, `flow`,
 `metrics`, `web` and `rulebook` are siblings that `service` builds and passes in. Everything in

@@ -1,4 +1,4 @@
-"""Records of a topic, as they stand there: one, or the latest. Reads from Kafka, and changes nothing: no group, no commit."""
+"""Records of a topic, as they stand there: one, the latest, or all since a time. Reads from Kafka, and changes nothing: no group, no commit."""
 
 import asyncio
 from collections import deque
@@ -8,10 +8,10 @@ from datetime import datetime
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, TopicAuthorizationFailedError
 
 from consumer.connection import arguments, reach
-from consumer.core.errors import BrokerUnavailableError, ConfigurationError, Problem
+from consumer.core.errors import BrokerUnavailableError, ConfigurationError, Problem, RefusedError
 from consumer.core.events import Coordinates, Record
 from consumer.core.headers import read_replay, read_retry
 from consumer.core.letters import read_letter
@@ -52,6 +52,41 @@ async def latest(
             found.sort(key=lambda polled: (polled.timestamp, polled.partition, polled.offset))
             found = found if count is None else found[-count:]
     return [_record(settings, polled) for polled in found]
+
+
+class Reading:
+    """A connection on which several topics are read, one after the other, as a `read_committed` reader sees them."""
+
+    def __init__(self, settings: Settings, consumer: AIOKafkaConsumer) -> None:
+        self._settings = settings
+        self._consumer = consumer
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, settings: Settings, what: str) -> AsyncIterator["Reading"]:
+        """To read `what`, for the errors. Raises as `find`; so do all methods."""
+        async with _reading(settings, what, "read_committed") as consumer:
+            yield cls(settings, consumer)
+
+    async def has(self, topic: str) -> bool:
+        """The topic is there, and we may know of it."""
+        async with asyncio.timeout(PATIENCE):
+            return topic in await self._consumer.topics()
+
+    async def since(self, topic: str, start: datetime) -> AsyncGenerator[Record, None]:
+        """What was written to it from then on, up to its end as of now, partition by partition."""
+        async with asyncio.timeout(PATIENCE):
+            places = [TopicPartition(topic, number) for number in await _partitions(self._consumer, topic)]
+            ends = await self._consumer.end_offsets(places)
+            at = int(start.timestamp() * 1000)
+            later = await self._consumer.offsets_for_times(dict.fromkeys(places, at))
+        for place in places:
+            found = later[place]
+            if found is None or found.offset >= ends[place]:
+                continue
+            async with aclosing(span(self._consumer, place, found.offset, ends[place])) as polled:
+                async for record in polled:
+                    yield _record(self._settings, record)
 
 
 async def span(
@@ -95,6 +130,10 @@ async def _reading(
         yield consumer
     except TimeoutError as error:
         raise BrokerUnavailableError(f"Kafka gave no record within {PATIENCE:.0f} s; try again") from error
+    except TopicAuthorizationFailedError as error:
+        raise RefusedError(
+            f"Kafka does not allow us to read {error.args[0] if error.args else what}; grant Read and Describe on it"
+        ) from error
     except KafkaError as error:
         raise BrokerUnavailableError(
             f"Kafka does not give {what}: {type(error).__name__}: {error}"

@@ -27,6 +27,7 @@ COMMANDS = [
     "diff",
     "probe",
     "schema",
+    "outcomes",
     "replay",
     "demo",
     "sandbox",

@@ -16,7 +16,21 @@ from typing import Annotated
 import typer
 
 from consumer import __version__
-from consumer.cli import check, demo, diff, draft, explain, probe, replay, run, sandbox, schema, test, topics
+from consumer.cli import (
+    check,
+    demo,
+    diff,
+    draft,
+    explain,
+    outcomes,
+    probe,
+    replay,
+    run,
+    sandbox,
+    schema,
+    test,
+    topics,
+)
 from consumer.core.errors import BrokerUnavailableError, ConfigurationError, RefusedError
 
 app = typer.Typer(
@@ -67,6 +81,10 @@ app.command(
     short_help="Prints JSON Schemas of files and topics, for editors.",
     epilog="Example: charging-coupon schema rules > rules.v1.schema.json",
 )(schema.schema)
+app.command(
+    short_help="Tells what became of orders: why one got no coupon.",
+    epilog="Example: charging-coupon outcomes --settings settings.yaml --order MA5DA0012026030119100000001",
+)(outcomes.outcomes)
 app.command(
     short_help="Sends dead letters back to their topics, to be run again.",
     epilog="Example: charging-coupon replay --settings settings.yaml --code 503 --since 2h --send",

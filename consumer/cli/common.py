@@ -1,6 +1,7 @@
 """What several commands share: their options, what these mean, and tables. Prints."""
 
 import logging
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
@@ -13,7 +14,8 @@ import typer
 from consumer.sandbox.scenarios import SCENARIOS
 
 if TYPE_CHECKING:
-    from consumer.core.errors import ConfigurationError
+    from consumer.core.errors import ConfigurationError, Problem
+    from consumer.core.events import Coordinates
     from consumer.core.rules import RuleBook
     from consumer.core.sources import Source
     from consumer.settings import Settings
@@ -52,6 +54,11 @@ class Telling(StrEnum):
 
 
 TellingOption = Annotated[Telling, typer.Option("--format", help="For people, or for machines.")]
+
+
+ANY_OF_THEM = "May be repeated: any of them."
+_CODE = re.compile(r"(?!\d?xx)(?=.*\d)[\w.-]{1,32}", re.ASCII)
+"""The platform writes digits; of another code it says something, too."""
 
 
 def wrong(place: str, message: str, remedy: str) -> "ConfigurationError":
@@ -110,6 +117,77 @@ def time_given(option: str, text: str, now: datetime) -> datetime:
     raise wrong(option, f"{text!r} {what}", "write 2026-03-01T00:00:00+08:00, or 30m, 2h, 7d for so long ago")
 
 
+def time_or_problem(
+    problems: "list[Problem]", option: str, text: str | None, now: datetime
+) -> datetime | None:
+    """As `time_given`; what is wrong with it goes to `problems`."""
+    from consumer.core.errors import ConfigurationError
+
+    try:
+        return None if text is None else time_given(option, text, now)
+    except ConfigurationError as error:
+        problems += error.problems
+        return None
+
+
+# -- Filters ------------------------------------------------------------------------------------------
+
+
+def without_the_empty(problems: "list[Problem]", given: dict[str, Any]) -> None:
+    """An option's text that is empty is a mistake, and taken out; `given` has them in the plural where they repeat."""
+    from consumer.core.errors import Problem
+
+    for name, texts in given.items():
+        if any(
+            isinstance(text, str) and not text.strip()
+            for text in ([texts] if isinstance(texts, str) else texts or ())
+        ):
+            option = name if name in {"since", "until"} else name.removesuffix("s").replace("_", "-")
+            problems.append(Problem(f"--{option}", "it is empty", "give a value, or leave it out"))
+            given[name] = None
+
+
+def known_names(
+    problems: "list[Problem]", option: str, names: Iterable[str], known: Iterable[str]
+) -> frozenset[str]:
+    """Of a closed set; those that are not go to `problems`."""
+    from consumer.core.errors import Problem
+
+    names, known = frozenset(names), tuple(known)
+    problems += [
+        Problem(option, f"{name!r} is none", f"it is one of {', '.join(known)}")
+        for name in sorted(names.difference(known))
+    ]
+    return names
+
+
+def codes_that_are_none(codes: Iterable[str]) -> "list[Problem]":
+    """What is wrong with codes of the platform."""
+    from consumer.core.errors import Problem
+
+    return [
+        Problem("--code", f"{code!r} is not a code", "write one of the platform's, such as 1405 or 503")
+        for code in sorted(codes)
+        if _CODE.fullmatch(code) is None
+    ]
+
+
+def until_before_since(since: datetime | None, until: datetime | None) -> "list[Problem]":
+    """That nothing is between them."""
+    from consumer.core.errors import Problem
+
+    if since is None or until is None or since < until:
+        return []
+    return [
+        Problem(
+            "--until",
+            f"{until.isoformat(timespec='seconds')} is not after --since, "
+            f"{since.isoformat(timespec='seconds')}: nothing was decided between them",
+            "give the earlier time to --since",
+        )
+    ]
+
+
 def scenario_option(help: str) -> Any:  # noqa: A002  # as the option calls it
     """`--scenario`: one of the names in `consumer.sandbox.scenarios`."""
     return typer.Option(
@@ -132,6 +210,23 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(row[column]) for row in table) for column in range(len(heads))]
     for row in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def told(text: str) -> str:
+    """To be printed: no secret in use, no whole plate, nothing that a terminal obeys."""
+    from consumer.logs import cleaned
+
+    return cleaned(printable(text))
+
+
+def printable(text: str) -> str:
+    """What came from Kafka holds what somebody wrote into it, a terminal's commands perhaps."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def place_text(place: "Coordinates") -> str:
+    """A record's place, as people write it."""
+    return f"{place.topic}-{place.partition}@{place.offset}"
 
 
 def quiet_settings(file: Path | None, needed: Sequence[str]) -> "Settings":

@@ -1,7 +1,6 @@
 """`charging-coupon replay`: dead letters back to where they came from, after a look at them. Talks to Kafka."""
 
 import json
-import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -9,13 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from consumer.cli.common import (
+    ANY_OF_THEM,
     Format,
     FormatOption,
     RevealOption,
     SettingsFile,
+    codes_that_are_none,
+    known_names,
+    place_text,
     print_table,
+    printable,
     quiet_settings,
-    time_given,
+    time_or_problem,
+    told,
+    until_before_since,
+    without_the_empty,
 )
 
 if TYPE_CHECKING:
@@ -27,10 +34,6 @@ if TYPE_CHECKING:
     from consumer.settings import Settings
 
 INTERRUPTED_EXIT = 130
-_CODE = re.compile(r"(?!\d?xx)(?=.*\d)[\w.-]{1,32}", re.ASCII)
-"""The platform writes digits; of another code it says something, too."""
-
-_ANY = "May be repeated: any of them."
 
 
 def replay(
@@ -38,7 +41,7 @@ def replay(
     settings: SettingsFile = None,
     everything: Annotated[bool, typer.Option("--all", help="All dead letters: no filter is given.")] = False,
     outcome: Annotated[
-        list[str] | None, typer.Option(help=f"Only of this outcome. {_ANY}", metavar="NAME")
+        list[str] | None, typer.Option(help=f"Only of this outcome. {ANY_OF_THEM}", metavar="NAME")
     ] = None,
     reason: Annotated[
         list[str] | None, typer.Option(help="Only for this reason, such as not_json.", metavar="NAME")
@@ -139,25 +142,14 @@ def _filters(problems: "list[Problem]", **given: Any) -> "Filters":
     from consumer.core.outcomes import Outcome, Reason
     from consumer.core.plates import normalise
 
-    for name, texts in given.items():
-        if any(
-            isinstance(text, str) and not text.strip()
-            for text in ([texts] if isinstance(texts, str) else texts or ())
-        ):
-            option = f"--{name if name in {'since', 'until'} else name.removesuffix('s')}"
-            problems.append(Problem(option, "it is empty", "give a value, or leave it out"))
-            given[name] = None
+    without_the_empty(problems, given)
     wanted: dict[str, Any] = {
         name: frozenset(given[name] or ())
         for name in ("outcomes", "reasons", "codes", "rules", "accounts", "orders", "topics", "partitions")
     }
-    wanted["outcomes"] = _known(problems, "--outcome", wanted["outcomes"], Outcome)
-    wanted["reasons"] = _known(problems, "--reason", wanted["reasons"], Reason)
-    problems += [
-        Problem("--code", f"{code!r} is not a code", "write one of the platform's, such as 1405 or 503")
-        for code in sorted(wanted["codes"])
-        if _CODE.fullmatch(code) is None
-    ]
+    wanted["outcomes"] = known_names(problems, "--outcome", wanted["outcomes"], Outcome)
+    wanted["reasons"] = known_names(problems, "--reason", wanted["reasons"], Reason)
+    problems += codes_that_are_none(wanted["codes"])
     problems += [
         Problem("--partition", f"{number} is below 0", "write 0, 1 ...")
         for number in sorted(wanted["partitions"])
@@ -168,22 +160,9 @@ def _filters(problems: "list[Problem]", **given: Any) -> "Filters":
         problems.append(Problem("--plate", "nothing is left of it as a plate", "write it whole"))
     wanted["offsets"] = tuple(_offsets(problems, text) for text in given["offsets"] or ())
     now = datetime.now(UTC)
-    wanted["since"] = _time(problems, "--since", given["since"], now)
-    wanted["until"] = _time(problems, "--until", given["until"], now)
+    wanted["since"] = time_or_problem(problems, "--since", given["since"], now)
+    wanted["until"] = time_or_problem(problems, "--until", given["until"], now)
     return Filters(**wanted)
-
-
-def _known(
-    problems: "list[Problem]", option: str, names: Iterable[str], known: Iterable[str]
-) -> frozenset[str]:
-    from consumer.core.errors import Problem
-
-    names, known = frozenset(names), tuple(known)
-    problems += [
-        Problem(option, f"{name!r} is none", f"it is one of {', '.join(known)}")
-        for name in sorted(names.difference(known))
-    ]
-    return names
 
 
 def _offsets(problems: "list[Problem]", text: str) -> range:
@@ -199,16 +178,6 @@ def _offsets(problems: "list[Problem]", text: str) -> range:
     return range(0)
 
 
-def _time(problems: "list[Problem]", option: str, text: str | None, now: datetime) -> datetime | None:
-    from consumer.core.errors import ConfigurationError
-
-    try:
-        return None if text is None else time_given(option, text, now)
-    except ConfigurationError as error:
-        problems += error.problems
-        return None
-
-
 def _contradictions(filters: "Filters", *, everything: bool) -> "list[Problem]":
     from consumer.core.errors import Problem
 
@@ -220,15 +189,8 @@ def _contradictions(filters: "Filters", *, everything: bool) -> "list[Problem]":
                 "replay", "no dead letter is chosen", "give filters (--help lists them), or --all for all"
             )
         ]
-    if filters.since is not None and filters.until is not None and filters.since >= filters.until:
-        return [
-            Problem(
-                "--until",
-                f"{filters.until.isoformat(timespec='seconds')} is not after --since, "
-                f"{filters.since.isoformat(timespec='seconds')}: nothing was decided between them",
-                "give the earlier time to --since",
-            )
-        ]
+    if backwards := until_before_since(filters.since, filters.until):
+        return backwards
     if filters.offsets and not filters.partitions:
         return [
             Problem("--offset", "each partition has such an offset", "give its --partition, and its --topic")
@@ -327,7 +289,7 @@ async def _send(
 
 def _print_result(result: _Result, format: Format, *, reveal: bool) -> None:  # noqa: A002  # as the option is called
     assert result.selection is not None
-    text = _told if not reveal else _printable
+    text = told if not reveal else printable
     if format is Format.JSON:
         print(
             json.dumps(_as_json(result, result.selection, text, reveal=reveal), ensure_ascii=False, indent=2)
@@ -345,12 +307,12 @@ def _print_result(result: _Result, format: Format, *, reveal: bool) -> None:  # 
         print_table(
             ("DEAD LETTERS", "WHY", "EVENTS"),
             [
-                (str(held.count), text(why), ", ".join(map(_place, held.places)) + _more(held))
+                (str(held.count), text(why), ", ".join(map(place_text, held.places)) + _more(held))
                 for why, held in result.selection.held_back.items()
             ],
         )
     for place, why in result.refused:
-        print(f"\n{_place(place)} was not sent: {text(why)}")
+        print(f"\n{place_text(place)} was not sent: {text(why)}")
     for note in _notes(result):
         print(f"\n{note}")
     print()
@@ -375,14 +337,14 @@ def _more(held: Any) -> str:
 def _end(result: _Result) -> str:
     if not result.work.send:
         return "Nothing was sent; with --send they are." if result.total else "Nothing was sent."
-    told = f"{result.sent} of {result.total} were sent back"
+    words = f"{result.sent} of {result.total} were sent back"
     if result.unsettled:
-        told += f"; whether {result.unsettled} more were, their receipts tell"
+        words += f"; whether {result.unsettled} more were, their receipts tell"
     if result.selection:
-        told += "; the same command goes on with the rest"
+        words += "; the same command goes on with the rest"
         if result.replayer is not None and not result.replayer.exactly_once:
-            told += ", and may repeat one (guarantee: at_least_once)"
-    return f"{told}."
+            words += ", and may repeat one (guarantee: at_least_once)"
+    return f"{words}."
 
 
 def _print_kinds(kinds: "Iterable[tuple[Kind, int]]", text: Callable[[str], str]) -> None:
@@ -407,7 +369,7 @@ def _print_orders(result: _Result, text: Callable[[str], str], *, reveal: bool) 
     )
     table = [
         (
-            _place(letter.origin) + (f" #{letter.index}" if letter.index else ""),
+            place_text(letter.origin) + (f" #{letter.index}" if letter.index else ""),
             text(letter.order_id or "-"),
             *((_plates(plates, reveal=reveal),) if with_plates else ()),
             *(text(each or "-") for each in (letter.outcome, letter.reason, letter.code)),
@@ -466,22 +428,7 @@ def _as_json(
 def _plates(plates: Iterable[str], *, reveal: bool) -> str:
     from consumer.core.plates import mask
 
-    return _printable(", ".join(plate if reveal else mask(plate) for plate in plates)) or "-"
-
-
-def _told(text: str) -> str:
-    from consumer.logs import cleaned
-
-    return cleaned(_printable(text))
-
-
-def _printable(text: str) -> str:
-    """A header holds what somebody wrote into it, a terminal's commands perhaps."""
-    return "".join(character if character.isprintable() else "?" for character in text)
-
-
-def _place(place: "Coordinates") -> str:
-    return f"{place.topic}-{place.partition}@{place.offset}"
+    return printable(", ".join(plate if reveal else mask(plate) for plate in plates)) or "-"
 
 
 def _age(age: timedelta) -> str:

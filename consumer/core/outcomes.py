@@ -299,7 +299,7 @@ def encode_outcome(resolution: Resolution, context: OutcomeContext) -> Message:
         "event_id": _text(values.get("event_id")) or parameters.get("event_id"),
         "order_index": resolution.index,
         "plate": plate if privacy.plates.clear else None,
-        "plate_hash": _plate_hash(plate, privacy),
+        "plate_hash": plate_hash(plate, privacy),
         "station_id": _text(values.get("station_id")),
         "api_store_code": parameters.get("api_store_code"),
         "account": resolution.account,
@@ -516,7 +516,8 @@ def _short_key(key: bytes | None) -> bytes | None:
     return key if key is None or len(key) <= LONGEST_WORD else _sha256(key).encode()
 
 
-def _plate_hash(plate: str | None, privacy: Privacy) -> str | None:
+def plate_hash(plate: str | None, privacy: Privacy) -> str | None:
+    """As the outcome topic holds it; None where it holds none."""
     if plate is None or not privacy.plates.hashed:
         return None
     return hmac.digest(privacy.hash_key, _utf8(plate), "sha256").hex()

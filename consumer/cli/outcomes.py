@@ -1,0 +1,472 @@
+"""`charging-coupon outcomes`: what became of orders, and why. Reads from Kafka, and changes nothing."""
+
+import json
+import shlex
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import aclosing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from consumer.cli.common import (
+    ANY_OF_THEM,
+    RevealOption,
+    SettingsFile,
+    Telling,
+    TellingOption,
+    codes_that_are_none,
+    known_names,
+    print_table,
+    printable,
+    quiet_settings,
+    time_or_problem,
+    told,
+    until_before_since,
+    without_the_empty,
+    wrong,
+)
+
+if TYPE_CHECKING:
+    from consumer.core.inquiry import Findings, Inquiry, Outcome, Waiting
+    from consumer.core.rules import RuleBook
+    from consumer.settings import Settings
+
+DEPENDS_ON = ("kafka.bootstrap_servers", "kafka.security", "kafka.topics.outcomes", "retries.delays")
+SPAN = timedelta(days=1)
+"""How far back it looks, unless told."""
+
+MARGIN = timedelta(hours=1)
+"""For so long an order that waits may be overdue, and is found all the same."""
+
+ROWS = 20
+NOTHING_EXIT = 1
+
+
+def outcomes(
+    *,
+    settings: SettingsFile = None,
+    order: Annotated[
+        list[str] | None, typer.Option(help=f"Of this order number. {ANY_OF_THEM}", metavar="ORDER")
+    ] = None,
+    event_id: Annotated[
+        list[str] | None, typer.Option(help="Of this event_id, as the platform knows it.", metavar="ID")
+    ] = None,
+    plate: Annotated[
+        list[str] | None,
+        typer.Option(help="Of this plate (whole), also where outcomes hold its hash.", metavar="PLATE"),
+    ] = None,
+    outcome: Annotated[
+        list[str] | None, typer.Option(help="Only this outcome; `waiting` for none yet.", metavar="NAME")
+    ] = None,
+    reason: Annotated[
+        list[str] | None, typer.Option(help="Only for this reason, such as no_rule.", metavar="NAME")
+    ] = None,
+    code: Annotated[
+        list[str] | None, typer.Option(help="Only with this last code of the platform.", metavar="CODE")
+    ] = None,
+    lot: Annotated[
+        list[str] | None, typer.Option(help="Only of this lot: its api_store_code.", metavar="CODE")
+    ] = None,
+    rule: Annotated[
+        list[str] | None, typer.Option(help="Only those that this rule decided.", metavar="NAME")
+    ] = None,
+    account: Annotated[list[str] | None, typer.Option(help="Only of this account.", metavar="NAME")] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            help="Only decided from then on: 2026-03-01T00:00:00+08:00, or 2h for two hours ago.",
+            metavar="TIME",
+            show_default="1d",
+        ),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Only decided before then; likewise.", metavar="TIME")
+    ] = None,
+    rows: Annotated[
+        int | None,
+        typer.Option(min=0, help="Show the latest so many.", show_default=f"{ROWS}; all as JSON"),
+    ] = None,
+    reveal: RevealOption = False,
+    format: TellingOption = Telling.TEXT,  # noqa: A002  # as the option is called
+) -> None:
+    """Tells what became of orders, and why: "why did this one get no coupon?"
+
+    Filters of different kinds must all hold. It reads the outcome topic, and the retry topics for
+    orders that wait for another attempt; nothing is changed in Kafka, and no group is joined. Of
+    repetitions of one outcome the last one counts. JSON is a line for each order. Of the settings
+    it reads kafka, for a plate also its hash's key and, like for a lot, the rules. Exits 1 when nothing is found.
+    """
+    import asyncio
+    from dataclasses import replace
+
+    from consumer.core.inquiry import WAITING, Findings
+
+    inquiry = _inquiry(
+        outcomes=outcome, reasons=reason, codes=code, rules=rule, accounts=account, lots=lot, orders=order,
+        event_ids=event_id, plates=plate, since=since, until=until,
+    )  # fmt: skip  # option by option
+    chosen = quiet_settings(settings, DEPENDS_ON)
+    inquiry = replace(inquiry, plate_hashes=_hashes(chosen, inquiry.plates))
+    limit = ROWS if rows is None and format is Telling.TEXT else rows
+    findings = Findings(inquiry, limit)
+    search = _Search(chosen, settings, inquiry, datetime.now(UTC))
+    retries = asyncio.run(_read(search, findings))
+    waiting = findings.waiting
+    if format is Telling.JSON:
+        for line in _as_json(findings, waiting, reveal=reveal):
+            print(line)
+    else:
+        _print_found(search, retries, findings, waiting, reveal=reveal)
+    if not findings.counts and not waiting:
+        for line in _nothing(search, retries):
+            typer.echo(line, err=format is Telling.JSON)
+        raise typer.Exit(NOTHING_EXIT)
+    if format is Telling.TEXT:
+        print()
+        counts = [*findings.counts.most_common(), *([(WAITING, len(waiting))] if waiting else [])]
+        print_table(("ORDERS", "OUTCOME"), [(str(count), told(name)) for name, count in counts])
+
+
+class _Search(NamedTuple):
+    settings: "Settings"
+    file: Path | None
+    inquiry: "Inquiry"
+    now: datetime
+
+    @property
+    def start(self) -> datetime:
+        """From when on topics are read: an order that waits was written before its turn came."""
+        assert self.inquiry.since is not None
+        if not self.inquiry.of_waiting:
+            return self.inquiry.since
+        longest = timedelta(seconds=max(self.settings.retries.delays, default=0))
+        return min(self.inquiry.since, self.now - longest - MARGIN)
+
+
+# -- What is asked for ------------------------------------------------------------------------------
+
+
+def _inquiry(**given: Any) -> "Inquiry":
+    from consumer.core.errors import ConfigurationError, Problem
+    from consumer.core.inquiry import WAITING, Inquiry
+    from consumer.core.outcomes import Outcome, Reason
+    from consumer.core.plates import normalise
+
+    problems: list[Problem] = []
+    without_the_empty(problems, given)
+    names = ("outcomes", "reasons", "codes", "rules", "accounts", "lots", "orders", "event_ids")
+    wanted: dict[str, Any] = {name: frozenset(given[name] or ()) for name in names}
+    known_names(problems, "--outcome", wanted["outcomes"], (*Outcome, WAITING))
+    known_names(problems, "--reason", wanted["reasons"], Reason)
+    problems += codes_that_are_none(wanted["codes"])
+    wanted["plates"] = frozenset(normalise(plate) for plate in given["plates"] or ())
+    if "" in wanted["plates"]:
+        problems.append(Problem("--plate", "nothing is left of it as a plate", "write it whole"))
+    now = datetime.now(UTC)
+    until = time_or_problem(problems, "--until", given["until"], now)
+    since = time_or_problem(problems, "--since", given["since"], now)
+    if given["since"] is None:
+        since = (until or now) - SPAN
+    problems += until_before_since(since, until)
+    if problems:
+        raise ConfigurationError(problems)
+    return Inquiry(**wanted, since=since, until=until)
+
+
+def _hashes(settings: "Settings", plates: Iterable[str]) -> frozenset[str]:
+    """As the outcome topic hides them. In clear they are looked for, too: the setting may have been another."""
+    from consumer.core.outcomes import PlateMode, plate_hash
+
+    if not plates:
+        return frozenset()
+    if settings.privacy.plates is PlateMode.NONE:
+        problem = "outcomes hold no plates (privacy.plates: none in the settings)"
+        raise wrong("--plate", problem, "ask by --order or --event-id")
+    privacy = settings.plate_privacy()
+    return frozenset(filter(None, (plate_hash(plate, privacy) for plate in plates)))
+
+
+# -- Reading it -------------------------------------------------------------------------------------
+
+
+async def _read(search: _Search, findings: "Findings") -> list[str]:
+    """The waiting first: who gets an outcome meanwhile is found with it. Which retry topics there were."""
+    import asyncio
+
+    import orjson
+    from rich.console import Console
+
+    from consumer import rulebook
+    from consumer.core.inquiry import is_outcome, read_waiting
+    from consumer.lookup import Reading
+
+    settings, inquiry = search.settings, search.inquiry
+    topic = settings.kafka.topics.outcomes
+    book: RuleBook | None = None
+    if inquiry.of_waiting and inquiry.needs_rules and settings.rules is not None:
+        book = rulebook.load(settings.rules)
+    status = Console(stderr=True).status(f"Reading {topic}")  # on a terminal only
+    slow = asyncio.get_running_loop().call_later(1, status.start)
+    try:
+        async with Reading.connect(settings, topic) as reading:
+            if not await reading.has(topic):
+                raise wrong(
+                    "kafka.topics.outcomes",
+                    f"there is no topic {topic}",
+                    "name the one that the service writes to",
+                )
+            retries = [
+                name for name in settings.retry_topics if inquiry.of_waiting and await reading.has(name)
+            ]
+            for name in retries:
+                async with aclosing(reading.since(name, search.start)) as records:
+                    async for record in records:
+                        waiting = read_waiting(record, book, search.now)
+                        if waiting is not None:
+                            findings.add_waiting(waiting)
+            async with aclosing(reading.since(topic, search.start)) as records:
+                async for record in records:
+                    try:
+                        found = orjson.loads(record.value or b"")
+                    except orjson.JSONDecodeError:
+                        continue
+                    if is_outcome(found):
+                        findings.add(found)
+                        if findings.read % 1000 == 0:
+                            status.update(f"Reading {topic}: {findings.read} outcomes")
+    finally:
+        slow.cancel()
+        status.stop()
+    return retries
+
+
+# -- Telling it -------------------------------------------------------------------------------------
+
+
+def _print_found(
+    search: _Search, retries: list[str], findings: "Findings", waiting: "list[Waiting]", *, reveal: bool
+) -> None:
+    print(_searched(search, retries, findings.read))
+    shown = findings.outcomes
+    total = findings.counts.total()
+    if total > len(shown):
+        print(f"The latest {len(shown)} of {total}; --rows shows more of them, filters fewer")
+    sentences = _sentences()
+    for outcome in shown:
+        print()
+        text = _clean(outcome.get("plate"), reveal=reveal)
+        for line in _block(search, outcome, sentences, reveal=reveal):
+            print(text(line))
+    limit = ROWS if findings.rows is None else findings.rows
+    for each in waiting[:limit]:
+        print()
+        text = _clean(each.plate, reveal=reveal)
+        for line in _waiting_block(search, each):
+            print(text(line))
+    if len(waiting) > limit:
+        print(f"\n... and {len(waiting) - limit} more that wait; --rows shows more of them")
+
+
+def _searched(search: _Search, retries: list[str], read: int) -> str:
+    inquiry, topics = search.inquiry, search.settings.kafka.topics
+    until = "" if inquiry.until is None else f" until {_time(inquiry.until)}"
+    words = f"Read {read} outcomes in {topics.outcomes}; those decided since {_time(inquiry.since)}{until}"
+    return words + (f", and who waits in {', '.join(retries)}" if retries else "")
+
+
+def _block(search: _Search, outcome: "Outcome", sentences: dict[str, str], *, reveal: bool) -> Iterator[str]:
+    """One order's outcome, for people."""
+    from consumer.core.plates import mask
+
+    attempts = outcome.get("attempts")
+    attempts = attempts if isinstance(attempts, dict) else {}
+    what = outcome["outcome"]
+    reason = outcome.get("reason")
+    plate, hashed = outcome.get("plate"), outcome.get("plate_hash")
+    shown = "-"
+    if isinstance(plate, str):
+        shown = plate if reveal else mask(plate)
+    elif isinstance(hashed, str):
+        shown = f"plate #{hashed[:12]}"
+    yield "  ".join(
+        [
+            _time(outcome["decided_at"]),
+            f"order {outcome.get('order_id') or '-'}",
+            shown,
+            f"{what}{f' ({reason})' if reason else ''}",
+        ]
+    )
+    yield f"  {sentences.get(str(reason)) or sentences.get(what, '')}".rstrip()
+    if outcome.get("detail"):
+        yield f"  detail    {outcome['detail']}"
+    said = _said(outcome.get("code") or outcome.get("http_status"), outcome.get("message"))
+    if said:
+        yield f"  platform  {said}" + (f" ({outcome['hint']})" if outcome.get("hint") else "")
+    yield f"  calls     {_calls(attempts)}"
+    if outcome.get("grant_serial"):
+        yield f"  coupon    {outcome['grant_serial']}"
+    if outcome.get("reverses"):
+        yield f"  reverses  {outcome['reverses']}"
+    yield from _decided_by(outcome.get("rule"), outcome.get("account"), outcome.get("api_store_code"))
+    if outcome.get("event_id") not in (None, outcome.get("order_id")):
+        yield f"  event_id  {outcome['event_id']}"
+    place = outcome.get("record")
+    if isinstance(place, dict):
+        yield from _event(
+            search,
+            place.get("topic"),
+            place.get("partition"),
+            place.get("offset"),
+            outcome.get("order_index"),
+        )
+
+
+def _waiting_block(search: _Search, waiting: "Waiting") -> Iterator[str]:
+    """One order that waits, for people."""
+    from consumer.core.plates import mask
+
+    context = waiting.context
+    plate = "-" if waiting.plate is None else mask(waiting.plate)
+    yield f"{_time(context.written_at)}  order {context.order_id or '-'}  {plate}  waiting"
+    due = "at" if context.due_at > search.now else "which was due at"
+    last = _said(context.words.code or context.label, context.words.message)
+    answer = f"; last answer {last}" if last else ""
+    yield f"  {_WAITS[context.wait]}, {due} {_time(context.due_at)} ({context.attempts.count} so far{answer})"
+    yield from _decided_by(waiting.rule, waiting.account, waiting.lot)
+    if context.event_id not in (None, context.order_id):
+        yield f"  event_id  {context.event_id}"
+    yield f"  in        {waiting.topic}"
+    yield from _event(search, *context.origin, context.index)
+
+
+_WAITS = {
+    "reply": "It waits for its next attempt",
+    "stop": "The platform refuses its account: it waits for its next turn",
+    "hold": "Its account or rule is on hold in the rules: it waits for its next turn",
+    "breaker": "The platform fails for its account: it waits for its next turn",
+}
+
+
+def _said(code: object, message: object) -> str:
+    return " ".join(str(each) for each in (code, message) if each)
+
+
+def _calls(attempts: dict[str, Any]) -> str:
+    count = attempts.get("count") or 0
+    if not count:
+        return "none"
+    words = f"{count}, the last one ended {_time(attempts.get('last_at'))}"
+    if attempts.get("ambiguous"):
+        words += "; one without an answer may have granted the coupon"
+    return words
+
+
+def _decided_by(rule: object, account: object, lot: object) -> Iterator[str]:
+    parts = [
+        f"{name} {value}" for name, value in (("rule", rule), ("account", account), ("lot", lot)) if value
+    ]
+    if parts:
+        yield f"  by        {', '.join(parts)}"
+
+
+def _event(search: _Search, topic: object, partition: object, offset: object, index: object) -> Iterator[str]:
+    """Where it stands, and how to look into it."""
+    yield f"  event     {topic}-{partition}@{offset}" + (f", order {index} of it" if index else "")
+    rules = "RULES" if search.settings.rules is None else _short(search.settings.rules)
+    words = ["charging-coupon", "explain", rules]
+    words += ["--settings", str(search.file)] if search.file is not None else []
+    words += ["--topic", str(topic), "--partition", str(partition), "--offset", str(offset)]
+    yield f"  explain   {shlex.join(words)}"
+
+
+def _short(path: Path) -> str:
+    """From here, where it is not elsewhere."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _clean(plate: object, *, reveal: bool) -> Callable[[str], str]:
+    """What prints a line: no secret, no plate but where it is to be shown, nothing that a terminal obeys."""
+    from consumer.core.inquiry import masked
+
+    def clean(line: str) -> str:
+        return printable(line) if reveal else told(str(masked(line, plate)))
+
+    return clean
+
+
+def _time(at: object) -> str:
+    """By the clock here, with its offset."""
+    try:
+        moment = at if isinstance(at, datetime) else datetime.fromisoformat(str(at))
+        return moment.astimezone().isoformat(" ", "seconds")
+    except (ValueError, OverflowError):
+        return str(at or "-")
+
+
+def _sentences() -> dict[str, str]:
+    """What the schema says of each outcome and reason, in English."""
+    import re
+
+    from consumer.schemas import written
+
+    properties = json.loads(written("outcomes"))["properties"]
+    return {
+        each["const"]: re.split(r" (?=[\u3400-\u9fff])", each["description"], maxsplit=1)[0]
+        for name in ("outcome", "reason")
+        for each in properties[name]["oneOf"]
+        if isinstance(each.get("const"), str)
+    }
+
+
+def _as_json(findings: "Findings", waiting: "list[Waiting]", *, reveal: bool) -> Iterator[str]:
+    from consumer.core.inquiry import WAITING, masked
+
+    def line(body: Any, plate: object) -> str:
+        return json.dumps(body if reveal else masked(body, plate), ensure_ascii=False)
+
+    for outcome in findings.outcomes:
+        yield line(outcome, outcome.get("plate"))
+    for each in waiting:
+        context = each.context
+        body = {
+            "outcome_id": each.outcome_id,
+            "outcome": WAITING,
+            "order_id": context.order_id,
+            "event_id": context.event_id,
+            "order_index": context.index,
+            "plate": each.plate,
+            "api_store_code": each.lot,
+            "account": each.account,
+            "rule": each.rule,
+            "code": context.words.code,
+            "http_status": context.words.http_status,
+            "message": context.words.message,
+            "attempts": {"count": context.attempts.count, "ambiguous": context.attempts.ambiguous},
+            "waits_for": context.wait,
+            "written_at": context.written_at.isoformat(),
+            "due_at": context.due_at.isoformat(),
+            "retry_topic": each.topic,
+            "record": context.origin._asdict(),
+        }
+        yield line(body, each.plate)
+
+
+def _nothing(search: _Search, retries: list[str]) -> Iterator[str]:
+    """Where else to look."""
+    inquiry, settings = search.inquiry, search.settings
+    yield ""
+    yield "Nothing was found. What it can be:"
+    yield "  - It was decided earlier: --since 7d looks further back, as far as the outcome topic is kept."
+    if not retries and inquiry.of_waiting and settings.retry_topics:
+        yield f"  - The retry topics ({', '.join(settings.retry_topics)}) are not there, so that nobody was seen to wait."
+    if not inquiry.of_waiting:
+        yield "  - It waits for another attempt, and has no outcome: --outcome waiting."
+    yield "  - It is under way, or not read yet: /readyz and the status page of the service tell its lag."
+    yield f"  - It never came: look for it in {', '.join(settings.kafka.topics.events) or 'the events topics'}."
+    if inquiry.orders or inquiry.event_ids:
+        yield "  - Its number could not be read from the event: --outcome invalid --since 1d lists such events."
+    if inquiry.plates:
+        yield "  - The plate is written otherwise in the event, or the key of hashes was another: ask by --order."

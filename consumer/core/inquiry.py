@@ -1,0 +1,223 @@
+"""What became of orders, as `charging-coupon outcomes` is asked for it: which are meant, how they fold, who still waits. No I/O."""
+
+from collections import Counter
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from consumer.core.events import Order, Record, RetryContext
+from consumer.core.headers import own_texts
+from consumer.core.outcomes import LIKE_A_PLATE
+from consumer.core.plates import mask
+from consumer.core.rules import RuleBook
+from consumer.core.templates import text_of
+
+WAITING = "waiting"
+"""Stands where an outcome would: the order has none yet."""
+
+Outcome = Mapping[str, Any]
+"""As it stands in the outcome topic (`schemas/coupon-outcome.v1.schema.json`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An order in a retry topic.
+
+    Attributes:
+        topic: the retry topic.
+        plate, lot: as the rules read them, where they were asked.
+
+    """
+
+    outcome_id: str
+    topic: str
+    context: RetryContext
+    account: str | None = None
+    rule: str | None = None
+    plate: str | None = None
+    lot: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Inquiry:
+    """Which orders are meant: of one kind any, of several kinds all. An empty kind asks for nothing.
+
+    Attributes:
+        outcomes: `waiting` is one of them here.
+        plates: normalised (`consumer.core.plates`).
+        plate_hashes: the same ones as the outcome topic has them.
+        since, until: from when on, before when it was decided. Who waits, waits now.
+
+    """
+
+    outcomes: AbstractSet[str] = frozenset()
+    reasons: AbstractSet[str] = frozenset()
+    codes: AbstractSet[str] = frozenset()
+    rules: AbstractSet[str] = frozenset()
+    accounts: AbstractSet[str] = frozenset()
+    lots: AbstractSet[str] = frozenset()
+    orders: AbstractSet[str] = frozenset()
+    event_ids: AbstractSet[str] = frozenset()
+    plates: AbstractSet[str] = frozenset()
+    plate_hashes: AbstractSet[str] = frozenset()
+    since: datetime | None = None
+    until: datetime | None = None
+
+    @property
+    def of_waiting(self) -> bool:
+        """One that waits may be meant."""
+        return not self.reasons and self.until is None and (not self.outcomes or WAITING in self.outcomes)
+
+    @property
+    def needs_rules(self) -> bool:
+        """Of those that wait only the payload tells, read by the rules."""
+        return bool(self.plates or self.lots)
+
+    def fits(self, outcome: Outcome) -> bool:
+        """An outcome is meant."""
+        kinds = (
+            (self.outcomes, "outcome"),
+            (self.reasons, "reason"),
+            (self.codes, "code"),
+            (self.rules, "rule"),
+            (self.accounts, "account"),
+            (self.lots, "api_store_code"),
+            (self.orders, "order_id"),
+            (self.event_ids, "event_id"),
+        )
+        return (
+            all(not wanted or _text(outcome.get(name)) in wanted for wanted, name in kinds)
+            and (
+                not self.plates
+                or _text(outcome.get("plate")) in self.plates
+                or _text(outcome.get("plate_hash")) in self.plate_hashes
+            )
+            and self._in_time(outcome.get("decided_at"))
+        )
+
+    def fits_waiting(self, waiting: Waiting) -> bool:
+        """An order that waits is meant."""
+        kinds = (
+            (self.codes, waiting.context.words.code),
+            (self.rules, waiting.rule),
+            (self.accounts, waiting.account),
+            (self.lots, waiting.lot),
+            (self.orders, waiting.context.order_id),
+            (self.event_ids, waiting.context.event_id),
+            (self.plates, waiting.plate),
+        )
+        return self.of_waiting and all(not wanted or value in wanted for wanted, value in kinds)
+
+    def _in_time(self, decided_at: object) -> bool:
+        if self.since is None and self.until is None:
+            return True
+        try:
+            at = datetime.fromisoformat(str(decided_at))
+            return (self.since is None or self.since <= at) and (self.until is None or at < self.until)
+        except (ValueError, TypeError):  # no time, or none with a zone: not written by this service
+            return False
+
+
+def read_waiting(record: Record, book: RuleBook | None, now: datetime) -> Waiting | None:
+    """The order that a retry topic's record is about; None where the record is not ours."""
+    texts = own_texts(record.headers)
+    if record.retry is None or "outcome_id" not in texts:
+        return None
+    plate = lot = None
+    if book is not None:
+        item = book.read(record, now)[0]
+        values = item.values or {}
+        plate = item.plate if isinstance(item, Order) else text_of(values, "plate")
+        rule = next((rule for rule in book.rules if rule.name == texts.get("rule")), None)
+        lot = (rule and rule.api_store_code) or text_of(values, "api_store_code")
+    return Waiting(
+        texts["outcome_id"],
+        record.coordinates.topic,
+        record.retry,
+        texts.get("account"),
+        texts.get("rule"),
+        plate,
+        lot,
+    )
+
+
+def is_outcome(found: object) -> bool:
+    """What was read from the outcome topic is one of ours."""
+    return isinstance(found, dict) and all(
+        isinstance(found.get(name), str) for name in ("outcome_id", "outcome", "decided_at")
+    )
+
+
+class Findings:
+    """What is meant of what was read: the waiting first, then outcomes. Of repetitions the last one counts.
+
+    Every order is counted, and the latest `rows` are kept whole: the topic may hold millions.
+
+    Attributes:
+        read: outcomes that were looked at.
+        rows: None where all are kept.
+
+    """
+
+    def __init__(self, inquiry: Inquiry, rows: int | None) -> None:
+        self.read = 0
+        self._inquiry = inquiry
+        self.rows = rows
+        self._outcomes: dict[str, str] = {}
+        self._kept: dict[str, Outcome] = {}
+        self._waiting: dict[str, Waiting] = {}
+
+    def add_waiting(self, waiting: Waiting) -> None:
+        """The same order waits again and again, in one retry topic after the other: the last wait counts."""
+        before = self._waiting.get(waiting.outcome_id)
+        if before is None or before.context.written_at <= waiting.context.written_at:
+            self._waiting[waiting.outcome_id] = waiting
+
+    def add(self, outcome: Outcome) -> None:
+        """Whoever has an outcome waits no more."""
+        self.read += 1
+        identity = outcome["outcome_id"]
+        self._waiting.pop(identity, None)
+        if not self._inquiry.fits(outcome):
+            self._outcomes.pop(identity, None)
+            self._kept.pop(identity, None)
+            return
+        self._outcomes[identity] = outcome["outcome"]
+        self._kept[identity] = outcome
+        if self.rows is not None and len(self._kept) > 2 * self.rows + 1000:
+            self._kept = {each["outcome_id"]: each for each in self.outcomes}
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """The latest ones, in the order in which they were decided."""
+        latest = sorted(self._kept.values(), key=lambda outcome: str(outcome["decided_at"]))
+        return latest if self.rows is None else latest[len(latest) - min(self.rows, len(latest)) :]
+
+    @property
+    def waiting(self) -> list[Waiting]:
+        """Those without an outcome, whose turn is first at the front."""
+        meant = (each for each in self._waiting.values() if self._inquiry.fits_waiting(each))
+        return sorted(meant, key=lambda each: each.context.due_at)
+
+    @property
+    def counts(self) -> Counter[str]:
+        """Orders by outcome; those that wait are not among them."""
+        return Counter(self._outcomes.values())
+
+
+def _text(found: object) -> str | None:
+    return found if isinstance(found, str) else None
+
+
+def masked(found: Any, plate: object) -> Any:
+    """Whatever stands in an outcome, without this plate, and without others."""
+    if isinstance(found, dict):
+        return {name: masked(value, plate) for name, value in found.items()}
+    if isinstance(found, list):
+        return [masked(value, plate) for value in found]
+    if not isinstance(found, str):
+        return found
+    text = found.replace(plate, mask(plate)) if isinstance(plate, str) and plate else found
+    return LIKE_A_PLATE.sub(lambda match: mask(match[0]), text)
