@@ -491,7 +491,10 @@ class _File:
     def _stations(self) -> Iterator[str]:
         stations, connectors = self._ids("station_id"), self._ids("connector_id")
         yield "stations:"
-        yield from _confirm("fill in the parking platform's code of each station's lot", 2)
+        what = "fill in the parking platform's code of each station's lot"
+        if stations:
+            what += "; remove those of lots that take no part, and name the others in the rule's `stations`"
+        yield from _confirm(what, 2)
         if stations:
             for number, station in enumerate(stations[:_MOST_STATIONS], 1):
                 yield f"  {scalar(station)}: {{api_store_code: {_STORE}{number}}}"
