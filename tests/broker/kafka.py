@@ -103,7 +103,10 @@ class Traffic:
 
 
 async def read_all(broker: str, topic: str, *, isolation: str = "read_committed") -> list[Any]:
-    """Every record of a topic up to its end as it is now, as a reader of that isolation sees it."""
+    """Every record of a topic up to its end as it is now, as a reader of that isolation sees it.
+
+    What is committed is readable a moment after its offsets are: that moment is waited for, and no open transaction.
+    """
     consumer = AIOKafkaConsumer(
         bootstrap_servers=broker,
         isolation_level=isolation,
@@ -118,9 +121,15 @@ async def read_all(broker: str, topic: str, *, isolation: str = "read_committed"
         ]
         consumer.assign(partitions)
         ends = await consumer.end_offsets(partitions)
+        if isolation == "read_committed":
+            written = await end_offsets(broker, topic, len(partitions))
+            give_up = time.monotonic() + 3
+            while time.monotonic() < give_up and any(ends[tp] < written[tp.partition] for tp in partitions):
+                await asyncio.sleep(0.05)
+                ends = await consumer.end_offsets(partitions)
         records: list[Any] = []
         idle = 0
-        while idle < 3 and any([await consumer.position(tp) < ends[tp] for tp in partitions]):
+        while idle < 10 and any([await consumer.position(tp) < ends[tp] for tp in partitions]):
             batches = await consumer.getmany(timeout_ms=300)
             idle = 0 if batches else idle + 1
             records += [record for batch in batches.values() for record in batch]
