@@ -1,6 +1,6 @@
 """A real Prometheus watches the service through an outage: panels show data, alerts fire, and nothing is scaled for nothing.
 
-Wants prometheus and helm on the PATH; `.ci/helm` has them.
+Wants prometheus and helm on the PATH; `.ci/live` has them.
 """
 
 import re
@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.long,
     pytest.mark.skipif(
         shutil.which("prometheus") is None or shutil.which("helm") is None,
-        reason="prometheus or helm is not on the PATH; .ci/helm has them",
+        reason="prometheus or helm is not on the PATH; .ci/live has them",
     ),
 ]
 
