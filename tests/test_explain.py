@@ -53,6 +53,7 @@ tests:
     now: "2026-03-02T00:00:00Z"
     expect: {outcome: skipped, reason: not_finished}
 """
+REST = "  - {name: rest, skip: policy}\n"
 ORDER = {
     "order_no": 123456789012345678901234567,
     "plate_no": "粤b·D12345",
@@ -172,6 +173,20 @@ def test_what_came_too_late_is_told_what_the_rules_would_have_said(
     assert "  deadline 2026-03-03 00:40:00+0800\n" in text
     assert "MATCHES  all" in text
     assert "  outcome  expired (deadline): the charge ended more than" in text
+
+
+def test_what_came_too_late_and_no_rule_wants_is_told_why_none_does(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "rules.yaml").write_text(
+        RULES.replace("name: all\n", "name: all\n    when: seconds < 0\n").replace(REST, ""), "utf-8"
+    )
+
+    text = told(capsys, "rules.yaml", "event.json", "--now", "2026-04-01T00:00:00Z")
+
+    assert "all: seconds < 0 is false" in text
+    assert "  outcome  unmatched (no_rule): no rule matches" in text
+    assert "which is over" not in told(capsys, "rules.yaml", "event.json")
 
 
 def test_an_event_whose_deadline_is_over_by_now_is_marked_so_and_explained_all_the_same(

@@ -171,7 +171,7 @@ class RuleBook:
             event = source.envelope.open(record)
             if isinstance(event, Refusal):
                 return (_refused(event, source.name),)
-            return source.read(
+            items = source.read(
                 event,
                 self.find_station,
                 now,
@@ -179,10 +179,25 @@ class RuleBook:
                 expires=not tried and record.replay is None,
                 release=record.replay is not None and record.replay.release,
             )
+            return tuple([self._unless_unwanted(item) for item in items])
         except RecursionError:
             return (_invalid(Reason.TOO_DEEP, "objects or lists are nested too deeply", source=source.name),)
         except Exception as error:  # noqa: BLE001  # whatever the bytes: a record has an outcome, and is not read again
             return (_invalid(Reason.SCHEMA, f"cannot be read: {type(error).__name__}", source=source.name),)
+
+    def _unless_unwanted(self, item: Order | Finding) -> Order | Finding:
+        """A charge that no rule wants, or one leaves out, ends so however late it comes: no driver missed a coupon."""
+        if isinstance(item, Order) or item.outcome is not Outcome.EXPIRED:
+            return item
+        values, source = item.values, item.source
+        assert values is not None
+        assert source is not None
+        names = ("order_id", "event_id", "plate")
+        order_id, event_id, plate = (str(values[name]) for name in names)
+        plan = self.plan(Order(item.index, source, order_id, event_id, plate, values))
+        if not isinstance(plan, Finding) or plan.reason is Reason.HOLD:
+            return item
+        return plan if plan.outcome in (Outcome.UNMATCHED, Outcome.SKIPPED) else item
 
     def deadline(self, order: Order, record: Record, label: str) -> datetime | None:
         """When it is too late for another call after the reply of this label; None if it never is.

@@ -96,7 +96,7 @@ class OrderReading:
         rules: those that were asked, in order, up to the one that decided.
         rules_left: how many come after it.
         deadline: when it is too late for a coupon; None if it never is, or nobody knows.
-        is_over: that is before the moment of asking, and the plan leaves it out of account.
+        is_over: that is before the moment of asking, and the plan, a request, leaves it out of account.
         plan: what the service would do.
 
     """
@@ -219,7 +219,12 @@ class _Row:
         plan = self.book.plan(item) if isinstance(item, Order) else item
         deadline = self.book.deadline(order, self.record, "") if order is not None else None
         late = False
-        if self.now is None and deadline is not None and self.asked_at is not None:
+        if (
+            self.now is None
+            and isinstance(plan, CouponRequest)
+            and deadline is not None
+            and self.asked_at is not None
+        ):
             late = deadline < self.asked_at
         return OrderReading(
             index=item.index,
@@ -238,7 +243,7 @@ class _Row:
         """The order; also that which came too late, since whoever asks wants to know what the rules would say."""
         if isinstance(item, Order):
             return item
-        if item.outcome is not Outcome.EXPIRED:
+        if item.outcome not in (Outcome.EXPIRED, Outcome.UNMATCHED) and item.rule is None:
             return None
         items = self.book.read_as(self.source, self.record, None)
         return next((each for each in items if isinstance(each, Order) and each.index == item.index), None)

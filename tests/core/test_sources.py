@@ -30,8 +30,15 @@ CHARGE: dict[str, object] = {
 }
 
 
+RULES = """
+accounts: {main: {app_id: a, secret: main, api_type: t}}
+rules: [{name: all, account: main, subject: x, api_store_code: c}]
+"""
+
+
 def book(source: str, more: str = "") -> RuleBook:
-    return rulebook.parse(f"version: 1\n{more}\nsources:\n  charges: {source}\n")
+    """With a rule that wants every charge."""
+    return rulebook.parse(f"version: 1\n{more}\nsources:\n  charges: {source}\n{RULES}")
 
 
 def read_all(
@@ -400,6 +407,29 @@ def test_a_fresh_timestamp_does_not_make_an_old_charge_new() -> None:
     now = ENDED + timedelta(days=400)
 
     assert end(CANONICAL, now=now, timestamp_ms=ms(now))[0] is Outcome.EXPIRED
+
+
+@pytest.mark.parametrize(
+    ("rules", "ends"),
+    [
+        ("[{name: few, when: energy_wh > 50000, skip: policy}]", (Outcome.UNMATCHED, Reason.NO_RULE)),
+        ("[{name: little, when: seconds > 0, skip: stop_reason}]", (Outcome.SKIPPED, Reason.STOP_REASON)),
+        ("[{name: fails, when: 1 / (seconds - 3600) > 0, skip: policy}]", (Outcome.EXPIRED, Reason.DEADLINE)),
+        (
+            "[{name: held, account: main, subject: x, api_store_code: c, state: hold}]",
+            (Outcome.EXPIRED, Reason.DEADLINE),
+        ),
+    ],
+)
+def test_an_old_charge_that_no_rule_wants_ends_as_a_new_one_would(
+    rules: str, ends: tuple[Outcome, Reason]
+) -> None:
+    asked = rulebook.parse(
+        "version: 1\nsources: {charges: {extends: canonical}}\n"
+        f"accounts: {{main: {{app_id: a, secret: main, api_type: t}}}}\nrules: {rules}\n"
+    )
+
+    assert end(asked, now=ENDED + timedelta(days=400)) == (*ends, False)
 
 
 def test_an_old_charge_is_not_worth_a_dead_letter_for_a_doubt() -> None:
