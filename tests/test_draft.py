@@ -273,6 +273,15 @@ def test_two_parts_of_a_fee_beside_each_other_may_be_the_fee_together() -> None:
     assert "`type: money`, and `computed: ONE + OTHER`" in why
 
 
+def test_what_stands_in_a_fee_is_money_whatever_its_name() -> None:
+    text = drafted({**CHARGE, "fee": {"electricity": 420, "service": 200}, "quantity": 7.4})
+
+    assert "energy_wh: {paths: quantity, unit: kWh" in text
+    assert "# fee_fen: {paths: fee.electricity, unit: fen}" in text
+    assert "`fee.electricity` and `fee.service` together" in comment_of(text, "# fee_fen")
+    assert "# energy_wh:" in drafted({**CHARGE, "fee": {"electricity": 420}})
+
+
 def test_a_test_of_a_draft_has_numbers_as_numbers() -> None:
     (case,) = yaml.safe_load(drafted({**CHARGE, "dianliang": 7.4}))["tests"]
 

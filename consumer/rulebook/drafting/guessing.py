@@ -76,6 +76,12 @@ class Leaf:
             return own | (concepts_of(names[-2]) - {"order"} if own else concepts_of(names[-2]))
         return own
 
+    @property
+    def is_part_of_fee(self) -> bool:
+        """It stands in a `fee`, so that its `electricity` is money."""
+        outer = (str(key) for key in self.keys[:-1] if isinstance(key, str))
+        return any(word in _FEES for key in outer for word in words_of(key))
+
     @cached_property
     def texts(self) -> tuple[str, ...]:
         """Its values as text, those that are some."""
@@ -86,6 +92,9 @@ class Leaf:
     def shown(self) -> str:
         """A value of it, for a comment; a plate masked."""
         return shown(next((value for value in self.values if value is not None), None))
+
+
+_FEES = frozenset({"fee", "fees", "cost", "costs", "price", "money", "feiyong", "jine", "费用", "金额"})
 
 
 def shown(value: object) -> str:
@@ -532,17 +541,22 @@ def _duration_score(leaf: Leaf) -> float:
 
 def _energy_score(leaf: Leaf) -> float:
     about, words = leaf.concepts, set(words_of(leaf.name))
-    if "energy" not in about or about & {
-        "money",
-        "time",
-        "duration",
-        "status",
-        "kind",
-        "label",
-        "meter",
-        "id",
-        *OTHER,
-    }:
+    if (
+        leaf.is_part_of_fee
+        or "energy" not in about
+        or about
+        & {
+            "money",
+            "time",
+            "duration",
+            "status",
+            "kind",
+            "label",
+            "meter",
+            "id",
+            *OTHER,
+        }
+    ):
         return 0
     if _numbers(leaf) is None and not _says_unit(leaf, FieldType.ENERGY):
         return 0
@@ -555,7 +569,7 @@ def _energy_score(leaf: Leaf) -> float:
 def _money_score(leaf: Leaf) -> float:
     about = leaf.concepts
     if (
-        "money" not in about
+        not ("money" in about or leaf.is_part_of_fee)
         or about & {"time", "id", "status", "kind", "label"}
         or not (any(_numbers(leaf) or ()) or _says_unit(leaf, FieldType.MONEY))
     ):
