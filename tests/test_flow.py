@@ -446,6 +446,22 @@ async def test_an_open_breaker_tells_what_opened_it_and_since_when_until_it_is_c
     assert flow.halted == {}
 
 
+async def test_a_platform_that_cannot_be_reached_is_told_of_with_what_the_system_says(
+    metrics: Metrics,
+) -> None:
+    why = "ConnectionRefusedError (Connection refused: 192.0.2.7 port 443)"
+    refused = Reply("connect", Outcome.PLATFORM_FAILED, Then.NOW_THEN_LATER, True, GatewayWords(), error=why)
+    flow = failing_flow(metrics, "a", breaker=FAST)
+
+    with capture_logs() as logs:
+        for _ in range(4):
+            await call(flow, "a", refused)
+    told = flow.status_of("a", state="on", endpoint="https://platform/")
+
+    assert (told.code, told.error) == ("connect", why)
+    assert [(line["code"], line["error"]) for line in logs] == [("connect", why)]
+
+
 async def test_bounds_are_told_as_this_members_part_of_them(metrics: Metrics) -> None:
     @dataclass(frozen=True)
     class Bounded:

@@ -75,6 +75,7 @@ def test_a_request_that_was_not_sent_cannot_have_granted() -> None:
     reply = TABLE.classify(NotSent("refused"), NOW)
 
     assert (reply.label, reply.then, reply.ambiguous) == ("connect", Then.NOW_THEN_LATER, False)
+    assert reply.error == "refused"
     assert GatewayWords() == reply.words
 
 
