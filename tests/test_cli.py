@@ -29,6 +29,7 @@ COMMANDS = [
     "schema",
     "outcomes",
     "replay",
+    "send",
     "demo",
     "sandbox",
 ]

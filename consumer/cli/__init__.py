@@ -28,6 +28,7 @@ from consumer.cli import (
     run,
     sandbox,
     schema,
+    send,
     test,
     topics,
 )
@@ -89,6 +90,10 @@ app.command(
     short_help="Sends dead letters back to their topics, to be run again.",
     epilog="Example: charging-coupon replay --settings settings.yaml --code 503 --since 2h --send",
 )(replay.replay)
+app.command(
+    short_help="Writes a file's events to a topic, to try a service.",
+    epilog="Example: charging-coupon send events.jsonl --settings settings.yaml --topic charging-completed --key plate",
+)(send.send)
 app.command(
     short_help="Shows the service at work on a Kafka that it starts itself.",
     epilog="Example: charging-coupon demo --scenario brown-out",

@@ -98,6 +98,27 @@ def content_of(file: Path, remedy: str) -> bytes:
         raise wrong(str(file), f"cannot be read: {error.strerror}", remedy) from error
 
 
+def headers_given(texts: Iterable[str]) -> tuple[tuple[str, bytes], ...]:
+    """For `--header`."""
+    pairs = [text.partition("=") for text in texts]
+    if not all(name and equals for name, equals, _ in pairs):
+        raise wrong("--header", "a header is NAME=VALUE", "write it like ce_type=charge.ended")
+    return tuple((name, text.encode()) for name, _, text in pairs)
+
+
+def confirmed(command: str) -> bool:
+    """Somebody typed yes."""
+    if not sys.stdin.isatty():
+        raise wrong(
+            command, "nobody can be asked: standard input is no terminal", "add --yes to send what is shown"
+        )
+    try:
+        return input("Type yes to send: ").strip() == "yes"
+    except EOFError:
+        print()
+        return False
+
+
 def time_given(option: str, text: str, now: datetime) -> datetime:
     """A time with its zone, or how long ago: 2h."""
     from consumer.settings.values import duration_seconds

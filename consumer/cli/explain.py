@@ -13,6 +13,7 @@ from consumer.cli.common import (
     Telling,
     TellingOption,
     content_of,
+    headers_given,
     keep_logs_quiet,
     quiet_settings,
     source_named,
@@ -122,15 +123,12 @@ def _given(event: Path, topic: str, key: str | None, headers: list[str]) -> "Rec
     ):
         remedy = f"give it one: sed -n 1p {event} | charging-coupon explain RULES -"
         raise wrong(str(event), f"holds {len(lines)} events, a line each", remedy)
-    pairs = [text.partition("=") for text in headers]
-    if not all(name and equals for name, equals, _ in pairs):
-        raise wrong("--header", "a header is NAME=VALUE", "write it like ce_type=charge.ended")
     return Record(
         Coordinates(topic, 0, 0),
         -1,
         None if key is None else key.encode(),
         value.removesuffix(b"\n"),
-        tuple((name, text.encode()) for name, _, text in pairs),
+        headers_given(headers),
     )
 
 

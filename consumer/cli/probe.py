@@ -1,6 +1,5 @@
 """`charging-coupon probe`: one real request to the platform, shown first, sent after a yes. Reads files, calls the platform."""
 
-import sys
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +11,7 @@ from consumer.cli.common import (
     RevealOption,
     SettingsFile,
     SourceOption,
+    confirmed,
     content_of,
     keep_logs_quiet,
     source_named,
@@ -100,7 +100,7 @@ def probe(
 
     for line in _shown(chosen, asking, forms, requests, mask, reveal=reveal):
         print(line)
-    if not (yes or _confirmed()):
+    if not (yes or confirmed("probe")):
         print("Nothing was sent.")
         return
     said: list[tuple[MetadataFormat, Meaning]] = []
@@ -286,18 +286,6 @@ def _shown(
         yield "Plates are masked here, not in what is sent; --reveal shows them."
     many = f"Up to {len(forms)} requests are" if len(forms) > 1 else "One request is"
     yield f"{many} sent, of one event_id: one coupon at most is granted. It would be a real one."
-
-
-def _confirmed() -> bool:
-    if not sys.stdin.isatty():
-        raise wrong(
-            "probe", "nobody can be asked: standard input is no terminal", "add --yes to send what is shown"
-        )
-    try:
-        return input("Type yes to send: ").strip() == "yes"
-    except EOFError:
-        print()
-        return False
 
 
 # -- Sending and telling ------------------------------------------------------------------------------

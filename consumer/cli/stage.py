@@ -1,6 +1,7 @@
 """One run of the demo on a Kafka that is there: topics, platform, service, traffic, reconciliation. Does it all."""
 
 import asyncio
+import json
 import signal
 import sys
 import time
@@ -8,7 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
 
@@ -255,7 +256,18 @@ class Play:
 
     def _ways_in(self, servers: str, gateway: SandboxGateway, service: Service) -> list[str]:
         names = self._names
-        python = f"{sys.executable} -c 'import asyncio; from consumer.sandbox import traffic; asyncio.run"
+        command = (
+            sys.argv[0] if Path(sys.argv[0]).stem == "charging-coupon" else f"{sys.executable} -m consumer"
+        )
+        ended = datetime.now(UTC).replace(microsecond=0)
+        charge = {
+            "order_id": "MINE-1",
+            "plate": "粤B12345",
+            "station_id": "SZ-0017",
+            "started_at": (ended - timedelta(minutes=50)).isoformat(),
+            "ended_at": ended.isoformat(),
+            "energy_kwh": 21.5,
+        }
         return [
             "",
             "All of it goes on running:",
@@ -265,10 +277,11 @@ class Play:
             f"  service's page      http://127.0.0.1:{service.port}/ and its /metrics",
             "",
             "Send a charge of your own, and see its outcome below (a plate that ends in 1002 has not entered):",
-            f'  {python}(traffic.send_charge("{servers}", "{names.events}", plate="粤B12345"))\'',
+            f"  export CHARGING_COUPON__KAFKA__BOOTSTRAP_SERVERS={servers}",
+            f"  echo '{json.dumps(charge, ensure_ascii=False)}' | {command} send - --topic {names.events} --yes",
             "",
-            "Read all outcomes, as JSON:",
-            f'  {python}(traffic.print_outcomes("{servers}", "{names.outcomes}"))\'',
+            "Tell what became of it; without --order, of all:",
+            f"  {command} outcomes --order {charge['order_id']}",
             "",
             "Ctrl-C ends it. Further outcomes:",
         ]

@@ -1,28 +1,94 @@
 """Sample events into Kafka, outcomes out of it, and how far a group is. Talks to Kafka as a user would."""
 
 import asyncio
-import contextlib
-import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError, MessageSizeTooLargeError, TopicAuthorizationFailedError
 
+from consumer.core.errors import BrokerUnavailableError, RefusedError
 from consumer.core.events import Coordinates
-from consumer.core.plates import mask
 from consumer.sandbox.reconcile import OutcomeFields, Produced
-from consumer.sandbox.samples import SampleEvent, sample_events
+from consumer.sandbox.samples import SampleEvent
 
 _LINGER_MS = 20
 """Without it every record would be a request of its own, which costs Kafka and us more than the record."""
 
 _AT_ONCE = 20
 """Records made without letting others go on."""
+
+
+Writable = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes | None]]]
+"""A record's key, value and headers."""
+
+
+async def partitions_of(options: Mapping[str, Any], topic: str) -> int:
+    """How many the topic has; 0 where there is none, or none that we may know of. Creates none by asking.
+
+    Raises BrokerUnavailableError.
+    """
+    admin = AIOKafkaAdminClient(**options)
+    try:
+        await admin.start()
+        if topic not in await admin.list_topics():
+            return 0
+        (described,) = await admin.describe_topics([topic])
+        return len(described["partitions"])
+    except KafkaError as error:
+        raise BrokerUnavailableError(
+            f"Kafka does not tell of {topic}: {type(error).__name__}: {error}"
+        ) from error
+    finally:
+        await admin.close()
+
+
+async def write(
+    options: Mapping[str, Any],
+    topic: str,
+    records: Iterable[Writable],
+    *,
+    rate: float = float("inf"),
+    on_sent: Callable[[], None] = lambda: None,
+) -> list[Coordinates]:
+    """Writes them in order, so many a second at most -> where each of them stands.
+
+    Raises:
+        RefusedError: Kafka does not take one of them; how many it took before.
+        BrokerUnavailableError: it does not answer; likewise.
+
+    """
+    producer = AIOKafkaProducer(acks="all", linger_ms=_LINGER_MS, **options)
+    written: list[asyncio.Future[Any]] = []
+    try:
+        await producer.start()
+        began = time.monotonic()
+        for number, (key, value, headers) in enumerate(records):
+            due = began + number / rate
+            if number % _AT_ONCE == 0 or due > time.monotonic():
+                await asyncio.sleep(max(0.0, due - time.monotonic()))
+            written.append(await producer.send(topic, key=key, value=value, headers=list(headers)))
+            on_sent()
+        places = [await each for each in written]
+    except (TopicAuthorizationFailedError, MessageSizeTooLargeError) as error:
+        what = "is too large" if isinstance(error, MessageSizeTooLargeError) else "is not allowed"
+        raise RefusedError(f"writing to {topic} {what}: {error}; {await _taken(written)}") from error
+    except KafkaError as error:
+        raise BrokerUnavailableError(
+            f"Kafka does not take it: {type(error).__name__}: {error}; {await _taken(written)}"
+        ) from error
+    finally:
+        await producer.stop()
+    return [Coordinates(place.topic, place.partition, place.offset) for place in places]
+
+
+async def _taken(written: Sequence["asyncio.Future[Any]"]) -> str:
+    ends = await asyncio.gather(*written, return_exceptions=True)
+    return f"{sum(not isinstance(end, BaseException) for end in ends)} were written before"
 
 
 async def produce(
@@ -34,50 +100,16 @@ async def produce(
     on_sent: Callable[[SampleEvent], None] = lambda _sample: None,
 ) -> list[Produced]:
     """Writes the samples in order, so many a second at most -> where each of them stands."""
-    producer = AIOKafkaProducer(
-        bootstrap_servers=bootstrap_servers, acks="all", enable_idempotence=True, linger_ms=_LINGER_MS
+    all_of_them = list(samples)
+    sent = iter(all_of_them)
+    places = await write(
+        {"bootstrap_servers": bootstrap_servers, "enable_idempotence": True},
+        topic,
+        ((sample.key, sample.value, sample.headers) for sample in all_of_them),
+        rate=rate,
+        on_sent=lambda: on_sent(next(sent)),
     )
-    try:
-        await producer.start()
-        sent = []
-        began = time.monotonic()
-        for number, sample in enumerate(samples):
-            due = began + number / rate
-            if number % _AT_ONCE == 0 or due > time.monotonic():
-                await asyncio.sleep(max(0.0, due - time.monotonic()))
-            written = await producer.send(
-                topic, key=sample.key, value=sample.value, headers=list(sample.headers)
-            )
-            sent.append((sample, written))
-            on_sent(sample)
-        produced: list[Produced] = []
-        for sample, written in sent:
-            place = await written
-            produced.append(Produced(Coordinates(place.topic, place.partition, place.offset), sample))
-        return produced
-    finally:
-        await producer.stop()
-
-
-async def send_charge(bootstrap_servers: str, topic: str, **changed: object) -> None:
-    """Writes a charge that ended just now, with these fields instead of its own, and says where it stands."""
-    sample = next(sample_events(1, now=datetime.now(UTC), seed=random.SystemRandom().getrandbits(32)))
-    assert sample.value is not None
-    order = orjson.loads(sample.value) | changed
-    key = str(order["plate"] or order["order_id"]).encode()
-    own = SampleEvent(sample.kind, key, orjson.dumps(order), sample.headers, sample.expected)
-    (produced,) = await produce(bootstrap_servers, topic, [own])
-    place = produced.coordinates
-    print(f"order {order['order_id']} is record {place.topic}-{place.partition}@{place.offset}")  # noqa: T201  # for a shell
-
-
-async def print_outcomes(bootstrap_servers: str, topic: str) -> None:
-    """Each outcome as a line of JSON, from the first on, plates masked, until it is interrupted."""
-    with contextlib.suppress(asyncio.CancelledError):
-        async with contextlib.aclosing(follow_outcomes(bootstrap_servers, topic)) as outcomes:
-            async for outcome in outcomes:
-                hidden = mask(outcome["plate"]) if outcome["plate"] else None
-                print(orjson.dumps({**outcome, "plate": hidden}).decode(), flush=True)  # noqa: T201  # for a shell
+    return [Produced(place, sample) for place, sample in zip(places, all_of_them, strict=True)]
 
 
 async def read_outcomes(bootstrap_servers: str, topic: str) -> list[OutcomeFields]:
