@@ -74,9 +74,14 @@ async def write(
             written.append(await producer.send(topic, key=key, value=value, headers=list(headers)))
             on_sent()
         places = [await each for each in written]
-    except (TopicAuthorizationFailedError, MessageSizeTooLargeError) as error:
-        what = "is too large" if isinstance(error, MessageSizeTooLargeError) else "is not allowed"
-        raise RefusedError(f"writing to {topic} {what}: {error}; {await _taken(written)}") from error
+    except TopicAuthorizationFailedError as error:
+        raise RefusedError(
+            f"Kafka does not allow us to write to {topic}; grant Write and Describe on it; {await _taken(written)}"
+        ) from error
+    except MessageSizeTooLargeError as error:
+        raise RefusedError(
+            f"an event is larger than {topic} takes, or than kafka.max_message_size; {await _taken(written)}"
+        ) from error
     except KafkaError as error:
         raise BrokerUnavailableError(
             f"Kafka does not take it: {type(error).__name__}: {error}; {await _taken(written)}"

@@ -311,3 +311,56 @@ async def test_a_replay_needs_exactly_the_rights_that_are_listed_for_it(
     assert all_granted == (0, "1 of 1 were sent back.", "")
     assert [code for code, _, _ in lacking] == [4] * len(kinds), lacking
     assert all(told.startswith("error: Kafka does not allow ") for _, _, told in lacking), lacking
+
+
+@pytest.mark.parametrize(
+    ("command", "operation", "refusal"),
+    [
+        ("outcomes", "Read", "error: Kafka does not allow us to read {topic}; grant Read and Describe on it"),
+        ("send - --yes --topic {topic}", "Write", "error: Kafka does not allow us to write to {topic}; grant Write and Describe on it"),
+    ],
+)  # fmt: skip  # a row a command
+async def test_looking_up_outcomes_and_sending_events_need_one_right_beside_describe(
+    strict: StrictBroker,
+    topic_prefix: str,
+    tmp_path: Path,
+    create_topics: CreateTopics,
+    command: str,
+    operation: str,
+    refusal: str,
+) -> None:
+    place = Place(strict, topic_prefix, tmp_path / "place", "http://127.0.0.1:1/")
+    topic = place.topics.events if command.startswith("send") else place.topics.outcomes
+    await create_topics(strict.plain, {topic: 1})
+    await produce(
+        strict.plain, topic, [b'{"outcome_id": "o/1", "outcome": "limited", "decided_at": "2026-01-01"}']
+    )
+    words = [
+        sys.executable,
+        "-m",
+        "consumer",
+        *command.format(topic=topic).split(),
+        "-s",
+        str(place.settings),
+    ]
+
+    async def run() -> tuple[int, str]:
+        done = await asyncio.to_thread(
+            subprocess.run,
+            words,
+            env={**os.environ, **place.environ},
+            input=event(1).decode(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stderr
+
+    said = []
+    for operations in (("Describe",), (operation,)):
+        await strict.grant([Right("topic", topic, operations, "")])
+        said.append(await run())
+
+    code, complaint = said[0]
+    assert (code, complaint.startswith(refusal.format(topic=topic))) == (4, True), complaint
+    assert said[1] == (0 if command.startswith("send") else 1, "")
