@@ -136,10 +136,23 @@ class _Search(NamedTuple):
     now: datetime
 
     @property
+    def rules(self) -> Path | None:
+        """Where they are, if the settings say so."""
+        from consumer.settings.loading import STAND_INS
+
+        rules = self.settings.rules
+        return None if rules == Path(STAND_INS["rules"]) else rules
+
+    @property
+    def of_waiting(self) -> bool:
+        """Who waits is looked for, and can be known."""
+        return self.inquiry.of_waiting and not (self.inquiry.needs_rules and self.rules is None)
+
+    @property
     def start(self) -> datetime:
         """From when on topics are read: an order that waits was written before its turn came."""
         assert self.inquiry.since is not None
-        if not self.inquiry.of_waiting:
+        if not self.of_waiting:
             return self.inquiry.since
         longest = timedelta(seconds=max(self.settings.retries.delays, default=0))
         return min(self.inquiry.since, self.now - longest - MARGIN)
@@ -205,8 +218,8 @@ async def _read(search: _Search, findings: "Findings") -> list[str]:
     settings, inquiry = search.settings, search.inquiry
     topic = settings.kafka.topics.outcomes
     book: RuleBook | None = None
-    if inquiry.of_waiting and inquiry.needs_rules and settings.rules is not None:
-        book = rulebook.load(settings.rules)
+    if search.of_waiting and inquiry.needs_rules and search.rules is not None:
+        book = rulebook.load(search.rules)
     status = Console(stderr=True).status(f"Reading {topic}")  # on a terminal only
     slow = asyncio.get_running_loop().call_later(1, status.start)
     try:
@@ -218,7 +231,7 @@ async def _read(search: _Search, findings: "Findings") -> list[str]:
                     "name the one that the service writes to",
                 )
             retries = [
-                name for name in settings.retry_topics if inquiry.of_waiting and await reading.has(name)
+                name for name in settings.retry_topics if search.of_waiting and await reading.has(name)
             ]
             for name in retries:
                 async with aclosing(reading.since(name, search.start)) as records:
@@ -272,7 +285,7 @@ def _print_found(
 def _searched(search: _Search, retries: list[str], read: int) -> str:
     inquiry, topics = search.inquiry, search.settings.kafka.topics
     until = "" if inquiry.until is None else f" until {_time(inquiry.until)}"
-    words = f"Read {read} outcomes in {topics.outcomes}; those decided since {_time(inquiry.since)}{until}"
+    words = f"Read {read} outcome{'s' * (read != 1)} in {topics.outcomes}; those decided since {_time(inquiry.since)}{until}"
     return words + (f", and who waits in {', '.join(retries)}" if retries else "")
 
 
@@ -374,7 +387,7 @@ def _decided_by(rule: object, account: object, lot: object) -> Iterator[str]:
 def _event(search: _Search, topic: object, partition: object, offset: object, index: object) -> Iterator[str]:
     """Where it stands, and how to look into it."""
     yield f"  event     {topic}-{partition}@{offset}" + (f", order {index} of it" if index else "")
-    rules = "RULES" if search.settings.rules is None else _short(search.settings.rules)
+    rules = "RULES" if search.rules is None else _short(search.rules)
     words = ["charging-coupon", "explain", rules]
     words += ["--settings", str(search.file)] if search.file is not None else []
     words += ["--topic", str(topic), "--partition", str(partition), "--offset", str(offset)]
@@ -456,16 +469,22 @@ def _as_json(findings: "Findings", waiting: "list[Waiting]", *, reveal: bool) ->
 
 def _nothing(search: _Search, retries: list[str]) -> Iterator[str]:
     """Where else to look."""
+    from consumer.settings.loading import STAND_INS
+
     inquiry, settings = search.inquiry, search.settings
     yield ""
     yield "Nothing was found. What it can be:"
     yield "  - It was decided earlier: --since 7d looks further back, as far as the outcome topic is kept."
-    if not retries and inquiry.of_waiting and settings.retry_topics:
+    if inquiry.of_waiting and not search.of_waiting:
+        yield "  - It waits for another attempt: for a plate or a lot that is known only with `rules` in the settings."
+    if not retries and search.of_waiting and settings.retry_topics:
         yield f"  - The retry topics ({', '.join(settings.retry_topics)}) are not there, so that nobody was seen to wait."
     if not inquiry.of_waiting:
         yield "  - It waits for another attempt, and has no outcome: --outcome waiting."
     yield "  - It is under way, or not read yet: /readyz and the status page of the service tell its lag."
-    yield f"  - It never came: look for it in {', '.join(settings.kafka.topics.events) or 'the events topics'}."
+    events = settings.kafka.topics.events
+    where = "the events topics" if list(events) == [STAND_INS["events"]] else ", ".join(events)
+    yield f"  - It never came: look for it in {where}."
     if inquiry.orders or inquiry.event_ids:
         yield "  - Its number could not be read from the event: --outcome invalid --since 1d lists such events."
     if inquiry.plates:

@@ -287,7 +287,7 @@ async def test_where_nothing_is_found_it_says_where_else_to_look(world: World, a
 
     first, *rest = out.splitlines()
     assert (code, err) == (1, "")
-    assert first.startswith(f"Read 1 outcomes in {world.topics.outcomes}; those decided since ")
+    assert first.startswith(f"Read 1 outcome in {world.topics.outcomes}; those decided since ")
     assert first.endswith(f", and who waits in {world.topics.retries}.1m, {world.topics.retries}.30m")
     assert rest == [
         "",
@@ -296,6 +296,30 @@ async def test_where_nothing_is_found_it_says_where_else_to_look(world: World, a
         "  - It is under way, or not read yet: /readyz and the status page of the service tell its lag.",
         f"  - It never came: look for it in {world.topics.events}.",
         "  - Its number could not be read from the event: --outcome invalid --since 1d lists such events.",
+    ]
+
+
+async def test_of_the_settings_it_needs_no_more_than_where_kafka_is(world: World, ask: Ask) -> None:
+    topics = world.topics
+    await write(world.broker, topics.outcomes, [outcome(topics, 1)])
+    await write(world.broker, f"{topics.retries}.1m", [retry(topics, 3, due=timedelta(minutes=1))])
+    world.settings.write_text(
+        f"""
+kafka:
+  bootstrap_servers: ["{world.broker}"]
+  topics: {{outcomes: {topics.outcomes}, retries: {topics.retries}}}
+retries: {{delays: [1m]}}
+""",
+        "utf-8",
+    )
+
+    found, nothing = await ask("--order", "ORDER00000001"), await ask("--lot", "1")
+
+    assert "  explain   charging-coupon explain RULES --settings settings.yaml --topic" in found[1]
+    assert await orders(ask) == {"ORDER00000001": "not_entered", "ORDER00000003": "waiting"}
+    assert [line for line in nothing[1].splitlines() if "rules" in line or "never came" in line] == [
+        "  - It waits for another attempt: for a plate or a lot that is known only with `rules` in the settings.",
+        "  - It never came: look for it in the events topics.",
     ]
 
 
