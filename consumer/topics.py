@@ -184,6 +184,11 @@ class Finding(NamedTuple):
     why: str
     remedy: str
 
+    @property
+    def missing(self) -> bool:
+        """Whether it is that there is no such topic: the service waits for one, and lives with what differs."""
+        return self.name == "exists" and not self.fine
+
 
 def compare(plans: Sequence[TopicPlan], cluster: Cluster, options: str) -> list[Finding]:
     """Every property of every topic, fine or not. `options` are those of Kafka's tools (`tool_options`)."""

@@ -362,6 +362,23 @@ def test_the_rights_are_listed_for_machines_and_for_the_command_itself(
     assert {each["pattern"] for each in found if each["resource"] == "transactional-id"} == {"prefixed"}
 
 
+def test_the_rights_go_to_the_configured_user(
+    settings_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code("topics", "-s", str(settings_file), "--acls") == 0
+    nobody = capsys.readouterr().out
+    secure = "{protocol: sasl_ssl, mechanism: PLAIN, username: parking}"
+    settings_file.write_text(
+        f"kafka: {{bootstrap_servers: [kafka-1:9092], topics: {{events: [charges]}}, security: {secure}}}",
+        "utf-8",
+    )
+    assert exit_code("topics", "-s", str(settings_file), "--acls") == 0
+    parking = capsys.readouterr().out
+
+    granted = [set(re.findall(r"--allow-principal (\S+)", told)) for told in (nobody, parking)]
+    assert granted == [{"User:charging-coupon"}, {"User:parking"}]
+
+
 def test_to_list_the_rights_no_rules_secrets_or_certificates_are_needed(
     settings_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -444,6 +461,8 @@ def test_a_plan_is_printed_for_machines(settings_file: Path, capsys: pytest.Capt
     [
         (("--replay",), "--replay: it goes with --acls"),
         (("--principal", "User:us"), "--principal: it goes with --acls"),
+        (("--missing-only", "--acls"), "--missing-only: it goes with a look at Kafka"),
+        (("--missing-only", "--plan"), "--missing-only: it goes with a look at Kafka"),
         (("--plan", "--create"), "--plan: it asks no Kafka, and prints topics only; leave out --create"),
         (("--plan", "--acls"), "--plan: it asks no Kafka, and prints topics only; leave out --acls"),
     ],

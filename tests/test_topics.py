@@ -82,6 +82,17 @@ def test_what_differs_is_told(properties: dict[str, str], difference: tuple[str,
     assert differences(properties) == [difference]
 
 
+def test_only_a_topic_that_is_not_there_is_missing() -> None:
+    [ours] = [topic for topic in plan(settings()) if topic.name == "outcomes"]
+    other = TopicState({"partitions": "1"})
+
+    differs = compare([ours], Cluster(3, {ours.name: other}), "")
+    gone = compare([ours], Cluster(3, {}), "")
+
+    assert [each.missing for each in differs] == [False] * len(differs)
+    assert [each.missing for each in gone] == [True]
+
+
 def test_a_lone_broker_is_not_asked_for_copies() -> None:
     assert differences({"replication": "1", "min.insync.replicas": "1"}, brokers=1) == []
 
@@ -165,6 +176,26 @@ def test_all_as_recommended_ends_with_0(
     assert exit_code("topics", "-s", str(settings_file)) == 0
 
     assert "!!" not in capsys.readouterr().out
+
+
+@pytest.mark.broker
+def test_what_merely_differs_can_be_left_out_of_the_exit_code(
+    settings_file: Path,
+    broker: str,
+    topic_prefix: str,
+    create_topics: CreateTopics,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    asyncio.run(create_topics(broker, {f"{topic_prefix}-outcomes": 1}))  # type: ignore[arg-type]
+    look_only = ("topics", "-s", str(settings_file), "--missing-only")
+    assert exit_code(*look_only, "--create") == 1  # for want of the events topic
+
+    asyncio.run(create_topics(broker, {f"{topic_prefix}-events": 1}))  # type: ignore[arg-type]
+    capsys.readouterr()
+
+    assert exit_code(*look_only) == 0
+    assert f"{topic_prefix}-outcomes: partitions is 1, where 3 or more is needed" in capsys.readouterr().out
+    assert exit_code("topics", "-s", str(settings_file)) == 1
 
 
 async def known(broker: str, name: str) -> TopicState:

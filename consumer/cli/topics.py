@@ -61,15 +61,22 @@ def topics(
             callback=_principal,
             help="With --acls: whom the rights are granted to.",
             metavar="TYPE:NAME",
-            show_default=PRINCIPAL,
+            show_default=f"User: and kafka.security.username; without one {PRINCIPAL}",
         ),
     ] = None,
+    missing_only: Annotated[
+        bool,
+        typer.Option(
+            "--missing-only",
+            help="Only a topic that is missing makes it exit with 1; what differs is told all the same.",
+        ),
+    ] = False,
     format: FormatOption = Format.TABLE,  # noqa: A002  # as the option is called
 ) -> None:
     """Checks the topics that the service needs, and creates those of its own that are missing.
 
     Events topics are only looked for. Exits 0 when all is as recommended, 1 when something is
-    missing or differs. It needs the rights Describe and DescribeConfigs on all of them, and with
+    missing or differs; with --missing-only a difference is no reason. It needs the rights Describe and DescribeConfigs on all of them, and with
     --create also Create. Of the settings it reads kafka, retries and guarantee; for --plan and
     --acls no secret or certificate has to be there.
     """
@@ -84,6 +91,8 @@ def topics(
         raise typer.BadParameter(
             f"it asks no Kafka, and prints topics only; leave out {other}", param_hint="--plan"
         )
+    if missing_only and (plan or acls):
+        raise typer.BadParameter("it goes with a look at Kafka", param_hint="--missing-only")
     chosen = load_settings(settings, needed=RIGHTS_DEPEND_ON if acls or plan else TOPICS_DEPEND_ON)
     if plan:
         _print_plan(wanted.plan(chosen), wanted.tool_options(chosen), format)
@@ -92,12 +101,14 @@ def topics(
         needed = {"run": wanted.rights(chosen), "topics": wanted.command_rights(chosen, create=create)}
         if replay:
             needed["replay"] = wanted.replay_rights(chosen)
-        _print_rights(needed, wanted.tool_options(chosen), principal or PRINCIPAL, format)
+        username = chosen.kafka.security.username
+        ours = PRINCIPAL if username is None else f"User:{username}"
+        _print_rights(needed, wanted.tool_options(chosen), principal or ours, format)
         return
     keep_logs_quiet()
     created, findings = _look(chosen, create=create)
     _print_findings(created, findings, format)
-    if not all(finding.fine for finding in findings):
+    if any(finding.missing if missing_only else not finding.fine for finding in findings):
         raise typer.Exit(1)
 
 
