@@ -19,7 +19,7 @@ import yaml
 from consumer import rulebook
 from consumer.settings import Settings, load_settings
 from consumer.settings import schema_text as settings_schema_text
-from consumer.topics import plan, rights
+from consumer.topics import Right, command_rights, plan, replay_rights, rights
 
 ROOT = Path(__file__).parents[1]
 CHART = ROOT / "helm/charging-coupon-consumer"
@@ -306,20 +306,43 @@ def test_strimzis_topics_are_those_of_the_service(tmp_path: Path) -> None:
 @pytest.mark.parametrize("guarantee", ["exactly_once", "at_least_once"])
 def test_strimzis_user_has_exactly_the_rights_that_the_service_needs(guarantee: str, tmp_path: Path) -> None:
     documents = rendered(CHART / "ci/strimzi-values.yaml", "--set", f"settings.guarantee={guarantee}")
+
+    assert strimzis_rights(documents) == as_strimzi_writes(rights(settings_of(documents, tmp_path)))
+
+
+@needs_helm
+def test_strimzis_user_can_be_given_the_rights_of_the_runbooks_commands(tmp_path: Path) -> None:
+    operator = "topics.strimzi.user.operator=true"
+    documents = rendered(CHART / "ci/strimzi-values.yaml", "--set", operator)
+    settings = settings_of(documents, tmp_path)
+    of_commands = [*replay_rights(settings), *command_rights(settings, create=False)]
+    looked_up = Right("topic", settings.kafka.topics.outcomes, ("Read", "Describe"), "outcomes are read")
+
+    wanted = as_strimzi_writes([*rights(settings), *of_commands, looked_up])
+    replays = {each for each in wanted if each[1].endswith("/replay")}
+    assert strimzis_rights(documents) == wanted - replays  # they are the service's own, which go by the prefix
+
+
+def strimzis_rights(documents: list[dict[str, Any]]) -> set[tuple[str, ...]]:
+    """Resource, its name, how that is meant, operation."""
     (user,) = kinds(documents, "KafkaUser")
-    found = {
-        (acl["resource"]["type"], acl["resource"]["name"], acl["resource"]["patternType"], *acl["operations"])
+    return {
+        (*(acl["resource"][each] for each in ("type", "name", "patternType")), operation)
         for acl in user["spec"]["authorization"]["acls"]
+        for operation in acl["operations"]
     }
 
-    assert found == {
+
+def as_strimzi_writes(needed: list[Right]) -> set[tuple[str, ...]]:
+    return {
         (
             right.resource.replace("transactional-id", "transactionalId"),
             right.name,
             "prefix" if right.prefixed else "literal",
-            *right.operations,
+            operation,
         )
-        for right in rights(settings_of(documents, tmp_path))
+        for right in needed
+        for operation in right.operations
     }
 
 

@@ -58,6 +58,10 @@ annotations:
 {{- $image := .Values.image -}}
 {{- $repository := required "image.repository: say where the image is that you built, such as registry.example.com/charging-coupon" $image.repository -}}
 {{- $registry := default $image.registry .Values.global.imageRegistry -}}
+{{- $host := first (splitList "/" $repository) -}}
+{{- if and $registry (contains "/" $repository) (or (regexMatch "[.:]" $host) (eq $host "localhost")) -}}
+{{- fail (printf "image.repository: %q begins with a registry, and so does what image.registry or global.imageRegistry puts before it, %q; write the path alone, such as %s" $repository $registry (trimPrefix (printf "%s/" $host) $repository)) -}}
+{{- end -}}
 {{- with $registry }}{{ . }}/{{ end -}}
 {{- $repository -}}
 {{- if $image.digest }}@{{ $image.digest }}{{ else }}:{{ default .Chart.AppVersion $image.tag }}{{ end -}}
@@ -130,11 +134,47 @@ http://{{ include "charging-coupon-consumer.fullname" . }}-sandbox:8088/gate/1.0
 {{- end -}}
 {{- end -}}
 
+{{/* What the way to Kafka lacks, or a secret that stands where its name belongs: it would be in a ConfigMap. */}}
+{{- define "charging-coupon-consumer.security" -}}
+{{- $gateway := default (dict) .Values.settings.gateway -}}
+{{- $security := default (dict) (default (dict) .Values.settings.kafka).security -}}
+{{- $oauth := default (dict) $security.oauth -}}
+{{- $named := dict "kafka.security.password" $security.password "kafka.security.key_password" $security.key_password -}}
+{{- $_ := set $named "kafka.security.oauth.client_secret" $oauth.client_secret -}}
+{{- $_ := set $named "gateway.key_password" $gateway.key_password -}}
+{{- $_ := set $named "gateway.proxy_credentials" $gateway.proxy_credentials -}}
+{{- range $setting, $name := $named -}}
+{{- /* the name of a Secret's key, and not what a generator of passwords makes; the text is not repeated */ -}}
+{{- if and $name (or (not (regexMatch "^[-._a-zA-Z0-9]+$" $name)) (and (regexMatch "[A-Z]" $name) (regexMatch "[0-9]" $name))) -}}
+{{- fail (printf "settings.%s: names a secret, and this is no name such as kafka_password; write the secret's text into existingSecret, under a key, and here the key" $setting) -}}
+{{- end -}}
+{{- end -}}
+{{- $elsewhere := false -}}
+{{- range .Values.extraEnv }}{{ if hasPrefix "CHARGING_COUPON__KAFKA__SECURITY__" .name }}{{ $elsewhere = true }}{{ end }}{{ end -}}
+{{- if not $elsewhere -}}
+{{- $protocol := default "plaintext" $security.protocol -}}
+{{- if not (hasPrefix "sasl_" $protocol) -}}
+{{- range $name := list "mechanism" "username" -}}
+{{- if get $security $name -}}
+{{- fail (printf "settings.kafka.security.%s: is set, but kafka.security.protocol is %s; set that to sasl_ssl or sasl_plaintext, or leave this out" $name $protocol) -}}
+{{- end -}}
+{{- end -}}
+{{- else if not $security.mechanism -}}
+{{- fail (printf "settings.kafka.security.mechanism: kafka.security.protocol is %s; say what the brokers offer: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER" $protocol) -}}
+{{- else if and (ne $security.mechanism "OAUTHBEARER") (not $security.username) -}}
+{{- fail (printf "settings.kafka.security.username: %s needs it; name our Kafka user" $security.mechanism) -}}
+{{- else if and (eq $security.mechanism "OAUTHBEARER") (eq (empty $oauth.token_file) (empty $oauth.token_url)) -}}
+{{- fail "settings.kafka.security.oauth: say where the token comes from, in one of token_file and token_url" -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* The settings file. */}}
 {{- define "charging-coupon-consumer.settings" -}}
 {{- if not (include "charging-coupon-consumer.setting" (dict "top" . "path" "kafka.bootstrap_servers" "default" "")) -}}
 {{- fail "settings.kafka.bootstrap_servers: say where Kafka is, such as --set settings.kafka.bootstrap_servers={kafka-1:9092}" -}}
 {{- end -}}
+{{- include "charging-coupon-consumer.security" . -}}
 {{- $ours := dict "rules" "/etc/charging-coupon/rules" "secrets_dir" "/etc/charging-coupon/secrets" -}}
 {{- if .Values.sandbox.enabled -}}
 {{- $_ := set $ours "gateway" (dict "url" (include "charging-coupon-consumer.sandboxUrl" .)) -}}
