@@ -56,6 +56,17 @@ class Telling(StrEnum):
 TellingOption = Annotated[Telling, typer.Option("--format", help="For people, or for machines.")]
 
 
+RuleFilter = Annotated[
+    list[str] | None, typer.Option("--rule", help="Only those that this rule decided.", metavar="NAME")
+]
+AccountFilter = Annotated[
+    list[str] | None, typer.Option("--account", help="Only of this account.", metavar="NAME")
+]
+SINCE = "Only decided from then on: 2026-03-01T00:00:00+08:00, or 2h for two hours ago."
+UntilOption = Annotated[
+    str | None, typer.Option("--until", help="Only decided before then; likewise.", metavar="TIME")
+]
+
 ANY_OF_THEM = "May be repeated: any of them."
 _CODE = re.compile(r"(?!\d?xx)(?=.*\d)[\w.-]{1,32}", re.ASCII)
 """The platform writes digits; of another code it says something, too."""

@@ -12,10 +12,14 @@ import typer
 
 from consumer.cli.common import (
     ANY_OF_THEM,
+    SINCE,
+    AccountFilter,
     RevealOption,
+    RuleFilter,
     SettingsFile,
     Telling,
     TellingOption,
+    UntilOption,
     codes_that_are_none,
     known_names,
     print_table,
@@ -69,21 +73,17 @@ def outcomes(
     lot: Annotated[
         list[str] | None, typer.Option(help="Only of this lot: its api_store_code.", metavar="CODE")
     ] = None,
-    rule: Annotated[
-        list[str] | None, typer.Option(help="Only those that this rule decided.", metavar="NAME")
-    ] = None,
-    account: Annotated[list[str] | None, typer.Option(help="Only of this account.", metavar="NAME")] = None,
+    rule: RuleFilter = None,
+    account: AccountFilter = None,
     since: Annotated[
         str | None,
         typer.Option(
-            help="Only decided from then on: 2026-03-01T00:00:00+08:00, or 2h for two hours ago.",
+            help=SINCE,
             metavar="TIME",
             show_default="1d",
         ),
     ] = None,
-    until: Annotated[
-        str | None, typer.Option(help="Only decided before then; likewise.", metavar="TIME")
-    ] = None,
+    until: UntilOption = None,
     rows: Annotated[
         int | None,
         typer.Option(min=0, help="Show the latest so many.", show_default=f"{ROWS}; all as JSON"),

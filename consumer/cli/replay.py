@@ -9,10 +9,14 @@ import typer
 
 from consumer.cli.common import (
     ANY_OF_THEM,
+    SINCE,
+    AccountFilter,
     Format,
     FormatOption,
     RevealOption,
+    RuleFilter,
     SettingsFile,
+    UntilOption,
     codes_that_are_none,
     known_names,
     place_text,
@@ -49,10 +53,8 @@ def replay(
     code: Annotated[
         list[str] | None, typer.Option(help="Only of this last code of the platform.", metavar="CODE")
     ] = None,
-    rule: Annotated[
-        list[str] | None, typer.Option(help="Only those that this rule decided.", metavar="NAME")
-    ] = None,
-    account: Annotated[list[str] | None, typer.Option(help="Only of this account.", metavar="NAME")] = None,
+    rule: RuleFilter = None,
+    account: AccountFilter = None,
     order: Annotated[
         list[str] | None, typer.Option(help="Only of this order number.", metavar="ORDER")
     ] = None,
@@ -66,13 +68,11 @@ def replay(
     since: Annotated[
         str | None,
         typer.Option(
-            help="Only decided from then on: 2026-03-01T00:00:00+08:00, or 2h for two hours ago.",
+            help=SINCE,
             metavar="TIME",
         ),
     ] = None,
-    until: Annotated[
-        str | None, typer.Option(help="Only decided before then; likewise.", metavar="TIME")
-    ] = None,
+    until: UntilOption = None,
     topic: Annotated[
         list[str] | None, typer.Option(help="Only of events of this topic.", metavar="NAME")
     ] = None,
