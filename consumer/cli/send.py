@@ -183,11 +183,11 @@ def _shown(
     events: Sequence[_Sendable],
     key: str | None,
 ) -> Iterator[str]:
-    from consumer.core.inquiry import masked
+    from consumer.core.outcomes import with_plates_masked
 
     size = sum(len(event.value) for event in events)
     first = events[0].key
-    example = "" if first is None else f", such as {masked(first.decode(), None)}"
+    example = "" if first is None else f", such as {with_plates_masked(first.decode())}"
     yield f"Kafka   {', '.join(settings.kafka.bootstrap_servers)}"
     yield f"topic   {where}"
     yield f"events  {len(events)} from {file}, {size} bytes"

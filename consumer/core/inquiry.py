@@ -9,8 +9,7 @@ from typing import Any
 
 from consumer.core.events import Order, Record, RetryContext
 from consumer.core.headers import own_texts
-from consumer.core.outcomes import LIKE_A_PLATE
-from consumer.core.plates import mask
+from consumer.core.outcomes import with_plates_masked
 from consumer.core.rules import RuleBook
 from consumer.core.templates import text_of
 
@@ -219,5 +218,4 @@ def masked(found: Any, plate: object) -> Any:
         return [masked(value, plate) for value in found]
     if not isinstance(found, str):
         return found
-    text = found.replace(plate, mask(plate)) if isinstance(plate, str) and plate else found
-    return LIKE_A_PLATE.sub(lambda match: mask(match[0]), text)
+    return with_plates_masked(found, [plate] if isinstance(plate, str) else [])

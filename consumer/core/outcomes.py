@@ -28,7 +28,7 @@ from consumer.core.events import (
     Wait,
 )
 from consumer.core.headers import Header, event_headers, own_headers, retry_headers
-from consumer.core.plates import DOTS
+from consumer.core.plates import DOTS, mask
 from consumer.core.values import value
 
 CE_TYPE = "charging-coupon.outcome.v1"
@@ -550,6 +550,13 @@ def _may_hold(text: str, plate: str) -> bool:
 def without_plates(text: str) -> str:
     """The text with all that looks like a plate taken out, rather too much than too little."""
     return LIKE_A_PLATE.sub(_HIDDEN, text)
+
+
+def with_plates_masked(text: str, known: Iterable[str] = ()) -> str:
+    """For who may know a plate's ends: these ones, and whatever looks like one. A plate comes before what it holds."""
+    for plate in known:
+        text = text.replace(plate, mask(plate)) if plate else text
+    return LIKE_A_PLATE.sub(lambda match: mask(match[0]), text)
 
 
 def _cut(text: str | None, length: int) -> str | None:

@@ -6,10 +6,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from consumer.core import plates
 from consumer.core.coupons import CouponRequest
 from consumer.core.events import Coordinates, Order, Record
-from consumer.core.outcomes import LIKE_A_PLATE, Finding, Reason
+from consumer.core.outcomes import Finding, Reason, with_plates_masked
 from consumer.core.rules import RuleBook
 from consumer.core.sources import Source
 from consumer.core.templates import text_of
@@ -57,7 +56,14 @@ def differences_of(
         plate = str((item.values or {}).get("plate") or "")
         which = f"[{item.index}]" if wanted > 1 else ""
         for name, found, needed in _differences(expected, item, plan):
-            texts = (found, needed) if reveal else (masked(found, plate), masked(needed, plate))
+            texts = (
+                (found, needed)
+                if reveal
+                else (
+                    with_plates_masked(found, [plate]),
+                    with_plates_masked(needed, [plate]),
+                )
+            )
             if texts[0] == texts[1]:
                 texts = (f"{texts[0]} (another plate: see --reveal)", texts[1])
             yield _difference(f"{name}{which}", *texts)
@@ -71,12 +77,6 @@ def _difference(name: str, found: str, expected: str) -> Difference:
 
 
 _LONGEST = 60
-
-
-def masked(text: str, plate: str) -> str:
-    """Without this plate, and without others."""
-    text = text.replace(plate, plates.mask(plate)) if plate else text
-    return LIKE_A_PLATE.sub(lambda match: plates.mask(match[0]), text)
 
 
 def event_bytes(event: object) -> bytes:

@@ -12,11 +12,10 @@ from typing import NamedTuple
 
 from consumer.core.coupons import CouponRequest, is_metadata
 from consumer.core.events import Order, Record
-from consumer.core.outcomes import Finding
+from consumer.core.outcomes import Finding, with_plates_masked
 from consumer.core.rules import RuleBook
 from consumer.core.sources import Source
 from consumer.core.templates import text_of
-from consumer.rulebook.cases import masked
 
 REQUEST, SHADOW = "request", "shadow"
 _MOST_VALUES = 6
@@ -306,7 +305,7 @@ def masker(plate: str, *, reveal: bool) -> Callable[[str], str]:
 
     def mask(text: str) -> str:
         text = "".join(character if character.isprintable() else "?" for character in text)
-        return text if reveal else masked(text, plate)
+        return text if reveal else with_plates_masked(text, [plate])
 
     return mask
 

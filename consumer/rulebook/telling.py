@@ -7,10 +7,9 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from urllib.parse import urlencode
 
-from consumer.core import plates
 from consumer.core.coupons import CouponRequest
 from consumer.core.events import Value
-from consumer.core.outcomes import LIKE_A_PLATE, Finding
+from consumer.core.outcomes import Finding, with_plates_masked
 from consumer.core.signing import sign, signature_base
 from consumer.rulebook.cases import event_bytes
 from consumer.rulebook.explanation import Explanation, FieldReading, OrderReading, RuleReading
@@ -48,13 +47,7 @@ def mask_of(explanation: Explanation, *, reveal: bool) -> Mask:
                 found |= {str(text).strip() for text in (field.value, field.raw) if text is not None}
     found.discard("")
     longest_first = sorted(found, key=len, reverse=True)
-
-    def masked(text: str) -> str:
-        for plate in longest_first:
-            text = text.replace(plate, plates.mask(plate))
-        return LIKE_A_PLATE.sub(lambda match: plates.mask(match[0]), text)
-
-    return masked
+    return lambda text: with_plates_masked(text, longest_first)
 
 
 # -- For people ---------------------------------------------------------------------------------------
