@@ -141,9 +141,6 @@ class Bench:
         self.folder = folder
         self.runs = 0
         self._topics: set[str] = set()
-        stations = ["id,api_store_code,zone,name"]
-        stations += [f"SZ-{n:06},store-{n},Asia/Shanghai,充电站 {n}" for n in range(STATIONS)]
-        (folder / "stations.csv").write_text("\n".join(stations), "utf-8")
 
     async def prepare(self, load: Load) -> tuple[str, str]:
         """The events of a load, once; a new outcome topic, and the name of a group."""
@@ -172,9 +169,7 @@ class Bench:
 
     def service(self, load: Load, group: str, events: str, url: str) -> list[str]:
         """The command that runs a member, with files as users have them."""
-        rules = self.folder / f"rules-{load.rules}.yaml"
-        if not rules.exists():
-            rules.write_text("\n".join(_rules(load.rules)), "utf-8")
+        rules = write_rules(self.folder, load.rules)
         settings = self.folder / f"{group}.yaml"
         settings.write_text(
             f"""
@@ -209,6 +204,17 @@ log: {{format: json}}
 
 
 SECRET = "a secret of no platform"
+
+
+def write_rules(folder: Path, count: int) -> Path:
+    """A rules file, and the stations that it names."""
+    rules = folder / f"rules-{count}.yaml"
+    if not rules.exists():
+        stations = ["id,api_store_code,zone,name"]
+        stations += [f"SZ-{n:06},store-{n},Asia/Shanghai,充电站 {n}" for n in range(STATIONS)]
+        (folder / "stations.csv").write_text("\n".join(stations), "utf-8")
+        rules.write_text("\n".join(_rules(count)), "utf-8")
+    return rules
 
 
 def _rules(count: int) -> Iterable[str]:

@@ -1,0 +1,145 @@
+"""What each stage of an event's way costs by itself, with no I/O and nobody else: `python -m tests.bench.stages`.
+
+The events and rules are those of `pipeline`. Microseconds of CPU an event, the best of several rounds in turn. In the
+service, with caches shared by everything else that goes on, each costs about twice as much; what is dear here is dear there.
+"""
+
+import argparse
+import asyncio
+import gc
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from consumer import rulebook
+from consumer.core.coupons import CouponRequest
+from consumer.core.events import Coordinates, Order, Record
+from consumer.core.outcomes import OutcomeContext, Resolution
+from consumer.core.replies import Answered, AttemptEnd
+from consumer.core.retries import RetryPolicy
+from consumer.core.signing import encode_form
+from consumer.delivery import Delivery
+from consumer.flow import Flow
+from consumer.ledger import Encoder
+from consumer.metrics import Metrics
+from tests.bench.pipeline import Load, write_rules
+from tests.bench.platform import GRANT
+
+NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
+TIMESTAMP_MS = 1_795_608_000_000
+REPLY = (GRANT % (1, 1)).encode()
+
+
+class Platform:
+    """Answers at once."""
+
+    async def post(self, _url: str, _body: bytes) -> AttemptEnd:
+        return Answered(200, REPLY)
+
+
+def records(load: Load) -> list[Record]:
+    found = []
+    for number in range(load.events):
+        at, key, value = load.event(number)
+        found.append(Record(Coordinates("charging-completed", at, number), TIMESTAMP_MS, key, value))
+    return found
+
+
+def stages(  # noqa: C901  # a list of loops
+    load: Load, folder: Path
+) -> dict[str, Callable[[], Awaitable[None]]]:
+    """Each goes over all events once, with what the one before it made of them."""
+    book = rulebook.load(write_rules(folder, load.rules))
+    metrics = Metrics(CollectorRegistry())
+    flow = Flow(max_in_flight=load.in_flight, accounts=book.accounts, metrics=metrics)
+    secrets = {"main": "a secret of no platform"}
+    delivery = Delivery(
+        rules=lambda: book,
+        flow=flow,
+        gateway=Platform(),
+        secrets=secrets,
+        policy=RetryPolicy(),
+        url="http://127.0.0.1:1/",
+        metrics=metrics,
+        clock=lambda: datetime.now(UTC),
+    )
+    encoder = Encoder("outcomes", "letters", OutcomeContext("a-cluster-of-no-use-x"))
+    events = records(load)
+    source = book.source_for("charging-completed")
+    assert source is not None
+    orders: list[Order] = []
+    requests: list[CouponRequest] = []
+    resolutions: list[Resolution] = []
+
+    async def opened() -> None:
+        for record in events:
+            source.envelope.open(record)
+
+    async def read() -> None:
+        orders[:] = [item for record in events for item in book.read(record, NOW) if isinstance(item, Order)]
+
+    async def plan() -> None:
+        requests[:] = [found for order in orders if isinstance(found := book.plan(order), CouponRequest)]
+
+    async def sign() -> None:
+        for request in requests:
+            encode_form(request.parameters, "a secret of no platform")
+
+    async def classify() -> None:
+        for _ in events:
+            book.replies.classify(Answered(200, REPLY), NOW)
+
+    async def deliver() -> None:
+        resolutions[:] = [each for record in events for each in await delivery.deliver(record)]
+
+    async def encode() -> None:
+        for resolution in resolutions:
+            encoder.encode(resolution)
+
+    return {
+        "open": opened,
+        "open and read": read,
+        "plan": plan,
+        "sign and encode": sign,
+        "classify": classify,
+        "deliver, all of the above": deliver,
+        "encode the outcome": encode,
+    }
+
+
+async def measure(load: Load, rounds: int, only: str | None) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        found = stages(load, Path(folder))
+        for stage in found.values():
+            await stage()
+        gc.collect()
+        gc.freeze()
+        best = dict.fromkeys(found, float("inf"))
+        for _ in range(rounds):
+            for name, stage in found.items():
+                if only is not None and only not in name:
+                    continue
+                began = time.process_time()
+                await stage()
+                best[name] = min(best[name], (time.process_time() - began) / load.events * 1e6)
+    for name, each in best.items():
+        if each != float("inf"):
+            print(f"{name:>28}  {each:6.2f} us")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--events", type=int, default=3000)
+    parser.add_argument("--rules", type=int, default=10)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--only", help="stages whose name holds this")
+    chosen = parser.parse_args()
+    asyncio.run(measure(Load(events=chosen.events, rules=chosen.rules), chosen.rounds, chosen.only))
+
+
+if __name__ == "__main__":
+    main()
