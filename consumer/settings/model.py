@@ -202,7 +202,8 @@ class Kafka(Group):
     """Largest record that the brokers take (their `message.max.bytes`), in bytes. Default 1000000."""
 
     compression: Literal["gzip", "snappy", "lz4", "zstd", "none"] = "lz4"
-    """Compression of what is written. Default `lz4`: cheap, and outcomes repeat themselves."""
+    """Compression of what is written. Default `lz4`: the cheapest that outcomes, which repeat themselves, gain much
+from. `zstd` takes half of its room, and 1 us more for each outcome."""
 
 
 class Gateway(Group):

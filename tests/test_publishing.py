@@ -1,0 +1,44 @@
+"""How records are put into batches, before anything is sent."""
+
+from typing import cast
+
+import cramjam
+import pytest
+
+from consumer.link import KafkaLink, Outgoing, TopicPartition
+from consumer.publishing import Publisher
+
+BATCH_HEAD = 61
+"""Bytes before a batch's records (https://kafka.apache.org/documentation/#recordbatch)."""
+
+
+class OnePartition:
+    """A link that knows no more."""
+
+    def partition_count(self, topic: str) -> int:
+        return 1
+
+
+def batch_of(records: list[Outgoing], compression: str) -> bytes:
+    publisher = Publisher(cast("KafkaLink", OnePartition()), compression=compression)
+    (batch,) = publisher.batches(records, range(len(records)))[TopicPartition("outcomes", 0)]
+    return bytes(batch.builder.build())
+
+
+def outcomes() -> list[Outgoing]:
+    values = (b'{"outcome":"granted","order_id":"%d","seqno":"%x"}' % (n * 7919, n * n) for n in range(200))
+    return [Outgoing("outcomes", b"key", value, [], 1_700_000_000_000) for value in values]
+
+
+def test_lz4_is_used_at_the_level_that_costs_least() -> None:
+    plain, packed = batch_of(outcomes(), "none"), batch_of(outcomes(), "lz4")
+    fastest = cramjam.lz4.Compressor(level=1, content_checksum=False, block_linked=False)
+    fastest.compress(plain[BATCH_HEAD:])
+
+    assert packed[BATCH_HEAD:] == bytes(fastest.finish())
+    assert len(packed) < len(plain) / 2
+
+
+@pytest.mark.parametrize("compression", ["gzip", "zstd"])
+def test_who_wants_it_smaller_gets_it_smaller(compression: str) -> None:
+    assert len(batch_of(outcomes(), compression)) < len(batch_of(outcomes(), "lz4"))
