@@ -18,12 +18,21 @@ from typing import Protocol
 
 from consumer.core.coupons import CouponRequest
 from consumer.core.errors import ConfigurationError, Problem
-from consumer.core.events import NO_ATTEMPTS, NO_WORDS, Attempts, Order, Record, Wait
+from consumer.core.events import (
+    NO_ATTEMPTS,
+    NO_WORDS,
+    Attempts,
+    GatewayWords,
+    Order,
+    Record,
+    RetryContext,
+    Wait,
+)
 from consumer.core.outcomes import Finding, Later, Outcome, Reason, Resolution
-from consumer.core.replies import Answered, AttemptEnd, NotSent, Reply, ReplyTable, Then
+from consumer.core.replies import Answered, AttemptEnd, NoAnswer, Reply, ReplyTable, Then
 from consumer.core.retries import (
+    DONE,
     Again,
-    Done,
     NextStep,
     RetryBudget,
     RetryPolicy,
@@ -107,25 +116,34 @@ class KeyedOrder:
     """
 
     def __init__(self) -> None:
-        self._queues: dict[Hashable, deque[Place]] = {}
+        # Most keys have one place, and need no queue of their own.
+        self._queues: dict[Hashable, Place | deque[Place]] = {}
 
     def __len__(self) -> int:
-        """Keys with a queue; the memory of a key ends with its queue."""
+        """Keys with a place; the memory of a key ends with its last one."""
         return len(self._queues)
 
     def enter(self, *keys: Hashable) -> "Place":
-        """Take a place at the end of each key's queue, at once."""
-        place = Place(self, tuple(dict.fromkeys(keys)))
-        for key in place.keys:
-            queue = self._queues.setdefault(key, deque())
-            place.behind += bool(queue)
+        """Take a place at the end of each key's queue, at once; no two of the keys are equal."""
+        place = Place(self, keys)
+        for key in keys:
+            queue = self._queues.setdefault(key, place)
+            if queue is place:
+                continue
+            if isinstance(queue, Place):
+                queue = self._queues[key] = deque((queue,))
             queue.append(place)
+            place.behind += 1
         return place
 
     def leave(self, place: "Place") -> None:
         """Let the next ones move up; the place may be first, waiting, or gone already."""
         for key in place.keys:
             queue = self._queues[key]
+            if queue is place:
+                del self._queues[key]
+                continue
+            assert isinstance(queue, deque), "another place is in it, too"
             if queue[0] is not place:
                 queue.remove(place)
                 continue
@@ -169,6 +187,9 @@ class Place:
     def leave(self) -> None:
         """Give the place up. A second time does nothing."""
         self._owner.leave(self)
+
+
+NOWHERE = KeyedOrder().enter()
 
 
 class Delivery:
@@ -251,114 +272,97 @@ class Delivery:
         It leaves when all the record's orders have ended, and none keeps its place.
         """
         rules = self._rules()  # one rule book for the whole record, whatever is loaded meanwhile
-        began_at = self._clock()
-        progress = _Progress(calls=None if self._tracer is None else [])
+        whole = _RecordDelivery(record, self._clock(), None if self._tracer is None else [])
         resolutions: list[Resolution] = []
         deliveries: list[_OrderDelivery] = []
         try:
-            for item in rules.read(record, began_at):
-                planned = self._plan(rules, record, item, progress)
+            for item in rules.read(record, whole.began_at):
+                planned = self._plan(whole, item, rules, whole.began_at)
                 if isinstance(planned, Resolution):
                     resolutions.append(planned)
                 else:
+                    planned.place = self._place_of(planned.order)
                     deliveries.append(planned)
             # Up to here nothing was awaited: see the class.
             if len(deliveries) == 1:
                 resolutions.append(await self._deliver_order(deliveries[0]))
             elif deliveries:
-                # All of them end before an exception of one goes on: none is left calling unwatched.
-                ends = await asyncio.gather(*map(self._deliver_order, deliveries), return_exceptions=True)
-                for end in ends:
-                    if isinstance(end, BaseException):
-                        raise end
-                    resolutions.append(end)
+                resolutions += await self._deliver_orders(deliveries)
         finally:
             for delivery in deliveries:
-                delivery.place.leave()
-            if progress.begun:
-                self._begun -= 1
-                if not self._begun:
-                    self._quiet.set()
-        resolved = tuple(sorted(resolutions, key=lambda resolution: resolution.index))
-        return (
-            resolved if progress.calls is None else self._traced(record, began_at, resolved, progress.calls)
-        )
+                self._keys.leave(delivery.place)
+            if whole.begun:
+                self._ended_one()
+        if len(resolutions) > 1:
+            resolutions.sort(key=lambda resolution: resolution.index)
+        return tuple(resolutions) if whole.calls is None else self._traced(whole, resolutions)
 
-    def _traced(
-        self,
-        record: Record,
-        began_at: datetime,
-        resolutions: tuple[Resolution, ...],
-        calls: Sequence[TracedCall],
-    ) -> tuple[Resolution, ...]:
+    def _ended_one(self) -> None:
+        self._begun -= 1
+        if not self._begun:
+            self._quiet.set()
+
+    def _traced(self, whole: "_RecordDelivery", resolutions: Sequence[Resolution]) -> tuple[Resolution, ...]:
         assert self._tracer is not None, "else no calls are noted"
-        return self._tracer.tell(record, began_at, resolutions, calls)
+        return self._tracer.tell(whole.record, whole.began_at, resolutions, whole.calls or ())
 
     def _plan(
-        self,
-        rules: Rules,
-        record: Record,
-        item: Order | Finding,
-        progress: "_Progress",
-        place: Place | None = None,
+        self, whole: "_RecordDelivery", item: Order | Finding, rules: Rules, now: datetime
     ) -> "Resolution | _OrderDelivery":
+        """An end, or an order that can be delivered; it has no place yet."""
         if isinstance(item, Finding):
-            return self._found(rules, record, item)
+            return self._found(rules, whole.record, item, now)
         plan = rules.plan(item)
         if isinstance(plan, Finding):
-            return self._found(rules, record, plan, item)
-        base = Resolution(
-            record=record,
-            index=item.index,
-            outcome=Outcome.SHADOW,
-            decided_at=self._clock(),
-            source=item.source,
-            rule=plan.rule,
-            account=plan.account,
-            rules_hash=rules.hash,
-            values=item.values,
-            suspicions=item.suspicions,
-            parameters=plan.parameters,
-            metadata=plan.metadata,
-        )
+            return self._found(rules, whole.record, plan, now, item)
+        context = whole.record.retry
+        attempts = NO_ATTEMPTS if context is None else context.attempts
+        ambiguous = whole.record.maybe_sent or attempts.ambiguous
+        delivery = _OrderDelivery(whole, item, plan, rules, rules, attempts, ambiguous)
         if plan.shadow:
-            return base
-        too_late = self._too_late(rules, base, item)
-        if too_late is not None:
-            return too_late
-        secret_name = rules.accounts[plan.account].secret
-        self._secret(plan.account, secret_name)  # a missing one is found before a place is taken
-        place = place or self._keys.enter(("plate", item.plate), ("event_id", item.event_id))
-        return _OrderDelivery(base, item, plan, secret_name, rules, rules, place, progress)
+            return delivery.resolution(Outcome.SHADOW, now)
+        if context is not None:
+            delivery.excused = excused_seconds(context, now)
+            too_late = self._too_late(delivery, context, now)
+            if too_late is not None:
+                return too_late
+        self._secret(delivery)  # a missing one is found before a place is taken
+        return delivery
 
-    def _too_late(self, rules: Rules, base: Resolution, order: Order) -> Resolution | None:
+    def _place_of(self, order: Order) -> Place:
+        """Should one order's event_id be another one's plate, they wait for each other, and nothing else comes of it."""
+        plate, event_id = order.plate, order.event_id
+        return self._keys.enter(plate, event_id) if plate != event_id else self._keys.enter(plate)
+
+    def _too_late(
+        self, delivery: "_OrderDelivery", context: RetryContext, now: datetime
+    ) -> Resolution | None:
         """An order whose deadline passed in a retry topic (the service was away): its last reply is its end."""
-        context = base.record.retry
-        if context is None or not context.attempts.count:
+        if not context.attempts.count:
             return None
-        row = rules.replies.rows.get(context.label) or rules.replies.rows["other"]
-        excused = excused_seconds(context, base.decided_at)
-        deadline = _deadline(rules, order, base.record, context.label, excused)
-        if deadline is None or base.decided_at <= deadline:
+        rows = delivery.rules.replies.rows
+        row = rows.get(context.label) or rows["other"]
+        record, order = delivery.whole.record, delivery.order
+        deadline = _deadline(delivery.rules, order, record, context.label, delivery.excused)
+        if deadline is None or now <= deadline:
             return None
-        attempts = replace(
-            context.attempts, ambiguous=context.attempts.ambiguous and row.outcome is not Outcome.GRANTED
-        )
-        return replace(
-            base,
-            outcome=row.outcome,
+        if row.outcome is Outcome.GRANTED:
+            delivery.ambiguous = False
+        return delivery.resolution(
+            row.outcome,
+            now,
             detail="its deadline passed while it waited for another attempt",
             dead_letter=row.dead_letter,
-            attempts=attempts,
+            attempts=delivery.so_far(),
             words=context.words,
             label=context.label,
         )
 
     def _found(
-        self, rules: Rules, record: Record, finding: Finding, order: Order | None = None
+        self, rules: Rules, record: Record, finding: Finding, now: datetime, order: Order | None = None
     ) -> Resolution:
         """A finding is an end of its own; what the finding does not say of a read order, the order does."""
-        context, now = record.retry, self._clock()
+        context = record.retry
         later = None
         if finding.reason is Reason.HOLD and self._policy.delays:
             later = self._policy.later(Wait.HOLD, now, context, excused=excused_seconds(context, now))
@@ -387,10 +391,12 @@ class Delivery:
             later=later,
         )
 
-    def _secret(self, account: str, name: str) -> str:
-        """Looked up for every call, so that an order which waits at the stop line meets a corrected one."""
+    def _secret(self, delivery: "_OrderDelivery") -> tuple[str, str]:
+        """Its name and itself: looked up for every call, so that an order which waits at the stop line meets a corrected one."""
+        account = delivery.request.account
+        name = delivery.rules.accounts[account].secret
         try:
-            return self._secrets[name]
+            return name, self._secrets[name]
         except KeyError:
             problem = Problem(
                 f"accounts.{account}.secret",
@@ -399,101 +405,122 @@ class Delivery:
             )
             raise ConfigurationError([problem]) from None
 
+    async def _deliver_orders(self, deliveries: "Sequence[_OrderDelivery]") -> list[Resolution]:
+        """All of them end before an exception of one goes on: none is left calling unwatched."""
+        ends = await asyncio.gather(*map(self._deliver_order, deliveries), return_exceptions=True)
+        resolutions: list[Resolution] = []
+        for end in ends:
+            if isinstance(end, BaseException):
+                raise end
+            resolutions.append(end)
+        return resolutions
+
     async def _deliver_order(self, delivery: "_OrderDelivery") -> Resolution:
         try:
-            await delivery.place.turn()
+            if delivery.place.behind:
+                await delivery.place.turn()
             return await self._call_until_last_word(delivery)
         finally:
-            delivery.place.leave()
+            self._keys.leave(delivery.place)
 
     async def _call_until_last_word(self, delivery: "_OrderDelivery") -> Resolution:
         """Attempts, with the place held throughout and a permit only while a call is under way."""
-        record = delivery.base.record
-        attempts = NO_ATTEMPTS if record.retry is None else record.retry.attempts
-        may_be_granted = record.maybe_sent or attempts.ambiguous
-        excused = excused_seconds(record.retry, delivery.base.decided_at)
-        reply: Reply | None = None
-        calls = 0
         while True:
-            if not delivery.progress.begun:
+            if not delivery.whole.begun:
                 await self._open.wait()
-            planned = self._as_of_now(delivery, attempts, may_be_granted, reply, excused)
-            if isinstance(planned, Resolution):
-                return planned
-            delivery = planned
-            async with self._flow.permit(delivery.request.account) as permit:
-                excused += permit.stopped_seconds
+            if self._rules() is not delivery.seen:
+                ended = self._look_again(delivery)
+                if ended is not None:
+                    return ended
+            call = await self._call_with_permit(delivery)
+            if isinstance(call, Resolution):
+                return call
+            if call is not None:
+                ended = await self._heed(delivery, call)
+                if ended is not None:
+                    return ended
+
+    async def _call_with_permit(self, delivery: "_OrderDelivery") -> "_Call | Resolution | None":
+        """None: what was so while it waited for its permit is not so any more."""
+        whole = delivery.whole
+        async with self._flow.permit(delivery.request.account) as permit:
+            if permit.waited:
+                delivery.excused += permit.stopped_seconds
                 if self._is_changed(delivery):
-                    continue  # while it waited for its permit
+                    return None
                 if permit.set_aside:
-                    if not delivery.progress.begun and not self._open.is_set():
-                        continue  # it is the next owner's
-                    so_far = _so_far(attempts, may_be_granted)
-                    return self._set_aside(delivery, so_far, permit.waits_for, excused, reply)
-                if not self._may_call(delivery.progress):
-                    continue  # held while it waited for its permit
-                call = await self._call(delivery, permit)
-            end, reply = call.end, call.reply
-            may_be_granted = may_be_granted or reply.ambiguous or (isinstance(end, Answered) and end.resent)
-            step = await self._next_step(delivery, call, calls + 1, excused)
-            if not isinstance(step, Stopped):
-                calls += 1
-                first_at = attempts.first_at or call.began_at
-                attempts = Attempts(attempts.count + 1, first_at, call.ended_at, call.seconds)
-            if isinstance(step, Done | Later):
-                later = step if isinstance(step, Later) else None
-                ambiguous = may_be_granted and (later is not None or reply.outcome is not Outcome.GRANTED)
-                return self._ended(delivery, end, reply, _so_far(attempts, ambiguous), later)
-            self._metrics.retries.labels(reply.label).inc()
+                    if not whole.begun and not self._open.is_set():
+                        return None  # it is the next owner's
+                    return self._set_aside(delivery, permit.waits_for)
+            if not whole.begun and not self._begin(whole):
+                return None  # held
+            return await self._call(delivery, permit)
 
     async def _call(self, delivery: "_OrderDelivery", permit: Permit) -> "_Call":
         """One request. It is encoded here, so that waiting orders keep no bodies."""
-        account = delivery.request.account
-        secret = self._secret(account, delivery.secret_name)
+        request = delivery.request
+        account = request.account
+        name, secret = self._secret(delivery)
         began_at, started = self._clock(), self._monotonic()
-        body = encode_form(delivery.request.sent(began_at), secret)
-        url = delivery.request.url or self._url
+        body = encode_form(request.sent(began_at), secret)
+        url = request.url or self._url
         end = await self._gateway.post(url, body)
-        seconds, ended_at = self._monotonic() - started, self._clock()
+        now, ended_at = self._monotonic(), self._clock()
         reply = _without(delivery.rules.replies.classify(end, ended_at), secret, delivery.order.plate)
         self._requests(account, reply.label).inc()
-        self._request_seconds(account).observe(seconds)
-        if delivery.progress.calls is not None:
-            delivery.progress.calls.append(TracedCall(delivery.order.index, url, began_at, ended_at, reply))
-        outdated = await self._was_outdated(delivery.secret_name, secret, reply)
+        self._request_seconds(account).observe(now - started)
+        self._budgets[account].note_call(now)
+        if delivery.whole.calls is not None:
+            told = TracedCall(delivery.order.index, url, began_at, ended_at, reply)
+            delivery.whole.calls.append(told)
+        outdated = reply.then is Then.STOP and await self._was_outdated(name, secret, reply)
         if not outdated:
             permit.report(reply)
-        return _Call(end, reply, began_at, ended_at, seconds, outdated)
+        return _Call(end, reply, began_at, ended_at, now - started, outdated)
 
     async def _was_outdated(self, name: str, secret: str, reply: Reply) -> bool:
         """Whether the platform refused a call for its secret, and there is another one by now."""
-        if reply.then is not Then.STOP or reply.is_redirect:
+        if reply.is_redirect:
             return False
         if self._read_again is not None and self._secrets[name] == secret:
             await self._read_again(name)
         return self._secrets[name] != secret
 
-    async def _next_step(
-        self, delivery: "_OrderDelivery", call: "_Call", calls: int, excused: float
-    ) -> NextStep:
-        """What comes after a call. `Again` comes when its time has come."""
-        record, reply, account = delivery.base.record, call.reply, delivery.request.account
+    async def _heed(self, delivery: "_OrderDelivery", call: "_Call") -> Resolution | None:
+        """What the call means for the order. None: its time has come for another one."""
+        end, reply = call.end, call.reply
+        delivery.reply = reply
+        if reply.ambiguous or (isinstance(end, Answered) and end.resent):
+            delivery.ambiguous = True
+        step: NextStep = DONE if reply.then is Then.FINAL else await self._next_step(delivery, call)
+        if not isinstance(step, Stopped):
+            delivery.calls += 1
+            before = delivery.attempts
+            first_at = before.first_at or call.began_at
+            delivery.attempts = Attempts(before.count + 1, first_at, call.ended_at, call.seconds)
+        if step is DONE:
+            return self._ended(delivery, end, reply, None)
+        if isinstance(step, Later):
+            return self._ended(delivery, end, reply, step)
+        self._metrics.retries.labels(reply.label).inc()
+        return None
+
+    async def _next_step(self, delivery: "_OrderDelivery", call: "_Call") -> NextStep:
+        """What comes after a call that is not the last one yet. `Again` comes when its time has come."""
+        record, reply, account = delivery.whole.record, call.reply, delivery.request.account
         if call.outdated:
             self._flow.probe_now(account)  # if this was the probe, it has told nothing
         now = self._monotonic()
-        if reply.then is Then.FINAL:
-            self._budgets[account].note_call(now)
-            return Done()
         decide = partial(
             next_step,
             reply,
-            calls,
+            delivery.calls + 1,
             self._policy,
             self._random(),
             now=call.ended_at,
-            deadline=_deadline(delivery.rules, delivery.order, record, reply.label, excused),
+            deadline=_deadline(delivery.rules, delivery.order, record, reply.label, delivery.excused),
             context=record.retry,
-            excused=excused,
+            excused=delivery.excused,
         )
         step = decide(in_budget=self._in_budget(account, reply, now) and self._open.is_set())
         if not isinstance(step, Again):
@@ -522,93 +549,63 @@ class Delivery:
             request.account, request.rule
         )
 
-    def _as_of_now(
-        self,
-        delivery: "_OrderDelivery",
-        attempts: Attempts,
-        ambiguous: bool,
-        reply: Reply | None,
-        excused: float,
-    ) -> "Resolution | _OrderDelivery":
-        """The order, where it is changed as if it had come back from a retry topic."""
+    def _look_again(self, delivery: "_OrderDelivery") -> Resolution | None:
+        """An order under other rules: where its account or rule is changed, as if it had come back from a retry topic."""
         if not self._is_changed(delivery):
-            return delivery
-        rules, record, order = self._rules(), delivery.base.record, delivery.order
-        items = rules.read(record, self._clock())
+            return None
+        rules, whole, order, now = self._rules(), delivery.whole, delivery.order, self._clock()
+        delivery.seen = rules
+        items = rules.read(whole.record, now)
         item = next((item for item in items if item.index == order.index), None)
         # The platform knows it by its event_id, and its turn is that of its plate: they cannot change any more.
         if not isinstance(item, Order) or (item.event_id, item.plate) != (order.event_id, order.plate):
-            return replace(delivery, seen=rules)
-        planned = self._plan(rules, record, item, delivery.progress, delivery.place)
-        if not isinstance(planned, Resolution):
-            return planned
-        later = planned.later and replace(planned.later, excused_seconds=excused)
-        planned = replace(planned, attempts=_so_far(attempts, ambiguous), later=later)
+            return None
+        planned = self._plan(whole, item, rules, now)
+        if isinstance(planned, _OrderDelivery):
+            delivery.order, delivery.request, delivery.rules = item, planned.request, rules
+            return None
+        later = planned.later and replace(planned.later, excused_seconds=delivery.excused)
+        planned = replace(planned, attempts=delivery.so_far(), later=later)
+        reply = delivery.reply
         return planned if reply is None else replace(planned, words=reply.words, label=reply.label)
 
     def _in_budget(self, account: str, reply: Reply, now: float) -> bool:
         """Whether a call that came to this may be made again within seconds."""
-        budget = self._budgets[account]
-        budget.note_call(now)
-        if not reply.in_trouble or budget.allows(now):
+        if not reply.in_trouble or self._budgets[account].allows(now):
             return True
         self._metrics.retry_budget_used_up.inc()
         return False
 
-    def _may_call(self, progress: "_Progress") -> bool:
-        if not progress.begun and self._open.is_set():
-            progress.begun = True
+    def _begin(self, whole: "_RecordDelivery") -> bool:
+        if self._open.is_set():
+            whole.begun = True
             self._begun += 1
             self._quiet.clear()
-        return progress.begun
+        return whole.begun
 
-    def _set_aside(
-        self,
-        delivery: "_OrderDelivery",
-        attempts: Attempts,
-        wait: Wait,
-        excused: float,
-        reply: Reply | None,
-    ) -> Resolution:
+    def _set_aside(self, delivery: "_OrderDelivery", wait: Wait) -> Resolution:
         """It waits where it is in nobody's way: its account is refused while others go on, or the member drains."""
-        now, context = self._clock(), delivery.base.record.retry
-        return replace(
-            delivery.base,
-            outcome=Outcome.PLATFORM_FAILED,
-            decided_at=now,
-            attempts=attempts,
+        now, context, reply = self._clock(), delivery.whole.record.retry, delivery.reply
+        return delivery.resolution(
+            Outcome.PLATFORM_FAILED,
+            now,
+            attempts=delivery.so_far(),
             words=reply.words if reply else context.words if context else NO_WORDS,
             label=reply.label if reply else context.label if context else "",
-            later=self._policy.later(wait, now, context, excused=excused),
+            later=self._policy.later(wait, now, context, excused=delivery.excused),
         )
 
     def _ended(
-        self,
-        delivery: "_OrderDelivery",
-        end: AttemptEnd,
-        reply: Reply,
-        attempts: Attempts,
-        later: Later | None,
+        self, delivery: "_OrderDelivery", end: AttemptEnd, reply: Reply, later: Later | None
     ) -> Resolution:
-        base = delivery.base
-        return Resolution(
-            record=base.record,
-            index=base.index,
-            outcome=reply.outcome,
-            decided_at=self._clock(),
-            detail=""
-            if isinstance(end, Answered)
-            else _no_answer(end.error, sent=not isinstance(end, NotSent)),
+        if reply.outcome is Outcome.GRANTED and later is None:
+            delivery.ambiguous = False
+        return delivery.resolution(
+            reply.outcome,
+            self._clock(),
+            detail="" if isinstance(end, Answered) else _no_answer(end.error, sent=isinstance(end, NoAnswer)),
             dead_letter=reply.dead_letter,
-            source=base.source,
-            rule=base.rule,
-            account=base.account,
-            rules_hash=base.rules_hash,
-            values=base.values,
-            suspicions=base.suspicions,
-            parameters=base.parameters,
-            metadata=base.metadata,
-            attempts=attempts,
+            attempts=delivery.so_far(),
             words=reply.words,
             label=reply.label,
             later=later,
@@ -633,34 +630,88 @@ class _Call:
 
 
 @dataclass(slots=True)
-class _Progress:
-    """A record's: begun as soon as a call was made for any of its orders.
+class _RecordDelivery:
+    """What the orders of one record share.
 
     Attributes:
         calls: so far; None where nobody traces them.
+        begun: a call was made for one of the orders.
 
     """
 
+    record: Record
+    began_at: datetime
+    calls: list[TracedCall] | None
     begun: bool = False
-    calls: list[TracedCall] | None = None
 
 
-@value
+@dataclass(slots=True)
 class _OrderDelivery:
-    """What one order carries through its delivery; `seen` are the rules that last had a say."""
+    """What one order carries through its delivery.
 
-    base: Resolution
+    Attributes:
+        seen: the rules that last had a say.
+        attempts: so far.
+        ambiguous: one of the calls may have granted the coupon.
+        calls: since the record was taken in.
+        excused: seconds that it has waited for no fault of its own.
+        reply: of the last call.
+
+    """
+
+    whole: _RecordDelivery
     order: Order
     request: CouponRequest
-    secret_name: str
     rules: Rules
     seen: Rules
-    place: Place
-    progress: _Progress
+    attempts: Attempts
+    ambiguous: bool
+    place: Place = NOWHERE
+    calls: int = 0
+    excused: float = 0.0
+    reply: Reply | None = None
 
+    def so_far(self) -> Attempts:
+        """As they are told."""
+        attempts = self.attempts
+        return (
+            attempts if attempts.ambiguous is self.ambiguous else replace(attempts, ambiguous=self.ambiguous)
+        )
 
-def _so_far(attempts: Attempts, ambiguous: bool) -> Attempts:
-    return attempts if attempts.ambiguous is ambiguous else replace(attempts, ambiguous=ambiguous)
+    def resolution(
+        self,
+        outcome: Outcome,
+        decided_at: datetime,
+        *,
+        detail: str = "",
+        dead_letter: bool = False,
+        attempts: Attempts = NO_ATTEMPTS,
+        words: GatewayWords = NO_WORDS,
+        label: str = "",
+        later: Later | None = None,
+    ) -> Resolution:
+        """What becomes of it."""
+        order, request = self.order, self.request
+        return Resolution(
+            record=self.whole.record,
+            index=order.index,
+            outcome=outcome,
+            decided_at=decided_at,
+            detail=detail,
+            dead_letter=dead_letter,
+            source=order.source,
+            rule=request.rule,
+            account=request.account,
+            rules_hash=self.rules.hash,
+            values=order.values,
+            suspicions=order.suspicions,
+            parameters=request.parameters,
+            metadata=request.metadata,
+            attempts=attempts,
+            words=words,
+            label=label,
+            later=later,
+        )
 
 
 def _deadline(rules: Rules, order: Order, record: Record, label: str, excused: float) -> datetime | None:
@@ -673,13 +724,15 @@ def _no_answer(error: str, *, sent: bool) -> str:
     return f"no answer: {error}" if sent else f"not sent: {error}"
 
 
-def _without(reply: Reply, *hidden: str) -> Reply:
+def _without(reply: Reply, secret: str, plate: str) -> Reply:
     """The platform may echo what we sent in forms that `redact` cannot know: these exact texts go as well."""
     words = reply.words
     message, hint = words.message, words.hint
-    for text in filter(None, hidden):
-        message = message and message.replace(text, "***")
-        hint = hint and hint.replace(text, "***")
-    if (message, hint) == (words.message, words.hint):
+    for text in (secret, plate):
+        if text and message and text in message:
+            message = message.replace(text, "***")
+        if text and hint and text in hint:
+            hint = hint.replace(text, "***")
+    if message is words.message and hint is words.hint:
         return reply
     return replace(reply, words=replace(words, message=message, hint=hint))

@@ -275,36 +275,39 @@ class Permit:
     """Leave for one order to make one call. Entered in order of asking, left when the call is over.
 
     Attributes:
+        waited: it was not there at once: the rest may have changed meanwhile.
         set_aside: there is no leave: another order probes the account's breaker, and other accounts go on.
         waits_for: what an order that is set aside waits for.
         stopped_seconds: how long of the wait the account was refused.
 
     """
 
-    __slots__ = ("_began", "_gate", "_leave", "set_aside", "stopped_seconds", "waits_for")
+    waited = False
+    set_aside = False
+    waits_for = Wait.BREAKER
+    stopped_seconds = 0.0
 
     def __init__(self, gate: "_Gate") -> None:
         self._gate = gate
         self._leave: Pass | None = None
-        self._began = 0.0
-        self.set_aside = False
-        self.waits_for = Wait.BREAKER
-        self.stopped_seconds = 0.0
 
     async def __aenter__(self) -> Self:
         gate = self._gate
-        now = gate.flow.monotonic()
-        leave = gate.take_now(now)
-        if leave is None:
-            stopped = gate.breaker.stopped_seconds(now)
-            leave = await gate.wait()
-            now = gate.flow.monotonic()
-            self.stopped_seconds = gate.breaker.stopped_seconds(now) - stopped
-            if leave is None:
-                self.set_aside = True
-                self.waits_for = Wait.STOP if gate.breaker.why is Why.STOP else Wait.BREAKER
-        self._leave, self._began = leave, now
+        self._began = now = gate.flow.monotonic()
+        self._leave = gate.take_now(now)
+        if self._leave is None:
+            await self._wait(gate, now)
         return self
+
+    async def _wait(self, gate: "_Gate", now: float) -> None:
+        self.waited = True
+        stopped = gate.breaker.stopped_seconds(now)
+        self._leave = await gate.wait()
+        self._began = now = gate.flow.monotonic()
+        self.stopped_seconds = gate.breaker.stopped_seconds(now) - stopped
+        if self._leave is None:
+            self.set_aside = True
+            self.waits_for = Wait.STOP if gate.breaker.why is Why.STOP else Wait.BREAKER
 
     def report(self, reply: Reply) -> None:
         """Tell how the call ended; without this, a probe has told nothing."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
@@ -209,9 +210,9 @@ class ReplyTable:
             return self._reply(label, GatewayWords(), ambiguous=True, error=end.error)
         envelope = _envelope(end.body)
         words = _words(envelope, end.status)
-        retry_after = _retry_after(end.retry_after, now)
+        retry_after = None if end.retry_after is None else _retry_after(end.retry_after, now)
         if words.code is not None:
-            label = self._by_code(words.code, _text(envelope, "message"), _text(envelope, "hint"))
+            label = self._by_code(words.code, _text(envelope.message), _text(envelope.hint))
             return self._reply(label, words, retry_after=retry_after)
         label = self._by_status(end.status) or "no_json"
         # A success that cannot be read, or a proxy that lost the platform after passing the request on
@@ -225,12 +226,10 @@ class ReplyTable:
         if row is None:
             # Three-digit codes come from the gateway and mean what they mean in HTTP.
             return (len(code) == 3 and code.isdecimal() and self._by_status(int(code))) or "other"
-        for text, meant in (row.messages or {}).items():
-            if text in message:
-                return meant
-        for text, meant in (row.hints or {}).items():
-            if text in hint:
-                return meant
+        if row.messages is not None or row.hints is not None:
+            told = (((row.messages or {}), message), ((row.hints or {}), hint))
+            meanings = (meant for texts, words in told for text, meant in texts.items() if text in words)
+            return next(meanings, code)
         return code
 
     def _by_status(self, status: int) -> str | None:
@@ -251,22 +250,64 @@ class ReplyTable:
         return Reply(label, row.outcome, row.then, row.dead_letter, words, ambiguous, retry_after, error)
 
 
-def _envelope(body: bytes) -> Mapping[str, object]:
-    """The reply's JSON object; empty where there is none. The code counts, so bad bytes in a message do not."""
+_Scalar = str | int | None
+
+
+class _Payload(msgspec.Struct):
+    """What may stand in a reply's `payload` instead of beside it: the documents' table and examples disagree."""
+
+    seqno: _Scalar = None
+    data_node: _Scalar = None
+    grant_serial: _Scalar = None
+    enter_time: _Scalar = None
+
+
+class _Envelope(_Payload):
+    """A reply's JSON object, as far as it is heeded."""
+
+    code: _Scalar = None
+    message: _Scalar = None
+    hint: _Scalar = None
+    time_cost: _Scalar = None
+    payload: _Payload | None = None
+
+
+_decoder = msgspec.json.Decoder(_Envelope)  # its errors are ValueErrors
+_NOTHING = _Payload()
+
+
+def _envelope(body: bytes) -> _Envelope:
+    """Empty where there is no JSON object."""
     try:
-        value: object = _decoder.decode(body)
+        return _decoder.decode(body)
     except (ValueError, RecursionError):
         return plainly_read(body)
-    return value if isinstance(value, dict) else {}
 
 
-def plainly_read(body: bytes) -> Mapping[str, object]:
-    """What the fast decoder is too strict for, or has no room for: bad bytes, halves of characters, NaN."""
+def plainly_read(body: bytes) -> _Envelope:
+    """What the fast decoder is too strict for: bad bytes, halves of characters, NaN, other kinds of values.
+
+    The code counts, so bad bytes in a message do not.
+    """
     try:
-        value = json.loads(body.decode("utf-8-sig", "replace"), parse_float=_number)
+        fields = json.loads(body.decode("utf-8-sig", "replace"), parse_float=_number)
     except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+        return _Envelope()
+    if not isinstance(fields, dict):
+        return _Envelope()
+    inner = fields.pop("payload", None)
+    payload = _Payload(**_scalars(_Payload, inner)) if isinstance(inner, dict) else None
+    return _Envelope(**_scalars(_Envelope, fields), payload=payload)
+
+
+def _scalars(of: type[msgspec.Struct], fields: Mapping[str, object]) -> dict[str, Any]:
+    found = {name: fields.get(name) for name in of.__struct_fields__ if name in fields}
+    # A lone surrogate cannot be written to a topic.
+    return {
+        name: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
+        for name, value in found.items()
+        if isinstance(value, str | int) and not isinstance(value, bool)
+    }
 
 
 def _number(text: str) -> str | int:
@@ -275,47 +316,34 @@ def _number(text: str) -> str | int:
     return int(whole) if fraction and not fraction.strip("0") and len(whole) < 20 else text
 
 
-_decoder = msgspec.json.Decoder(float_hook=_number)  # its errors are ValueErrors
-
-
-def _words(envelope: Mapping[str, object], status: int) -> GatewayWords:
+def _words(envelope: _Envelope, status: int) -> GatewayWords:
+    payload = envelope.payload or _NOTHING
     return GatewayWords(
-        code=_text(envelope, "code")[:32] or None,
-        http_status=status,
-        message=redact(_text(envelope, "message")) or None,
-        hint=redact(_text(envelope, "hint")) or None,
-        seqno=_either(envelope, "seqno"),
-        data_node=_either(envelope, "data_node"),
-        time_cost_ms=_milliseconds(_text(envelope, "time_cost")),
-        grant_serial=_either(envelope, "grant_serial"),
-        enter_time=_either(envelope, "enter_time"),
+        _text(envelope.code)[:32] or None,
+        status,
+        redact(_text(envelope.message)) or None,
+        redact(_text(envelope.hint)) or None,
+        (_text(envelope.seqno) or _text(payload.seqno))[:128] or None,
+        (_text(envelope.data_node) or _text(payload.data_node))[:128] or None,
+        _milliseconds(_text(envelope.time_cost)),
+        (_text(envelope.grant_serial) or _text(payload.grant_serial))[:128] or None,
+        (_text(envelope.enter_time) or _text(payload.enter_time))[:128] or None,
     )
 
 
-def _either(envelope: Mapping[str, object], name: str) -> str | None:
-    """A field from the top level or from `payload`: the documents' table and examples disagree."""
-    payload = envelope.get("payload")
-    return (_text(envelope, name) or (_text(payload, name) if isinstance(payload, dict) else ""))[
-        :128
-    ] or None
-
-
-def _text(fields: Mapping[str, object], name: str) -> str:
-    value = fields.get(name)
-    if isinstance(value, bool) or not isinstance(value, str | int):
+def _text(value: _Scalar) -> str:
+    if value is None:
         return ""
-    text = str(value).strip()
-    # A lone surrogate cannot be written to a topic.
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+    return value.strip() if isinstance(value, str) else str(value)
 
 
 def _milliseconds(text: str) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
 
 
-def _retry_after(header: str | None, now: datetime) -> float | None:
+def _retry_after(header: str, now: datetime) -> float | None:
     """Seconds to wait by the header: a number or an HTTP date; None where it says nothing usable."""
-    text = (header or "").strip()
+    text = header.strip()
     if not text:
         return None
     if text.isascii() and text.replace(".", "", 1).isdigit():
@@ -347,6 +375,8 @@ def redact(text: str) -> str:
 
     A refused signature's hint echoes the whole string that was signed (domain: replies).
     """
+    if not text:
+        return text
     text = text[: 4 * _MAX_WORDS]
     if _LETTER_OR_DIGIT.search(text) is None:  # of which each of the patterns needs one
         return _bounded(text)

@@ -140,6 +140,8 @@ class Done:
     """The reply is the last word."""
 
 
+DONE = Done()
+
 NextStep = Again | Later | Stopped | Done
 """What follows a call: a closed set."""
 
@@ -167,14 +169,14 @@ def next_step(
     if reply.then is Then.STOP:
         return Stopped()
     if reply.then is Then.FINAL:
-        return Done()
+        return DONE
     later_at_once = reply.then is Then.LATER or (reply.then is Then.NOW_THEN_LATER and not in_budget)
     if calls < policy.max_attempts_now and not (later_at_once and policy.delays):
         again = Again(policy.backoff(calls, jitter, reply.retry_after))
         if deadline is not None and now + timedelta(seconds=again.after) > deadline:
-            return Done()
+            return DONE
         return again
     if reply.then is Then.NOW or not policy.delays:
-        return Done()
+        return DONE
     later = policy.later(Wait.REPLY, now, context, excused=excused, retry_after=reply.retry_after)
-    return Done() if deadline is not None and later.due_at > deadline else later
+    return DONE if deadline is not None and later.due_at > deadline else later

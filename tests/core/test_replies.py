@@ -232,7 +232,11 @@ JSON = st.recursive(
 )
 
 
-@given(st.dictionaries(st.sampled_from(["code", "message", "payload", "seqno"]), JSON), st.binary(max_size=2))
+HEEDED = st.sampled_from([*replies._Envelope.__struct_fields__, "something else"])
+INNER = st.dictionaries(HEEDED, JSON, max_size=4)
+
+
+@given(st.dictionaries(HEEDED, JSON | INNER), st.binary(max_size=2))
 def test_a_reply_is_read_fast_as_it_is_read_plainly(envelope: dict[str, Any], odd: bytes) -> None:
     whole = json.dumps(envelope, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
