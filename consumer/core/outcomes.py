@@ -4,11 +4,10 @@ An outcome's fields are described in `schemas/coupon-outcome.v1.schema.json`.
 """
 
 import hashlib
-import hmac
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any
@@ -47,7 +46,6 @@ LIKE_A_PLATE = re.compile(
     rf"(?:[\s\-{DOTS}]*[A-Za-z0-9挂学警港澳使领]){{5,7}}"
 )
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_INT64 = 1 << 63
 
 
 class Outcome(StrEnum):
@@ -222,15 +220,20 @@ class Privacy:
     Attributes:
         plates: the mode; it governs the record key, `subject` and free text too.
         hash_key: the key of the plates' HMAC-SHA256; needed for `hash` and `both`.
+        clear, hashed: as the mode says.
 
     """
 
     plates: PlateMode = PlateMode.CLEAR
     hash_key: bytes = field(default=b"", repr=False)
+    clear: bool = field(init=False)
+    hashed: bool = field(init=False)
 
     def __post_init__(self) -> None:
         if self.plates.hashed and not self.hash_key:
             raise ValueError("plates cannot be hashed without a key: anyone could list all plates")
+        object.__setattr__(self, "clear", self.plates.clear)
+        object.__setattr__(self, "hashed", self.plates.hashed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +268,8 @@ class Message:
 
 def outcome_id(cluster_id: str, coordinates: Coordinates, index: int) -> str:
     """The same for every repetition of the same order of the same record, and for no other."""
-    return f"{cluster_id}/{coordinates.topic}/{coordinates.partition}/{coordinates.offset}/{index}"
+    topic, partition, offset = coordinates
+    return f"{cluster_id}/{topic}/{partition}/{offset}/{index}"
 
 
 # -- An outcome -------------------------------------------------------------------------------------
@@ -276,29 +280,35 @@ def encode_outcome(resolution: Resolution, context: OutcomeContext) -> Message:
 
     Fields without a value are null, never absent, so that every reader sees one shape.
     """
-    record, privacy, words = resolution.record, context.privacy, resolution.words
-    values, parameters = resolution.values or {}, resolution.parameters or {}
+    record, privacy, words, attempts = (
+        resolution.record,
+        context.privacy,
+        resolution.words,
+        resolution.attempts,
+    )
+    values, parameters = resolution.values or _NOTHING, resolution.parameters or _NOTHING
+    topic, partition, offset = record.origin
+    identity = f"{context.cluster_id}/{topic}/{partition}/{offset}/{resolution.index}"
+    decided_at = _instant(resolution.decided_at)
     plate = _text(values.get("plate")) or parameters.get("plate")
     order_id = _text(values.get("order_id"))
-    identity = outcome_id(context.cluster_id, record.origin, resolution.index)
-    hidden = not privacy.plates.clear
-
-    def said(text: str | None, longest: int) -> str | None:
-        return text and _cut(_hide(text, plate, privacy) if hidden else text, longest)
-
+    hash_of = payload_hash if resolution.index == 0 else _payload_hash_again
+    detail = resolution.detail
+    if not privacy.clear:
+        detail, words = hide_plate(detail, plate) or "", _without_plate(words, plate)
     body: dict[str, Any] = {
         "outcome_id": identity,
         "outcome": resolution.outcome,
         "reason": resolution.reason,
-        "detail": said(resolution.detail, LONGEST_TEXT),
-        "code": said(words.code, LONGEST_WORD),
+        "detail": detail and _cut(detail, LONGEST_TEXT),
+        "code": words.code and _cut(words.code, LONGEST_WORD),
         "http_status": _integer(words.http_status),
-        "message": said(words.message, LONGEST_TEXT),
-        "hint": said(words.hint, LONGEST_TEXT),
+        "message": words.message and _cut(words.message, LONGEST_TEXT),
+        "hint": words.hint and _cut(words.hint, LONGEST_TEXT),
         "order_id": order_id,
         "event_id": _text(values.get("event_id")) or parameters.get("event_id"),
         "order_index": resolution.index,
-        "plate": plate if privacy.plates.clear else None,
+        "plate": plate if privacy.clear else None,
         "plate_hash": plate_hash(plate, privacy),
         "station_id": _text(values.get("station_id")),
         "api_store_code": parameters.get("api_store_code"),
@@ -306,36 +316,60 @@ def encode_outcome(resolution: Resolution, context: OutcomeContext) -> Message:
         "source": resolution.source,
         "rule": resolution.rule,
         "rules_hash": resolution.rules_hash,
-        "seqno": said(words.seqno, LONGEST_WORD),
-        "grant_serial": said(words.grant_serial, LONGEST_WORD),
-        "enter_time": said(words.enter_time, LONGEST_WORD),
-        "data_node": said(words.data_node, LONGEST_WORD),
+        "seqno": words.seqno and _cut(words.seqno, LONGEST_WORD),
+        "grant_serial": words.grant_serial and _cut(words.grant_serial, LONGEST_WORD),
+        "enter_time": words.enter_time and _cut(words.enter_time, LONGEST_WORD),
+        "data_node": words.data_node and _cut(words.data_node, LONGEST_WORD),
         "time_cost_ms": _integer(words.time_cost_ms),
         "started_at": _instant(values.get("started_at")),
         "ended_at": _instant(values.get("ended_at")),
         "energy_wh": _integer(values.get("energy_wh")),
         "seconds": _integer(values.get("seconds")),
         "fee_fen": _integer(values.get("fee_fen")),
-        "metadata": None if resolution.metadata is None else dict(resolution.metadata),
-        "request": _shadow_request(resolution, plate, privacy),
-        "attempts": _attempts(resolution.attempts),
-        "suspicions": list(resolution.suspicions),
+        "metadata": resolution.metadata,
+        "request": _shadow_request(resolution, plate, privacy) if resolution.outcome is _SHADOW else None,
+        "attempts": {
+            "count": attempts.count,
+            "first_at": _instant(attempts.first_at),
+            "last_at": _instant(attempts.last_at),
+            "seconds": None if attempts.seconds is None else round(attempts.seconds, 6),
+            "ambiguous": attempts.ambiguous,
+        },
+        "suspicions": resolution.suspicions,
         "reverses": resolution.reverses,
-        "payload_hash": None if record.value is None else payload_hash(record.value),
-        "record": _place(record),
-        "decided_at": _instant(resolution.decided_at),
+        "payload_hash": None if record.value is None else hash_of(record.value),
+        "record": {
+            "topic": topic,
+            "partition": partition,
+            "offset": offset,
+            "timestamp": _instant_of_ms(record.event_timestamp_ms),
+        },
+        "decided_at": decided_at,
         "reduced": False,
     }
-    headers: list[tuple[str, bytes | None]] = [
-        ("ce_specversion", b"1.0"),
-        ("ce_id", _utf8(identity)),
-        ("ce_type", CE_TYPE.encode()),
-        ("ce_source", _utf8(f"/{context.cluster_id}/{record.origin.topic}")),
-        ("ce_time", _utf8(body["decided_at"] or "")),
-        ("content-type", b"application/json"),
+    headers: list[Header] = [
+        _SPECVERSION,
+        ("ce_id", identity.encode("utf-8", "replace")),
+        _TYPE,
+        _source(context.cluster_id, topic),
+        ("ce_time", (decided_at or "").encode()),
+        _CONTENT_TYPE,
     ]
-    headers += _trace_headers(resolution)
+    if record.headers or resolution.traceparent is not None:
+        headers += _trace_headers(resolution)
     return Message(_outcome_key(record, order_id, privacy), _json(body), headers)
+
+
+_SHADOW = Outcome.SHADOW
+_NOTHING: Mapping[str, Any] = {}
+_SPECVERSION: Header = ("ce_specversion", b"1.0")
+_TYPE: Header = ("ce_type", CE_TYPE.encode())
+_CONTENT_TYPE: Header = ("content-type", b"application/json")
+
+
+@lru_cache(maxsize=64)
+def _source(cluster_id: str, topic: str) -> Header:
+    return "ce_source", _utf8(f"/{cluster_id}/{topic}")
 
 
 def _trace_headers(resolution: Resolution) -> Iterable[Header]:
@@ -367,42 +401,30 @@ def reduced(message: Message) -> Message:
 
 def payload_hash(value: bytes) -> str:
     """Tells two pushes of one order apart, and finds a payload again that was not kept."""
-    return _sha256(value)
-
-
-@lru_cache(maxsize=4)
-def _sha256(value: bytes) -> str:
-    """A record's many orders ask for the same hash, one after the other."""
     return f"sha256:{hashlib.sha256(value).hexdigest()}"
+
+
+_payload_hash_again = lru_cache(maxsize=4)(payload_hash)
+"""For a record's other orders, which ask one after the other; most records have but one."""
 
 
 def _outcome_key(record: Record, order_id: str | None, privacy: Privacy) -> bytes | None:
     """The source's key, and so its order; an order's own number where that key may hold a plate."""
-    if privacy.plates.clear and record.key is not None:
+    if privacy.clear and record.key is not None:
         return record.key
     return None if order_id is None else _utf8(order_id)
 
 
-def _shadow_request(resolution: Resolution, plate: str | None, privacy: Privacy) -> dict[str, str] | None:
+def _shadow_request(resolution: Resolution, plate: str | None, privacy: Privacy) -> Mapping[str, str] | None:
     """A shadow outcome shows what would have been asked for; the others need not repeat it."""
-    if resolution.outcome is not Outcome.SHADOW or resolution.parameters is None:
+    if resolution.parameters is None:
         return None
-    if privacy.plates.clear:
-        return dict(resolution.parameters)
+    if privacy.clear:
+        return resolution.parameters
     return {
         name: _hide(text, plate, privacy) or ""
         for name, text in resolution.parameters.items()
         if name != "plate"
-    }
-
-
-def _attempts(attempts: Attempts) -> dict[str, Any]:
-    return {
-        "count": attempts.count,
-        "first_at": _instant(attempts.first_at),
-        "last_at": _instant(attempts.last_at),
-        "seconds": None if attempts.seconds is None else round(attempts.seconds, 6),
-        "ambiguous": attempts.ambiguous,
     }
 
 
@@ -513,18 +535,35 @@ def encode_retry(resolution: Resolution, later: Later, context: OutcomeContext) 
 
 
 def _short_key(key: bytes | None) -> bytes | None:
-    return key if key is None or len(key) <= LONGEST_WORD else _sha256(key).encode()
+    return key if key is None or len(key) <= LONGEST_WORD else payload_hash(key).encode()
 
 
 def plate_hash(plate: str | None, privacy: Privacy) -> str | None:
-    """As the outcome topic holds it; None where it holds none."""
-    if plate is None or not privacy.plates.hashed:
+    """HMAC-SHA256, as the outcome topic holds it; None where it holds none."""
+    if plate is None or not privacy.hashed:
         return None
-    return hmac.digest(privacy.hash_key, _utf8(plate), "sha256").hex()
+    inner, outer = _keyed(privacy.hash_key)
+    inner, outer = inner.copy(), outer.copy()
+    inner.update(_utf8(plate))
+    outer.update(inner.digest())
+    return outer.hexdigest()
+
+
+@lru_cache(maxsize=2)
+def _keyed(key: bytes) -> tuple["hashlib._Hash", "hashlib._Hash"]:
+    """The two hashes of https://datatracker.ietf.org/doc/html/rfc2104, up to the text: `hmac` begins anew each time."""
+    block = (key if len(key) <= _BLOCK else hashlib.sha256(key).digest()).ljust(_BLOCK, b"\0")
+    return hashlib.sha256(bytes(each ^ 0x36 for each in block)), hashlib.sha256(
+        bytes(each ^ 0x5C for each in block)
+    )
+
+
+_BLOCK = 64
+"""Bytes that SHA-256 takes at once."""
 
 
 def _hide(text: str | None, plate: str | None, privacy: Privacy) -> str | None:
-    return text if privacy.plates.clear else hide_plate(text, plate)
+    return text if privacy.clear else hide_plate(text, plate)
 
 
 def hide_plate(text: str | None, plate: str | None) -> str | None:
@@ -559,6 +598,21 @@ def with_plates_masked(text: str, known: Iterable[str] = ()) -> str:
     return LIKE_A_PLATE.sub(lambda match: mask(match[0]), text)
 
 
+def _without_plate(words: GatewayWords, plate: str | None) -> GatewayWords:
+    """The platform may echo it wherever it speaks."""
+    return GatewayWords(
+        code=hide_plate(words.code, plate),
+        http_status=words.http_status,
+        message=hide_plate(words.message, plate),
+        hint=hide_plate(words.hint, plate),
+        seqno=hide_plate(words.seqno, plate),
+        data_node=hide_plate(words.data_node, plate),
+        time_cost_ms=words.time_cost_ms,
+        grant_serial=hide_plate(words.grant_serial, plate),
+        enter_time=hide_plate(words.enter_time, plate),
+    )
+
+
 def _cut(text: str | None, length: int) -> str | None:
     return text if text is None or len(text) <= length else f"{text[: length - 1]}…"
 
@@ -569,47 +623,47 @@ def _text(value: Value | None) -> str | None:
 
 def _integer(value: Value | None) -> int | None:
     """JSON readers, and orjson, know integers of 64 bits; a longer one cannot be a charge's."""
-    if isinstance(value, int) and not isinstance(value, bool) and -_INT64 <= value < _INT64:
-        return value
-    return None
+    return value if type(value) is int and _LEAST <= value <= _LARGEST else None
+
+
+_LARGEST = (1 << 63) - 1
+_LEAST = -1 << 63
 
 
 def _instant(value: Value | None) -> str | None:
     """UTC, RFC 3339, milliseconds. The calendar's two ends have no UTC."""
     if not isinstance(value, datetime) or value.tzinfo is None:
         return None
+    since = value - _EPOCH
+    seconds = since.seconds
     try:
-        seconds = value.timestamp()
-        if 0 < seconds < _YEAR_2242:  # where a float has room for microseconds
-            return _whole_second(int(seconds)) + _FRACTIONS[value.microsecond // 1000]
-        return plain_instant(value)
-    except OverflowError:
+        return f"{_day(since.days)}{_MINUTES[seconds // 60]}{_SECONDS[seconds % 60]}{_FRACTIONS[since.microseconds // 1000]}"
+    except (ValueError, OverflowError):
         return None
-
-
-_YEAR_2242 = 1 << 33
-_FRACTIONS = tuple(f".{milliseconds:03}Z" for milliseconds in range(1000))
-
-
-@lru_cache(maxsize=256)
-def _whole_second(seconds: int) -> str:
-    """What an outcome tells of itself happened within a second or two, like what the others tell."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat()[:-6]
-
-
-def plain_instant(value: datetime) -> str:
-    """An aware time in UTC, RFC 3339, milliseconds. May raise OverflowError."""
-    return f"{value.astimezone(UTC).isoformat(timespec='milliseconds')[:-6]}Z"
 
 
 def _instant_of_ms(milliseconds: int) -> str | None:
     """Kafka writes -1 where a record has no timestamp."""
     if milliseconds < 0:
         return None
+    seconds, fraction = divmod(milliseconds, 1000)
+    days, seconds = divmod(seconds, 86_400)
     try:
-        return _instant(_EPOCH + timedelta(milliseconds=milliseconds))
-    except OverflowError:
+        return f"{_day(days)}{_MINUTES[seconds // 60]}{_SECONDS[seconds % 60]}{_FRACTIONS[fraction]}"
+    except (ValueError, OverflowError):
         return None
+
+
+@lru_cache(maxsize=256)
+def _day(days: int) -> str:
+    """Of 1970. Raises ValueError, OverflowError beyond the calendar's ends."""
+    return f"{date.fromordinal(_FIRST_DAY + days).isoformat()}T"
+
+
+_FIRST_DAY = _EPOCH.toordinal()
+_MINUTES = tuple(f"{minutes // 60:02}:{minutes % 60:02}" for minutes in range(24 * 60))
+_SECONDS = tuple(f":{seconds:02}" for seconds in range(60))
+_FRACTIONS = tuple(f".{milliseconds:03}Z" for milliseconds in range(1000))
 
 
 def _json(body: object) -> bytes:
@@ -623,9 +677,9 @@ def _plain(value: object) -> object:
     match value:
         case str():
             return _utf8(value).decode()
-        case dict():
+        case Mapping():
             return {_utf8(str(name)).decode(): _plain(inner) for name, inner in value.items()}
-        case list():
+        case list() | tuple():
             return [_plain(inner) for inner in value]
         case bool() | float() | None:
             return value
