@@ -25,7 +25,7 @@ from structlog.typing import FilteringBoundLogger
 
 from consumer.core.breakers import Breaker, BreakerPolicy, Pass, State, Why
 from consumer.core.events import Wait
-from consumer.core.limits import AdaptiveLimit, LimitPolicy
+from consumer.core.limits import AdaptiveLimit, Lateness, LimitPolicy
 from consumer.core.rates import Share, TokenBucket
 from consumer.core.replies import Reply, Then
 from consumer.core.status import AccountStatus, Limits
@@ -35,6 +35,9 @@ log: FilteringBoundLogger = structlog.get_logger()
 
 _SOONEST = 0.001
 """Shortest timer, in seconds: a shorter one could come back before the clock has moved on."""
+
+_LOOK_SECONDS = 0.005
+"""How often it is seen how late this process is, while calls are under way; it costs a thousandth of a core."""
 
 
 class Hold(StrEnum):
@@ -128,6 +131,8 @@ class Flow:
         self.monotonic = monotonic
         self.wall = wall
         self.limit_policy = LimitPolicy(most=max_in_flight) if adaptive else None
+        self.lateness = Lateness()
+        self._looks = False
         self.breaker_policy = breaker or BreakerPolicy(
             stop_seconds=probe_seconds, stop_cap_seconds=probe_cap_seconds
         )
@@ -257,6 +262,20 @@ class Flow:
         self._timer = None
         self.serve()
 
+    def look_how_late(self) -> None:
+        """From now on, while calls are under way: what they take because of this process is no latency of the platform's."""
+        if self.limit_policy is not None and not self._looks:
+            self._looks = True
+            self._look_how_late()
+
+    def _look_how_late(self, set_at: float | None = None) -> None:
+        now = self.monotonic()
+        if set_at is not None:
+            self.lateness.note(set_at, set_at + _LOOK_SECONDS, now)
+        self._looks = self.in_flight > 0
+        if self._looks:
+            asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look_how_late, now)
+
     def others_go_on(self) -> bool:
         """There is somewhere else to wait, and an account that need not."""
         return self.sets_aside and not all(self._gates[account].open for account in self._accounts)
@@ -383,7 +402,9 @@ class _Gate:
         self.flow = flow
         self.breaker = Breaker(flow.breaker_policy)
         self.limit = (
-            AdaptiveLimit(flow.limit_policy, now=now, wall=flow.wall()) if flow.limit_policy else None
+            AdaptiveLimit(flow.limit_policy, now=now, wall=flow.wall(), lateness=flow.lateness)
+            if flow.limit_policy
+            else None
         )
         self.bounds = _Bounds(flow.share, now)
         self.waiting: deque[asyncio.Future[Pass | None]] = deque()
@@ -562,6 +583,8 @@ class _Gate:
             self.bounds.bucket.take()
         self.in_flight += 1
         flow.in_flight += 1
+        if flow.in_flight == 1:
+            flow.look_how_late()
         return self.breaker.admit(now)
 
     def _set_aside(self) -> None:

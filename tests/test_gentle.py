@@ -3,14 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
 from consumer.core.rates import Share
 from consumer.core.replies import AttemptEnd, NoAnswer
 from consumer.flow import FleetBounds
-from tests.bench.capacity import over_sockets
-from tests.bench.load import UNAVAILABLE, Member, Platform, run
+from tests.bench.capacity import Late, beside_ourselves, over_sockets
+from tests.bench.load import UNAVAILABLE, Apart, Member, Platform, run, spend
 
 TOPICS = {"charges": 9}
 
@@ -96,6 +97,50 @@ def test_neither_the_permits_nor_one_call_for_a_plate_are_ever_exceeded() -> Non
         return platform
 
     assert run(main).most_in_flight == 50
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        Late("gets no core half of the time", None, 0.05, 1e-3, (0.025, 0.025), 4.0),
+        Late("gets no core now and then", None, 0.1, 1e-3, (0.5, 0.2), 4.0),
+        Late("works without a pause", None, 0.05, 1e-3, None, 4.0),
+    ],
+    ids=lambda late: late.words,
+)
+def test_a_process_that_is_late_by_itself_makes_no_fewer_calls(late: Late) -> None:
+    found, _ = run(partial(beside_ourselves, late, adaptive=True))
+    most, _ = run(partial(beside_ourselves, late, adaptive=False))
+
+    assert found >= 0.97 * most
+
+
+def test_a_process_that_is_late_still_finds_a_hidden_capacity() -> None:
+    late = Late("gets no core half of the time", 20, 0.2, 500e-6, (0.01, 0.01), 20.0)
+    calls, took = run(partial(beside_ourselves, late, adaptive=True))
+
+    assert calls >= 0.9 * 20 / 0.2
+    assert took <= 1.6
+
+
+def test_how_late_the_process_is_is_looked_at_while_it_calls() -> None:
+    async def main() -> tuple[float, float]:
+        member = Member(Apart(seconds=0.1))
+        lateness = member.flow.lateness
+        await asyncio.sleep(1)
+        spend(0.5)
+        await asyncio.sleep(1)
+        idle = lateness.seen
+        async with working(member):
+            await asyncio.sleep(0.2)
+            spend(0.5)
+            await asyncio.sleep(0.2)
+        return idle, lateness.waited
+
+    idle, waited = run(main)
+
+    assert idle == 0.0
+    assert waited == pytest.approx(0.5 * 0.5 / 2, rel=0.1)
 
 
 # -- An outage -------------------------------------------------------------------------------------------

@@ -20,6 +20,8 @@ Where it differs from Gradient2:
 - A mean and a share of failures count as far as their standard errors allow: few calls decide little.
 - A latency that stays where it was though the limit shrank to a third is no queue of ours: the
   platform has become slower, and is given what it had before.
+- What of a latency may be this process's own delay (a reply lies there while it works on others, or waits for a core)
+  is no queue at the platform, and nothing is taken from the limit for it.
 - It grows faster from window to window, as long as no queue is seen at all.
 """
 
@@ -35,6 +37,9 @@ _NO_LATENCY = 0.001
 
 _USED = 0.9
 """Of the limit, from which on calls in flight have tried it."""
+
+_TURNS = 2.0
+"""How often a reply waits as long as a timer: to be read, and then for the turn of the order that waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,30 @@ class LimitPolicy:
     memory: int = 3
 
 
+class Lateness:
+    """How long what comes to this process lies there until it is looked at, as a timer that is set again and again tells.
+
+    A reply to a call cannot tell: nobody knows when it came. Of a timer it is known when it was due.
+
+    Attributes:
+        seen: seconds that timers have told of, in all.
+        waited: what those would have waited, of whom one came each second, in all.
+
+    """
+
+    __slots__ = ("seen", "waited")
+
+    def __init__(self) -> None:
+        self.waited = self.seen = 0.0
+
+    def note(self, set_at: float, due: float, now: float) -> None:
+        """A timer that was set at one time and due at another was looked at now."""
+        late = max(0.0, now - due)
+        # Who comes while it is late waits for what is left of that; who comes before, as long as it did, at most.
+        self.waited += late * (late / 2 + due - set_at)
+        self.seen += late + due - set_at
+
+
 class AdaptiveLimit:
     """Told of each call's end, it knows how many may be in flight.
 
@@ -81,13 +110,22 @@ class AdaptiveLimit:
 
     """
 
-    def __init__(self, policy: LimitPolicy | None = None, *, now: float = 0.0, wall: float = 0.0) -> None:
+    def __init__(
+        self,
+        policy: LimitPolicy | None = None,
+        *,
+        now: float = 0.0,
+        wall: float = 0.0,
+        lateness: Lateness | None = None,
+    ) -> None:
         """`wall` is what all members have in common: the clock on the wall, in seconds, at `now`."""
         self._policy = policy = policy or LimitPolicy()
         self._wall = wall - now
+        self._lateness = lateness or Lateness()
+        self._waited, self._seen = self._lateness.waited, self._lateness.seen
         self._limit = min(policy.first, policy.most)
         self.limit = int(self._limit)
-        self._mean = self._error = 0.0
+        self._mean = self._error = self._own = 0.0
         self._latencies = _Least()
         self._failing = _Least()
         self._shrinking_from: tuple[float, float] | None = None
@@ -106,6 +144,7 @@ class AdaptiveLimit:
             if now < self._settled_at or now - seconds < self._began:
                 return
             self._settling = False
+            self._seen = self._lateness.seen
             self._ends_at = now + max(self._mean, self._policy.window_seconds)
         self._peak = max(self._peak, in_flight)
         if failed:
@@ -120,6 +159,7 @@ class AdaptiveLimit:
     def _begin(self, now: float) -> None:
         self._settling = True
         self._began = now
+        self._waited = self._lateness.waited
         self._settled_at = now + self._mean
         self._ends_at = 0.0
         self._calls = self._failures = self._peak = 0
@@ -135,6 +175,7 @@ class AdaptiveLimit:
             if error > policy.precision * mean and patient and self._failures < calls:
                 return
             self._mean, self._error = mean, error
+            self._own = self._own_delay()
             self._remember(now)
         excess = self._excess(now)
         if excess > 0:
@@ -150,6 +191,11 @@ class AdaptiveLimit:
             self._next_dip = self._dip_after(now)
         self.limit = max(1, int(self._limit * policy.dip if self._dipping else self._limit))
         self._begin(now)
+
+    def _own_delay(self) -> float:
+        """Seconds of the mean, as far as they may be this process's own."""
+        seen = self._lateness.seen - self._seen
+        return _TURNS * (self._lateness.waited - self._waited) / seen if seen > 0 else 0.0
 
     def _remember(self, now: float) -> None:
         """Note this mean among those of which the least counts."""
@@ -169,7 +215,7 @@ class AdaptiveLimit:
 
     def _follow(self) -> None:
         policy = self._policy
-        latency = max(self._mean - self._error, _NO_LATENCY)
+        latency = max(self._mean - self._error - self._own, _NO_LATENCY)
         ratio = policy.tolerance * max(self._latencies.value, _NO_LATENCY) / latency
         gradient = min(1.0, max(policy.shrink, ratio))
         grown = policy.headroom * sqrt(self._limit)

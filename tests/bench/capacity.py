@@ -5,6 +5,9 @@ In virtual time, with the service's delivery and flow, against a platform of hid
 
 Beside ours: Gradient2, Vegas and AIMD as in Netflix' concurrency-limits (its defaults, a window
 for each answer), and the fixed cap that one would guess, four times the capacity.
+
+At the end, processes that are late by themselves: who works without a pause, or gets no core, must not take that for
+a queue at the platform. Beside each the same without a limit but the permits.
 """
 
 import argparse
@@ -21,7 +24,7 @@ from consumer.core.replies import AttemptEnd
 from consumer.gateway import Gateway, HttpGateway
 from consumer.sandbox.gateway import SandboxGateway
 from consumer.sandbox.scenarios import Phase, Scenario
-from tests.bench.load import Calls, Member, Platform, run
+from tests.bench.load import Apart, Calls, Member, Platform, run, spend
 
 EVEN: Callable[[random.Random], float] = lambda rng: rng.uniform(0.4, 1.6)  # noqa: E731  # a table of spreads
 SKEWED: Callable[[random.Random], float] = lambda rng: rng.lognormvariate(-0.32, 0.8)  # noqa: E731  # as above
@@ -146,6 +149,63 @@ def settled(seen: list[tuple[int, int, int]]) -> Iterator[str]:
         yield f"C = {capacity:3}: within {'-' if within is None else within + 1:>2} s"
 
 
+# -- A process that is late ---------------------------------------------------------------------------
+
+NARROW: Callable[[random.Random], float] = lambda rng: rng.uniform(0.9, 1.1)  # noqa: E731  # as above
+PERMITS = 256
+
+
+@dataclass(frozen=True)
+class Late:
+    """A platform, and what makes our process late.
+
+    Attributes:
+        words: for the table.
+        capacity: of the platform; None for more than enough.
+        seconds: that it takes for a call.
+        cpu_seconds: that a call costs our process.
+        stops: after how many seconds it gets no core, and for how many seconds then.
+        measured: seconds.
+
+    """
+
+    words: str
+    capacity: int | None
+    seconds: float
+    cpu_seconds: float
+    stops: tuple[float, float] | None = None
+    measured: float = 10.0
+
+
+LATE = (
+    Late("has no core half of the time, by turns of 10 ms", None, 0.02, 200e-6, (0.01, 0.01), 4.0),
+    Late("has no core for 200 ms every second or so", None, 0.2, 200e-6, (1.0, 0.2)),
+    Late("works without a pause, 1 ms for a call of 20 ms", None, 0.02, 1e-3),
+    Late("works without a pause, 1 ms for a call of 200 ms", None, 0.2, 1e-3),
+    Late("works half of the time; the platform takes 50", 50, 0.05, 500e-6),
+    Late("has no core half of the time; the platform takes 50", 50, 0.05, 100e-6, (0.01, 0.01)),
+)
+
+
+async def beside_ourselves(late: Late, *, adaptive: bool, warm: float = 6.0) -> tuple[float, float]:
+    """Calls a second, and what one takes, in terms of what the platform takes for it alone."""
+    platform = Apart(late.capacity, late.seconds, NARROW, cpu_seconds=late.cpu_seconds)
+    member = Member(platform, max_in_flight=PERMITS, adaptive=adaptive, room=2 * PERMITS)
+    stopping = asyncio.create_task(_stop_now_and_then(*late.stops)) if late.stops else None
+    await _work(member, warm + late.measured)
+    if stopping is not None:
+        stopping.cancel()
+    took = [seconds for at, seconds, _ in platform.ended if at >= warm]
+    return len(took) / late.measured, sum(took) / len(took) / late.seconds
+
+
+async def _stop_now_and_then(every: float, seconds: float) -> None:
+    rng = random.Random(1)
+    while True:
+        await asyncio.sleep(every * rng.uniform(0.5, 1.5))
+        spend(seconds)
+
+
 @dataclass
 class OverSockets(Calls):
     """A platform that is called over HTTP."""
@@ -199,6 +259,15 @@ def main() -> None:
     print("\nThe limit (bar) and the capacity (mark):")
     print("\n".join(chart(seen)))
     print("\n".join(settled(seen)))
+    print("\nA process that")
+    for late in LATE:
+        calls, took = run(partial(beside_ourselves, late, adaptive=True))
+        most, longest = run(partial(beside_ourselves, late, adaptive=False))
+        print(
+            f"  {late.words:<52} {calls / most:4.0%} of the calls without a limit, "
+            f"each takes {took:4.2f} x alone (without {longest:4.2f})",
+            flush=True,
+        )
 
 
 def _row(words: str, calls: Calls, begin: float, end: float) -> str:

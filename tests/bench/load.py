@@ -4,6 +4,7 @@ Delivery and flow are the service's own; what is made up is the platform, and th
 """
 
 import asyncio
+import heapq
 import random
 from bisect import bisect_left
 from collections import Counter, defaultdict
@@ -125,6 +126,40 @@ class Platform(Calls):
             return GRANTED
         await asyncio.sleep(2.0 if isinstance(away, NoAnswer) else 0.005)
         return away
+
+
+@dataclass
+class Apart(Calls):
+    """In a process of its own: its replies are there in time, whatever holds ours up.
+
+    Attributes:
+        cpu_seconds: that each call costs our process, half of them before it is sent, half after its reply was read.
+
+    """
+
+    cpu_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._free_at = [0.0] * (self.capacity or 0)
+
+    async def _answer(self, url: str, body: bytes) -> AttemptEnd:
+        loop = asyncio.get_running_loop()
+        spend(self.cpu_seconds / 2)
+        begins = max(loop.time(), heapq.heappop(self._free_at)) if self.capacity else loop.time()
+        ends = begins + self.seconds * self.spread(self._rng)
+        if self.capacity:
+            heapq.heappush(self._free_at, ends)
+        await asyncio.sleep(ends - loop.time())
+        spend(self.cpu_seconds / 2)
+        return GRANTED
+
+
+def spend(seconds: float) -> None:
+    """Our process works for so long, or waits for a core, and does nothing else."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop), "in virtual time"
+    loop.spend(seconds)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consumer.core.limits import AdaptiveLimit, LimitPolicy
+from consumer.core.limits import AdaptiveLimit, Lateness, LimitPolicy
 
 MOST = LimitPolicy(most=1000)
 
@@ -178,14 +178,68 @@ def test_a_platform_that_sheds_what_is_too_much_for_it_is_not_asked_for_much_mor
     assert sum(failed[3000:]) / len(failed[3000:]) < 0.3
 
 
+# -- A process that is late ---------------------------------------------------------------------------
+
+
+def test_who_comes_while_a_process_is_late_waits_for_what_is_left_of_it() -> None:
+    lateness = Lateness()
+    for number in range(100):  # it stands still for 30 ms, and then sets its timer again, to 10 ms
+        lateness.note(number * 0.04, number * 0.04 + 0.01, number * 0.04 + 0.04)
+
+    of_all = lateness.waited / lateness.seen
+
+    assert of_all == pytest.approx((0.03 * 0.015 + 0.01 * 0.03) / 0.04)
+
+
+def test_a_timer_that_comes_early_is_not_late() -> None:
+    lateness = Lateness()
+    lateness.note(1.0, 1.005, 1.004)
+
+    assert lateness.waited == 0.0
+
+
+def least(limit: AdaptiveLimit, lateness: Lateness, seconds: float, late: float, now: float) -> int:
+    """Five seconds and more of calls that take so long, in a process whose timers are so late -> the least limit."""
+    found = []
+    for _ in range(1000):
+        lateness.note(now, now + 0.005, now + 0.005 + late)
+        now += 0.005 + late
+        limit.ended(now, seconds, limit.limit)
+        found.append(limit.limit)
+    return min(found)
+
+
+def test_what_a_process_is_late_by_itself_is_no_queue_at_the_platform() -> None:
+    lateness = Lateness()
+    limit = AdaptiveLimit(lateness=lateness)
+    least(limit, lateness, 0.02, 0.0, 0.0)
+    before = limit.limit
+
+    assert least(limit, lateness, 0.04, 0.02, 5.0) >= before
+
+
+def test_a_latency_that_no_lateness_explains_is_a_queue() -> None:
+    lateness = Lateness()
+    limit = AdaptiveLimit(lateness=lateness)
+    least(limit, lateness, 0.02, 0.0, 0.0)
+    before = limit.limit
+
+    assert least(limit, lateness, 0.06, 0.002, 5.0) < before / 2
+
+
 @given(
-    st.lists(st.tuples(st.floats(0, 5), st.floats(0, 60), st.integers(1, 300), st.booleans()), max_size=500)
+    st.lists(
+        st.tuples(st.floats(0, 5), st.floats(0, 60), st.integers(1, 300), st.booleans(), st.floats(0, 9)),
+        max_size=500,
+    )
 )
 def test_whatever_comes_it_stays_within_its_bounds(
-    ends: list[tuple[float, float, int, bool]],
+    ends: list[tuple[float, float, int, bool, float]],
 ) -> None:
-    limit, now = AdaptiveLimit(LimitPolicy(most=200)), 0.0
-    for passed, seconds, in_flight, failed in ends:
+    lateness = Lateness()
+    limit, now = AdaptiveLimit(LimitPolicy(most=200), lateness=lateness), 0.0
+    for passed, seconds, in_flight, failed, late in ends:
+        lateness.note(now, now + 0.005, now + late)
         now += passed
         limit.ended(now, seconds, in_flight, failed=failed)
         assert 1 <= limit.limit <= 200

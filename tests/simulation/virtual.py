@@ -122,6 +122,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Seconds since this loop began."""
         return self._now
 
+    def spend(self, seconds: float) -> None:
+        """The callback that is running takes so long, or waits so long for a core: nothing else runs meanwhile."""
+        self._now += seconds
+
     def call_at(
         self,
         when: float,
