@@ -82,7 +82,7 @@ class Bounds:
     """When a flush is due, and what it may hold.
 
     Attributes:
-        interval: seconds from the first resolution to its flush.
+        interval: seconds from the first resolution that is not under way yet to its flush.
         records: done records that make a flush due at once.
         message_bytes: the largest record that the topics take.
     """
@@ -221,19 +221,27 @@ class Ledger:
         self._moved: set[TopicPartition] = set()
         self._map_bytes: dict[TopicPartition, int] = {}
         self._work = asyncio.Event()
+        self._work_since = 0.0
         self._enough = asyncio.Event()
         self._closing = False
 
     def add(self, record: Record, resolutions: Sequence[Resolution], taken_at: float) -> None:
         """The record ended. Its resolutions and its offset go out with the next flush."""
         self._pending.append(Done(record, resolutions, taken_at))
-        self._work.set()
+        if not self._work.is_set():
+            self._begin_to_wait()
         if len(self._pending) >= self._bounds.records:
             self._enough.set()
 
     def touch(self, partition: TopicPartition) -> None:
         """The partition's frontier moved without a record of its own to write (it was done already)."""
         self._moved.add(partition)
+        if not self._work.is_set():
+            self._begin_to_wait()
+
+    def _begin_to_wait(self) -> None:
+        """Also while another flush is under way: what it takes is no reason to wait longer afterwards."""
+        self._work_since = asyncio.get_running_loop().time()
         self._work.set()
 
     @property
@@ -282,7 +290,7 @@ class Ledger:
         await self._work.wait()
         if not self._closing and len(self._pending) < self._bounds.records:
             try:
-                async with asyncio.timeout(self._bounds.interval):
+                async with asyncio.timeout_at(self._work_since + self._bounds.interval):
                     await self._enough.wait()
             except TimeoutError:
                 pass

@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from consumer.core.events import Attempts, Coordinates, Record, Wait
@@ -13,6 +15,7 @@ from consumer.core.outcomes import Later, Outcome, OutcomeContext, Resolution
 from consumer.ledger import Bounds, Encoder, Ledger
 from consumer.link import Committed, CommittedOffset, FlushResult, Outgoing, Retriable, TopicPartition
 from consumer.metrics import Metrics
+from tests.bench.load import run
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 RETRIES = ("retries.1m", "retries.5m")
@@ -85,12 +88,9 @@ async def test_what_the_broker_does_not_take_as_a_retry_ends_too_and_is_counted_
     tracker = Tracker(7)
     tracker.take(7)
 
-    async def read_offsets(*_: object) -> Mapping[TopicPartition, CommittedOffset]:
-        raise NotImplementedError
-
     ledger = Ledger(
         writer=writer,
-        read_offsets=read_offsets,
+        read_offsets=_no_offsets,
         trackers={PARTITION: tracker},
         encoder=ENCODER,
         bounds=Bounds(interval=0.001),
@@ -125,12 +125,9 @@ async def test_a_retry_is_counted_by_topic_and_is_no_outcome() -> None:
         ) -> FlushResult:
             return Committed()
 
-    async def read_offsets(*_: object) -> Mapping[TopicPartition, CommittedOffset]:
-        raise NotImplementedError
-
     ledger = Ledger(
         writer=Takes(),
-        read_offsets=read_offsets,
+        read_offsets=_no_offsets,
         trackers={PARTITION: tracker},
         encoder=ENCODER,
         bounds=Bounds(interval=0.001),
@@ -149,3 +146,44 @@ async def test_a_retry_is_counted_by_topic_and_is_no_outcome() -> None:
     assert not [
         s for family in metrics.outcomes.collect() for s in family.samples if s.name.endswith("_total")
     ]
+
+
+def test_what_ends_while_a_flush_is_under_way_waits_no_longer_than_anything_else() -> None:
+    async def main() -> list[float]:
+        loop, tracker = asyncio.get_running_loop(), Tracker(0)
+        took: list[float] = []
+
+        class Slow(Writer):
+            async def flush(
+                self, offsets: Mapping[TopicPartition, CommittedOffset], records: Sequence[Outgoing]
+            ) -> FlushResult:
+                await asyncio.sleep(0.06)
+                return Committed()
+
+        ledger = Ledger(
+            writer=Slow(),
+            read_offsets=_no_offsets,
+            trackers={PARTITION: tracker},
+            encoder=ENCODER,
+            bounds=Bounds(interval=0.1),
+            metrics=Metrics(CollectorRegistry()),
+            on_committed=lambda done: took.extend(loop.time() - item.taken_at for item in done),
+        )
+        running = asyncio.create_task(ledger.run())
+        for offset in range(200):
+            tracker.take(offset)
+            record = replace(waiting().record, coordinates=Coordinates("charges", 0, offset))
+            ledger.add(record, [], loop.time())
+            await asyncio.sleep(0.01)
+        ledger.close()
+        await running
+        return took
+
+    took = run(main)
+
+    assert len(took) == 200
+    assert max(took) == pytest.approx(0.1 + 0.06, abs=0.001)
+
+
+async def _no_offsets(*_: object) -> Mapping[TopicPartition, CommittedOffset]:
+    raise NotImplementedError
