@@ -9,9 +9,11 @@ import base64
 import hashlib
 import re
 import zlib
+from binascii import b2a_base64
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 MAX_MAP_BYTES = 4096
 """The broker's `offset.metadata.max.bytes`, by default."""
@@ -24,6 +26,7 @@ _CLEAN, _RUNS, _BITMAP, _DEFLATED = 1, 2, 4, 8
 _MAX_SPAN = 1 << 32  # offsets that one map may reach over; more is no map of ours
 _MAX_INFLATED = 1 << 20
 _ONES = re.compile("1+")
+_LONG = 1536  # bytes of a map that is half of what a commit may hold: from here on, it is worth trying both encodings
 
 
 class Tracker:
@@ -69,10 +72,12 @@ class Tracker:
         """A record has come: True if it is to be done, False if it is done already or under way."""
         if offset < self.position:
             return False
+        gap, self.position = offset - self.position, offset + 1
+        if not gap and (not self._ends or offset >= self._ends[-1]):
+            return True
         new = not self._is_done(offset)
-        if offset > self.position:
-            self._add(self.position, offset)
-        self.position = offset + 1
+        if gap:
+            self._add(offset - gap, offset)
         self._absorb()
         return new
 
@@ -87,8 +92,11 @@ class Tracker:
 
     def finish(self, offset: int) -> None:
         """The record at `offset` is done."""
-        self._add(offset, offset + 1)
-        self._absorb()
+        if offset > self._frontier:
+            self._add(offset, offset + 1)
+        elif offset == self._frontier:
+            self._frontier = offset + 1
+            self._absorb()
 
     def done(self) -> list[tuple[int, int]]:
         """Ranges [start, end) of what is done beyond the frontier, ascending."""
@@ -104,6 +112,13 @@ class Tracker:
 
     def _add(self, start: int, end: int) -> None:
         """Merge [start, end) into the ranges; touching ranges become one."""
+        if not self._ends or start > self._ends[-1]:
+            self._starts.append(start)
+            self._ends.append(end)
+            return
+        if start == self._ends[-1]:
+            self._ends[-1] = end
+            return
         first = bisect_left(self._ends, start)
         last = bisect_right(self._starts, end)
         if first < last:
@@ -115,7 +130,7 @@ class Tracker:
     def _absorb(self) -> None:
         while self._starts and self._starts[0] <= self._frontier:
             self._frontier = max(self._frontier, self._ends.pop(0))
-            self._starts.pop(0)
+            del self._starts[0]
         self.position = max(self.position, self._frontier)
 
 
@@ -148,18 +163,35 @@ class UnusableMap:
 
 
 def encode_map(cluster: str, frontier: int, done: list[tuple[int, int]], *, clean: bool) -> str:
-    """The commit's metadata: in the smallest of the encodings, which may still exceed MAX_MAP_BYTES."""
-    bodies = [(0, b"")]
-    if done:
-        runs = b"".join(_runs(frontier, done))
-        bodies = [(_RUNS, runs)]
-        span = done[-1][1] - frontier
-        if span < 8 * len(runs):  # a bitmap can only win where it is shorter than the runs
-            bodies.append((_BITMAP, _bitmap(frontier, done)))
-        bodies += [(kind | _DEFLATED, zlib.compress(body, 9)) for kind, body in bodies if len(body) > 32]
-    flags, body = min(bodies, key=lambda candidate: len(candidate[1]))
-    head = bytes([flags | (_CLEAN if clean else 0)]) + _cluster_tag(cluster) + _uvarint(frontier)
-    return _PREFIX + base64.b64encode(head + body).rstrip(b"=").decode()
+    """The commit's metadata. May exceed MAX_MAP_BYTES, but then there is no shorter way to say it."""
+    kind, body = _body(frontier, done) if done else (0, b"")
+    head = bytes([kind | (_CLEAN if clean else 0)]) + _cluster_tag(cluster) + _uvarint(frontier)
+    return _PREFIX + b2a_base64(head + body, newline=False).rstrip(b"=").decode()
+
+
+def _body(frontier: int, done: list[tuple[int, int]]) -> tuple[int, bytes]:
+    """In the encoding that promises more; once that is long, in the better of both."""
+    span = done[-1][1] - frontier
+    if span <= 16 * len(done):  # each run takes a byte at least, and a bitmap one for eight offsets
+        found = _deflated(_BITMAP, _bitmap(frontier, done))
+        return found if len(found[1]) < _LONG else _shorter(found, _deflated(_RUNS, _runs(frontier, done)))
+    runs = _runs(frontier, done)
+    found = _deflated(_RUNS, runs)
+    if len(found[1]) < _LONG or span > 8 * len(runs):
+        return found
+    return _shorter(found, _deflated(_BITMAP, _bitmap(frontier, done)))
+
+
+def _shorter(one: tuple[int, bytes], other: tuple[int, bytes]) -> tuple[int, bytes]:
+    return one if len(one[1]) <= len(other[1]) else other
+
+
+def _deflated(kind: int, body: bytes) -> tuple[int, bytes]:
+    """If that is shorter."""
+    if len(body) <= 32:
+        return kind, body
+    deflated = zlib.compress(body)
+    return (kind | _DEFLATED, deflated) if len(deflated) < len(body) else (kind, body)
 
 
 def decode_map(text: str, cluster: str, offset: int) -> OffsetMap | UnusableMap:
@@ -199,16 +231,19 @@ def _inflate(body: bytes) -> bytes:
     return inflated
 
 
+@lru_cache(maxsize=8)
 def _cluster_tag(cluster: str) -> bytes:
     return hashlib.blake2b(cluster.encode(), digest_size=8).digest()
 
 
-def _runs(frontier: int, done: list[tuple[int, int]]) -> Iterator[bytes]:
+def _runs(frontier: int, done: list[tuple[int, int]]) -> bytes:
     """Alternating lengths: not done, done, not done, done ..., from the frontier on."""
     at = frontier
+    lengths: list[int] = []
     for start, end in done:
-        yield _uvarint(start - at) + _uvarint(end - start)
+        lengths += (start - at, end - start)
         at = end
+    return bytes(lengths) if max(lengths) <= 0x7F else b"".join(map(_uvarint, lengths))
 
 
 def _read_runs(frontier: int, body: bytes) -> Iterator[tuple[int, int]]:

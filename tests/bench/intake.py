@@ -207,10 +207,7 @@ class Commits:
 async def decode(load: Load) -> float:
     """aiokafka's part alone: the bytes of a fetch -> its records."""
     broker = Broker(load)
-    fetched = [
-        (TopicPartition(TOPIC, at), broker._bytes(at, 0, 1 << 30))  # noqa: SLF001  # the bench's own
-        for at in range(load.partitions)
-    ]
+    fetched = [(TopicPartition(TOPIC, at), broker._bytes(at, 0, 1 << 30)) for at in range(load.partitions)]
     began = time.process_time()
     for tp, data in fetched:
         records = fetcher.MemoryRecords(data)
@@ -227,7 +224,9 @@ async def take_in(load: Load, *, stuck: bool = False) -> float:
     ledgers: list[Commits] = []
 
     def ledger(_member: Any, _producers: Any, trackers: Any, on_committed: Any) -> Ledger:
-        ledgers.append(Commits(trackers, on_committed, broker.each * load.partitions - stuck * load.partitions))
+        ledgers.append(
+            Commits(trackers, on_committed, broker.each * load.partitions - stuck * load.partitions)
+        )
         return cast("Ledger", ledgers[0])
 
     intake = Intake(
@@ -246,7 +245,7 @@ async def take_in(load: Load, *, stuck: bool = False) -> float:
         consumer.seek(tp, 0)
     running = asyncio.create_task(intake.run())
     await intake.on_partitions_assigned(partitions)
-    while not intake.partitions:
+    while not intake.partitions:  # noqa: ASYNC110  # it sets no event
         await asyncio.sleep(0)
     began = time.process_time()
     await ledgers[0].over.wait()
@@ -307,10 +306,9 @@ async def measure(loads: Sequence[Load], rounds: int, only: str | None) -> None:
     stages = {name: stage for name, stage in STAGES.items() if only is None or only in name}
     best = {(name, load): float("inf") for name in stages for load in loads}
     for _ in range(rounds):
-        for name, load in best:
+        for (name, load), before in best.items():
             gc.collect()
-            spent = await stages[name](load) / load.events * 1e6
-            best[name, load] = min(best[name, load], spent)
+            best[name, load] = min(before, await stages[name](load) / load.events * 1e6)
     print(f"{'us an event':>28}" + "".join(f"{load.partitions:>6} partitions" for load in loads))
     for name in stages:
         print(f"{name:>28}" + "".join(f"{best[name, load]:>17.2f}" for load in loads))
