@@ -22,7 +22,7 @@ from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.errors import KafkaError
 
 from consumer.core.errors import BrokerUnavailableError, RefusedError
-from consumer.core.events import Coordinates, Record, RetryContext
+from consumer.core.events import Coordinates, Headers, Record, RetryContext
 from consumer.core.headers import read_replay, read_retry
 from consumer.core.offsets import Tracker
 from consumer.core.outcomes import Resolution
@@ -45,8 +45,11 @@ POLL_SECONDS = 0.2
 POLL_RECORDS = 200
 """Records taken in one poll."""
 
-TURN_RECORDS = 10
+TURN_RECORDS = 20
 """Records taken in one turn of the event loop, so that it stays short, and what they tell is heeded."""
+
+STEER_SECONDS = 0.05
+"""How often each partition is looked at, if nothing happens before: polls may be hundreds a second, and partitions as many."""
 
 GIVE_UP_SECONDS = 60.0
 """Errors from polling for this long in a row: the consumer does not mend by itself, a new one has to be made."""
@@ -55,7 +58,7 @@ MEASURE_SECONDS = 5.0
 """How often it is asked where the logs of paused partitions end."""
 
 ACCOUNT_SECONDS = 0.5
-"""How often each partition's gauges are set: polls may be hundreds a second, and partitions as many."""
+"""How often gauges are set."""
 
 LOOK_SECONDS = 20.0
 """How often it is looked whether records are there that the consumer does not bring: twice in a row is once too often."""
@@ -143,25 +146,38 @@ MakeLedger = Callable[
 
 
 @dataclass(eq=False, slots=True)
+class Place:
+    """What an assignment holds of one partition.
+
+    Attributes:
+        position: one beyond the last record taken in, and what followed it and is none.
+        records: taken in and not yet committed.
+        not_due: when its head is due, in a retry topic; None while it need not wait for that.
+        dues: when those of a retry topic were due, its head with them; by offset, ascending.
+    """
+
+    tracker: Tracker
+    position: int
+    records: int = 0
+    not_due: datetime | None = None
+    dues: dict[int, datetime] = field(default_factory=dict)
+
+
+@dataclass(eq=False, slots=True)
 class Assignment:
     """What one assignment of the group holds; it is closed, and never used again.
 
     Attributes:
-        not_due: when the head of a retry topic's partition is due.
-        by_partition: records taken in and not yet committed.
-        dues: when those of a retry topic were due, its head with them; by offset, ascending.
+        crowded: partitions that hold half of what may be held, or more.
     """
 
     member: Membership
-    trackers: Mapping[TopicPartition, Tracker]
-    positions: dict[TopicPartition, int]
+    places: Mapping[TopicPartition, Place]
     ledger: Ledger
     own_ids: tuple[str, str]
     writing: "asyncio.Task[str | None] | None" = None
-    deliveries: "set[asyncio.Task[None]]" = field(default_factory=set)
-    not_due: dict[TopicPartition, datetime] = field(default_factory=dict)
-    by_partition: "Counter[TopicPartition]" = field(default_factory=Counter)
-    dues: dict[TopicPartition, dict[int, datetime]] = field(default_factory=dict)
+    deliveries: "dict[Coordinates, asyncio.Task[None]]" = field(default_factory=dict)
+    crowded: set[TopicPartition] = field(default_factory=set)
     admitting: bool = True
     closed: bool = False
     records: int = 0
@@ -217,6 +233,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._bounds = bounds
         self._metrics = metrics
         self._records_of = cache(metrics.records.labels)
+        self._backpressure_seconds = cache(metrics.backpressure_seconds.labels)
         self._retry_topics = frozenset(retry_topics)
         self._on_assigned = on_assigned
         self._clock = clock
@@ -226,7 +243,6 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._paused: dict[TopicPartition, str] = {}
         self._ends: Mapping[TopicPartition, int] = {}
         self._paused_lately: set[TopicPartition] = set()
-        self._served: set[TopicPartition] = set()
         self._unreadable: Counter[str] = Counter()
         self._room = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -235,7 +251,9 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._cannot_open: str | None = None
         self._problems = 0
         self._polled_at = monotonic()
-        self._accounted_at = -ACCOUNT_SECONDS
+        self._held_up_by: str | None = None
+        self._steer_at = self._account_at = monotonic()
+        self._in_turn = 0
         self._seen_reasons = {FULL, LEDGER, OFFSET_MAP, NOT_DUE, UNREADABLE}
 
     # -- The poll loop --------------------------------------------------------------------------------
@@ -273,7 +291,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
     @property
     def partitions(self) -> list[TopicPartition]:
         """Partitions that records are taken from now."""
-        return sorted(self._assignment.trackers) if self._assignment is not None else []
+        return sorted(self._assignment.places) if self._assignment is not None else []
 
     @property
     def paused(self) -> dict[str, int]:
@@ -294,10 +312,11 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
     def partition_statuses(self) -> list[PartitionStatus]:
         """Each partition that records are taken from, as of now."""
         held = self._assignment
-        return [] if held is None else [self._partition_status(held, tp) for tp in sorted(held.trackers)]
+        return [] if held is None else [self._partition_status(held, tp) for tp in sorted(held.places)]
 
     def _partition_status(self, held: Assignment, partition: TopicPartition) -> PartitionStatus:
-        tracker, end = held.trackers[partition], self._end(partition)
+        place, end = held.places[partition], self._end(partition)
+        tracker = place.tracker
         return PartitionStatus(
             topic=partition.topic,
             partition=partition.partition,
@@ -305,10 +324,10 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             lag=None if end is None else max(0, end - tracker.frontier),
             frontier=tracker.frontier,
             position=tracker.position,
-            under_way=held.by_partition[partition],
+            under_way=place.records,
             map_bytes=held.ledger.map_bytes(partition),
             paused=self._paused.get(partition),
-            due_at=held.not_due.get(partition),
+            due_at=place.not_due,
         )
 
     def memory(self) -> Memory:
@@ -334,12 +353,11 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             self._steer()
             batches = await self._poll()
             now = self._monotonic()
-            self._account(now - before)
+            self._account(now, now - before)
             self.last_turn = before = now
             held = self._assignment
             for partition, records in batches.items():
                 await self._take_in(held, partition, records)
-            self._pass_markers()
 
     async def _wait_for_room(self) -> None:
         """A short fullness is waited for: pausing would throw away what was fetched ahead."""
@@ -361,32 +379,56 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         if held is None:
             self._paused = {}
             return
-        everything = self._pause_reason() or (LEDGER if held.ledger.stuck else FULL if self._full() else None)
+        held_up_by = self._pause_reason() or (LEDGER if held.ledger.stuck else FULL if self._full() else None)
+        now = self._monotonic()
+        if held_up_by == self._held_up_by and now < self._steer_at:
+            return
+        self._held_up_by, self._steer_at = held_up_by, now + STEER_SECONDS
+        if held.admitting:
+            self._pass_markers(held)
+        wanted = self._to_be_paused(held, held_up_by)
+        if wanted != self._paused:
+            assigned = set(self._consumer.assignment())
+            self._consumer.pause(*(tp for tp in wanted if tp not in self._paused and tp in assigned))
+            self._consumer.resume(*(tp for tp in self._paused if tp not in wanted and tp in assigned))
+            self._paused = wanted
+        self._paused_lately.update(wanted)
+
+    def _to_be_paused(self, held: Assignment, held_up_by: str | None) -> dict[TopicPartition, str]:
+        """Each with its reason."""
+        wanted: dict[TopicPartition, str] = {}
         now = self._clock()
-        held.not_due = {partition: due_at for partition, due_at in held.not_due.items() if due_at > now}
-        wanted = dict.fromkeys(held.not_due, NOT_DUE)
-        for partition in held.trackers:
-            if everything or held.ledger.full(partition):
-                wanted[partition] = everything or OFFSET_MAP
+        for partition, place in held.places.items():
+            if place.not_due is not None and place.not_due <= now:
+                place.not_due = None
+            if held_up_by is not None:
+                wanted[partition] = held_up_by
+            elif held.ledger.full(partition):
+                wanted[partition] = OFFSET_MAP
             elif self._is_unreadable(partition.topic):
                 wanted[partition] = UNREADABLE
-        assigned = set(self._consumer.assignment())
-        pause = [partition for partition in wanted if partition not in self._paused and partition in assigned]
-        resume = [
-            partition for partition in self._paused if partition not in wanted and partition in assigned
-        ]
-        if pause:
-            self._consumer.pause(*pause)
-        if resume:
-            self._consumer.resume(*resume)
-        self._paused = wanted
-        self._paused_lately.update(wanted)
+            elif place.not_due is not None:
+                wanted[partition] = NOT_DUE
+        return wanted
+
+    def _pass_markers(self, held: Assignment) -> None:
+        """What stands at a log's end and is no record (a transaction's marker, a compacted one) is done: no lag stays."""
+        for partition, place in held.places.items():
+            reads_on = self._consumer.place(partition)
+            if reads_on is not None and reads_on > place.position:
+                place.position = reads_on
+                if place.tracker.skip_to(reads_on):
+                    held.ledger.touch(partition)
 
     async def _poll(self) -> Mapping[TopicPartition, Sequence[Any]]:
         held = self._assignment
         room = self._bounds.records - held.records if held is not None else POLL_RECORDS
         try:
-            batches = await self._poll_in_turn(held, max(1, min(POLL_RECORDS, room)))
+            batches = await self._consumer.getmany(
+                *(self._uncrowded(held) if held is not None and held.crowded else ()),
+                timeout_ms=int(POLL_SECONDS * 1000),
+                max_records=max(1, min(POLL_RECORDS, room)),
+            )
         except KafkaError as error:
             self._note_problem(error)
             await asyncio.sleep(min(5.0, 0.1 * self._problems))
@@ -394,32 +436,9 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._problems, self._polled_at, self._cannot_poll = 0, self._monotonic(), None
         return batches
 
-    async def _poll_in_turn(
-        self, held: Assignment | None, most: int
-    ) -> Mapping[TopicPartition, Sequence[Any]]:
-        """One partition after the other, and none more than half of what is held: a deep backlog keeps nobody waiting.
-
-        The consumer by itself gives all that it fetched of one partition before it goes on to the next.
-        """
-        wait_ms = int(POLL_SECONDS * 1000)
-        if held is None or len(held.trackers) < 2:
-            return await self._consumer.getmany(timeout_ms=wait_ms, max_records=most)
-        open_ones = [tp for tp in held.trackers if tp not in self._paused and self._has_share(held, tp)]
-        others = [tp for tp in open_ones if tp not in self._served]
-        batches: Mapping[TopicPartition, Sequence[Any]] = {}
-        if self._served and others:
-            batches = await self._consumer.getmany(*others, timeout_ms=0, max_records=most)
-        if not batches:
-            self._served.clear()
-            batches = await self._consumer.getmany(
-                *(open_ones or held.trackers), timeout_ms=wait_ms, max_records=most
-            )
-        self._served.update(batches)
-        return batches
-
-    def _has_share(self, held: Assignment, partition: TopicPartition) -> bool:
-        """It holds less than half of what may be held."""
-        return held.by_partition[partition] < self._bounds.records // 2
+    def _uncrowded(self, held: Assignment) -> Iterable[TopicPartition]:
+        """No partition gets more than half of what may be held while others could: its deep backlog keeps nobody waiting."""
+        return [tp for tp in held.places if tp not in self._paused and tp not in held.crowded]
 
     def _note_problem(self, error: KafkaError) -> None:
         self._problems += 1
@@ -468,15 +487,19 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             return {}
         places = {
             tp: self._consumer.place(tp)
-            for tp in held.trackers
-            if tp not in self._paused_lately and self._has_share(held, tp)
+            for tp in held.places
+            if tp not in self._paused_lately and tp not in held.crowded
         }
         return {tp: place for tp, place in places.items() if place is not None}
 
-    def _account(self, seconds: float) -> None:
+    def _account(self, now: float, seconds: float) -> None:
+        if self._paused:
+            for reason in set(self._paused.values()):
+                self._backpressure_seconds(reason).inc(seconds)
+        if now < self._account_at:
+            return
+        self._account_at = now + ACCOUNT_SECONDS
         reasons = set(self._paused.values())
-        for reason in reasons:
-            self._metrics.backpressure_seconds.labels(reason).inc(seconds)
         self._seen_reasons |= reasons
         for reason in self._seen_reasons:
             self._metrics.paused.labels(reason).set(reason in reasons)
@@ -484,18 +507,17 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         held = self._assignment
         self._metrics.waiting.set(held.records if held else 0)
         self._metrics.waiting_bytes.set(held.bytes if held else 0)
-        if held is not None and self._monotonic() >= self._accounted_at + ACCOUNT_SECONDS:
-            self._accounted_at = self._monotonic()
+        if held is not None:
             all_held_up = self._pause_reason() is not None
-            for partition in held.trackers:
-                self._account_for(held, partition, all_held_up=all_held_up)
+            for partition, place in held.places.items():
+                self._account_for(partition, place, all_held_up=all_held_up)
 
-    def _account_for(self, held: Assignment, partition: TopicPartition, *, all_held_up: bool) -> None:
+    def _account_for(self, partition: TopicPartition, place: Place, *, all_held_up: bool) -> None:
         labels = (partition.topic, str(partition.partition))
-        tracker = held.trackers[partition]
+        tracker = place.tracker
         self._metrics.commit_gap.labels(*labels).set(tracker.position - tracker.frontier)
         if partition.topic in self._retry_topics:
-            due_at = next(iter(held.dues.get(partition, {}).values()), None)
+            due_at = next(iter(place.dues.values()), None)
             overdue = 0.0 if due_at is None else (self._clock() - due_at).total_seconds()
             self._metrics.retry_overdue.labels(*labels).set(max(0.0, overdue))
         end = self._end(partition)
@@ -505,90 +527,97 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         if partition.topic not in self._retry_topics:
             # Where anything but our own memory holds us up, more members would be held up, too.
             held_up = all_held_up or self._paused.get(partition, FULL) != FULL
-            ahead = max(0, end - held.positions[partition])
-            self._metrics.admissible.labels(*labels).set(
-                0 if held_up else ahead + held.by_partition[partition]
-            )
+            ahead = max(0, end - place.position)
+            self._metrics.admissible.labels(*labels).set(0 if held_up else ahead + place.records)
 
     def _end(self, partition: TopicPartition) -> int | None:
         """Where its log ends, as far as that is known."""
         ends = (self._consumer.highwater(partition), self._ends.get(partition))
         return max((each for each in ends if each is not None), default=None)
 
-    # -- One record -----------------------------------------------------------------------------------
+    # -- Records --------------------------------------------------------------------------------------
 
     async def _take_in(
         self, held: Assignment | None, partition: TopicPartition, records: Sequence[Any]
     ) -> None:
         """Of an assignment that is over, or not yet open, nothing is taken: it will be read again."""
-        if held is None or partition not in held.trackers:
+        if held is None or partition not in held.places:
             return
-        for number, polled in enumerate(records, 1):
-            if self._assignment is not held or not self._admit(held, partition, polled):
+        first = 0
+        while first < len(records):
+            some = records[first : first + TURN_RECORDS - self._in_turn]
+            if self._assignment is not held or not self._admit(held, partition, some):
                 return
-            if number % TURN_RECORDS == 0:
+            first += len(some)
+            self._in_turn += len(some)
+            if self._in_turn >= TURN_RECORDS:
+                self._in_turn = 0
                 await asyncio.sleep(0)
 
-    def _admit(self, held: Assignment, partition: TopicPartition, polled: Any) -> bool:
-        """Take one record in. False: nothing more of this partition can be taken now."""
+    def _admit(self, held: Assignment, partition: TopicPartition, polled: Sequence[Any]) -> bool:
+        """Take some records in. False: nothing more of this partition can be taken now."""
         if not held.admitting:
             return False
-        tracker = held.trackers[partition]
-        if polled.offset < held.positions[partition]:
-            self._begin_anew(held, partition, polled.offset)
+        place = held.places[partition]
+        if polled[0].offset < place.position:
+            self._begin_anew(held, partition, polled[0].offset)
             return False
-        record = self._record(partition, polled, maybe_sent=polled.offset < tracker.maybe_sent_below)
-        if record.retry is not None:
-            held.dues.setdefault(partition, {})[polled.offset] = record.retry.due_at
-        not_due = record.retry is not None and record.retry.due_at > self._clock()
-        if not_due or self._is_unreadable(partition.topic):
-            # Nothing that waits is kept in memory: it is read again when it can be taken.
-            if record.retry is not None and not_due:
-                held.not_due[partition] = record.retry.due_at
-            self._consumer.seek(partition, polled.offset)
+        topic, number = partition
+        waits, stays = topic in self._retry_topics, self._is_unreadable(topic)
+        tracker, retry, refused = place.tracker, None, ""
+        taken: list[Record] = []
+        for each in polled:
+            offset, headers = each.offset, tuple(each.headers)
+            if waits:
+                retry, refused = _retry(headers)
+                stays = stays or (retry is not None and self._waits(place, offset, retry))
+            if stays:
+                # Nothing that waits is kept in memory: it is read again when it can be taken.
+                self._consumer.seek(partition, offset)
+                self._steer_at = self._monotonic()
+                break
+            place.position = offset + 1
+            if not tracker.take(offset):
+                place.dues.pop(offset, None)
+                held.ledger.touch(partition)
+                continue
+            record = Record(
+                Coordinates(topic, number, offset),
+                each.timestamp,
+                each.key,
+                each.value,
+                headers,
+                offset < tracker.maybe_sent_below,
+                retry,
+                read_replay(headers) if headers else None,
+                refused,
+            )
+            taken.append(record)
+        if taken:
+            self._begin(held, partition, place, taken)
+        return not stays
+
+    def _waits(self, place: Place, offset: int, retry: RetryContext) -> bool:
+        """Whether the order at `offset` is not due yet."""
+        place.dues[offset] = retry.due_at
+        if retry.due_at <= self._clock():
             return False
-        held.positions[partition] = polled.offset + 1
-        if not tracker.take(polled.offset):
-            held.dues.get(partition, {}).pop(polled.offset, None)
-            held.ledger.touch(partition)
-            return True
-        held.records += 1
-        held.by_partition[partition] += 1
-        held.bytes += record.size
-        self._records_of(partition.topic).inc()
-        task = asyncio.create_task(self._deliver_one(held, record, asyncio.get_running_loop().time()))
-        held.deliveries.add(task)
-        task.add_done_callback(held.deliveries.discard)
+        place.not_due = retry.due_at
         return True
 
-    def _record(self, partition: TopicPartition, polled: Any, *, maybe_sent: bool) -> Record:
-        headers = tuple(polled.headers)
-        retry: RetryContext | str | None = None
-        if partition.topic in self._retry_topics:
-            retry = read_retry(headers)
-        return Record(
-            coordinates=Coordinates(partition.topic, partition.partition, polled.offset),
-            timestamp_ms=polled.timestamp,
-            key=polled.key,
-            value=polled.value,
-            headers=headers,
-            maybe_sent=maybe_sent,
-            retry=retry if isinstance(retry, RetryContext) else None,
-            replay=read_replay(headers),
-            refused=retry if isinstance(retry, str) else "",
-        )
-
-    def _pass_markers(self) -> None:
-        """What stands at a log's end and is no record (a transaction's marker, a compacted one) is done: no lag stays."""
-        held = self._assignment
-        if held is None or not held.admitting:
-            return
-        for partition, tracker in held.trackers.items():
-            place = self._consumer.place(partition)
-            if place is not None and place > held.positions[partition]:
-                held.positions[partition] = place
-                if tracker.skip_to(place):
-                    held.ledger.touch(partition)
+    def _begin(
+        self, held: Assignment, partition: TopicPartition, place: Place, records: Sequence[Record]
+    ) -> None:
+        self._records_of(partition.topic).inc(len(records))
+        held.records += len(records)
+        held.bytes += sum([record.size for record in records])
+        place.records += len(records)
+        if place.records >= self._bounds.records // 2 and len(held.places) > 1:
+            held.crowded.add(partition)
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for record in records:
+            held.deliveries[record.coordinates] = loop.create_task(self._deliver_one(held, record, now))
 
     def _begin_anew(self, held: Assignment, partition: TopicPartition, offset: int) -> None:
         """The log ends before our place: it was cut or made anew, and what we hold of it says nothing any more."""
@@ -597,43 +626,55 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             topic=partition.topic,
             partition=partition.partition,
             found=offset,
-            expected=held.positions[partition],
+            expected=held.places[partition].position,
         )
         self._made_anew.add(partition)
         held.admitting = False
         self._consumer.rejoin()
 
     async def _deliver_one(self, held: Assignment, record: Record, taken_at: float) -> None:
-        pause = 1.0
-        while True:
+        try:
             try:
                 resolutions = await self._delivery.deliver(record)
-                break
-            except Exception:
-                # A bug of ours. The record is not lost: it holds its frontier until it ends.
-                log.exception("intake.delivery_failed", **record.coordinates._asdict())
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, 60.0)
-        if held.closed:
-            self._metrics.late_completions.inc()
-        else:
-            self._note_readable(record.coordinates.topic, resolutions)
-            held.ledger.add(record, resolutions, taken_at)
+            except Exception as bug:  # noqa: BLE001 - it is told, and tried again
+                resolutions = await self._deliver_again(record, bug)
+            if held.closed:
+                self._metrics.late_completions.inc()
+            else:
+                self._note_readable(record.coordinates.topic, resolutions)
+                held.ledger.add(record, resolutions, taken_at)
+        finally:
+            del held.deliveries[record.coordinates]
+
+    async def _deliver_again(self, record: Record, bug: Exception) -> Sequence[Resolution]:
+        """After a bug of ours. The record is not lost: it holds its frontier until it ends."""
+        pause = 1.0
+        while True:
+            log.error("intake.delivery_failed", exc_info=bug, **record.coordinates._asdict())
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 60.0)
+            try:
+                return await self._delivery.deliver(record)
+            except Exception as again:  # noqa: BLE001 - likewise
+                bug = again
 
     def _forget_unreadable(self, topic: str) -> None:
         self._unreadable.pop(topic, None)
         self._metrics.unreadable_alarm.labels(topic).set(0)
+        self._steer_at = self._monotonic()
 
     def _note_readable(self, topic: str, resolutions: Sequence[Resolution]) -> None:
         """A topic of which nothing can be read is rather a mistake of ours than a thousand dead letters."""
-        if any(resolution.readable for resolution in resolutions):
-            if topic in self._unreadable:
-                if self._is_unreadable(topic):
-                    log.info("intake.readable_again", topic=topic)
-                self._forget_unreadable(topic)
-            return
+        for resolution in resolutions:
+            if resolution.readable:
+                if topic in self._unreadable:
+                    if self._is_unreadable(topic):
+                        log.info("intake.readable_again", topic=topic)
+                    self._forget_unreadable(topic)
+                return
         self._unreadable[topic] += 1
         if self._unreadable[topic] == self._bounds.unreadable:
+            self._steer_at = self._monotonic()
             self._metrics.unreadable_alarm.labels(topic).set(1)
             log.error(
                 "intake.topic_unreadable",
@@ -645,11 +686,16 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
 
     def _committed(self, held: Assignment, done: Sequence[Done]) -> None:
         held.records -= len(done)
-        held.by_partition.subtract(partition_of(item.record) for item in done)
-        held.bytes -= sum(item.record.size for item in done)
+        held.bytes -= sum([item.record.size for item in done])
+        for partition, count in Counter([item.record.coordinates[:2] for item in done]).items():
+            place = held.places[TopicPartition(*partition)]
+            place.records -= count
+            if place.records < self._bounds.records // 2:
+                held.crowded.discard(TopicPartition(*partition))
         for item in done:
             if item.record.retry is not None:
-                held.dues[partition_of(item.record)].pop(item.record.coordinates.offset, None)
+                place = held.places[partition_of(item.record)]
+                place.dues.pop(item.record.coordinates.offset, None)
         self._room.set()
 
     # -- Assignment -----------------------------------------------------------------------------------
@@ -694,7 +740,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             else:
                 self._assignment = held
                 self._made_anew.difference_update(partitions)
-                self._paused = {}
+                self._paused, self._steer_at = {}, self._monotonic()
                 self._delivery.release()
                 self._consumer.resume(*partitions)
                 log.info("intake.open", generation=member.generation, partitions=len(partitions))
@@ -704,17 +750,17 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         """Fence, read, seek, commit. None if the membership is over already."""
         deadline = asyncio.get_running_loop().time() + OPEN_SECONDS
         taken = await self._takeover.take(partitions, self._made_anew, deadline)
-        positions = {tp: tracker.frontier for tp, tracker in taken.trackers.items()}
-        for tp, position in positions.items():
-            self._consumer.seek(tp, position)
+        places = {tp: Place(tracker, tracker.frontier) for tp, tracker in taken.trackers.items()}
+        for tp, place in places.items():
+            self._consumer.seek(tp, place.position)
         ledger = self._make_ledger(
             member,
             taken.producers,
             taken.trackers,
             lambda done: self._committed(held, done),
         )
-        held = Assignment(member, taken.trackers, positions, ledger, taken.own_ids)
-        for topic in {tp.topic for tp in taken.trackers}:
+        held = Assignment(member, places, ledger, taken.own_ids)
+        for topic in {tp.topic for tp in places}:
             self._metrics.unreadable_alarm.labels(topic)  # it begins at 0
         held.writing = asyncio.create_task(ledger.run())
         held.writing.add_done_callback(lambda _: self._ledger_ended(held))
@@ -761,7 +807,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
                 await self._delivery.quiet()
         except TimeoutError:
             log.warning("intake.drain_ran_out_of_time", seconds=self._bounds.drain)
-        abandoned = list(held.deliveries)
+        abandoned = list(held.deliveries.values())
         for task in abandoned:
             task.cancel()
         await asyncio.gather(*abandoned, return_exceptions=True)
@@ -814,14 +860,20 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
     def _discard(self, held: Assignment) -> None:
         held.closed = True
         held.admitting = False
-        for task in list(held.deliveries):
+        for task in held.deliveries.values():
             task.cancel()
         metrics = self._metrics
         of_partitions = (metrics.lag, metrics.frontier, metrics.map_bytes)
-        for tp in held.trackers:
+        for tp in held.places:
             for gauge in (*of_partitions, metrics.commit_gap, metrics.admissible, metrics.retry_overdue):
                 gauge.remove(tp.topic, str(tp.partition))
         if self._assignment is held:
             self._assignment = None
             self._metrics.assigned.set(0)
         self._room.set()
+
+
+def _retry(headers: Headers) -> tuple[RetryContext | None, str]:
+    """What waits in a retry topic's record; or why nothing of ours can."""
+    found = read_retry(headers)
+    return (None, found) if isinstance(found, str) else (found, "")

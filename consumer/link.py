@@ -260,10 +260,17 @@ class GroupConsumer(AIOKafkaConsumer):
     async def getmany(
         self, *partitions: TopicPartition, **options: Any
     ) -> Mapping[TopicPartition, Sequence[Any]]:
-        """Raises BrokerUnavailableError where nothing would come any more."""
+        """Of one partition after the other, in turn: aiokafka gives all that it fetched of one before it goes on to the next.
+
+        Raises BrokerUnavailableError where nothing would come any more.
+        """
         if self._fetcher._fetch_task.done():  # noqa: SLF001 - aiokafka offers no accessor
             raise BrokerUnavailableError("the consumer's fetcher has ended: a new consumer is needed")
         found: Mapping[TopicPartition, Sequence[Any]] = await super().getmany(*partitions, **options)
+        fetched = self._fetcher._records  # noqa: SLF001 - likewise
+        for partition in found:
+            if partition in fetched:
+                fetched.move_to_end(partition)
         return found
 
     async def stop(self) -> None:

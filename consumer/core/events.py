@@ -181,7 +181,9 @@ class Record:
     def size(self) -> int:
         """Bytes that it is accounted with: key, value and headers."""
         size = len(self.key or b"") + len(self.value or b"")
-        return size + sum(len(name) + len(value or b"") for name, value in self.headers)
+        for name, text in self.headers:
+            size += len(name) + len(text or b"")
+        return size
 
 
 @value

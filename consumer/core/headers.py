@@ -129,14 +129,9 @@ def replay_headers(replay: Replay) -> list[Header]:
     return own_headers(texts)
 
 
-_REPLAY_OF = f"{PREFIX}replay_of"
-
-
 def read_replay(headers: Headers) -> Replay | None:
     """Who sent this record back; None where nobody did, or what is said of it cannot be read."""
-    if not any(name == _REPLAY_OF for name, _ in headers):
-        return None
-    texts = own_texts(headers)
+    texts = own_texts(headers) if headers else {}
     if "replay_of" not in texts:
         return None
     try:

@@ -59,7 +59,7 @@ class Broker:
 
     async def send(self, _node: int, request: Any) -> Any:
         """Without its bytes' way through a socket."""
-        found = [
+        found: list[tuple[int, int, int, int, list[Any], bytes]] = [
             (partition, 0, self.each, self.each, [], self._bytes(partition, offset, most))
             for _, partitions in request.topics
             for partition, offset, most in partitions

@@ -466,8 +466,9 @@ class FakeConsumer:
                 continue
             records, fetched.records = fetched.records[:most], fetched.records[most:]
             place.position = fetched.position = records[-1].offset + 1 if fetched.records else fetched.next
-            if not fetched.records:
-                del self._fetched[tp]
+            del self._fetched[tp]
+            if fetched.records:
+                self._fetched[tp] = fetched  # it is the others' turn
             if records:
                 drained[tp] = records
                 most -= len(records)

@@ -114,14 +114,12 @@ def straggler_let_in() -> Iterator[None]:
     drain = Intake._drain
 
     async def drain_without_end(self: Any, held: Any, why: str) -> None:
-        stragglers = list(held.deliveries)
-        await drain(self, replace(held, deliveries=set()), why)
-        held.deliveries.difference_update(stragglers)
+        await drain(self, replace(held, deliveries={}), why)
 
     async def deliver_one(self: Any, held: Any, record: Record, taken_at: float) -> None:
         resolutions = await self._delivery.deliver(record)
         now = self._assignment or held
-        if TopicPartition(*record.coordinates[:2]) in now.starts:
+        if TopicPartition(*record.coordinates[:2]) in now.places:
             now.ledger.add(record, resolutions, taken_at)
 
     with _replaced((Intake, "_drain", drain_without_end), (Intake, "_deliver_one", deliver_one)):
