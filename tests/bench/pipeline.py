@@ -5,7 +5,11 @@ run it, and the loop that one writes first (`usual`). Prints medians and ratios;
 counts for both. The events wait in the topic beforehand; what starting costs is left out. Linux.
 
     python -m tests.bench.pipeline                                  # beside the usual loop, and at half load
+    python -m tests.bench.pipeline --plot tests/pictures/cost.svg   # the same, and a picture of it
     python -m tests.bench.pipeline --beside rules=10000 partitions=64 members=2 latency=0.1,in_flight=1000
+    python -m tests.bench.pipeline --beside payload=3000 payload=30000,events=6000
+    python -m tests.bench.pipeline --events 110000 --beside held=4  # 100,000 done beyond a few that are not
+    python -m tests.bench.pipeline --events 200000 --parts 10       # a long backlog: is its end as cheap as its beginning?
     python -m tests.bench.pipeline --profile                        # where the service's CPU time goes
 """
 
@@ -25,6 +29,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 
@@ -32,7 +37,9 @@ import aiohttp
 import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
+from consumer.intake import ACCOUNT_SECONDS
 from consumer.sandbox.broker import EmbeddedBroker
+from tests.bench.plot import Bars, bars
 from tests.broker.kafka import committed_offsets, read_all
 from tests.conftest import _create_topics
 
@@ -54,7 +61,8 @@ class Load:
         latency: of the platform, seconds.
         in_flight: calls at once, for each member.
         payload: bytes of an event, at least.
-        held: the first so many events get no answer, so that all the others are done beyond the frontier.
+        held: the first so many events get no answer, so that all the others are done beyond the frontier: with as many
+            as there are partitions, in each of them.
         plates: cars, in turn.
         adaptive: 0: `gateway.adaptive_limit: false`. On a machine that is busy with other things, the time that the
             service waits for a core looks to it like a queue at the platform, and fewer calls are under way.
@@ -114,6 +122,7 @@ class Measured:
     Attributes:
         cpu_us: of the consumer's processes, for each event; not Kafka's, and not the platform's.
         rss_mb: of one process, at most.
+        beyond: offsets done beyond the frontiers, at the end; map_bytes: of the partition's map with the most.
         commit_ms: from one commit to the next.
         repeated, out_of_order, overlapping: calls for an event that was called for before; for a plate after a
             later event's; for a plate while another one was under way.
@@ -124,6 +133,8 @@ class Measured:
     events_per_second: float
     cpu_us: float
     rss_mb: float
+    beyond: int
+    map_bytes: int
     commit_ms: float
     in_flight: int
     repeated: int
@@ -252,9 +263,10 @@ class Process:
         fields_ = Path(f"/proc/{self.process.pid}/stat").read_text("ascii").rpartition(")")[2].split()
         return (int(fields_[11]) + int(fields_[12])) / TICKS
 
-    def peak_mb(self) -> float:
+    def memory_mb(self, what: str = "VmRSS") -> float:
+        """Now; `VmHWM` for the most so far."""
         status = Path(f"/proc/{self.process.pid}/status").read_text("ascii")
-        found = re.search(r"VmHWM:\s+(\d+)", status)
+        found = re.search(rf"{what}:\s+(\d+)", status)
         assert found is not None, "no memory: has it ended?"
         return int(found[1]) / 1000
 
@@ -307,18 +319,15 @@ class Platform:
             return found
 
 
-async def _commits(ports: Sequence[int]) -> float:
-    total = 0.0
+async def _metrics(ports: Sequence[int], name: str, labels: str = ".*") -> list[float]:
+    """What the members tell of a metric, for each of its labels."""
+    found: list[float] = []
     async with aiohttp.ClientSession() as session:
         for port in ports:
             async with session.get(f"http://127.0.0.1:{port}/metrics") as response:
-                found = re.search(
-                    r'^coupon_transactions_total\{result="committed"\} (\S+)',
-                    await response.text(),
-                    re.MULTILINE,
-                )
-                total += float(found[1]) if found else 0.0
-    return total
+                lines = rf"^{name}(?:{{{labels}}})? (\S+)$"
+                found += map(float, re.findall(lines, await response.text(), re.MULTILINE))
+    return found
 
 
 def _free_port() -> int:
@@ -363,49 +372,83 @@ async def _known(look: Callable[[], int | None], process: Process) -> int:
         return found
 
 
+@dataclass(frozen=True)
+class Moment:
+    """How far a run is, with what it took so far."""
+
+    at: float
+    cpu_seconds: float
+    answered: int
+    commits: float
+    rss_mb: float
+
+
+@dataclass
+class Run:
+    """The consumers at work on a load's events.
+
+    Attributes:
+        ports: of the consumers' metrics.
+
+    """
+
+    processes: list[Process]
+    ports: list[int]
+    platform: Platform
+
+    async def until(self, calls: int) -> None:
+        """So many are answered. Raises TimeoutError where fewer than a hundred a second are."""
+        async with asyncio.timeout(60 + calls / 100):
+            while (await self.platform.seen())["answered"] < calls:
+                for process in self.processes:
+                    process.still_runs()
+                await asyncio.sleep(0.02)
+
+    async def now(self) -> Moment:
+        """What it took so far."""
+        commits = sum(await _metrics(self.ports, "coupon_transactions_total", 'result="committed"'))
+        cpu = sum(process.cpu_seconds() for process in self.processes)
+        answered = (await self.platform.seen())["answered"]
+        rss = max(process.memory_mb() for process in self.processes)
+        return Moment(time.perf_counter(), cpu, answered, commits, rss)
+
+
+@asynccontextmanager
+async def at_work(bench: Bench, load: Load, who: str, group: str) -> AsyncIterator[Run]:
+    """Consumers who have just been started."""
+    async with (
+        platform(load) as gate,
+        running(bench, load, who, group, load.topic, gate.url) as (processes, ports),
+    ):
+        yield Run(processes, ports, gate)
+
+
 async def work_off(bench: Bench, load: Load, who: str) -> Measured:
     """All events, measured between its warm beginning and its end."""
     group, outcomes = await bench.prepare(load)
-    async with (
-        platform(load) as gate,
-        running(bench, load, who, group, load.topic, gate.url) as (
-            processes,
-            ports,
-        ),
-    ):
-
-        async def until(calls: int) -> None:
-            async with asyncio.timeout(300):
-                while (await gate.seen())["answered"] < calls:
-                    for process in processes:
-                        process.still_runs()
-                    await asyncio.sleep(0.02)
-
-        async def now() -> tuple[float, float, int, float]:
-            commits = await _commits(ports)
-            cpu = sum(process.cpu_seconds() for process in processes)
-            return time.perf_counter(), cpu, (await gate.seen())["answered"], commits
-
-        await until(int(load.events * WARM))
-        begin = await now()
+    async with at_work(bench, load, who, group) as run:
+        await run.until(int(load.events * WARM))
+        begin = await run.now()
         if who == "profiled":
-            processes[0].process.send_signal(signal.SIGUSR1)
-        await until(int(load.events * (1 - TAIL)))
+            run.processes[0].process.send_signal(signal.SIGUSR1)
+        await run.until(int(load.events * (1 - TAIL)))
         if who == "profiled":
-            processes[0].process.send_signal(signal.SIGUSR2)
-        end = await now()
-        await until(load.events - load.held)
-        if not load.held:
-            await _until_committed(bench, group, load)
-        rss = max(process.peak_mb() for process in processes)
-        seen = await gate.seen()
+            run.processes[0].process.send_signal(signal.SIGUSR2)
+        end = await run.now()
+        await run.until(load.events - load.held)
+        beyond = await _beyond(run, load.held) if load.held else await _until_committed(bench, group, load)
+        map_bytes = max(await _metrics(run.ports, "coupon_partition_offset_map_bytes"), default=0)
+        rss = max(process.memory_mb("VmHWM") for process in run.processes)
+        seen = await run.platform.seen()
     missing, doubled = await _audit(bench, outcomes, load)
-    seconds, cpu, events, commits = (after - before for before, after in zip(begin, end, strict=True))
+    seconds, events = end.at - begin.at, end.answered - begin.answered
     return Measured(
         events / seconds,
-        cpu / events * 1e6,
+        (end.cpu_seconds - begin.cpu_seconds) / events * 1e6,
         rss,
-        seconds / max(commits, 1) * 1000 * load.members,
+        beyond,
+        int(map_bytes),
+        seconds / max(end.commits - begin.commits, 1) * 1000 * load.members,
         seen["most_in_flight"],
         seen["repeated"],
         seen["out_of_order"],
@@ -415,13 +458,53 @@ async def work_off(bench: Bench, load: Load, who: str) -> Measured:
     )
 
 
-async def _until_committed(bench: Bench, group: str, load: Load) -> None:
+@dataclass(frozen=True)
+class Part:
+    """Of a backlog."""
+
+    events: int
+    events_per_second: float
+    cpu_us: float
+    rss_mb: float
+
+
+async def in_parts(bench: Bench, load: Load, count: int) -> list[Part]:
+    """A backlog that the service works off, measured in so many parts, one after the other."""
+    group, _ = await bench.prepare(load)
+    async with at_work(bench, load, "service", group) as run:
+        moments = [await run.now()]
+        for number in range(1, count + 1):
+            await run.until(load.events * number // count)
+            moments.append(await run.now())
+        await _until_committed(bench, group, load)
+    return [
+        Part(
+            after.answered - before.answered,
+            (after.answered - before.answered) / (after.at - before.at),
+            (after.cpu_seconds - before.cpu_seconds) / (after.answered - before.answered) * 1e6,
+            after.rss_mb,
+        )
+        for before, after in pairwise(moments)
+    ]
+
+
+async def _until_committed(bench: Bench, group: str, load: Load) -> int:
+    """Offsets that are done beyond the frontiers then: none."""
     async with asyncio.timeout(60):
         while True:
             found = await committed_offsets(bench.servers, group, load.topic, load.partitions)
             if sum(found.values()) >= load.events:
-                return
+                return 0
             await asyncio.sleep(0.1)
+
+
+async def _beyond(run: Run, held: int) -> int:
+    """Offsets that are done beyond the frontiers, once all are but those that are held."""
+    async with asyncio.timeout(60):
+        while sum(await _metrics(run.ports, "coupon_records_waiting")) > held:  # noqa: ASYNC110  # it is another process's
+            await asyncio.sleep(0.1)
+    await asyncio.sleep(3 * ACCOUNT_SECONDS)  # as of the latest look
+    return int(sum(await _metrics(run.ports, "coupon_partition_commit_gap"))) - held
 
 
 async def _audit(bench: Bench, outcomes: str, load: Load) -> tuple[int, int]:
@@ -511,6 +594,8 @@ def table(found: Rounds) -> None:
         ("events/s per core", lambda one: 1e6 / one.cpu_us, ",.0f"),
         ("CPU us per event", lambda one: one.cpu_us, ".0f"),
         ("RSS at most, MB", lambda one: one.rss_mb, ".0f"),
+        ("offsets beyond the frontiers", lambda one: one.beyond, ",.0f"),
+        ("bytes of the largest map", lambda one: one.map_bytes, ",.0f"),
         ("ms from commit to commit", lambda one: one.commit_ms, ".0f"),
         ("in flight at most", lambda one: one.in_flight, ".0f"),
     )
@@ -530,9 +615,29 @@ def table(found: Rounds) -> None:
         print(f"{words + ', ratio to ' + names[0]:<28}" + "".join(f"{cell:>{width}}" for cell in cells))
 
 
+def plot(found: Rounds, took: dict[str, list[float]], file: Path) -> None:
+    """A picture of what was measured, with the spread of the rounds."""
+    told: dict[str, tuple[str, Callable[[Measured], float]]] = {
+        "CPU time of an event, µs": (",.0f", lambda one: one.cpu_us),
+        "Events a second": (",.0f", lambda one: one.events_per_second),
+        "Memory at most, MB": (",.0f", lambda one: one.rss_mb),
+    }
+    groups = [
+        Bars(title, form, {name: [of(one) for one in rounds] for name, rounds in found.items()})
+        for title, (form, of) in told.items()
+    ]
+    shares = ((0.5, "Half of the outcomes within, ms, at half load"), (0.99, "99 % of them"))
+    groups += [
+        Bars(title, ",.0f", {name: [all_[int(len(all_) * share)]] for name, all_ in took.items()})
+        for share, title in shares
+        if took
+    ]
+    file.write_text(bars(groups), "utf-8")
+
+
 async def beside_the_usual(
     bench: Bench, load: Load, rounds: int, only: str | None, half_rate: float | None
-) -> None:
+) -> tuple[Rounds, dict[str, list[float]]]:
     whos = [only] if only else ["usual", "service"]
     found = await in_turn(
         {who: (lambda who=who: work_off(bench, load, who)) for who in whos},  # type: ignore[misc]  # mypy sees no default
@@ -545,17 +650,32 @@ async def beside_the_usual(
     }
     for who in whos:
         print(f"{who}: {import_floor(floors[who]):.0f} MB of RSS are its imports")
+    took: dict[str, list[float]] = {}
     for who in whos:
         rate = half_rate or median(one.events_per_second for one in found[who]) / 2
-        took = await half_load(bench, load, who, rate, 8)
-        half, most = took[len(took) // 2], took[int(len(took) * 0.99)]
+        took[who] = await half_load(bench, load, who, rate, 8)
+        half, most = took[who][len(took[who]) // 2], took[who][int(len(took[who]) * 0.99)]
         print(f"{who} at {rate:,.0f} events/s: half in {half:.0f} ms, 99 % in {most:.0f} ms")
+    return found, took
 
 
-async def compared(bench: Bench, load: Load, others: Sequence[str], rounds: int) -> None:
+async def compared(bench: Bench, load: Load, others: Sequence[str], rounds: int) -> Rounds:
     loads = {"base": load} | {text: Load.of(load, text) for text in others}
     runs = {name: (lambda one=one: work_off(bench, one, "service")) for name, one in loads.items()}
-    table(await in_turn(runs, rounds))  # type: ignore[arg-type]  # mypy sees no default of a lambda
+    found = await in_turn(runs, rounds)  # type: ignore[arg-type]  # mypy sees no default of a lambda
+    table(found)
+    return found
+
+
+async def backlog(bench: Bench, load: Load, count: int) -> None:
+    parts = await in_parts(bench, load, count)
+    first = parts[1] if count > 2 else parts[0]  # connections open in the very first, and code gets warm
+    print("part     events   events/s   CPU us per event, ratio to the second   RSS then, MB")
+    for number, part in enumerate(parts, 1):
+        print(
+            f"{number:>4} {part.events:>10,} {part.events_per_second:>10,.0f} {part.cpu_us:>18,.0f} "
+            f"{part.cpu_us / first.cpu_us:>22.2f} {part.rss_mb:>14,.0f}"
+        )
 
 
 async def profiled(bench: Bench, load: Load) -> None:
@@ -569,12 +689,18 @@ async def measure(chosen: argparse.Namespace, load: Load) -> None:
     try:
         async with EmbeddedBroker() as broker:
             bench = Bench(broker.bootstrap_servers, folder)
+            found: Rounds = {}
+            took: dict[str, list[float]] = {}
             if chosen.profile:
                 await profiled(bench, load)
+            elif chosen.parts:
+                await backlog(bench, load, chosen.parts)
             elif chosen.beside:
-                await compared(bench, load, chosen.beside, chosen.rounds)
+                found = await compared(bench, load, chosen.beside, chosen.rounds)
             else:
-                await beside_the_usual(bench, load, chosen.rounds, chosen.only, chosen.rate)
+                found, took = await beside_the_usual(bench, load, chosen.rounds, chosen.only, chosen.rate)
+            if chosen.plot and found:
+                plot(found, took, chosen.plot)
     finally:
         shutil.rmtree(folder)
 
@@ -592,6 +718,10 @@ def main() -> None:
     )
     parser.add_argument("--only", choices=["usual", "service"], help="one of the two alone")
     parser.add_argument("--beside", nargs="+", metavar="NAME=VALUE,...", help="the service under other loads")
+    parser.add_argument(
+        "--parts", type=int, metavar="N", help="a backlog in N parts: whether an event costs the same in each"
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="a picture of it, too")
     parser.add_argument("--profile", action="store_true", help="where the service's CPU time goes")
     chosen = parser.parse_args()
     logging.getLogger("aiokafka").setLevel(
