@@ -1,6 +1,8 @@
 """Rules files: what is accepted, what is refused and with which words."""
 
 import json
+import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ from consumer.core.documents import Document
 from consumer.core.errors import ConfigurationError
 from consumer.core.formats import Event, decode
 from consumer.core.replies import Then
+from consumer.core.slices import ITEMS, at_once
+from consumer.rulebook import Files, let_go
+from consumer.rulebook.model import RulesModel
 
 RULES = Path(__file__).parent / "rules"
 SCHEMAS = Path(__file__).parents[1] / "schemas"
@@ -226,3 +231,114 @@ def test_the_canonical_preset_reads_every_example(path: Path) -> None:
     items = source.read(Event(decode(path.read_bytes())), lambda *_: None)
 
     assert {getattr(item, "reason", None) for item in items} <= {None, "plate_missing"}
+
+
+# -- Long ones --------------------------------------------------------------------------------------
+
+
+def write_long(folder: Path, *, rule: str = "", test: str = "", end: str = "") -> Path:
+    """Two thousand rules, and four thousand stations, half of them in a file of their own."""
+    cells = (f"T-{number},store-{number},c{number} d{number}" for number in range(2000))
+    (folder / "stations.csv").write_text("\n".join(["id,api_store_code,connectors", *cells]), "utf-8")
+    lines = [
+        SMALLEST,
+        "accounts: {main: {app_id: a, secret: main, api_type: t}}",
+        "stations:",
+        "  file: stations.csv",
+        *(f"  S-{number}: {{api_store_code: s{number}, parameters: {{p: v}}}}" for number in range(2000)),
+        "rules:",
+        *(
+            f"  - {{name: r{number}, stations: [S-{number}, T-{number}], when: seconds > {number}, skip: policy}}"
+            for number in range(2000)
+        ),
+        f"  - {{name: last, {rule}skip: policy}}",
+        "tests:",
+        *(f"  - {{name: t{number}, event: {{}}, expect: {{outcome: invalid}}}}" for number in range(100)),
+        f"  - {{name: last, event: {{}}, expect: {{outcome: {test or 'invalid'}}}}}",
+    ]
+    path = folder / "rules.yaml"
+    path.write_text("\n".join(lines) + end, "utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("mistake", "told"),
+    [
+        ({}, ""),
+        ({"rule": "wen: 'true', "}, "unknown key `wen`"),
+        ({"rule": "stations: [S-9999], "}, "there is no station `S-9999`"),
+        ({"test": "skipped"}, "test `last`"),
+        ({"end": "\nrules: ["}, "not YAML"),
+    ],
+)
+def test_nothing_long_is_freed_at_once_by_a_load(tmp_path: Path, mistake: dict[str, str], told: str) -> None:
+    """Nor by one that is refused: what is freed between two breaths is counted in Python's blocks of memory."""
+    files = Files(write_long(tmp_path, **mistake))
+    rulebook.parse(SMALLEST)  # presets are read once
+    blocks: list[int] = []
+
+    def count() -> None:
+        blocks.append(sys.getallocatedblocks())
+
+    count()
+    try:
+        book = rulebook.load_files(files, count)
+        assert not told
+        assert (len(book.rules), len(book.stations)) == (2001, 4000)
+    except ConfigurationError as error:
+        (problem,) = error.problems
+        assert told
+        assert told in problem.message
+    count()
+
+    assert max(blocks) - blocks[0] > 100_000
+    assert max(before - after for before, after in pairwise(blocks)) < 5_000
+
+
+def test_little_of_a_book_is_freed_with_it_once_its_parts_are_held(tmp_path: Path) -> None:
+    book = rulebook.load(write_long(tmp_path))
+    parts = book.parts()
+    before = sys.getallocatedblocks()
+
+    del book
+    without = sys.getallocatedblocks()
+    let_go(parts, at_once)
+
+    assert before - without < 5_000
+    assert without - sys.getallocatedblocks() > 50_000
+
+
+def test_pydantic_is_given_a_little_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    validate = RulesModel.model_validate
+
+    def counted(data: dict[str, Any]) -> RulesModel:
+        given.append(sum(len(data.get(section, ())) for section in ("rules", "stations", "tests")))
+        return validate(data)
+
+    monkeypatch.setattr(RulesModel, "model_validate", counted)
+    rulebook.load(write_long(tmp_path))
+
+    assert sum(given) == 2001 + 2000 + 101
+    assert max(given) == ITEMS
+
+
+def test_mistakes_far_down_are_told_with_their_places(tmp_path: Path) -> None:
+    path = write_long(tmp_path)
+    text = path.read_text("utf-8").replace("{name: r1234, stations", "{name: r1234, station")
+    text = text.replace("{name: r1999,", "{name: 1999,").replace("  S-77: {", "  S-77: {zone: [], ")
+    path.write_text(text, "utf-8")
+
+    with pytest.raises(ConfigurationError) as caught:
+        rulebook.load(path)
+
+    lines = text.split("\n")
+    told = {
+        lines[int(problem.place.split(":")[1]) - 1].split(",")[0].strip(" -{"): problem.message
+        for problem in caught.value.problems
+    }
+    assert told == {
+        "S-77: {zone: []": "stations.S-77.zone: should be a valid string",
+        "name: r1234": "unknown key `station`",
+        "name: 1999": "rules[1999].name (rule number 2000) is no text",
+    }

@@ -5,19 +5,25 @@ keys are always text, `true`, `null` and numbers are what JSON takes them for, a
 fractions are exact decimals. Tags and repeated keys are mistakes.
 """
 
+import codecs
 import re
 from bisect import bisect_right
 from collections.abc import Sequence
 from decimal import Decimal
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
 import yaml
 
 from consumer.core.errors import Problem
+from consumer.core.slices import LONG, Breathe, at_once, let_go
 
 MAX_NODES = 2_000_000
 """More come only from aliases that unfold into each other."""
+
+PIECE = 2048
+"""So many bytes or characters are parsed in one step: about a millisecond."""
 
 _INTEGER = re.compile(r"[-+]?[0-9]{1,100}")
 _FRACTION = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]{1,3})?")
@@ -29,6 +35,11 @@ _CONSTANTS = {
 }
 _KNOWN_TAGS = "tag:yaml.org,2002:"
 _TEXT, _LIST, _MAPPING = (f"{_KNOWN_TAGS}{kind}" for kind in ("str", "seq", "map"))
+_TAGS: dict[type[yaml.Node], str] = {
+    yaml.ScalarNode: _TEXT,
+    yaml.SequenceNode: _LIST,
+    yaml.MappingNode: _MAPPING,
+}
 
 
 class DocumentError(Exception):
@@ -55,25 +66,31 @@ class Document:
 
     """
 
-    def __init__(self, text: str, place: str, max_nodes: int = MAX_NODES) -> None:
+    def __init__(
+        self,
+        text: str | bytes,
+        place: str,
+        max_nodes: int = MAX_NODES,
+        breathe: Breathe = at_once,
+    ) -> None:
+        """`text` may be its UTF-8; `breathe` is called now and then, so that others can do something meanwhile."""
         self.place = place
-        self._text = _Text(text.removeprefix("\ufeff"))
-        self._root = _compose(self._text, place)
-        reader = _Reader(self._text, place, max_nodes)
+        self._text = _Text(text)
+        self._long: list[object] = []
+        reader = _Reader(self._text, place, max_nodes, self._long, breathe)
+        try:
+            self._root = _compose(self._text, place, self._long, breathe)
+        except DocumentError:
+            let_go(self._long, breathe)
+            raise
         self.data = reader.read(self._root) if self._root is not None else None
         if reader.problems:
+            let_go(self._long, breathe)
             raise DocumentError(reader.problems)
 
     def parts(self) -> list[object]:
-        """What its sections consist of, for whoever wants to free them one by one."""
-        nodes = self._root.value if isinstance(self._root, yaml.MappingNode) else []
-        contents = self.data.values() if isinstance(self.data, dict) else []
-        return [
-            part
-            for section in (*(value.value for _, value in nodes), *contents)
-            if isinstance(section, list | dict)
-            for part in (section.values() if isinstance(section, dict) else section)
-        ]
+        """The long lists and dicts that it is made of, for whoever wants to empty them little by little."""
+        return [*self._long]
 
     def spot(self, path: Sequence[str | int]) -> Spot:
         """Where the value at this path stands; where there is none, its nearest ancestor."""
@@ -114,16 +131,29 @@ class _Text:
     YAML's own lines end at more than those that editors show: at U+2028, in quotes even.
     """
 
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self._end = len(text.rstrip())
-        self._starts: list[int] = []
+    def __init__(self, written: str | bytes) -> None:
+        self.written = (
+            written.removeprefix(codecs.BOM_UTF8)
+            if isinstance(written, bytes)
+            else written.removeprefix("\ufeff")
+        )
+
+    @cached_property
+    def text(self) -> str:
+        """Made only where it is asked for, of something that is wrong."""
+        return self.written.decode() if isinstance(self.written, bytes) else self.written
+
+    @cached_property
+    def _end(self) -> int:
+        return len(self.text.rstrip())
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        return [0, *(match.end() for match in _BREAK.finditer(self.text))]
 
     def spot(self, index: int) -> Spot:
         """Of the character at this index; beyond the last one that can be seen, just behind it."""
         index = min(index, self._end)
-        if not self._starts:
-            self._starts = [0, *(match.end() for match in _BREAK.finditer(self.text))]
         line = bisect_right(self._starts, index)
         return Spot(line, index - self._starts[line - 1] + 1)
 
@@ -178,9 +208,47 @@ def _is_space(escape: str) -> bool:
     return escape[1] in _SPACES
 
 
-def _compose(text: _Text, place: str) -> yaml.Node | None:
+class _Loader(yaml.CBaseLoader):
+    """Nodes with YAML's own tags; to find out anything else about each of them would take as long as to read it.
+
+    Attributes:
+        long: the long lists of nodes in them, also where they end in a mistake.
+
+    """
+
+    def __init__(self, stream: "_Stream", long: list[object]) -> None:
+        super().__init__(stream)
+        self.long = long
+
+    def resolve(self, kind: type[yaml.Node], value: object, implicit: object) -> str:  # noqa: ARG002  # PyYAML's
+        return _TAGS[kind]
+
+    def descend_resolver(self, current_node: yaml.Node | None, current_index: object) -> None:  # noqa: ARG002  # PyYAML's
+        if current_node is not None and len(current_node.value) == LONG:
+            self.long.append(current_node.value)
+
+    def ascend_resolver(self) -> None:
+        pass
+
+
+class _Stream:
+    """A text from which libyaml takes as much as it needs, a little at a time."""
+
+    def __init__(self, written: str | bytes, breathe: Breathe) -> None:
+        self._written = written
+        self._breathe = breathe
+        self._taken = 0
+
+    def read(self, size: int = 1, /) -> bytes:
+        self._breathe()
+        piece = self._written[self._taken : self._taken + min(size, PIECE)]
+        self._taken += len(piece)
+        return piece.encode() if isinstance(piece, str) else piece
+
+
+def _compose(text: _Text, place: str, long: list[object], breathe: Breathe) -> yaml.Node | None:
     try:
-        root: yaml.Node | None = yaml.compose(text.text, Loader=yaml.CBaseLoader)
+        root: yaml.Node | None = _Loader(_Stream(text.written, breathe), long).get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         if mark is not None and text.is_over(mark.index) and error.context_mark is not None:
@@ -202,10 +270,14 @@ def _compose(text: _Text, place: str) -> yaml.Node | None:
 class _Reader:
     """Nodes -> plain values; collects what is wrong on the way."""
 
-    def __init__(self, text: "_Text", place: str, max_nodes: int) -> None:
+    def __init__(
+        self, text: "_Text", place: str, max_nodes: int, long: list[object], breathe: Breathe
+    ) -> None:
         self.problems: list[Problem] = []
+        self._long = long
         self._text = text
         self._place = place
+        self._breathe = breathe
         self._open: set[int] = set()
         self._left = max_nodes
 
@@ -223,14 +295,23 @@ class _Reader:
         try:
             if isinstance(node, yaml.SequenceNode):
                 self._check_tag(node, _LIST)
-                return [self.read(item) for item in node.value]
+                items = [self.read(item) for item in node.value]
+                self._note(items)
+                return items
             self._check_tag(node, _MAPPING)
-            return self._mapping(node)
+            found = self._mapping(node)
+            self._note(found)
+            return found
         finally:
             self._open.discard(id(node))
 
+    def _note(self, read: list[object] | dict[str, object]) -> None:
+        if len(read) > LONG:
+            self._long.append(read)
+
     def _mapping(self, node: yaml.Node) -> dict[str, object]:
         found: dict[str, object] = {}
+        self._breathe()
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 self._problem(key, "a key that is a list or a mapping", "use text as the key")

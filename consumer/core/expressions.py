@@ -80,6 +80,10 @@ class Compiler(Protocol):
         """Raises ExpressionError."""
         ...
 
+    def parts(self) -> list[object]:
+        """What is long in it, for whoever wants to empty it little by little once nobody needs it."""
+        ...
+
     def bind(self, values: Mapping[str, Value]) -> Binding:
         """Variables without a value stay unbound: an expression that needs one fails. Never raises."""
         ...
@@ -121,6 +125,9 @@ class _CelCompiler:
             found = self._compiled[source, result] = self._compile(source, result)
             self._named.update(names_in(source))
         return found
+
+    def parts(self) -> list[object]:
+        return [self._compiled]
 
     def _compile(self, source: str, result: Kind) -> Expression:
         try:

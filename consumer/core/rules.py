@@ -4,7 +4,7 @@ A rule book is compiled once (`consumer.rulebook`) and never changes; new rules 
 new book.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -135,8 +135,9 @@ class RuleBook:
         return self._by_topic.get(topic, self._any_topic)
 
     def parts(self) -> list[object]:
-        """What it consists of, for whoever wants to free them one by one."""
-        return [*self.rules, *self.stations.values()]
+        """What is long in it, for whoever wants to empty it little by little once nobody needs the book."""
+        indexes = [part for index in self._index.values() for part in index.parts()]
+        return [[*self.rules], self.stations, self._connectors, *indexes, *self.compiler.parts()]
 
     # -- A record ------------------------------------------------------------------------------------
 
@@ -319,10 +320,13 @@ class _Index:
             for number, rule in enumerate(rules)
             if not rule.sources or source in rule.sources
         ]
-        crowds = Counter((name, text) for _, _, keys in mine for name, texts in keys for text in texts)
+        crowds: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        for _, _, keys in mine:
+            for name, texts in keys:
+                crowds[name].update(texts)
         for number, rule, keys in mine:
             # By the key that fewest others share: a thousand rules of one station are told apart by another.
-            found_by = min(keys, key=lambda key: max(crowds[key[0], text] for text in key[1]), default=None)
+            found_by = min(keys, key=lambda key: max(map(crowds[key[0]].__getitem__, key[1])), default=None)
             candidate = _Candidate(number, rule, tuple(key for key in keys if key is not found_by))
             if found_by is None:
                 everywhere.append(candidate)
@@ -333,6 +337,10 @@ class _Index:
                 by_text.setdefault(text, []).append(candidate)
 
         self._groups = [_Group(members, compiler) for members in _grouped(everywhere)]
+
+    def parts(self) -> list[object]:
+        """As a book's."""
+        return [*self._by_field.values()]
 
     def candidates(self, values: Mapping[str, Value], binding: Binding) -> Iterator[Rule]:
         """The rules whose indexed keys fit, in order, without a look at the others."""

@@ -17,8 +17,9 @@ from pathlib import Path
 from consumer.core.documents import Document, DocumentError
 from consumer.core.errors import ConfigurationError
 from consumer.core.rules import RuleBook
+from consumer.core.slices import Breathe, at_once, let_go
 from consumer.rulebook.bundle import Bundle
-from consumer.rulebook.compilation import Breathe, Compilation
+from consumer.rulebook.compilation import Compilation
 from consumer.rulebook.files import REMEDY, Files
 from consumer.rulebook.mending import validated
 from consumer.rulebook.model import schema_text
@@ -26,8 +27,8 @@ from consumer.rulebook.model import schema_text
 __all__ = ["Files", "compiled", "let_go", "load", "load_files", "parse", "schema_text"]
 
 
-def _at_once() -> None:
-    pass
+_Stage = Document | Bundle | Compilation | RuleBook
+"""On the way to a book that is used."""
 
 
 def load(path: Path, remedy: str = REMEDY) -> RuleBook:
@@ -40,21 +41,17 @@ def load(path: Path, remedy: str = REMEDY) -> RuleBook:
     return load_files(Files(path, remedy))
 
 
-def load_files(files: Files, breathe: Breathe = _at_once) -> RuleBook:
+def load_files(files: Files, breathe: Breathe = at_once) -> RuleBook:
     """As `load`; `breathe` is called now and then, so that others can do something meanwhile."""
     with _without_collections():
-        documents = files.documents()
-        parts = [part for document in documents for part in document.parts()]
-        compilation: Compilation | None = None
+        stages: list[_Stage] = []
         try:
-            compilation, book = _compiled(documents, files.read, breathe)
-            parts += compilation.parts()
-            return _tested(compilation, book)
+            return _tested(files.documents(breathe), files.read, breathe, stages)
         except ConfigurationError as error:
             problems = error.problems
         finally:
-            documents.clear()
-            compilation = None
+            parts = [part for stage in stages for part in stage.parts()]
+            stages.clear()
             let_go(parts, breathe)
         raise ConfigurationError(problems)  # of its own: the other one holds on to the documents
 
@@ -71,13 +68,6 @@ def _without_collections() -> Iterator[None]:
             gc.enable()
 
 
-def let_go(parts: list[object], breathe: Breathe) -> None:
-    """Frees these little by little: all at once would take long, and nothing else could be done meanwhile."""
-    while parts:
-        del parts[-100:]
-        breathe()
-
-
 def compiled(path: Path, remedy: str = REMEDY) -> tuple[Compilation, RuleBook]:
     """As `load`, for commands that look closer: the file's own tests are not run. Raises ConfigurationError."""
     files = Files(path, remedy)
@@ -87,29 +77,44 @@ def compiled(path: Path, remedy: str = REMEDY) -> tuple[Compilation, RuleBook]:
 def parse(text: str, place: str = "rules.yaml") -> RuleBook:
     """The rules in a text. Raises ConfigurationError."""
     try:
-        return _tested(*_compiled([Document(text, place)]))
+        return _tested([Document(text, place)])
     except DocumentError as error:
         raise ConfigurationError(error.problems) from error
 
 
-def _tested(compilation: Compilation, book: RuleBook) -> RuleBook:
+def _tested(
+    documents: Sequence[Document],
+    read: Callable[[Path], bytes] = Path.read_bytes,
+    breathe: Breathe = at_once,
+    stages: list[_Stage] | None = None,
+) -> RuleBook:
+    stages = [] if stages is None else stages
+    compilation, book = _compiled(documents, read, breathe, stages)
+    stages.append(book)
     compilation.run_tests(book)
     if compilation.bundle.problems:
         raise compilation.bundle.error()
+    stages.pop()
     return book
 
 
 def _compiled(
     documents: Sequence[Document],
     read: Callable[[Path], bytes] = Path.read_bytes,
-    breathe: Breathe = _at_once,
+    breathe: Breathe = at_once,
+    stages: list[_Stage] | None = None,
 ) -> tuple[Compilation, RuleBook]:
+    """`stages` gets what is of no use any more when there is a book, or none."""
+    stages = [] if stages is None else stages
+    stages += documents
     bundle = Bundle(documents)
+    stages.append(bundle)
     tables = _station_files(bundle, read)
-    model = validated(bundle)
+    model = validated(bundle, breathe)
     if model is None:
         raise bundle.error()
     compilation = Compilation(model, bundle, tables, breathe)
+    stages.append(compilation)
     book = compilation.book()
     if book is None or bundle.problems:
         raise bundle.error()
@@ -132,5 +137,5 @@ def _station_files(bundle: Bundle, read: Callable[[Path], bytes]) -> list[tuple[
             why = getattr(error, "strerror", None) or "no name of a file"
             message, remedy = f"{file} cannot be read: {why}", "name a CSV file, seen from this file"
             bundle.problem(("stations", "file"), message, remedy)
-    del stations["file"]
+    bundle.data["stations"] = {key: station for key, station in stations.items() if key != "file"}
     return found

@@ -49,11 +49,12 @@ class Bundle:
         self.unsure_names: set[str] = set()
         self.station_lines: list[StationLines] = []
         self._documents = documents
-        self._origins: dict[tuple[str, str | int], tuple[Document, Location]] = {}
-        for document in documents:
-            self._add(document)
+        self._merged: set[str] = set()
+        self._starts: dict[str, list[tuple[int, Document]]] = {}
+        for number, document in enumerate(documents):
+            self._add(document, documents[:number])
 
-    def _add(self, document: Document) -> None:
+    def _add(self, document: Document, before: Sequence[Document]) -> None:
         if not isinstance(document.data, dict):
             self.problems.append(_no_mapping(document))
             raise ConfigurationError(self.problems)
@@ -61,29 +62,36 @@ class Bundle:
             if content is None:  # a heading without anything under it
                 continue
             present = self.data.get(section)
-            if isinstance(content, dict) and isinstance(present, dict | None):
-                merged = present if present is not None else self.data.setdefault(section, {})
-                assert isinstance(merged, dict)
-                for key, value in content.items():
-                    if key in merged:
-                        self._twice(document, (section, key))
-                    merged[key] = value
-                    self._origins[section, key] = (document, (section, key))
+            if isinstance(content, dict) and isinstance(present, dict):
+                if section not in self._merged:  # it is the one of another document
+                    present = self.data[section] = {**present}
+                    self._merged.add(section)
+                for key in content:
+                    other = _with(section, key, before) if key in present else None
+                    if other is not None:
+                        self._twice(document, (section, key), other)
+                present.update(content)
             elif isinstance(content, list) and isinstance(present, list | None):
-                items = present if present is not None else self.data.setdefault(section, [])
-                assert isinstance(items, list)
-                for number, value in enumerate(content):
-                    self._origins[section, len(items)] = (document, (section, number))
-                    items.append(value)
+                items = present if present is not None else []
+                self._starts.setdefault(section, []).append((len(items), document))
+                self.data[section] = items
+                items += content
             else:
                 self.data[section] = content
 
-    def _twice(self, document: Document, location: Location) -> None:
+    def _twice(self, document: Document, location: Location, other: Document) -> None:
         line, column = document.key_spot(location)
-        other = self._origins[str(location[0]), location[1]][0].place
         self.problems.append(
-            Problem(f"{document.place}:{line}:{column}", f"`{location[1]}` stands in {other} too", "keep one")
+            Problem(
+                f"{document.place}:{line}:{column}",
+                f"`{location[1]}` stands in {other.place} too",
+                "keep one",
+            )
         )
+
+    def parts(self) -> list[object]:
+        """The sections, for whoever wants to empty them little by little."""
+        return [*self.data.values()]
 
     def file(self, location: Location) -> str:
         """The document in which this is."""
@@ -137,9 +145,17 @@ class Bundle:
             location = tuple(
                 self.renamed.get(location[: depth + 1], part) for depth, part in enumerate(location)
             )
-        if len(location) > 1 and (str(location[0]), location[1]) in self._origins:
-            document, start = self._origins[str(location[0]), location[1]]
-            return document, (*start, *location[2:])
+        if len(location) > 1:
+            section, key, *rest = location
+            if isinstance(key, int):
+                starts = self._starts.get(str(section), [])
+                for start, document in reversed(starts):
+                    if start <= key:
+                        return document, (section, key - start, *rest)
+            else:
+                holder = _with(str(section), key, self._documents)
+                if holder is not None:
+                    return holder, location
         for document in self._documents:
             if location and isinstance(document.data, dict) and location[0] in document.data:
                 return document, location
@@ -163,6 +179,15 @@ class Bundle:
         if any(f"`{name}`" in message or f"'{name}'" in message for name in self.unsure_names):
             return
         self.problems.append(problem)
+
+
+def _with(section: str, key: str, documents: Sequence[Document]) -> Document | None:
+    """The last one that has this key in this section: it is the one that counts."""
+    for document in reversed(documents):
+        content = document.data.get(section) if isinstance(document.data, dict) else None
+        if isinstance(content, dict) and key in content:
+            return document
+    return None
 
 
 _ITEMS = {"rules": "rule", "tests": "test", "envelope": "step", "skip": "gate"}

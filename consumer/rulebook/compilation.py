@@ -34,6 +34,7 @@ from consumer.core.formats import Path, alternatives
 from consumer.core.outcomes import Outcome, Reason
 from consumer.core.replies import ReplyRow, ReplyTable, is_row_name
 from consumer.core.rules import Metadatum, Rule, RuleBook
+from consumer.core.slices import Breathe
 from consumer.core.sources import NAMING_FIELDS, Gate, Missing, Plausibility, Source, Station
 from consumer.core.templates import DERIVED, Template, TemplateError
 from consumer.rulebook.bundle import Bundle, Location, did_you_mean
@@ -56,8 +57,6 @@ from consumer.rulebook.model import (
 from consumer.rulebook.stations import StationTable
 
 T = TypeVar("T")
-Breathe = Callable[[], None]
-"""Called now and then during long work, by whoever has other things to do meanwhile."""
 
 _KINDS = {
     FieldType.STRING: Kind.STRING,
@@ -195,6 +194,8 @@ class Compilation:
         self.model = model
         self.bundle = bundle
         self._tables = tables
+        self._read_tables: list[StationTable] = []
+        self._without_book: list[object] = []
         self._breathe = breathe
         self.stations: dict[str, Station] = {}
         self._problem = bundle.problem
@@ -202,8 +203,9 @@ class Compilation:
         self._without_base: set[str] = set()
 
     def parts(self) -> list[object]:
-        """What its longest sections consist of, for whoever wants to free them one by one."""
-        return [*self.model.rules, *self.model.stations.values(), *self.model.tests]
+        """What is long in it and not in its book, for whoever wants to empty that little by little."""
+        tables = [part for table in self._read_tables for part in table.parts()]
+        return [self.model.rules, self.model.stations, self.model.tests, *tables, *self._without_book]
 
     def book(self) -> RuleBook | None:
         """None where there are problems."""
@@ -219,6 +221,7 @@ class Compilation:
         self._check_rule_names()
         replies = self._replies()
         if self.bundle.problems or replies is None:
+            self._without_book = [rules, self.stations, connectors, *self._compiler.parts()]
             return None
         return RuleBook(
             hash=self._hash(),
@@ -233,9 +236,10 @@ class Compilation:
 
     def _hash(self) -> str:
         found = hashlib.sha256()
+        encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
         for part in _parts([self.bundle.data, self._presets_used]):
             self._breathe()
-            found.update(json.dumps(part, ensure_ascii=False, default=str).encode("utf-8", "replace"))
+            found.update(encode(part).encode("utf-8", "replace"))
         for _, content in self._tables:
             found.update(hashlib.sha256(content).digest())
         return found.hexdigest()[:12]
@@ -280,6 +284,7 @@ class Compilation:
                 self._connect(connectors, connector, name, self.bundle.place, location)
         for place, content in self._tables:
             table = StationTable(content, place, _zone_of, self._breathe)
+            self._read_tables.append(table)
             self.bundle.problems += table.problems
             for name, station in table.stations.items():
                 if name in self.stations:
@@ -288,6 +293,7 @@ class Compilation:
                 self.stations[name] = station
             self.bundle.station_lines.append(table)
             for connector, name in table.connectors:
+                self._breathe()
                 self._connect(connectors, connector, name, table.line, name)
         return connectors
 
@@ -789,7 +795,7 @@ class Compilation:
             for source in sources:
                 if source.zone is not None or (rule.sources and source.name not in rule.sources):
                     continue
-                for station in (rule.stations or zoneless) & zoneless - told:
+                for station in ((rule.stations or zoneless) & zoneless) - told:
                     told.add(station)
                     message = f"`{station}` has no zone, which rule {rule.name} asks for; nor has source {source.name}"
                     remedy = "add `zone`, such as Asia/Shanghai"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from consumer.core.documents import Document, DocumentError
 from consumer.core.errors import ConfigurationError, Problem
+from consumer.core.slices import Breathe, at_once, check_utf8, let_go
 
 REMEDY = "name a YAML file with coupon rules, or a folder of such files"
 _COARSE_SECONDS = 2.0
@@ -36,7 +37,7 @@ class Files:
         self._listed: list[Path] = []
         self._seen: dict[Path, _Seen] = {}
 
-    def documents(self) -> list[Document]:
+    def documents(self, breathe: Breathe = at_once) -> list[Document]:
         """The YAML files, parsed. Raises ConfigurationError with all that is wrong."""
         problems: list[Problem] = []
         documents: list[Document] = []
@@ -45,7 +46,9 @@ class Files:
             raise ConfigurationError([Problem(str(self.path), "a folder without a *.yaml file", self.remedy)])
         for file in self._listed:
             try:
-                documents.append(Document(self.read(file).decode("utf-8-sig"), str(file)))
+                content = self.read(file)
+                check_utf8(content, breathe)
+                documents.append(Document(content, str(file), breathe=breathe))
             except DocumentError as error:
                 problems += error.problems
             except UnicodeDecodeError as error:
@@ -53,6 +56,7 @@ class Files:
             except OSError as error:
                 problems.append(Problem(str(file), f"cannot be read: {error.strerror}", self.remedy))
         if problems:
+            let_go([part for document in documents for part in document.parts()], breathe)
             raise ConfigurationError(problems)
         return documents
 

@@ -3,12 +3,15 @@
 What comes of it is never used as rules.
 """
 
-from copy import deepcopy
+from collections.abc import Iterator, Mapping
+from copy import copy, deepcopy
+from itertools import islice
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from consumer.core.slices import ITEMS, Breathe, let_go
 from consumer.rulebook.bundle import Bundle, Location, close_to, explained, location_of, shown
 from consumer.rulebook.model import RulesModel, known_keys
 
@@ -27,25 +30,69 @@ _FILLERS: dict[str, object] = {
 """Something valid for each key that cannot be left out; names are made up one by one."""
 
 
-def validated(bundle: Bundle) -> RulesModel | None:
+def validated(bundle: Bundle, breathe: Breathe) -> RulesModel | None:
     """The rules, or, with their mistakes added to the bundle's, such as would have none; None where they cannot be guessed."""
     mending: _Mending | None = None
     data = bundle.data
     for _ in range(_ROUNDS):
-        try:
-            return RulesModel.model_validate(data)
-        except ValidationError as error:
-            mending = mending or _Mending(bundle)
-            data = mending.data
-            for details in error.errors(include_url=False):
-                mending.mend(details)
+        model, mistakes = _checked(data, breathe)
+        if model is not None:
+            return model
+        mending = mending or _Mending(bundle)
+        data = mending.data
+        for details in mistakes:
+            mending.mend(details)
     return None
+
+
+def _checked(data: Mapping[str, object], breathe: Breathe) -> tuple[RulesModel | None, list[ErrorDetails]]:
+    """The rules, or what is wrong with them: pydantic checks what it is given in one go, so it is given a little at a time."""
+    long = {name: content for name, kind in _LONG.items() if isinstance(content := data.get(name), kind)}
+    model, mistakes = _checked_at_once({**data, **{name: type(content)() for name, content in long.items()}})
+    checked: dict[str, Any] = {}
+    for name, content in long.items():
+        checked[name] = found = type(content)()
+        for start, some in _slices(content, breathe):
+            part, wrong = _checked_at_once({"version": 1, name: some})
+            mistakes += (_shifted(details, start) for details in wrong)
+            if part is not None:
+                more = getattr(part, name)
+                found.update(more) if isinstance(found, dict) else found.extend(more)
+    if model is not None and not mistakes:
+        return model.model_copy(update=checked), []
+    let_go([*checked.values()], breathe)
+    return None, mistakes
+
+
+_LONG: dict[str, type[dict[Any, Any] | list[Any]]] = {"stations": dict, "rules": list, "tests": list}
+
+
+def _checked_at_once(data: Mapping[str, object]) -> tuple[RulesModel | None, list[ErrorDetails]]:
+    try:
+        return RulesModel.model_validate(data), []
+    except ValidationError as error:
+        return None, error.errors(include_url=False)
+
+
+def _slices(content: Any, breathe: Breathe) -> Iterator[tuple[int, Any]]:
+    """So much of it as is checked in one go, with the number of its first item."""
+    items = iter(content.items() if isinstance(content, dict) else content)
+    for start in range(0, len(content), ITEMS):
+        breathe()
+        yield start, type(content)(islice(items, ITEMS))
+
+
+def _shifted(details: ErrorDetails, start: int) -> ErrorDetails:
+    """Of one of the slices, where it is in all of it."""
+    section, number, *rest = details["loc"]
+    return {**details, "loc": (section, number + start if isinstance(number, int) else number, *rest)}
 
 
 class _Mending:
     def __init__(self, bundle: Bundle) -> None:
-        self.data = deepcopy(bundle.data)
+        self.data = {**bundle.data}
         self._bundle = bundle
+        self._own = {id(self.data)}
         self._ours: set[Location] = set()
         self._made_up = 0
 
@@ -112,7 +159,11 @@ class _Mending:
         return tuple(found)
 
     def _at(self, location: Location) -> Any:
+        """What is there, to be changed: a copy, on the way to which each is one."""
         here: Any = self.data
         for part in location:
+            if id(here[part]) not in self._own:
+                here[part] = copy(here[part])
+                self._own.add(id(here[part]))
             here = here[part]
         return here

@@ -6,11 +6,12 @@ SZ-0017,store-17,Asia/Shanghai,福田充电站,31000101 31000102,T2
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from consumer.core.coupons import is_free_parameter
 from consumer.core.errors import Problem
 from consumer.core.fields import Zone
+from consumer.core.slices import ITEMS, check_utf8
 from consumer.core.sources import Station
 from consumer.rulebook.bundle import did_you_mean
 
@@ -23,7 +24,6 @@ MOST_CHARACTERS = 10_000
 """In a cell, as in any text of the rules."""
 
 _HEADER = f"start the file with a header such as `{','.join(COLUMNS)}`"
-_NO_PARAMETERS: Mapping[str, str] = {}
 
 
 class StationTable:
@@ -48,14 +48,18 @@ class StationTable:
         self._lines: dict[str, int] = {}
         self._find_zone = find_zone
         self._zones: dict[str, Zone | None] = {}
+        self._parameters: dict[tuple[tuple[str, str], ...], Mapping[str, str]] = {}
         self._breathe = breathe
         self._left_out = 0
-        text = self._text(content)
-        if text is not None:
-            self._read(text)
+        if self._is_text(content):
+            self._read(io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline=""))
         if self._left_out:
             message = f"{self._left_out} more mistakes like these"
             self.problems.append(Problem(place, message, "correct those above first"))
+
+    def parts(self) -> list[object]:
+        """What is long in it, for whoever wants to empty it little by little."""
+        return [self.stations, self.connectors, self._lines]
 
     def line(self, station: str) -> str:
         """Where this station stands."""
@@ -67,13 +71,13 @@ class StationTable:
         else:
             self._left_out += 1
 
-    def _text(self, content: bytes) -> str | None:
+    def _is_text(self, content: bytes) -> bool:
         remedy = "save it as UTF-8 (in Excel: “CSV UTF-8”)"
         if content.startswith((b"\xff\xfe", b"\xfe\xff")):
             self._problem(1, "UTF-16, and not UTF-8", remedy)
-            return None
+            return False
         try:
-            return content.decode("utf-8-sig")
+            check_utf8(content, self._breathe)
         except UnicodeDecodeError as error:
             line = content.count(b"\n", 0, error.start) + 1
             try:
@@ -83,9 +87,10 @@ class StationTable:
             else:
                 remedy += ", or `iconv -f GB18030 -t UTF-8`"
                 self._problem(line, "not UTF-8; it looks like GBK or GB18030", remedy)
-            return None
+            return False
+        return True
 
-    def _read(self, text: str) -> None:
+    def _read(self, text: Iterable[str]) -> None:
         rows = self._rows(text)
         first = next(rows, None)
         if first is None:
@@ -94,8 +99,14 @@ class StationTable:
         columns = self._header(*first)
         if columns is None:
             return
+        of_station = [columns.index(name) if name in columns else None for name in COLUMNS]
+        parameters = [
+            (number, name.removeprefix(PARAMETER))
+            for number, name in enumerate(columns)
+            if name.startswith(PARAMETER)
+        ]
         for number, (line, row) in enumerate(rows):
-            if number % 100 == 0:
+            if number % ITEMS == 0:
                 self._breathe()
             while len(row) > len(columns) and not row[-1]:
                 row.pop()  # spreadsheets write cells that were once used
@@ -105,12 +116,12 @@ class StationTable:
                 if len(row) < len(columns):
                     remedy = "write a comma for each cell that is empty"
                 self._problem(line, message, remedy)
-            else:
-                self._take(line, dict(zip(columns, row, strict=True)))
+            elif self._is_new(line, columns, row):
+                self._take(row, of_station, parameters)
 
-    def _rows(self, text: str) -> Iterator[tuple[int, list[str]]]:
+    def _rows(self, text: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
         """Each with the line on which it begins; without those that are empty."""
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        reader = csv.reader(text, strict=True)
         line = 1
         while True:
             try:
@@ -148,38 +159,43 @@ class StationTable:
             self._problem(line, "no column `id`", _HEADER)
         return row if len(self.problems) == before else None
 
-    def _take(self, line: int, cells: dict[str, str]) -> None:
-        id_ = cells["id"]
+    def _is_new(self, line: int, columns: Sequence[str], row: list[str]) -> bool:
+        """Whether it is a station, and none that stands further up."""
+        id_ = row[columns.index("id")]
         if not id_:
             self._problem(line, "column id: empty", "give the charging platform's station number")
-            return
+            return False
         if id_ in self._lines:
             message = f"column id: `{id_}` stands in line {self._lines[id_]} too"
             self._problem(line, message, "keep one of the lines")
-            return
-        for name, cell in cells.items():
+            return False
+        for name, cell in zip(columns, row, strict=True):
             if len(cell) > MOST_CHARACTERS:
-                self._problem(
-                    line, f"column {name}: {len(cell)} characters", f"use {MOST_CHARACTERS} at most"
-                )
-                return
+                message = f"column {name}: {len(cell)} characters"
+                self._problem(line, message, f"use {MOST_CHARACTERS} at most")
+                return False
         self._lines[id_] = line
-        zone_name = cells.get("zone")
-        zone = self._zone(line, zone_name) if zone_name else None
-        parameters = {
-            name.removeprefix(PARAMETER): cell
-            for name, cell in cells.items()
-            if cell and name.startswith(PARAMETER)
-        }
+        return True
+
+    def _take(
+        self, row: list[str], of_station: Sequence[int | None], parameters: Sequence[tuple[int, str]]
+    ) -> None:
+        id_, api_store_code, zone, name, connectors = [
+            "" if number is None else row[number] for number in of_station
+        ]
         self.stations[id_] = Station(
             id_,
-            cells.get("api_store_code") or None,
-            zone,
-            cells.get("name") or None,
-            parameters or _NO_PARAMETERS,
+            api_store_code or None,
+            self._zone(self._lines[id_], zone) if zone else None,
+            name or None,
+            self._shared({key: row[number] for number, key in parameters if row[number]}),
         )
-        for connector in cells.get("connectors", "").replace(";", " ").split():
+        for connector in connectors.replace(";", " ").split():
             self.connectors.append((connector, id_))
+
+    def _shared(self, parameters: dict[str, str]) -> Mapping[str, str]:
+        """Of all stations that have the same."""
+        return self._parameters.setdefault((*parameters.items(),), parameters)
 
     def _zone(self, line: int, name: str) -> Zone | None:
         if name not in self._zones:

@@ -1,8 +1,8 @@
 """Keeps the rules in force up to date with their files. Reads these, off the event loop.
 
 Files that change are loaded and checked, their tests run, and only then are they put in force;
-what is refused changes nothing. The work is done in a thread that steps back every few
-milliseconds, so that the loop never stands still for it.
+what is refused changes nothing. The work is done in a thread that steps back every
+millisecond, so that the loop never stands still for it.
 """
 
 import asyncio
@@ -27,8 +27,12 @@ T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
-WORK_SECONDS, REST_SECONDS = 0.004, 0.001
-"""How long the thread works before it lets the loop have the interpreter."""
+WORK_SECONDS, REST_SECONDS = 0.001, 0.0005
+"""How long the thread works before it lets the loop have the interpreter.
+
+It rests before the machine would have it rest to let others work: the loop would then wait for whoever is
+not working, and has the interpreter.
+"""
 
 MOST_PROBLEMS = 100
 """In one log line."""
@@ -182,7 +186,7 @@ def _politely(work: Callable[[], T]) -> T:
     is none meanwhile, and none looks at what is here by then: it is freed when nobody needs it any more.
     """
     interval, collects = sys.getswitchinterval(), gc.isenabled()
-    sys.setswitchinterval(WORK_SECONDS / 4)
+    sys.setswitchinterval(WORK_SECONDS)
     gc.disable()
     try:
         return work()

@@ -40,15 +40,26 @@ def write_stations(folder: Path, count: int = STATIONS) -> None:
     (folder / "stations.csv").write_text("\n".join(lines), "utf-8")
 
 
-def write_rules(folder: Path, count: int, unindexed: int, stations: int = STATIONS) -> Path:
-    """Rules that share all stations among them; those without keys come first and are for nobody here."""
+def write_rules(
+    folder: Path, count: int, unindexed: int, stations: int = STATIONS, *, table: bool = True
+) -> Path:
+    """Rules that share all stations among them; those without keys come first and are for nobody here.
+
+    The stations stand in a table of their own (`write_stations`), or among the rules.
+    """
     text = [
         "version: 1",
         "accounts: {main: {app_id: a, secret: main, api_type: charging}}",
         "sources: {charges: {extends: canonical, zone: station}}",
-        "stations: {file: stations.csv}",
-        "rules:",
+        "stations: {file: stations.csv}" if table else "stations:",
     ]
+    if not table:
+        text += [
+            f"  SZ-{n:06}: {{api_store_code: store-{n}, zone: Asia/Shanghai, name: 充电站 {n},"
+            f" connectors: ['{n}01', '{n}02'], parameters: {{store_code: T{n % 100}}}}}"
+            for n in range(stations)
+        ]
+    text += ["rules:"]
     text += [
         f"  - {{name: first-{n}, when: 'seconds < {60 + n} && energy_wh < {100 + n}', skip: below_threshold}}"
         for n in range(unindexed)
@@ -64,7 +75,7 @@ def write_rules(folder: Path, count: int, unindexed: int, stations: int = STATIO
             '    subject: "【{plate}】充电 {minutes} 分钟"',
             f'    metadata: {{minutes: {{name: 充电时长, value: "math.least(minutes, {120 + n})"}}}}',
         ]
-    path = folder / f"rules-{count}-{unindexed}.yaml"
+    path = folder / f"rules-{count}-{unindexed}{'' if table else '-with-stations'}.yaml"
     path.write_text("\n".join(text) + "\n", "utf-8")
     return path
 
@@ -186,20 +197,23 @@ async def standstills(path: Path) -> None:
     print(f"\nThe event loop's longest standstills, {path.stem}: ms of the clock / of this process's CPU\n")
     quiet = [late async for late in lateness(5.0)]
     watching = asyncio.create_task(watcher.run())
-    for what in ("nothing else", "loaded", "loaded again, and let go of"):
+    for what in ("nothing else", "loaded", "loaded again, and let go of", "refused"):
         if what == "nothing else":
             print(f"{what:>28}  {longest(quiet)}")
             continue
+        if what == "refused":
+            with path.open("a", encoding="utf-8") as file:
+                file.write("  - {name: rule-1, skip: policy}  # a second one\n")
         watcher.look_now()
         began, late = time.perf_counter(), []
         async for each in lateness(300.0):
             late.append(each)
-            if in_force:
+            if in_force or watcher.problems:
                 break
         took = time.perf_counter() - began
         in_force.clear()
         late += [each async for each in lateness(5.0)]
-        print(f"{what:>28}  {longest(late)}  in force after {took:.1f} s")
+        print(f"{what:>28}  {longest(late)}  after {took:.1f} s")
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
 
@@ -237,6 +251,7 @@ def main() -> None:
         cpu_per_event(paths | many, chosen.events)
         load_times(paths)
         asyncio.run(standstills(paths["10,000"]))
+        asyncio.run(standstills(write_rules(folder, 10_000, 5, table=False)))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
 """YAML 1.2 with positions."""
 
 import re
+import sys
 from decimal import Decimal
+from itertools import pairwise
 
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consumer.core.documents import Document, DocumentError, lines_of
+from consumer.core.documents import PIECE, Document, DocumentError, lines_of
+from consumer.core.slices import let_go
 
 TEXT = """\
 a:
@@ -206,3 +209,41 @@ def test_aliases_that_unfold_without_end_are_stopped() -> None:
         Document("\n".join(lines), "f.yaml", max_nodes=10_000)
 
     assert len(caught.value.problems) == 1
+
+
+def test_a_text_is_parsed_a_little_at_a_time_wherever_its_slices_end() -> None:
+    text = "".join(f"充电站-{number}: {{名: 'é 😀', n: {number}}}\n" for number in range(1000))
+    breaths: list[None] = []
+    whole = Document(text, "f")
+
+    for before in ("", "\ufeff", "#\n", "# 1\n", "# 12\n"):
+        breaths.clear()
+        written = (before + text).encode()
+        document = Document(written, "f", breathe=lambda: breaths.append(None))
+        assert document.data == whole.data
+        assert document.spot(("充电站-999", "n")).column == whole.spot(("充电站-999", "n")).column
+        assert len(breaths) > len(written) / PIECE
+
+
+@pytest.mark.parametrize("end", ["x: [", "k1: 2\n", ""])
+def test_nothing_long_is_left_of_a_document_to_be_freed_at_once(end: str) -> None:
+    """Nor of one with a mistake in its last line."""
+    text = "".join(f"k{number}: {{a: [{number}, 2], b: {{c: d}}}}\n" for number in range(2000)) + end
+    parts: list[object] = []
+    blocks: list[int] = []
+
+    def count() -> None:
+        blocks.append(sys.getallocatedblocks())
+
+    try:
+        document = Document(text, "f", breathe=count)
+        parts += document.parts()
+        del document
+    except DocumentError:
+        pass
+    count()
+    let_go(parts, count)
+
+    freed = [before - after for before, after in pairwise(blocks)]
+    assert sum(each for each in freed if each > 0) > 50_000
+    assert max(freed) < 5_000
