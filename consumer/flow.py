@@ -104,6 +104,7 @@ class Flow:
         sets_aside: orders of a refused account need not wait here while other accounts go on:
             there are retry topics.
         holding: nobody is to wait here now.
+        lateness: of this process, as far as it was seen: while calls are under way.
 
     """
 

@@ -58,20 +58,22 @@ class Load:
     """What is to be worked off.
 
     Attributes:
+        events: enough that the number of calls at once is found out before anything is measured: 5,000 with the defaults.
         latency: of the platform, seconds.
         in_flight: calls at once, for each member.
+        records: taken in and not yet committed, for each member; fast ones may wait for room while a transaction is made.
         payload: bytes of an event, at least.
         held: the first so many events get no answer, so that all the others are done beyond the frontier: with as many
             as there are partitions, in each of them.
         plates: cars, in turn.
-        adaptive: 0: `gateway.adaptive_limit: false`. On a machine that is busy with other things, the time that the
-            service waits for a core looks to it like a queue at the platform, and fewer calls are under way.
+        adaptive: 0: `gateway.adaptive_limit: false`; to find the limit out should cost next to nothing beside it.
 
     """
 
-    events: int = 20_000
+    events: int = 40_000
     latency: float = 0.02
     in_flight: int = 256
+    records: int = 2_000
     partitions: int = 4
     rules: int = 10
     members: int = 1
@@ -189,6 +191,7 @@ kafka:
   group_id: {group}
   topics: {{events: [{events}], outcomes: {group}-outcomes, dead_letters: {group}-letters}}
 gateway: {{url: "{url}", max_in_flight: {load.in_flight}, adaptive_limit: {str(bool(load.adaptive)).lower()}{", total_timeout: 10m, read_timeout: 10m" * bool(load.held)}}}
+intake: {{max_records: {load.records}}}
 retries: {{delays: []}}
 rules: {rules.name}
 secrets: {{main: {SECRET}, plate_hash: a key for the hashes of plates}}
