@@ -60,6 +60,8 @@ class FakeConsumer:
         """The log's end as of the last fetch, where that is another one."""
         self.younger_from: int | None = None
         """Where the first record stands that is younger than the member."""
+        self.asked: tuple[TopicPartition, ...] | None = None
+        """The partitions that the poll under way named; none is all."""
 
     def membership(self) -> Membership:
         return Membership("group", 1, "member")
@@ -88,6 +90,7 @@ class FakeConsumer:
     async def getmany(
         self, *partitions: TopicPartition, timeout_ms: int, max_records: int
     ) -> Mapping[TopicPartition, Sequence[Any]]:
+        self.asked = partitions
         try:
             async with asyncio.timeout(timeout_ms / 1000):
                 polled = await self.polls.get()
@@ -400,6 +403,25 @@ async def test_a_consumer_that_has_nothing_to_bring_is_left_alone(
         room.consumer.at = 100 if why == "at the end" else 50
         await asyncio.sleep(1.2)
         assert room.intake.partitions == [PARTITION]
+
+
+async def test_a_deep_backlog_of_one_partition_takes_half_of_what_may_be_held_and_leaves_the_rest_to_others(
+    room: Room,
+) -> None:
+    other = TopicPartition("events", 1)
+    room.link.committed[other] = CommittedOffset(50, "")
+    room.delivery.gate = asyncio.Event()
+    await room.intake.on_partitions_assigned([PARTITION, other])
+    await until(lambda: room.intake.partitions == [PARTITION, other])
+    room.consumer.polls.put_nowait(list(range(50, 1049)))
+    await until(lambda: room.intake.memory().records == 999)
+    await until(lambda: room.consumer.asked == ())
+
+    room.consumer.polls.put_nowait([1049])
+    await until(lambda: room.consumer.asked == (other,))
+
+    room.delivery.gate.set()
+    await until(lambda: room.consumer.asked == ())
 
 
 async def test_while_outcomes_cannot_be_written_no_more_records_are_taken_in() -> None:

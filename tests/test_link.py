@@ -1,8 +1,12 @@
-"""What an answered error ends a flush as: the table in consumer/link.py, row by row."""
+"""What an answered error ends a flush as: the table in consumer/link.py, row by row; and in which turn partitions are read."""
+
+import asyncio
 
 import pytest
 
-from consumer.link import ERRORS, Ambiguous, Code, Fenced, Kind, Retriable, judge
+from consumer.link import ERRORS, Ambiguous, Code, Fenced, Kind, Retriable, TopicPartition, judge
+from tests.bench.intake import TOPIC, Broker, Consumer
+from tests.bench.pipeline import Load
 
 ENDS = {
     Kind.COORDINATOR_MOVED: Retriable,
@@ -37,3 +41,20 @@ def test_only_the_groups_coordinator_can_say_that_the_group_has_gone_on(code: Co
 @pytest.mark.parametrize("code", [-1, 2, 42, 9999])
 def test_an_error_that_nobody_knows_aborts_and_is_tried_again(code: int) -> None:
     assert judge("produce", code, (3,)) == Retriable("produce", code, (3,))
+
+
+async def test_a_consumer_gives_records_of_one_partition_after_the_other() -> None:
+    """aiokafka by itself would give all that it fetched of the first one before it goes on to the next."""
+    partitions = [TopicPartition(TOPIC, at) for at in range(3)]
+    consumer = Consumer(Broker(Load(events=1200, partitions=3)), partitions)
+    for partition in partitions:
+        consumer.seek(partition, 0)
+    given: list[TopicPartition] = []
+    try:
+        async with asyncio.timeout(10):
+            while len(given) < 12:
+                given += await consumer.getmany(timeout_ms=200, max_records=100)
+    finally:
+        await consumer.ended()
+
+    assert {len(set(given[at : at + 3])) for at in range(0, 12, 3)} == {3}

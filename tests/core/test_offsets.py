@@ -99,6 +99,38 @@ def test_what_a_tracker_says_is_done_is_what_its_map_says_after_a_restart(
         assert successor.is_done(number) == done
 
 
+@given(
+    before=st.sets(st.integers(min_value=1, max_value=25), max_size=12),
+    steps=st.lists(st.tuples(st.integers(0, 3), st.booleans(), st.integers(0, 30)), max_size=60),
+)
+def test_a_tracker_says_what_a_set_of_all_that_is_done_says(
+    before: set[int], steps: list[tuple[int, bool, int]]
+) -> None:
+    """Records come with and without gaps, upon what an owner before had done, and end in any order."""
+    tracker = Tracker(0, ranges(0, before))
+    done, under_way, position = set(before), [], 0
+    for gap, ends, which in steps:
+        offset = position + gap
+        done.update(range(position, offset))
+        if tracker.take(offset):
+            assert offset not in done
+            under_way.append(offset)
+        else:
+            assert offset in done
+        position = offset + 1
+        if ends and under_way:
+            finished = under_way.pop(which % len(under_way))
+            tracker.finish(finished)
+            done.add(finished)
+        frontier = next(offset for offset in itertools.count() if offset not in done)
+        assert tracker.frontier == frontier
+        assert tracker.position == max(position, frontier)
+        assert [offset for start, end in tracker.done() for offset in range(start, end)] == sorted(
+            offset for offset in done if offset > frontier
+        )
+        position = tracker.position
+
+
 def test_a_map_of_another_offset_or_cluster_is_not_used() -> None:
     text = encode_map("cluster", 7, [(9, 10)], clean=True)
     assert decode_map(text, "cluster", 8) == UnusableMap("other_offset")
