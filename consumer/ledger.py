@@ -7,11 +7,12 @@ before, so that the map that is committed says exactly what the committed outcom
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import cache, partial
-from typing import Protocol
+from functools import cache, lru_cache, partial
+from typing import Any, Protocol
 
 import structlog
 from prometheus_client import Gauge
@@ -29,6 +30,7 @@ from consumer.core.outcomes import (
     encode_retry,
     reduced,
 )
+from consumer.core.values import value
 from consumer.link import (
     Ambiguous,
     Committed,
@@ -55,6 +57,9 @@ TURN_RECORDS = 200
 
 LONGEST_PAUSE = 5.0
 """Seconds between tries while Kafka refuses a transaction or is away."""
+
+
+_NOTHING: Mapping[str, Any] = {}
 
 
 class Writer(Protocol):
@@ -110,52 +115,53 @@ class Encoder:
         """The outcome, and beside it the dead letter where there is one; or the retry."""
         if resolution.later is not None:
             return self._retry(resolution, resolution.later)
-        at = _milliseconds(resolution.decided_at)
-        outcome = encode_outcome(resolution, self.context)
-        if outcome.size > self.message_bytes:
-            outcome = reduced(outcome)
-        entries = [Entry(self.outcomes, at, outcome, lambda: reduced(outcome), resolution)]
+        outcome = encode_outcome(resolution, self.context, self.message_bytes)
+        entries = [_entry(self.outcomes, outcome, resolution)]
         if resolution.dead_letter:
             letter = encode_dead_letter(resolution, self.context, self.message_bytes)
-            entries.append(
-                Entry(self.dead_letters, at, letter, lambda: encode_dead_letter(resolution, self.context, 0))
-            )
+            entries.append(_entry(self.dead_letters, letter, resolution, tells=False))
         return entries
+
+    def smaller(self, entry: "Entry") -> list["Entry"]:
+        """What to write in the place of one that the broker finds too large; itself, where nothing is smaller."""
+        resolution = entry.resolution
+        if entry.tells and resolution.later is not None:
+            return self._end(resolution)
+        message = Message(entry.key, entry.value, entry.headers)
+        less = reduced(message) if entry.tells else encode_dead_letter(resolution, self.context, 0)
+        return (
+            [_entry(entry.topic, less, resolution, tells=entry.tells)]
+            if less.size < message.size
+            else [entry]
+        )
 
     def _retry(self, resolution: Resolution, later: Later) -> list["Entry"]:
         retry = encode_retry(resolution, later, self.context)
-
-        def end() -> list[Entry]:
-            """With our headers it is larger than the topic takes: it ends here, and can be replayed."""
-            detail = "too large for a retry topic with the headers of a retry"
-            return self.encode(replace(resolution, later=None, dead_letter=True, detail=detail))
-
         if retry.size > self.message_bytes:
-            return end()
-        topic, at = self.retries[later.topic], _milliseconds(resolution.decided_at)
-        return [Entry(topic, at, retry, lambda: retry, resolution, end)]
+            return self._end(resolution)
+        return [_entry(self.retries[later.topic], retry, resolution)]
+
+    def _end(self, resolution: Resolution) -> list["Entry"]:
+        """With our headers it is larger than a retry topic takes: it ends here, and can be replayed."""
+        detail = "too large for a retry topic with the headers of a retry"
+        return self.encode(replace(resolution, later=None, dead_letter=True, detail=detail))
 
 
-@dataclass(slots=True)
-class Entry:
-    """A record to be written, and how to make it smaller if the broker finds it too large.
+@value
+class Entry(Outgoing):
+    """A record to be written for a resolution.
 
     Attributes:
-        resolution: that it tells; a dead letter only goes along.
-        instead: what to write if the broker does not take it at all.
+        tells: of the resolution: an outcome, or a retry. A dead letter only goes along.
     """
 
-    topic: str
-    timestamp_ms: int
-    message: Message
-    shrink: Callable[[], Message]
-    resolution: Resolution | None = None
-    instead: "Callable[[], list[Entry]] | None" = None
+    resolution: Resolution = field(kw_only=True)
+    tells: bool = field(default=True, kw_only=True)
 
-    def outgoing(self) -> Outgoing:
-        """As the writer takes it."""
-        message = self.message
-        return Outgoing(self.topic, message.key, message.value, message.headers, self.timestamp_ms)
+
+def _entry(topic: str, message: Message, resolution: Resolution, *, tells: bool = True) -> Entry:
+    at = int(resolution.decided_at.timestamp() * 1000)
+    return Entry(topic, message.key, message.value, message.headers, at, resolution=resolution, tells=tells)
 
 
 @dataclass(slots=True)
@@ -166,6 +172,10 @@ class Done:
     resolutions: Sequence[Resolution]
     taken_at: float
     entries: list[Entry] = field(default_factory=list)
+    partition: TopicPartition = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.partition = partition_of(self.record)
 
     def replace(self, entry: Entry, others: Sequence[Entry]) -> None:
         """Write the others in its place."""
@@ -178,11 +188,10 @@ class _Batch:
     done: list[Done]
     offsets: dict[TopicPartition, CommittedOffset]
     refused: int = 0
-    entries: list[tuple[Done, Entry]] = field(default_factory=list)
 
-    def outgoing(self) -> list[Outgoing]:
-        self.entries = [(done, entry) for done in self.done for entry in done.entries]
-        return [entry.outgoing() for _, entry in self.entries]
+    def entries(self) -> list[Entry]:
+        """In the order in which they are written."""
+        return [entry for done in self.done for entry in done.entries]
 
 
 class Ledger:
@@ -312,9 +321,9 @@ class Ledger:
         moved, self._moved = self._moved, set()
         done: list[Done] = []
         for item in pending:
-            partition = partition_of(item.record)
-            if self._fits(partition, item.record.coordinates.offset):
-                self._trackers[partition].finish(item.record.coordinates.offset)
+            partition, offset = item.partition, item.record.coordinates.offset
+            if self._fits(partition, offset):
+                self._trackers[partition].finish(offset)
                 moved.add(partition)
                 done.append(item)
             else:
@@ -325,7 +334,7 @@ class Ledger:
 
     def _fits(self, partition: TopicPartition, offset: int) -> bool:
         """Close to the map's limit, only what moves the frontier, and so shortens the map, may go out."""
-        return self.map_bytes(partition) < FULL_MAP_BYTES or self._shortens(partition, offset)
+        return self._map_bytes.get(partition, 0) < FULL_MAP_BYTES or self._shortens(partition, offset)
 
     def _shortens(self, partition: TopicPartition, offset: int) -> bool:
         tracker = self._trackers[partition]
@@ -354,7 +363,7 @@ class Ledger:
         pause = 0.05
         while True:
             started = asyncio.get_running_loop().time()
-            result = await self._writer.flush(batch.offsets, batch.outgoing())
+            result = await self._writer.flush(batch.offsets, batch.entries())
             self._metrics.transactions.labels(type(result).__name__.lower()).inc()
             self._metrics.transaction_seconds.observe(asyncio.get_running_loop().time() - started)
             match result:
@@ -381,14 +390,12 @@ class Ledger:
     def _shrink(self, batch: _Batch, result: Retriable) -> bool:
         """Make what the broker refused smaller; the rest of the batch is not touched."""
         shrunk = False
+        written = [(done, entry) for done in batch.done for entry in done.entries]
         for index in result.culprits:
-            done, entry = batch.entries[index]
-            smaller = entry.shrink()
-            if entry.instead is not None:
-                done.replace(entry, entry.instead())
-                shrunk = True
-            elif smaller.size < entry.message.size:
-                entry.message = smaller
+            done, entry = written[index]
+            smaller = self._encoder.smaller(entry)
+            if smaller != [entry]:
+                done.replace(entry, smaller)
                 shrunk = True
         return shrunk
 
@@ -428,7 +435,7 @@ class Ledger:
                 await asyncio.sleep(LONGEST_PAUSE)
 
     def _is_committed(self, done: Done, committed: Mapping[TopicPartition, CommittedOffset]) -> bool:
-        found = committed.get(partition_of(done.record))
+        found = committed.get(done.partition)
         offset = done.record.coordinates.offset
         if found is None or found.offset < 0:
             return False
@@ -443,36 +450,39 @@ class Ledger:
             frontier, map_bytes = self._gauges_of(partition)
             frontier.set(offset.offset)
             map_bytes.set(len(offset.metadata))
-        tells_each = log.is_enabled_for(logging.DEBUG)
-        for done in batch.done:
-            self._metrics.record_seconds.observe(now - done.taken_at)
-            for entry in done.entries:
-                if entry.resolution is not None:
-                    self._count(entry, entry.resolution, wall)
-                    if tells_each:
-                        _tell(entry.resolution)
+        self._metrics.record_seconds.observe_all([now - done.taken_at for done in batch.done])
+        told = [entry for done in batch.done for entry in done.entries if entry.tells]
+        self._count([entry.resolution for entry in told if entry.resolution.later is None], wall)
+        for entry in told:
+            if entry.resolution.later is not None:
+                labels = (entry.topic, entry.resolution.later.wait, entry.resolution.label)
+                self._metrics.retries_later.labels(*labels).inc()
+        if log.is_enabled_for(logging.DEBUG):
+            for entry in told:
+                _tell(entry.resolution)
         if batch.done:
             self._on_committed(batch.done)
 
-    def _count(self, entry: Entry, resolution: Resolution, wall: datetime) -> None:
-        reason = resolution.reason or ""
-        code = resolution.label
-        later = resolution.later
-        if later is not None:
-            self._metrics.retries_later.labels(entry.topic, later.wait, code).inc()
-            return
-        self._outcomes(resolution.outcome, reason, code).inc()
-        self._metrics.count_order(
-            resolution.outcome,
-            account=resolution.account,
-            rule=resolution.rule,
-            lot=(resolution.parameters or {}).get("api_store_code"),
+    def _count(self, ended: Sequence[Resolution], wall: datetime) -> None:
+        """A flush has many of a kind: they are counted first, and each counter is moved once."""
+        metrics = self._metrics
+        kinds = Counter([(each.outcome, each.reason, each.label) for each in ended])
+        for (outcome, reason, code), count in kinds.items():
+            self._outcomes(outcome, reason or "", code).inc(count)
+        for (outcome, reason), count in Counter(
+            [(each.outcome, each.reason) for each in ended if each.dead_letter]
+        ).items():
+            metrics.dead_letters.labels(outcome, reason or "").inc(count)
+        metrics.count_orders(
+            [
+                (each.outcome, each.account, each.rule, (each.parameters or _NOTHING).get("api_store_code"))
+                for each in ended
+            ]
         )
-        if resolution.dead_letter:
-            self._metrics.dead_letters.labels(resolution.outcome, reason).inc()
-        ended_at = (resolution.values or {}).get("ended_at")
-        if isinstance(ended_at, datetime):
-            self._metrics.event_age_seconds.observe(max(0.0, (wall - ended_at).total_seconds()))
+        ends = [(each.values or _NOTHING).get("ended_at") for each in ended]
+        metrics.event_age_seconds.observe_all(
+            [max(0.0, (wall - at).total_seconds()) for at in ends if isinstance(at, datetime)]
+        )
 
     def _well_again(self) -> None:
         self.trouble, self.stuck = None, False
@@ -510,10 +520,9 @@ def _tell(resolution: Resolution) -> None:
     )
 
 
-def _milliseconds(at: datetime) -> int:
-    return int(at.timestamp() * 1000)
-
-
 def partition_of(record: Record) -> TopicPartition:
     """Where it was read, as Kafka's client says it."""
-    return TopicPartition(record.coordinates.topic, record.coordinates.partition)
+    return _partition(record.coordinates.topic, record.coordinates.partition)
+
+
+_partition = lru_cache(maxsize=4096)(TopicPartition)

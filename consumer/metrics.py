@@ -4,12 +4,14 @@ Prefix `coupon_`. Labels are closed sets or names from the loaded configuration,
 capped, then `other`; never a plate, an order or a message.
 """
 
+from bisect import bisect_left
 from collections import Counter as Counts
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from itertools import islice
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from consumer.core.outcomes import Outcome, Reason
 from consumer.core.replies import ReplyRow
@@ -29,6 +31,18 @@ AGE_BUCKETS = (1, 5, 15, 60, 300, 900, 3600, 7200, 21600, 86400)
 
 DELAY_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 """Seconds."""
+
+
+class Histogram(prometheus_client.Histogram):
+    """One that takes many observations at once."""
+
+    def observe_all(self, amounts: Sequence[float]) -> None:
+        """Each by itself would take four locks."""
+        if not amounts:
+            return
+        for bucket, count in Counts([bisect_left(self._upper_bounds, each) for each in amounts]).items():
+            self._buckets[bucket].inc(count)
+        self._sum.inc(sum(amounts))
 
 
 class Metrics:
@@ -334,16 +348,28 @@ class Metrics:
             "transactions": _summed(self.transactions, "result"),
         }
 
-    def count_order(
-        self, outcome: Outcome, *, account: str | None, rule: str | None, lot: str | None
-    ) -> None:
-        """An order that ended, under the names that have a label value."""
+    def count_orders(self, orders: Iterable[tuple[Outcome, str | None, str | None, str | None]]) -> None:
+        """Orders that ended, by outcome, account, rule and lot, under the names that have a label value."""
         accounts, rules, lots = self._names
-        if rule is not None:
-            of_account = "" if account is None else account if account in accounts else OTHER
-            self._by_rule(of_account, rule if rule in rules else OTHER, outcome).inc()
-        if lot is not None:
-            self._by_lot(lot if lot in lots else OTHER, outcome).inc()
+        orders = list(orders)
+        by_rule = Counts(
+            [
+                (
+                    "" if account is None else account if account in accounts else OTHER,
+                    rule if rule in rules else OTHER,
+                    outcome,
+                )
+                for outcome, account, rule, _ in orders
+                if rule is not None
+            ]
+        )
+        by_lot = Counts(
+            [(lot if lot in lots else OTHER, outcome) for outcome, _, _, lot in orders if lot is not None]
+        )
+        for names, count in by_rule.items():
+            self._by_rule(*names).inc(count)
+        for names_, count in by_lot.items():
+            self._by_lot(*names_).inc(count)
 
 
 def _summed(counter: Counter, label: str) -> Counts[str]:

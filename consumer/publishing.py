@@ -1,6 +1,7 @@
 """Records -> batches -> their partitions' leaders; and the writer of outcomes without transactions. Does I/O."""
 
 import asyncio
+import struct
 import sys
 from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +12,6 @@ from typing import Any
 from aiokafka import codec
 from aiokafka.client import CoordinationType
 from aiokafka.errors import NodeNotReadyError
-from aiokafka.partitioner import murmur2
 from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
@@ -66,9 +66,8 @@ class Batch:
 
     def append(self, index: int, record: Outgoing) -> bool:
         """False if it is full."""
-        headers = list(record.headers)
         place = len(self.indexes)
-        if self.builder.append(place, record.timestamp_ms, record.key, record.value, headers) is None:
+        if self.builder.append(place, record.timestamp_ms, record.key, record.value, record.headers) is None:
             return False
         self.indexes.append(index)
         return True
@@ -102,13 +101,21 @@ class Publisher:
     ) -> Queues:
         """The records of `indexes` by partition, as few batches as they fit in."""
         queues: Queues = {}
+        counts: dict[str, int] = {}
+        open_: dict[tuple[str, int], Batch] = {}
         for index in indexes:
             record = records[index]
-            tp = only or TopicPartition(record.topic, self._partition_of(record, index))
-            queue = queues.setdefault(tp, deque())
-            if not queue or not queue[-1].append(index, record):
-                queue.append(Batch(tp, self._new_builder()))
-                queue[-1].append(index, record)
+            if only is not None:
+                place: tuple[str, int] = only
+            else:
+                if record.topic not in counts:
+                    counts[record.topic] = self._link.partition_count(record.topic)
+                place = record.topic, _partition_of(record, index, counts[record.topic])
+            batch = open_.get(place)
+            if batch is None or not batch.append(index, record):
+                open_[place] = batch = Batch(TopicPartition(*place), self._new_builder())
+                batch.append(index, record)
+                queues.setdefault(batch.tp, deque()).append(batch)
         return queues
 
     async def send(self, queues: Queues, records: Sequence[Outgoing], deadline: float) -> None:
@@ -201,14 +208,6 @@ class Publisher:
             queue.extendleft(reversed(self.batches(records, indexes, batch.tp)[batch.tp]))
         return []
 
-    def _partition_of(self, record: Outgoing, index: int) -> int:
-        if record.partition is not None:
-            return record.partition
-        count = self._link.partition_count(record.topic)
-        if record.key is None:
-            return index % count
-        return int(murmur2(record.key) & 0x7FFFFFFF) % count
-
     def _new_builder(self) -> DefaultRecordBatchBuilder:
         identity = self.identity
         return DefaultRecordBatchBuilder(
@@ -220,6 +219,30 @@ class Publisher:
             base_sequence=0 if identity else -1,
             batch_size=self._batch_bytes,
         )
+
+
+def _partition_of(record: Outgoing, index: int, count: int) -> int:
+    if record.partition is not None:
+        return record.partition
+    if record.key is None:
+        return index % count
+    return (murmur2(record.key) & 0x7FFFFFFF) % count
+
+
+def murmur2(data: bytes) -> int:
+    """Kafka's hash of a key, by words; aiokafka's goes by bytes."""
+    words_, tail = divmod(len(data), 4)
+    found = 0x9747B28C ^ len(data)
+    for word in struct.unpack_from(f"<{words_}I", data):
+        mixed = word * _MIX & _WORD
+        found = (found * _MIX ^ (mixed ^ mixed >> 24) * _MIX) & _WORD
+    if tail:
+        found = (found ^ int.from_bytes(data[-tail:], "little")) * _MIX & _WORD
+    found = (found ^ found >> 13) * _MIX & _WORD
+    return found ^ found >> 15
+
+
+_MIX, _WORD = 0x5BD1E995, 0xFFFFFFFF
 
 
 class PlainWriter:

@@ -275,7 +275,7 @@ class Service:
         on_committed(done)
         self._committed_at = datetime.now(UTC)
         entries = chain.from_iterable(reversed(item.entries) for item in reversed(done))
-        latest = (entry.resolution for entry in entries if entry.resolution is not None)
+        latest = (entry.resolution for entry in entries if entry.tells)
         plates = self._privacy.plates
         self._recent.extend(reversed([Recent.of(each, plates) for each in islice(latest, OF_A_FLUSH)]))
 

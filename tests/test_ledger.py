@@ -40,9 +40,9 @@ def test_an_order_that_waits_is_written_to_its_retry_topic_and_nowhere_else() ->
     (entry,) = ENCODER.encode(waiting())
 
     assert entry.topic == "retries.5m"
-    assert (entry.message.key, entry.message.value) == (b"key", b"{}")
-    assert entry.message.headers[0] == ("trace", b"\xff")
-    context = read_retry(tuple(entry.message.headers))
+    assert (entry.key, entry.value) == (b"key", b"{}")
+    assert entry.headers[0] == ("trace", b"\xff")
+    context = read_retry(tuple(entry.headers))
     assert not isinstance(context, str)
     assert (context.origin, context.timestamp_ms, context.index) == (Coordinates("charges", 0, 7), 5, 2)
     assert (context.due_at, context.tier, context.excused_seconds) == (NOW + timedelta(minutes=5), 2, 1.5)
@@ -54,9 +54,9 @@ def test_what_is_too_large_for_a_retry_ends_and_can_be_replayed() -> None:
     outcome, letter = ENCODER.encode(waiting(bytes(9_900)))
 
     assert (outcome.topic, letter.topic) == ("outcomes", "dead")
-    assert outcome.resolution is not None
+    assert (outcome.tells, letter.tells) == (True, False)
     assert outcome.resolution.later is None
-    assert b"too large for a retry topic" in (outcome.message.value or b"")
+    assert b"too large for a retry topic" in (outcome.value or b"")
 
 
 class Writer:

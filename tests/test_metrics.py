@@ -3,11 +3,13 @@
 from collections.abc import Iterable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from consumer.core.outcomes import Outcome
 from consumer.core.replies import ReplyTable
-from consumer.metrics import Metrics
+from consumer.metrics import AGE_BUCKETS, Metrics
 
 
 @pytest.fixture
@@ -36,12 +38,17 @@ def series(metrics: Metrics, name: str) -> int:
 
 def test_orders_are_counted_by_rule_account_and_lot(metrics: Metrics) -> None:
     use(metrics)
-    metrics.count_order(Outcome.GRANTED, account="main", rule="night", lot="62626601")
-    metrics.count_order(Outcome.SKIPPED, account=None, rule="night", lot=None)
-    metrics.count_order(Outcome.UNMATCHED, account=None, rule=None, lot=None)
+    metrics.count_orders(
+        [
+            (Outcome.GRANTED, "main", "night", "62626601"),
+            (Outcome.SKIPPED, None, "night", None),
+            (Outcome.UNMATCHED, None, None, None),
+            (Outcome.GRANTED, "main", "night", None),
+        ]
+    )
 
     by_rule, by_lot = "coupon_orders_by_rule_total", "coupon_orders_by_lot_total"
-    assert value(metrics, by_rule, account="main", rule="night", outcome="granted") == 1
+    assert value(metrics, by_rule, account="main", rule="night", outcome="granted") == 2
     assert value(metrics, by_rule, account="", rule="night", outcome="skipped") == 1
     assert value(metrics, by_lot, lot="62626601", outcome="granted") == 1
     assert (series(metrics, by_rule), series(metrics, by_lot)) == (2, 1)
@@ -49,9 +56,8 @@ def test_orders_are_counted_by_rule_account_and_lot(metrics: Metrics) -> None:
 
 def test_rules_and_lots_beyond_the_first_hundred_and_unknown_ones_share_a_name(metrics: Metrics) -> None:
     use(metrics, rules=(f"rule-{number}" for number in range(5000)), lots=(str(n) for n in range(20_000)))
-    for number in range(5000):
-        metrics.count_order(Outcome.GRANTED, account="main", rule=f"rule-{number}", lot=str(number))
-    metrics.count_order(Outcome.GRANTED, account="gone", rule="gone", lot="of the event's own")
+    metrics.count_orders((Outcome.GRANTED, "main", f"rule-{number}", str(number)) for number in range(5000))
+    metrics.count_orders([(Outcome.GRANTED, "gone", "gone", "of the event's own")])
 
     by_rule, by_lot = "coupon_orders_by_rule_total", "coupon_orders_by_lot_total"
     assert value(metrics, by_rule, account="main", rule="rule-99", outcome="granted") == 1
@@ -63,7 +69,7 @@ def test_rules_and_lots_beyond_the_first_hundred_and_unknown_ones_share_a_name(m
 
 def test_names_of_rules_that_are_no_more_are_forgotten_and_others_go_on(metrics: Metrics) -> None:
     use(metrics)
-    metrics.count_order(Outcome.GRANTED, account="main", rule="night", lot="62626601")
+    metrics.count_orders([(Outcome.GRANTED, "main", "night", "62626601")])
     use(metrics, text="b")
     labels = {"account": "main", "rule": "night", "outcome": "granted"}
     assert value(metrics, "coupon_orders_by_rule_total", **labels) == 1
@@ -85,3 +91,23 @@ def test_what_alerts_ask_for_begins_at_0_so_that_the_first_one_is_an_increase(me
         ("coupon_offsets_gone_total", {}),
     ]:
         assert value(metrics, name, **labels) == 0
+
+
+@given(st.lists(st.sampled_from(AGE_BUCKETS) | st.floats(0, 100_000)))
+def test_many_observations_at_once_are_what_they_are_one_by_one(seconds: list[float]) -> None:
+    at_once, one_by_one = Metrics(CollectorRegistry()), Metrics(CollectorRegistry())
+
+    at_once.event_age_seconds.observe_all(seconds)
+    for each in seconds:
+        one_by_one.event_age_seconds.observe(each)
+
+    assert _samples(at_once) == pytest.approx(_samples(one_by_one))
+
+
+def _samples(metrics: Metrics) -> dict[str, float]:
+    (family,) = metrics.event_age_seconds.collect()
+    return {
+        f"{each.name} {each.labels}": each.value
+        for each in family.samples
+        if not each.name.endswith("_created")
+    }

@@ -2,11 +2,14 @@
 
 from typing import cast
 
+import aiokafka.partitioner
 import cramjam
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from consumer.link import KafkaLink, Outgoing, TopicPartition
-from consumer.publishing import Publisher
+from consumer.publishing import Publisher, murmur2
 
 BATCH_HEAD = 61
 """Bytes before a batch's records (https://kafka.apache.org/documentation/#recordbatch)."""
@@ -42,3 +45,21 @@ def test_lz4_is_used_at_the_level_that_costs_least() -> None:
 @pytest.mark.parametrize("compression", ["gzip", "zstd"])
 def test_who_wants_it_smaller_gets_it_smaller(compression: str) -> None:
     assert len(batch_of(outcomes(), compression)) < len(batch_of(outcomes(), "lz4"))
+
+
+@given(st.binary(max_size=60))
+def test_a_key_has_the_partition_that_kafkas_own_producers_choose(key: bytes) -> None:
+    assert murmur2(key) == aiokafka.partitioner.murmur2(key)
+
+
+def test_records_are_put_into_as_few_batches_as_they_fit_in() -> None:
+    records = [Outgoing("outcomes", b"key", bytes(100), [], 1_700_000_000_000) for _ in range(10)]
+    records.insert(5, Outgoing("letters", b"key", bytes(100), [], 1_700_000_000_000))
+    publisher = Publisher(cast("KafkaLink", OnePartition()), batch_bytes=61 + 4 * 120)
+
+    queues = publisher.batches(records, range(len(records)))
+
+    assert {tp.topic: [batch.indexes for batch in queue] for tp, queue in queues.items()} == {
+        "outcomes": [[0, 1, 2, 3], [4, 6, 7, 8], [9, 10]],
+        "letters": [[5]],
+    }

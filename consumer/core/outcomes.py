@@ -51,6 +51,10 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 class Outcome(StrEnum):
     """The final word on an order. The platform's answers first, then our own words."""
 
+    __hash__ = (
+        str.__hash__
+    )  # as what it is equal to; an Enum's own is Python's to compute, and thrice as dear
+
     GRANTED = "granted"
     ALREADY_GRANTED = "already_granted"
     NOT_ENTERED = "not_entered"
@@ -71,6 +75,8 @@ class Outcome(StrEnum):
 
 class Reason(StrEnum):
     """Why an order got an outcome of ours. A closed set: it is also a metric label."""
+
+    __hash__ = str.__hash__
 
     PLATE_MISSING = "plate_missing"
     ID_MISSING = "id_missing"
@@ -255,7 +261,7 @@ class Message:
 
     key: bytes | None
     value: bytes | None
-    headers: list[tuple[str, bytes | None]]
+    headers: list[Header]
 
     @property
     def size(self) -> int:
@@ -272,13 +278,17 @@ def outcome_id(cluster_id: str, coordinates: Coordinates, index: int) -> str:
     return f"{cluster_id}/{topic}/{partition}/{offset}/{index}"
 
 
+_UNBOUNDED = 1 << 31
+"""Bytes: Kafka takes none so large."""
+
+
 # -- An outcome -------------------------------------------------------------------------------------
 
 
-def encode_outcome(resolution: Resolution, context: OutcomeContext) -> Message:
+def encode_outcome(resolution: Resolution, context: OutcomeContext, max_bytes: int = _UNBOUNDED) -> Message:
     """The outcome as it is written, whatever the resolution holds: this never raises.
 
-    Fields without a value are null, never absent, so that every reader sees one shape.
+    What does not fit into `max_bytes` is reduced. Fields without a value are null, never absent, so that every reader sees one shape.
     """
     record, privacy, words, attempts = (
         resolution.record,
@@ -357,7 +367,11 @@ def encode_outcome(resolution: Resolution, context: OutcomeContext) -> Message:
     ]
     if record.headers or resolution.traceparent is not None:
         headers += _trace_headers(resolution)
-    return Message(_outcome_key(record, order_id, privacy), _json(body), headers)
+    message = Message(_outcome_key(record, order_id, privacy), _json(body), headers)
+    rest = max_bytes - len(message.value or b"") - len(message.key or b"")
+    if (rest < _OWN_HEADERS or len(headers) > 6) and message.size > max_bytes:
+        return reduced(message)
+    return message
 
 
 _SHADOW = Outcome.SHADOW
@@ -365,6 +379,8 @@ _NOTHING: Mapping[str, Any] = {}
 _SPECVERSION: Header = ("ce_specversion", b"1.0")
 _TYPE: Header = ("ce_type", CE_TYPE.encode())
 _CONTENT_TYPE: Header = ("content-type", b"application/json")
+_OWN_HEADERS = 4096
+"""Bytes: more than these take, with the longest name that a topic can have."""
 
 
 @lru_cache(maxsize=64)

@@ -7,31 +7,69 @@ service, with caches shared by everything else that goes on, each costs about tw
 import argparse
 import asyncio
 import gc
+import logging
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import cast
 
+import structlog
 from prometheus_client import CollectorRegistry
 
 from consumer import rulebook
 from consumer.core.coupons import CouponRequest
 from consumer.core.events import Coordinates, Order, Record
-from consumer.core.outcomes import OutcomeContext, Resolution
+from consumer.core.offsets import Tracker
+from consumer.core.outcomes import OutcomeContext, PlateMode, Privacy, Resolution
 from consumer.core.replies import Answered, AttemptEnd
 from consumer.core.retries import RetryPolicy
 from consumer.core.signing import encode_form
 from consumer.delivery import Delivery
 from consumer.flow import Flow
-from consumer.ledger import Encoder
+from consumer.ledger import Bounds, Encoder, Ledger
+from consumer.link import Committed, CommittedOffset, KafkaLink, Outgoing, TopicPartition
 from consumer.metrics import Metrics
+from consumer.publishing import Identity, Publisher
 from tests.bench.pipeline import Load, write_rules
 from tests.bench.platform import GRANT
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 TIMESTAMP_MS = 1_795_608_000_000
+RECORDS = 250
+"""Of a transaction."""
+
 REPLY = (GRANT % (1, 1)).encode()
+
+
+class Topics:
+    """A link that knows how many partitions the topic of outcomes has."""
+
+    def partition_count(self, _topic: str) -> int:
+        return 3
+
+
+class Kafka:
+    """Takes transactions at once, once their batches are ready to be sent."""
+
+    doubtful = False
+
+    def __init__(self) -> None:
+        self.publisher = Publisher(cast("KafkaLink", Topics()), compression="lz4")
+        self.publisher.identity = Identity("id", 1, 0)
+
+    async def flush(self, _offsets: object, records: Sequence[Outgoing]) -> Committed:
+        for queue in self.publisher.batches(records, range(len(records))).values():
+            for batch in queue:
+                self.publisher._bytes_of(batch)
+        return Committed()
+
+    async def recover(self, _deadline: float) -> bool:
+        raise NotImplementedError
+
+    async def read_offsets(self, *_: object) -> dict[TopicPartition, CommittedOffset]:
+        raise NotImplementedError
 
 
 class Platform:
@@ -45,7 +83,8 @@ def records(load: Load) -> list[Record]:
     found = []
     for number in range(load.events):
         at, key, value = load.event(number)
-        found.append(Record(Coordinates("charging-completed", at, number), TIMESTAMP_MS, key, value))
+        place = Coordinates("charging-completed", at, number // load.partitions)
+        found.append(Record(place, TIMESTAMP_MS, key, value))
     return found
 
 
@@ -67,7 +106,10 @@ def stages(  # noqa: C901  # a list of loops
         metrics=metrics,
         clock=lambda: datetime.now(UTC),
     )
-    encoder = Encoder("outcomes", "letters", OutcomeContext("a-cluster-of-no-use-x"))
+    context = OutcomeContext(
+        "a-cluster-of-no-use-x", Privacy(PlateMode.BOTH, b"a key for the hashes of plates")
+    )
+    encoder = Encoder("outcomes", "letters", context)
     events = records(load)
     source = book.source_for("charging-completed")
     assert source is not None
@@ -100,6 +142,26 @@ def stages(  # noqa: C901  # a list of loops
         for resolution in resolutions:
             encoder.encode(resolution)
 
+    async def write() -> None:
+        kafka = Kafka()
+        trackers = {TopicPartition("charging-completed", at): Tracker(0) for at in range(load.partitions)}
+        ledger = Ledger(
+            writer=kafka,
+            read_offsets=kafka.read_offsets,
+            trackers=trackers,
+            encoder=encoder,
+            bounds=Bounds(),
+            metrics=metrics,
+            on_committed=lambda _: None,
+        )
+        for resolution in resolutions:
+            at = resolution.record.coordinates
+            trackers[TopicPartition(at.topic, at.partition)].take(at.offset)
+        for first in range(0, len(resolutions), RECORDS):
+            for resolution in resolutions[first : first + RECORDS]:
+                ledger.add(resolution.record, [resolution], 0.0)
+            await ledger._flush(ledger._collect(clean=False))
+
     return {
         "open": opened,
         "open and read": read,
@@ -108,6 +170,7 @@ def stages(  # noqa: C901  # a list of loops
         "classify": classify,
         "deliver, all of the above": deliver,
         "encode the outcome": encode,
+        "write it, encoded as above": write,
     }
 
 
@@ -138,6 +201,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--only", help="stages whose name holds this")
     chosen = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
     asyncio.run(measure(Load(events=chosen.events, rules=chosen.rules), chosen.rounds, chosen.only))
 
 

@@ -49,7 +49,7 @@ class NoMetrics(Metrics):
     def __call__(self, *values: Any, **named: Any) -> "NoMetrics":
         return self
 
-    def count_order(self, *values: Any, **named: Any) -> None: ...
+    def count_orders(self, *values: Any) -> None: ...
 
 
 class Member:
