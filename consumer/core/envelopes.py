@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from consumer.core.events import Record
-from consumer.core.formats import Event, Path, Refusal, decode, found_at
+from consumer.core.formats import Event, Path, Refusal, decode, first_at
 from consumer.core.outcomes import Reason
 
 CHARSETS = (
@@ -84,7 +84,7 @@ def unwrap(paths: tuple[Path, ...], *, base64: bool = False, charset: str | None
     """The event is what stands there; text there is JSON, as often as it is text again. `charset` is that of base64's bytes."""
 
     def step(event: Event) -> object:
-        found = next(found_at(paths, event.body, event), None)
+        found = first_at(paths, event.body, event)
         if found is None:
             return Refusal(Reason.SCHEMA, f"the envelope has nothing at `{paths[0].text}`")
         inner = _inner(_from_base64(found, charset) if base64 else found)

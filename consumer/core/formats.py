@@ -43,8 +43,6 @@ def decode(value: bytes | str) -> object | Refusal:
     """JSON with its numbers exact: whole ones as int, others as Decimal. Of repeated keys the last wins."""
     if isinstance(value, str):
         value = value.encode("utf-8", "surrogatepass")
-    while value.startswith(_BOM):
-        value = value.removeprefix(_BOM)
     try:
         event: object = _decoder.decode(value)
     except RecursionError:
@@ -52,7 +50,11 @@ def decode(value: bytes | str) -> object | Refusal:
     except (msgspec.ValidationError, InvalidOperation):
         return Refusal(Reason.OVERFLOW, "a number has too many digits")
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        return _explain_or_mend(value, str(error))
+        if not value.startswith(_BOM):
+            return _explain_or_mend(value, str(error))
+        while value.startswith(_BOM):
+            value = value.removeprefix(_BOM)
+        return decode(value)
     return event
 
 
@@ -227,6 +229,7 @@ class Path:
         text: as written.
         many: it can lead to several values.
         name: set where it is no more than a name in the row.
+        whole: it is `$`, the event itself.
 
     """
 
@@ -235,6 +238,7 @@ class Path:
     _steps: tuple[_Step, ...]
     many: bool
     name: str | None = None
+    whole: bool = False
 
     @classmethod
     def parse(cls, text: str) -> "Path":
@@ -260,10 +264,14 @@ class Path:
             raise ValueError(f"`{text}` is no path: it leads nowhere")
         many = any(isinstance(step, _Items) for step in steps)
         name = steps[0] if root is None and len(steps) == 1 and isinstance(steps[0], str) else None
-        return cls(text, root, tuple(steps), many, name)
+        return cls(text, root, tuple(steps), many, name, whole=root == "event" and not steps)
 
     def find(self, row: object, event: Event) -> object:
         """The value there; None where there is none, or null."""
+        if self.name is not None:
+            return row.get(self.name) if isinstance(row, dict) else None
+        if self.whole:
+            return event.body
         here, steps = (row, self._steps) if self._root is None else self._start(event)
         if self.many:
             return next(_walk(here, steps), None)
@@ -360,6 +368,20 @@ def found_at(paths: tuple[Path, ...], row: object, event: Event) -> Iterator[obj
                 yield value
 
 
+def first_at(paths: tuple[Path, ...], row: object, event: Event) -> object:
+    """The first of these; None where there is none."""
+    for path in paths:
+        if path.many:
+            found = next(found_at((path,), row, event), None)
+            if found is not None:
+                return found
+            continue
+        value = path.find(row, event)
+        if value is not None and not (isinstance(value, str) and not value.strip()):
+            return value
+    return None
+
+
 _OR = re.compile(r"\|(?![^\[]*\])")
 
 
@@ -375,7 +397,7 @@ def _paths_of(placeholder: str) -> tuple[Path, ...]:
 
 def placed_text(placeholder: str, row: object, event: Event) -> str | None:
     """What a template's placeholder leads to, as text."""
-    return scalar_text(next(found_at(_paths_of(placeholder), row, event), None))
+    return scalar_text(first_at(_paths_of(placeholder), row, event))
 
 
 def fill_paths(template: Template, row: object, event: Event) -> str | None:

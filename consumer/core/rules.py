@@ -148,10 +148,12 @@ class RuleBook:
         """
         if record.refused:
             return (_invalid(Reason.SCHEMA, record.refused),)
-        topic = record.origin.topic
-        source = self.source_for(topic)
+        topic = record.coordinates.topic if record.retry is None else record.retry.origin.topic
+        source = self._by_topic.get(topic, self._any_topic)
         if source is None:
             return (_invalid(Reason.SCHEMA, f"no source reads the topic {topic}", index=record.only or 0),)
+        if record.retry is None and record.replay is None:
+            return self.read_as(source, record, now)
         excused = excused_seconds(record.retry, now)
         items = self.read_as(source, record, now - timedelta(seconds=excused) if excused else now)
         if record.only is None:
@@ -176,11 +178,14 @@ class RuleBook:
                 event,
                 self.find_station,
                 now,
-                _recorded_at(record),
+                _recorded_ms(record),
                 expires=not tried and record.replay is None,
                 release=record.replay is not None and record.replay.release,
             )
-            return tuple([self._unless_unwanted(item) for item in items])
+            for item in items:
+                if isinstance(item, Finding) and item.outcome is Outcome.EXPIRED:
+                    return tuple([self._unless_unwanted(each) for each in items])
+            return items
         except RecursionError:
             return (_invalid(Reason.TOO_DEEP, "objects or lists are nested too deeply", source=source.name),)
         except Exception as error:  # noqa: BLE001  # whatever the bytes: a record has an outcome, and is not read again
@@ -424,12 +429,15 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _YEAR_2000_MS, _YEAR_9000_MS = 946_684_800_000, 221_845_392_000_000
 
 
-def _recorded_at(record: Record) -> datetime | None:
+def _recorded_ms(record: Record) -> int | None:
     """None where the producer wrote none, or seconds for milliseconds."""
-    milliseconds = record.event_timestamp_ms
-    if not _YEAR_2000_MS <= milliseconds <= _YEAR_9000_MS:
-        return None
-    return _EPOCH + timedelta(milliseconds=milliseconds)
+    milliseconds = record.timestamp_ms if record.retry is None else record.retry.timestamp_ms
+    return milliseconds if _YEAR_2000_MS <= milliseconds <= _YEAR_9000_MS else None
+
+
+def _recorded_at(record: Record) -> datetime | None:
+    milliseconds = _recorded_ms(record)
+    return None if milliseconds is None else _EPOCH + timedelta(milliseconds=milliseconds)
 
 
 def _as_sent(order: Order, record: Record) -> Order:

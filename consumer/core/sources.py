@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from enum import StrEnum
 from functools import cached_property
-from typing import NamedTuple
 
 from consumer.core import plates
 from consumer.core.envelopes import ENCRYPTED, Envelope, is_encrypted
@@ -16,13 +15,14 @@ from consumer.core.fields import (
     Reader,
     UnreadableError,
     Zone,
-    elapsed_seconds,
     is_before,
     is_placeholder,
     kind_of,
+    placed,
     reader_of,
+    take,
 )
-from consumer.core.formats import Event, Path, Refusal, decode, fill_paths, found_at, scalar_text
+from consumer.core.formats import Event, Path, Refusal, decode, fill_paths, first_at, scalar_text
 from consumer.core.outcomes import Finding, Outcome, Reason
 from consumer.core.templates import Template, text_of
 
@@ -88,7 +88,7 @@ class Gate:
 
     def test(self, row: object, event: Event) -> tuple[Outcome, Reason, str] | None:
         """Why the row is to be left out; None if it may pass."""
-        value = scalar_text(next(found_at(self.paths, row, event), None))
+        value = scalar_text(first_at(self.paths, row, event))
         place = self.paths[0].text
         if value is None:
             match self.missing:
@@ -109,6 +109,9 @@ class Gate:
 
 # -- Plausibility -----------------------------------------------------------------------------------
 
+_IN_2000 = datetime(2000, 1, 2, tzinfo=UTC)
+"""In every zone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plausibility:
@@ -128,6 +131,31 @@ class Plausibility:
     future: timedelta = timedelta(minutes=10)
     watts: int = 1_000_000
     seconds: int = 60
+
+    def is_fine(
+        self,
+        values: Mapping[str, Value],
+        began: datetime | None,
+        over: datetime | None,
+        latest: datetime | None,
+    ) -> bool:
+        """True where nothing could be doubted but the plate, told without a word; False where `doubts` has to look.
+
+        `began` and `over` are the values' start and end, in UTC: instants that can be compared as they are, in no time.
+        """
+        if over is None or latest is None or over > latest or (began or over) < _IN_2000:
+            return False
+        if began is not None and began > over:
+            return False
+        seconds = values.get("seconds")
+        if not isinstance(seconds, int):
+            return True
+        energy, charged = values.get("energy_wh"), values.get("charging_seconds")
+        return (
+            seconds >= 0
+            and (not isinstance(energy, int) or energy * 3600 <= self.watts * (seconds + 60))
+            and (not isinstance(charged, int) or charged <= seconds + self.seconds)
+        )
 
     def doubts(self, values: Mapping[str, Value], latest: datetime | None) -> Sequence[tuple[Reason, str]]:
         """Reason and detail of each, the weightiest first."""
@@ -214,7 +242,7 @@ class Source:
         event: Event,
         find_station: FindStation,
         now: datetime | None = None,
-        recorded_at: datetime | None = None,
+        recorded_ms: int | None = None,
         *,
         expires: bool = True,
         release: bool = False,
@@ -223,62 +251,73 @@ class Source:
 
         Without `now` neither the deadline nor the future is looked at; without `expires` the
         deadline is not. With `release` nothing is set aside: its doubts only mark it.
+        `recorded_ms` is when the record was written, in milliseconds since 1970, where that is known.
         """
-        if not isinstance(event.body, dict | list):
-            detail = f"{kind_of(event.body)} where an object is expected"
-            if isinstance(event.body, str):
+        body = event.body
+        if not isinstance(body, dict) and not isinstance(body, list):
+            detail = f"{kind_of(body)} where an object is expected"
+            if isinstance(body, str):
                 detail += "; if it holds JSON, add `unwrap: $` to the envelope"
             return (self._invalid(0, Reason.SCHEMA, detail),)
-        if is_encrypted(event.body) and self._finds_nothing(event.body):
+        if is_encrypted(body) and self._finds_nothing(body):
             return (self._invalid(0, ENCRYPTED.reason, ENCRYPTED.detail),)
+        oldest = latest = None
+        late = False
+        if now is not None:
+            latest = now + self.plausibility.future
+            if expires and self.deadline is not None:
+                oldest = now - self.deadline
+                late = recorded_ms is not None and recorded_ms < -((_EPOCH - oldest) // _MILLISECOND)
+        window = oldest, latest, late, release
         rows = self.rows(event)
+        if len(rows) == 1:
+            return (self._read_row(0, rows[0], event, find_station, window),)
         if not rows:
             detail = "the list of orders is empty"
             return (Finding(0, Outcome.SKIPPED, Reason.NOT_A_CHARGE, detail, source=self.name),)
         if len(rows) > MAX_ORDERS:
             detail = f"{len(rows)} orders in one record, more than {MAX_ORDERS}"
             return (self._invalid(0, Reason.TOO_LARGE, detail),)
-        window = self._window(now, recorded_at, expires=expires, release=release)
         return tuple(
             [self._read_row(index, row, event, find_station, window) for index, row in enumerate(rows)]
         )
 
-    def _window(
-        self, now: datetime | None, recorded_at: datetime | None, *, expires: bool, release: bool
-    ) -> "_Window":
-        if now is None:
-            return _Window(release=release)
-        oldest = None if self.deadline is None or not expires else now - self.deadline
-        late = oldest is not None and recorded_at is not None and recorded_at < oldest
-        return _Window(oldest, now + self.plausibility.future, late, release)
-
     def rows(self, event: Event) -> list[object]:
         """Where its orders stand, each of them still to be read."""
-        scalar: object = None
-        for path in self.orders:
-            found = _opened(path.find(event.body, event))
-            if isinstance(found, Refusal):
-                return [found]
-            if isinstance(found, list):
-                return found
+        body, scalar = event.body, None
+        for name, find in self._places:
+            found = body.get(name) if name is not None and isinstance(body, dict) else find(body, event)
+            if found is None:
+                continue
             if isinstance(found, dict):
                 return [found]
-            scalar = scalar if found is None else found
+            found = _opened(found)
+            if isinstance(found, list):
+                return found
+            if isinstance(found, dict | Refusal):
+                return [found]
+            scalar = found
         if self.orders:
             return [{} if scalar is None else scalar]  # no order, but the gates may know why
-        return event.body if isinstance(event.body, list) else [event.body]
+        return body if isinstance(body, list) else [body]
+
+    @cached_property
+    def _places(self) -> tuple[tuple[str | None, Callable[[object, Event], object]], ...]:
+        """Where orders stand: the name, where it is no more than that, and how it is found."""
+        return tuple((path.name, path.find) for path in self.orders)
 
     def _read_row(
         self, index: int, row: object, event: Event, find_station: FindStation, window: "_Window"
     ) -> Order | Finding:
-        row = _opened(row)
-        if isinstance(row, Refusal):
-            return self._invalid(index, row.reason, row.detail)
         if not isinstance(row, dict):
-            return self._invalid(index, Reason.SCHEMA, f"{kind_of(row)} where an order is expected")
+            row = _opened(row)
+            if isinstance(row, Refusal):
+                return self._invalid(index, row.reason, row.detail)
+            if not isinstance(row, dict):
+                return self._invalid(index, Reason.SCHEMA, f"{kind_of(row)} where an order is expected")
         if row is not event.body and is_encrypted(row) and self._finds_nothing(row):
             return self._invalid(index, ENCRYPTED.reason, ENCRYPTED.detail)
-        values, problems = self._values(row, event, find_station)
+        values, problems, began, over, normal = self._take(row, event, find_station)
         for gate in self.gates:
             verdict = gate.test(row, event)
             if verdict is not None:
@@ -294,114 +333,123 @@ class Source:
                     reverses=reverses,
                     source=self.name,
                 )
-        if "ended_at" in problems and problems["ended_at"].reason is Reason.NOT_FINISHED:
+        if problems and "ended_at" in problems and problems["ended_at"].reason is Reason.NOT_FINISHED:
             detail = "ended_at: a time that means none"
             return self._ended(index, Outcome.SKIPPED, Reason.NOT_FINISHED, detail, values)
         order = self._order(index, values, problems)
-        return order if isinstance(order, Finding) else self._judged(order, window)
+        return order if isinstance(order, Finding) else self._judged(order, began, over, normal, window)
 
     def _finds_nothing(self, row: object) -> bool:
         """What is encrypted would else look like a missing plate."""
         alone = Event(row)
         return all(place.find(row, alone) is None for place in self.fields)
 
-    def _values(
+    def _take(
         self, row: dict[str, object], event: Event, find_station: FindStation
-    ) -> tuple[dict[str, Value], dict[str, UnreadableError]]:
-        """What can be read, and what cannot."""
-        reading = _Reading(row, event)
-        values, problems = reading.values, reading.problems
-        fields, readers = self.fields, self._readers
-        reading.take(readers[: self._naming], None)
-        station = find_station(_maybe(values, "station_id"), _maybe(values, "connector_id"))
-        if station is not None and station.id in self.overrides:
-            fields, readers = self.overrides[station.id], self._other_readers[station.id]
-        zone = station.zone if station is not None else None
-        reading.take(readers[self._naming :], zone)
-        _tidy_identity(values, problems)
-        if self._has_made:
-            reading.make(fields)
+    ) -> tuple[dict[str, Value], dict[str, UnreadableError], datetime | None, datetime | None, bool]:
+        """What can be read, and what cannot; start and end in UTC; whether the plate is a mainland one."""
+        naming, others, times, has_made = self._prepared
+        values: dict[str, Value] = {}
+        problems = take(naming, row, event, None, values)
+        station_id, connector_id = values.get("station_id"), values.get("connector_id")
+        station = find_station(
+            station_id if isinstance(station_id, str) else None,
+            connector_id if isinstance(connector_id, str) else None,
+        )
+        fields, zone = self.fields, None
         if station is not None:
-            values.setdefault("station_id", station.id)
+            zone = station.zone
+            if self.overrides and station.id in self.overrides:
+                fields, others = self.overrides[station.id], self._other_readers[station.id]
+        more = take(others, row, event, zone, values)
+        if more:
+            problems |= more
+        normal = _tidy_identity(values, problems)
+        if has_made:
+            _make(fields, values, problems)
+        if station is not None:
+            if station_id is None:
+                values.setdefault("station_id", station.id)
             if station.api_store_code is not None:
                 values["api_store_code"] = station.api_store_code
-        if "seconds" not in values and "seconds" not in problems:
-            _measure(values)
-        seconds = values.get("seconds")
-        if isinstance(seconds, int):
-            values["minutes"] = seconds // 60
         zone = zone or self.zone
-        if zone is not None:
-            values["zone"] = zone.name
-            for name in self._times:
-                moment = values.get(name)
-                if isinstance(moment, datetime) and moment.tzinfo is not zone.rules:
-                    values[name] = moment.astimezone(zone.rules)
-        return values, problems
+        began, over = _measure(values, problems, None if zone is None else zone.rules)
+        _show(values, zone, times)
+        return values, problems, began, over, normal
 
     @cached_property
-    def _naming(self) -> int:
-        """How many fields name the station; they stand first."""
-        return sum(place.name in NAMING_FIELDS for place in self.fields)
+    def _prepared(self) -> tuple[tuple[Reader, ...], tuple[Reader, ...], tuple[str, ...], bool]:
+        """Readers of the fields that name the station, and of the others; further times; whether some depend on others."""
+        readers = tuple(map(reader_of, self.fields))
+        naming = sum(place.name in NAMING_FIELDS for place in self.fields)
+        times = tuple(
+            place.name
+            for place in self.fields
+            if place.type is FieldType.TIMESTAMP and place.name not in ("started_at", "ended_at")
+        )
+        made = any(place.is_made for fields in (self.fields, *self.overrides.values()) for place in fields)
+        return readers[:naming], readers[naming:], times, made
 
     @cached_property
-    def _readers(self) -> tuple[tuple[str, Reader], ...]:
-        return tuple((place.name, reader_of(place)) for place in self.fields)
-
-    @cached_property
-    def _other_readers(self) -> Mapping[str, tuple[tuple[str, Reader], ...]]:
-        """By station."""
-        return {
-            station: tuple((place.name, reader_of(place)) for place in fields)
-            for station, fields in self.overrides.items()
-        }
+    def _other_readers(self) -> Mapping[str, tuple[Reader, ...]]:
+        """By station; those that name it stand before them."""
+        naming = len(self._prepared[0])
+        return {station: tuple(map(reader_of, fields[naming:])) for station, fields in self.overrides.items()}
 
     @cached_property
     def _required(self) -> tuple[str, ...]:
         return tuple(place.name for place in self.fields if place.required)
 
     @cached_property
-    def _times(self) -> tuple[str, ...]:
-        return tuple(place.name for place in self.fields if place.type is FieldType.TIMESTAMP)
-
-    @cached_property
-    def _has_made(self) -> bool:
-        """Some fields depend on others."""
-        return any(place.is_made for fields in (self.fields, *self.overrides.values()) for place in fields)
+    def _is_named_by_order(self) -> bool:
+        """The event id is the order's number."""
+        return self.event_id.text == "{order_id}"
 
     def _order(
         self, index: int, values: dict[str, Value], problems: dict[str, UnreadableError]
     ) -> Order | Finding:
-        event_id, missing = self.event_id.fill(lambda name: text_of(values, name))
-        if missing is not None or (event_id != values.get("order_id") and is_placeholder(event_id)):
-            error = problems.get(missing or "")
-            what = f"`{missing}` is absent" if missing else "a placeholder, the same for many orders"
-            detail = f"no event id: {error.detail if error else what}"
-            return self._invalid(index, error.reason if error else Reason.ID_MISSING, detail, values)
-        unfit = _unfit(event_id, MAX_ID)
-        if unfit is not None:
-            return self._invalid(index, unfit.reason, f"event id: {unfit.detail}", values)
+        order_id = values.get("order_id")
+        if order_id is not None and self._is_named_by_order:
+            event_id = str(order_id)  # fit already
+        else:
+            event_id, missing = self.event_id.fill(lambda name: text_of(values, name))
+            if missing is not None or (event_id != order_id and is_placeholder(event_id)):
+                error = problems.get(missing or "")
+                what = f"`{missing}` is absent" if missing else "a placeholder, the same for many orders"
+                detail = f"no event id: {error.detail if error else what}"
+                return self._invalid(index, error.reason if error else Reason.ID_MISSING, detail, values)
+            unfit = _unfit(event_id, MAX_ID)
+            if unfit is not None:
+                return self._invalid(index, unfit.reason, f"event id: {unfit.detail}", values)
         values["event_id"] = event_id
-        values.setdefault("order_id", event_id)
+        if order_id is None:
+            values["order_id"] = order_id = event_id
         for name in self._required:
             if name not in values:
                 error = problems.get(name) or UnreadableError(Reason.FIELD_MISSING, "absent, and required")
                 return self._invalid(index, error.reason, f"{name}: {error.detail}", values)
-        if "plate" not in values and "plate" not in problems:
+        plate = values.get("plate")
+        if plate is None and "plate" not in problems:
             return self._ended(index, Outcome.SKIPPED, Reason.PLATE_MISSING, "no plate", values)
         for name, error in problems.items():
             return self._invalid(index, error.reason, f"{name}: {error.detail}", values)
-        return Order(index, self.name, str(values["order_id"]), event_id, str(values["plate"]), values)
+        return Order(index, self.name, str(order_id), event_id, str(plate), values)
 
-    def _judged(self, order: Order, window: "_Window") -> Order | Finding:
+    def _judged(
+        self, order: Order, began: datetime | None, over: datetime | None, normal: bool, window: "_Window"
+    ) -> Order | Finding:
         """The order, or why it gets no coupon though it can be read."""
-        doubts = self.plausibility.doubts(order.values, window.latest)
+        oldest, latest, late, release = window
+        # Counted from the earlier of the end of charging and the record's timestamp.
+        late = late or (oldest is not None and over is not None and over < oldest)
+        if normal and not late and self.plausibility.is_fine(order.values, began, over, latest):
+            return order
+        doubts = self.plausibility.doubts(order.values, latest)
         aside = None
-        if doubts and not window.release:
+        if doubts and not release:
             aside = next((doubt for doubt in doubts if doubt[0] in self.plausibility.set_aside), None)
         # An end before 2000 is a wrong clock; other doubts are not worth a dead letter once it is too late.
-        wrong_clock = aside is not None and aside[0] is Reason.BEFORE_2000
-        if not wrong_clock and window.is_past(order.values.get("ended_at")):
+        if late and (aside is None or aside[0] is not Reason.BEFORE_2000):
             detail = f"the charge ended more than {self.deadline} ago"
             return self._ended(order.index, Outcome.EXPIRED, Reason.DEADLINE, detail, order.values)
         if aside is not None:
@@ -440,101 +488,68 @@ def _opened(found: object) -> object:
     return found
 
 
-class _Window(NamedTuple):
-    """When a charge must have ended to get a coupon.
+_Window = tuple[datetime | None, datetime | None, bool, bool]
+"""When a charge must have ended to get a coupon.
 
-    Attributes:
-        oldest: earlier is too late by now; None means never too late.
-        latest: later cannot be.
-        late: the record was written too long ago, whatever stands in it.
-        release: somebody has looked at the doubts, and wants the coupon granted.
+Earlier is too late by now (None: never too late); later cannot be (None: nobody knows what time it is); the record
+was written too long ago, whatever stands in it; somebody has looked at the doubts, and wants the coupon granted.
+"""
 
-    """
-
-    oldest: datetime | None = None
-    latest: datetime | None = None
-    late: bool = False
-    release: bool = False
-
-    def is_past(self, ended: Value | None) -> bool:
-        """Counted from the earlier of the end of charging and the record's timestamp."""
-        return self.late or (self.oldest is not None and isinstance(ended, datetime) and ended < self.oldest)
+_EPOCH, _MILLISECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
 
 
-@dataclass(slots=True)
-class _Reading:
-    """What can be read of a row so far, and what cannot."""
+def _make(fields: tuple[Field, ...], values: dict[str, Value], problems: dict[str, UnreadableError]) -> None:
+    """What depends on other fields."""
+    for place in fields:
+        _roll(place, values)
+    for place in fields:
+        if place.computed is None or place.name in values or place.name in problems:
+            continue
+        try:
+            value = place.computed.of(values)
+        except OverflowError:
+            problems[place.name] = UnreadableError(Reason.OVERFLOW, "beyond the calendar")
+            continue
+        if value is not None:
+            values[place.name] = value
 
-    row: dict[str, object]
-    event: Event
-    values: dict[str, Value] = field(default_factory=dict)
-    problems: dict[str, UnreadableError] = field(default_factory=dict)
 
-    def take(self, readers: tuple[tuple[str, Reader], ...], zone: Zone | None) -> None:
-        row, event, values = self.row, self.event, self.values
-        for name, reader in readers:
-            try:
-                value = reader(row, event, zone)
-            except UnreadableError as error:
-                # A start that means none is none; an end that means none tells something.
-                if error.reason is not Reason.NOT_FINISHED or name == "ended_at":
-                    self.problems[name] = error
-                continue
-            if value is not None:
-                values[name] = value
-
-    def make(self, fields: tuple[Field, ...]) -> None:
-        """What depends on other fields."""
-        for place in fields:
-            self._roll(place)
-        for place in fields:
-            if place.computed is None or place.name in self.values or place.name in self.problems:
-                continue
-            try:
-                value = place.computed.of(self.values)
-            except OverflowError:
-                self.problems[place.name] = UnreadableError(Reason.OVERFLOW, "beyond the calendar")
-                continue
-            if value is not None:
-                self.values[place.name] = value
-
-    def _roll(self, place: Field) -> None:
-        """A time of day after midnight belongs to the next day, one before it to the day before."""
-        for other, step in ((place.not_before, 1), (place.not_after, -1)):
-            moment, bound = self.values.get(place.name), self.values.get(other or "")
-            if not isinstance(moment, datetime) or not isinstance(bound, datetime):
-                continue
-            if (bound.astimezone(UTC) - moment.astimezone(UTC)) * step > _NOTHING:
-                self.values[place.name] = moment + step * _DAY  # by the wall clock
+def _roll(place: Field, values: dict[str, Value]) -> None:
+    """A time of day after midnight belongs to the next day, one before it to the day before."""
+    for other, step in ((place.not_before, 1), (place.not_after, -1)):
+        moment, bound = values.get(place.name), values.get(other or "")
+        if not isinstance(moment, datetime) or not isinstance(bound, datetime):
+            continue
+        if (bound.astimezone(UTC) - moment.astimezone(UTC)) * step > _NOTHING:
+            values[place.name] = moment + step * _DAY  # by the wall clock
 
 
 _DAY, _NOTHING = timedelta(days=1), timedelta(0)
 
 
-def _maybe(values: Mapping[str, Value], name: str) -> str | None:
-    value = values.get(name)
-    return value if isinstance(value, str) else None
-
-
-def _tidy_identity(values: dict[str, Value], problems: dict[str, UnreadableError]) -> None:
-    """Order number and plate: normalised, bounded, or not there."""
-    order_id = _maybe(values, "order_id")
-    if order_id is not None:
+def _tidy_identity(values: dict[str, Value], problems: dict[str, UnreadableError]) -> bool:
+    """Order number and plate: normalised, bounded, or not there. True for a mainland plate."""
+    order_id = values.get("order_id")
+    if isinstance(order_id, str):
         if "\0" in order_id:  # from a buffer of fixed length
             order_id = values["order_id"] = order_id.strip("\0 ")
         if is_placeholder(order_id) or not order_id:
             del values["order_id"]
-        else:
+        elif len(order_id) > MAX_ID or "\ufffd" in order_id:
             _bound(values, problems, "order_id", order_id, MAX_ID)
-    plate = _maybe(values, "plate")
-    if plate is not None and not plates.is_normal(plate):
-        written = plate[: 4 * MAX_PLATE]
-        plate = plates.normalise(written)
-        if not plate or is_placeholder(written) or is_placeholder(plate) or written.lower() in NO_PLATE:
-            del values["plate"]
-        else:
-            values["plate"] = plate
-            _bound(values, problems, "plate", plate, MAX_PLATE)
+    written = values.get("plate")
+    if not isinstance(written, str):
+        return False
+    if plates.is_normal(written):
+        return True
+    written = written[: 4 * MAX_PLATE]
+    plate = plates.normalise(written)
+    if not plate or is_placeholder(written) or is_placeholder(plate) or written.lower() in NO_PLATE:
+        del values["plate"]
+        return False
+    values["plate"] = plate
+    _bound(values, problems, "plate", plate, MAX_PLATE)
+    return plates.is_normal(plate)
 
 
 def _bound(
@@ -559,15 +574,39 @@ def _unfit(identity: str, longest: int) -> UnreadableError | None:
     return None
 
 
-def _measure(values: dict[str, Value]) -> None:
-    """From start to end; else what the source itself says."""
+def _measure(
+    values: dict[str, Value], problems: Mapping[str, UnreadableError], rules: tzinfo | None
+) -> tuple[datetime | None, datetime | None]:
+    """Start and end, in UTC, which the values show in this zone; and how long it took, if the source does not say so."""
+    measured = "seconds" in values or "seconds" in problems
     started, ended = values.get("started_at"), values.get("ended_at")
-    if isinstance(started, datetime) and isinstance(ended, datetime):
-        seconds = elapsed_seconds(started, ended)
-        if seconds < 0 <= elapsed_seconds(started, ended.replace(fold=1)):
+    began = over = None
+    if isinstance(started, datetime):
+        began, values["started_at"] = placed(started, rules)
+    if isinstance(ended, datetime):
+        over, values["ended_at"] = placed(ended, rules)
+        if began is not None and over < began and not measured:
             # Of two equal hours in autumn it was the second one.
-            values["ended_at"] = ended.replace(fold=1)
-            seconds = elapsed_seconds(started, ended.replace(fold=1))
-        values["seconds"] = seconds
-    elif "charging_seconds" in values:
-        values["seconds"] = values["charging_seconds"]
+            second = placed(ended.replace(fold=1), rules)
+            if second[0] >= began:
+                over, values["ended_at"] = second
+    if not measured:
+        if began is not None and over is not None:
+            lasted = over - began
+            values["seconds"] = lasted.days * 86400 + lasted.seconds  # whole ones, down
+        elif "charging_seconds" in values:
+            values["seconds"] = values["charging_seconds"]
+    return began, over
+
+
+def _show(values: dict[str, Value], zone: Zone | None, times: tuple[str, ...]) -> None:
+    """What is made of the other values; and further times, in this zone."""
+    seconds = values.get("seconds")
+    if isinstance(seconds, int):
+        values["minutes"] = seconds // 60
+    if zone is not None:
+        values["zone"] = zone.name
+        for name in times:
+            moment = values.get(name)
+            if isinstance(moment, datetime):
+                values[name] = placed(moment, zone.rules)[1]

@@ -1,18 +1,19 @@
 """Values of an event -> values of an order, in base units."""
 
-from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from consumer.core.events import Value
 from consumer.core.fields import (
     CLOCK,
+    EPOCHS,
     UNITS,
     WRITTEN_DURATIONS,
     Field,
@@ -20,7 +21,9 @@ from consumer.core.fields import (
     TimeFormat,
     UnreadableError,
     Zone,
+    placed,
     reader_of,
+    take,
 )
 from consumer.core.formats import Event, Path
 from consumer.core.outcomes import Reason
@@ -340,18 +343,141 @@ NUMERIC = [(type_, unit) for type_, units in UNITS.items() for unit in units if 
 
 
 @pytest.mark.parametrize(("type_", "unit"), NUMERIC)
-@given(raw=NUMBERS)
-def test_a_number_is_read_fast_as_it_is_read_plainly(type_: FieldType, unit: str, raw: object) -> None:
-    field = Field("f", type_, paths=(Path.parse("a"),), scale=UNITS[type_][unit])
-    row = {"a": raw}
+@given(raw=NUMBERS, multiplier=st.sampled_from(["1", "0.001", "40", "1E+20", "1E-20"]))
+def test_a_number_is_read_row_after_row_as_it_is_read_plainly(
+    type_: FieldType, unit: str, raw: object, multiplier: str
+) -> None:
+    scale = UNITS[type_][unit] * Decimal(multiplier)
 
-    assert _tried(lambda: reader_of(field)(row, Event(row), None)) == _tried(
-        lambda: field.get(row, Event(row), None)
+    agree(Field("f", type_, paths=(Path.parse("a"),), scale=scale), {"a": raw})
+
+
+NEW_YORK = Zone("America/New_York", ZoneInfo("America/New_York"))
+YEARS = datetime.fromisoformat("1999-01-01"), datetime.fromisoformat("2040-01-01")
+TIMES = (
+    st.datetimes().map(str)
+    | st.datetimes(*YEARS).map(lambda time: time.isoformat()[:19])
+    | st.datetimes(*YEARS).map(lambda time: f"{time:%Y/%m/%d %H:%M:%S}")
+    | st.integers(-1, 10**17)
+    | st.sampled_from(
+        [0, "0", "-", "2026-W23-3T09:00:00", "20260603T090000", "2026-06-03T24:00:00", "2026-06-03"]
+    )
+)
+TAILS = st.sampled_from(
+    [
+        *("", "Z", "z", "+08:00", "-05:30", "+0800", "+08", ".5", ".", ",5", ".123456789Z", ".000+08:00"),
+        *("+25:00", "+08:00:30", "-00:00", " +08:00", "[Asia/Tokyo]", "\n", "１"),
+    ]
+)
+FORMATS = [
+    "iso",
+    "yyyy-MM-dd HH:mm:ss",
+    "yyyy/MM/dd HH:mm:ss",
+    "yyyy-MM-dd'T'HH:mm:ss",
+    "yyyy-dd-MM HH:mm:ss",
+]
+
+
+@given(
+    TIMES,
+    TAILS,
+    st.lists(st.sampled_from([*FORMATS, *EPOCHS]), min_size=1, max_size=3),
+    st.sampled_from([None, SHANGHAI, NEW_YORK]),
+    st.booleans(),
+)
+@example("2026-06-03T09:00:00", "+08:00", ["iso"], None, False)
+@example("2026-06-03 09:00:00", "", ["epoch_ms", "yyyy-MM-dd HH:mm:ss"], SHANGHAI, False)
+@example(1777678800000, "", ["epoch_ms_local"], NEW_YORK, True)
+def test_a_time_is_read_row_after_row_as_it_is_read_plainly(
+    time: str | int, tail: str, formats: list[str], zone: Zone | None, station_zone: bool
+) -> None:
+    written = tuple(map(TimeFormat.parse, formats))
+    field = Field(
+        "ended_at",
+        FieldType.TIMESTAMP,
+        paths=(Path.parse("a"),),
+        formats=written,
+        zone=zone,
+        station_zone=station_zone,
+    )
+    raw = f"{time}{tail}" if isinstance(time, str) else time
+
+    agree(field, {"a": raw}, zone)
+    agree(field, {"a": raw}, zone)  # and when it comes again
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from("abc"), _json | TIMES | st.sampled_from(["null", "--", " x "]), max_size=3
+    ),
+    st.sampled_from(FieldType),
+    st.lists(st.sampled_from(["a", "b", "c.a", "c[*]", "$.b", "$key"]), min_size=1, max_size=3),
+    st.sampled_from(
+        [{}, {"empty": frozenset({"x", "0"})}, {"split": "-"}, {"hexadecimal": True}, {"total": True}]
+    ),
+)
+def test_any_field_is_read_row_after_row_as_it_is_read_plainly(
+    row: dict[str, object], type_: FieldType, paths: list[str], more: dict[str, Any]
+) -> None:
+    formats = (TimeFormat.parse("iso"), TimeFormat.parse("epoch_ms"))
+    if more.get("total") and type_ not in UNITS:
+        more = {}
+
+    agree(Field("f", type_, paths=tuple(map(Path.parse, paths)), formats=formats, zone=SHANGHAI, **more), row)
+
+
+def agree(field: Field, row: dict[str, object], zone: Zone | None = None) -> None:
+    """What `take` finds is what `Field.get` finds, or refuses, to the letter."""
+    event = Event(row, row, b"key")
+    value: object = None
+    with suppress(UnreadableError):
+        value = field.get(row, event, zone)
+    values: dict[str, Value] = {}
+
+    problems = take((reader_of(field),), row, event, zone, values)
+
+    assert repr(values.get(field.name)) == repr(value)
+    assert {name: (error.reason, error.detail) for name, error in problems.items()} == _refusal(
+        field, row, zone
     )
 
 
-def _tried(read: Callable[[], Value | None]) -> object:
+def _refusal(field: Field, row: dict[str, object], zone: Zone | None) -> dict[str, tuple[Reason, str]]:
     try:
-        return read()
+        field.get(row, Event(row, row, b"key"), zone)
     except UnreadableError as error:
-        return error.reason, error.detail
+        if error.reason is not Reason.NOT_FINISHED or field.name == "ended_at":
+            return {field.name: (error.reason, error.detail)}
+    return {}
+
+
+@given(
+    st.datetimes(
+        *YEARS,
+        timezones=st.sampled_from(
+            [UTC, SHANGHAI.rules, NEW_YORK.rules, timezone(timedelta(hours=-4)), timezone(timedelta(hours=8))]
+        ),
+        allow_imaginary=True,
+    ),
+    st.booleans(),
+    st.sampled_from([None, SHANGHAI.rules, NEW_YORK.rules, timezone(timedelta(hours=8))]),
+)
+@example(datetime(2026, 11, 1, 1, 30, tzinfo=NEW_YORK.rules, fold=0), False, SHANGHAI.rules)
+@example(datetime(2026, 11, 1, 1, 30, tzinfo=NEW_YORK.rules, fold=1), False, SHANGHAI.rules)
+@example(datetime(2026, 11, 1, 1, 30, tzinfo=timezone(timedelta(hours=-4))), False, NEW_YORK.rules)
+@example(datetime(2026, 3, 8, 2, 30, tzinfo=NEW_YORK.rules), False, SHANGHAI.rules)
+def test_an_instant_is_the_same_in_utc_and_in_a_zone_however_often_it_is_asked_for(
+    moment: datetime, whole: bool, rules: tzinfo | None
+) -> None:
+    moment = moment.replace(microsecond=0) if whole else moment
+    shown = moment if rules is None or moment.tzinfo is rules else moment.astimezone(rules)
+
+    for _ in range(2):
+        utc, local = placed(moment, rules)
+
+        assert repr(utc) == repr(moment.astimezone(UTC))
+        assert (local.replace(tzinfo=None), local.fold, local.utcoffset()) == (
+            shown.replace(tzinfo=None),
+            shown.fold,
+            shown.utcoffset(),
+        )

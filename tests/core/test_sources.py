@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from decimal import Context, Decimal
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import orjson
 import pytest
@@ -14,9 +15,10 @@ from hypothesis import strategies as st
 
 from consumer import rulebook
 from consumer.core.events import Coordinates, Headers, Order, Record
-from consumer.core.fields import UNITS, Field, FieldType
+from consumer.core.fields import UNITS, Field, FieldType, placed
 from consumer.core.outcomes import Finding, Outcome, Reason
 from consumer.core.rules import RuleBook
+from consumer.core.sources import Plausibility
 from consumer.rulebook.compilation import preset_names
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
@@ -702,3 +704,42 @@ def test_and_refused_where_they_are_not_quite_that(changed: Any) -> None:
 @pytest.mark.parametrize("identity", [True, "false", "\0\0", "0\0"])
 def test_what_is_no_number_of_an_order_is_none(identity: object) -> None:
     assert end(CANONICAL, CHARGE | {"order_id": identity})[1] is Reason.ID_MISSING
+
+
+TURN_OF_YEAR = st.none() | st.datetimes(
+    datetime.fromisoformat("1999-12-30"),
+    datetime.fromisoformat("2000-01-04"),
+    timezones=st.sampled_from([UTC, ZoneInfo("Asia/Shanghai"), timezone(timedelta(hours=-11))]),
+)
+
+
+@given(
+    st.fixed_dictionaries(
+        {"started_at": TURN_OF_YEAR, "ended_at": TURN_OF_YEAR},
+        optional={
+            "seconds": st.integers(-2, 200),
+            "energy_wh": st.integers(0, 60_000),
+            "charging_seconds": st.integers(0, 200),
+        },
+    ),
+    TURN_OF_YEAR,
+)
+def test_what_is_called_fine_at_a_glance_has_nothing_to_be_doubted(
+    found: dict[str, Any], latest: datetime | None
+) -> None:
+    values = {name: value for name, value in found.items() if value is not None}
+    began, over = (
+        placed(values[name], None)[0] if name in values else None for name in ("started_at", "ended_at")
+    )
+    plausibility = Plausibility()
+
+    fine = plausibility.is_fine(values, began, over, latest)
+    doubts = plausibility.doubts({"plate": "粤BD12345", **values}, latest)
+
+    assert not (fine and doubts)
+    long_ago = timedelta(days=2)  # a day of which nobody can say in which year it was is looked at twice
+    if latest is not None and over is not None and (began or over) - long_ago > Y2000:
+        assert fine == (not doubts)
+
+
+Y2000 = datetime(2000, 1, 1, tzinfo=UTC)
