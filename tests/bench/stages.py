@@ -19,6 +19,7 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from consumer import rulebook
+from consumer.cli.run import GARBAGE
 from consumer.core.coupons import CouponRequest
 from consumer.core.events import Coordinates, Order, Record
 from consumer.core.offsets import Tracker
@@ -181,6 +182,7 @@ async def measure(load: Load, rounds: int, only: str | None) -> None:
             await stage()
         gc.collect()
         gc.freeze()
+        gc.set_threshold(GARBAGE)  # as in the service
         best = dict.fromkeys(found, float("inf"))
         for _ in range(rounds):
             for name, stage in found.items():
