@@ -11,6 +11,10 @@ from pathlib import Path
 import pytest
 
 from consumer import cli
+from consumer.core.coupons import CouponRequest
+from consumer.core.events import Order
+from consumer.core.outcomes import Finding
+from consumer.core.rules import RuleBook
 from consumer.rulebook import report
 from consumer.rulebook.compilation import preset_names, preset_sample
 
@@ -31,6 +35,43 @@ def told(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+STATIONS = """\
+version: 1
+accounts: {main: {app_id: a, secret: main, api_type: t}}
+sources: {charges: {extends: canonical, zone: Asia/Shanghai}}
+stations: {file: stations.csv}
+rules:
+  - {name: short, FIRST when: seconds < 60, skip: below_threshold}
+  - {name: all, stations: [A, B, C], account: main, subject: x, metadata: {m: {name: n, value: 10 - seconds}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "tried"), [("", {"A"}), ("stations: [C],", {"A", "C"}), ("stations: [A],", {"A", "B"})]
+)
+def test_a_rule_is_tried_at_another_station_only_where_an_earlier_one_took_charges_at_the_first(
+    first: str, tried: set[str], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The earlier rule itself is tried at its own station."""
+    (folder / "stations.csv").write_text("id\nA\nB\nC\n", "utf-8")
+    (folder / "rules.yaml").write_text(STATIONS.replace("FIRST", first), "utf-8")
+    stations: set[object] = set()
+    plan = RuleBook.plan
+
+    def noted(book: RuleBook, order: Order) -> CouponRequest | Finding:
+        decided = plan(book, order)
+        if decided.rule == "all":
+            stations.add(order.values["station_id"])
+        return decided
+
+    monkeypatch.setattr(RuleBook, "plan", noted)
+    found = report.check(folder / "rules.yaml")
+
+    assert stations == tried
+    assert any("metadata.m can be negative" in each.message for each in found.found)
+    assert "3 stations" in found.counts
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

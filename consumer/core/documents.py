@@ -77,6 +77,7 @@ class Document:
         self.place = place
         self._text = _Text(text)
         self._long: list[object] = []
+        self._entries: dict[int, dict[str, _Step]] = {}
         reader = _Reader(self._text, place, max_nodes, self._long, breathe)
         try:
             self._root = _compose(self._text, place, self._long, breathe)
@@ -90,27 +91,27 @@ class Document:
 
     def parts(self) -> list[object]:
         """The long lists and dicts that it is made of, for whoever wants to empty them little by little."""
-        return [*self._long]
+        return [*self._long, *self._entries.values()]
 
     def spot(self, path: Sequence[str | int]) -> Spot:
         """Where the value at this path stands; where there is none, its nearest ancestor."""
-        return self._text.spot_of(_walk(self._root, path)[-1].value)
+        return self._text.spot_of(self._walk(path)[-1].value)
 
     def key_spot(self, path: Sequence[str | int]) -> Spot:
         """Where the key that ends this path stands; for a list's item, the item."""
-        found = _walk(self._root, path)
+        found = self._walk(path)
         end = found[-1]
         return self._text.spot_of(end.value if end.key is None or len(found) <= len(path) else end.key)
 
     def written(self, path: Sequence[str | int]) -> str | None:
         """The scalar at this path as it is written; None where there is none."""
-        found = _walk(self._root, path)
+        found = self._walk(path)
         node = found[-1].value if len(found) == len(path) + 1 else None
         return str(node.value) if isinstance(node, yaml.ScalarNode) else None
 
     def written_path(self, path: Sequence[str | int]) -> tuple[str | int, ...]:
         """The path without what is not written: the list around one item, `paths` above one path."""
-        found = _walk(self._root, path)
+        found = self._walk(path)
         steps = [
             step for step, (before, after) in zip(path, pairwise(found), strict=False) if before is not after
         ]
@@ -118,11 +119,39 @@ class Document:
 
     def text_spot(self, path: Sequence[str | int], line: int, column: int) -> Spot:
         """Where a line and column within the text at this path stand in the document, however it is written there."""
-        node = _walk(self._root, path)[-1].value
+        node = self._walk(path)[-1].value
         if not isinstance(node, yaml.ScalarNode):
             return self._text.spot_of(node)
         offset = sum(len(above) + 1 for above in node.value.split("\n")[: line - 1]) + column - 1
         return self._text.spot(_index_within(self._text.text, node, offset))
+
+    def _walk(self, path: Sequence[str | int]) -> list["_Step"]:
+        """From the root along a path, as far as it leads.
+
+        A step that the node is not made for leads nowhere else: one item may stand without a list around it, a path
+        without `paths` above it.
+        """
+        found = [_Step(self._root)]
+        for step in path:
+            node = found[-1].value
+            if isinstance(node, yaml.MappingNode) and isinstance(step, str):
+                after = self._entry(node, step)
+            elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
+                after = _Step(node.value[step]) if step < len(node.value) else None
+            else:
+                after = found[-1]
+            if after is None:
+                break
+            found.append(after)
+        return found
+
+    def _entry(self, node: yaml.MappingNode, name: str) -> "_Step | None":
+        """A mapping's of this name; a long one is looked through once, not for each of its mistakes."""
+        if len(node.value) <= LONG:
+            return next((_Step(value, key) for key, value in node.value if key.value == name), None)
+        if id(node) not in self._entries:
+            self._entries[id(node)] = {key.value: _Step(value, key) for key, value in node.value}
+        return self._entries[id(node)].get(name)
 
 
 class _Text:
@@ -348,24 +377,3 @@ class _Step(NamedTuple):
 
     value: yaml.Node | None
     key: yaml.Node | None = None
-
-
-def _walk(node: yaml.Node | None, path: Sequence[str | int]) -> list[_Step]:
-    """From the root along a path, as far as it leads.
-
-    A step that the node is not made for leads nowhere else: one item may stand without a list around it, a path
-    without `paths` above it.
-    """
-    found = [_Step(node)]
-    for step in path:
-        node = found[-1].value
-        if isinstance(node, yaml.MappingNode) and isinstance(step, str):
-            after = next((_Step(value, key) for key, value in node.value if key.value == step), None)
-        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int):
-            after = _Step(node.value[step]) if step < len(node.value) else None
-        else:
-            after = found[-1]
-        if after is None:
-            break
-        found.append(after)
-    return found

@@ -24,7 +24,7 @@ from consumer.rulebook.files import REMEDY, Files
 from consumer.rulebook.mending import validated
 from consumer.rulebook.model import schema_text
 
-__all__ = ["Files", "compiled", "let_go", "load", "load_files", "parse", "schema_text"]
+__all__ = ["Files", "compiled", "let_go", "load", "load_files", "parse", "schema_text", "without_collections"]
 
 
 _Stage = Document | Bundle | Compilation | RuleBook
@@ -43,7 +43,7 @@ def load(path: Path, remedy: str = REMEDY) -> RuleBook:
 
 def load_files(files: Files, breathe: Breathe = at_once) -> RuleBook:
     """As `load`; `breathe` is called now and then, so that others can do something meanwhile."""
-    with _without_collections():
+    with without_collections():
         stages: list[_Stage] = []
         try:
             return _tested(files.documents(breathe), files.read, breathe, stages)
@@ -57,7 +57,7 @@ def load_files(files: Files, breathe: Breathe = at_once) -> RuleBook:
 
 
 @contextmanager
-def _without_collections() -> Iterator[None]:
+def without_collections() -> Iterator[None]:
     """Nodes of YAML by the million would be looked at again and again; none of them is garbage."""
     collects = gc.isenabled()
     gc.disable()

@@ -49,18 +49,18 @@ class Report:
 def check(path: Path) -> Report:
     """What is wrong with these rules; where nothing is, what is probably not meant."""
     try:
-        compilation, book = rulebook.compiled(path)
-        compilation.run_tests(book)
-        warnings = review(compilation, book)
-        problems = compilation.bundle.error().problems
+        with rulebook.without_collections():
+            compilation, book = rulebook.compiled(path)
+            compilation.run_tests(book)
+            warnings = review(compilation, book)
+            problems = compilation.bundle.error().problems
     except ConfigurationError as error:
         return Report(tuple(_found("error", problem) for problem in error.problems))
-    model = compilation.model
     counts = [
         (len(book.rules), "rule"),
         (len(book.sources), "source"),
-        (len(model.stations), "station"),
-        (len(model.tests), "test"),
+        (len(book.stations), "station"),
+        (len(compilation.model.tests), "test"),
     ]
     return Report(
         (

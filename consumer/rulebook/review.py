@@ -30,7 +30,7 @@ from consumer.rulebook.model import TO_FILL_IN
 __all__ = ["review"]
 
 MAX_WARNINGS = 1000
-_STATIONS = 3  # of a rule, on which it is tried: an earlier rule may have taken those of the first
+_STATIONS = 3  # of a rule, on which it is tried where an earlier rule has taken charges at the first
 
 
 def review(compilation: Compilation, book: RuleBook) -> list[Problem]:
@@ -59,6 +59,7 @@ class _Review:
         self._warnings: dict[tuple[int, str, str], Problem] = {}
         self._unreachable: set[int] = set()
         self._sources = {source.name: source for source in book.sources}
+        self._numbers = {rule.name: number for number, rule in enumerate(book.rules)}
 
     def found(self) -> list[Problem]:
         in_order = sorted(dict.fromkeys(self._warnings.values()), key=_order)
@@ -237,21 +238,28 @@ class _Review:
             tried.add(kinds)
             for source in self._sources.values():
                 stations: list[str | None] = [*sorted(rule.stations)[:_STATIONS]]
+                seen: set[bool] = set()
                 for station in stations or [None]:
                     if not rule.sources or source.name in rule.sources:
                         zoned = station is not None and self._compilation.stations[station].zone is not None
-                        self._try_rule(number, rule, _Charges(source, rule, station, zoned))
+                        if zoned not in seen and self._try_rule(
+                            number, rule, _Charges(source, rule, station, zoned)
+                        ):
+                            seen.add(zoned)
 
-    def _try_rule(self, number: int, rule: Rule, charges: "_Charges") -> None:
-        reached = False
+    def _try_rule(self, number: int, rule: Rule, charges: "_Charges") -> bool:
+        """Whether other stations would show nothing else: no earlier rule of this one has taken any of the charges."""
+        reached, alone = False, True
         for values in charges.complete():
             plan = self._plan(charges.source, values)
             reached = reached or plan.rule == rule.name
+            alone = alone and not self._is_taken(plan, number)
             if isinstance(plan, Finding) and plan.rule == rule.name:
                 self._judge(number, plan, values, charges)
         for absent in charges.optional():
             for values in charges.complete():
                 plan = self._plan(charges.source, charges.without(values, absent))
+                alone = alone and not self._is_taken(plan, number)
                 if isinstance(plan, Finding) and plan.rule == rule.name and _is_absence(plan, absent):
                     name, _, _ = plan.detail.partition(": ")
                     self._absent(number, name, absent, charges.source)
@@ -259,6 +267,12 @@ class _Review:
             else:
                 if not reached:
                     self._absent_by_its_text(number, rule, absent, charges.source)
+        return alone
+
+    def _is_taken(self, plan: CouponRequest | Finding, number: int) -> bool:
+        """By an earlier rule, and not at all stations alike."""
+        before = number if plan.rule is None else self._numbers[plan.rule]
+        return before < number and bool(self._book.rules[before].stations)
 
     def _plan(self, source: Source, values: Mapping[str, Value]) -> CouponRequest | Finding:
         order = Order(0, source.name, "A1", "A1", _PLATE, {**values, "api_store_code": "C"})
@@ -303,6 +317,8 @@ class _Review:
                 return
 
     def _absent(self, number: int, name: str, absent: str, source: Source) -> None:
+        if (number, name, f"absent {absent}") in self._warnings:
+            return
         location = self._location(number, name)
         place = self._bundle.place(location)
         expressions = dict(self._book.rules[number].expressions())
@@ -422,6 +438,7 @@ class _Charges:
         texts = sorted(literal for literal in literals if isinstance(literal, str))
         near = [value for number in numbers for value in (number - 1, number, number + 1) if value >= 0]
         found: dict[str, Sequence[Value]] = {}
+        looked_at = self._looked_at()
         for name, type_ in self._types().items():
             typical = list(_TYPICAL[type_])
             if type_ is FieldType.STRING:
@@ -430,7 +447,7 @@ class _Charges:
                 typical += [*near, *(60 * number for number in numbers)]
             elif isinstance(typical[0], int) and type_ is not FieldType.BOOL:
                 typical += near
-            found[name] = tuple(dict.fromkeys(typical)) if name in self._looked_at() else typical[:1]
+            found[name] = tuple(dict.fromkeys(typical)) if name in looked_at else typical[:1]
             if name in self.rule.equals:
                 found[name] = (_typed(min(self.rule.equals[name]), type_),)
         return found
