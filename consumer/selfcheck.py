@@ -15,7 +15,8 @@ import structlog
 from aiokafka import codec
 
 from consumer.core.errors import ConfigurationError, Problem
-from consumer.core.expressions import ExpressionError, Kind, compiler
+from consumer.core.expressions import ExpressionError, compiler
+from consumer.core.syntax import Kind
 
 log = structlog.get_logger(__name__)
 

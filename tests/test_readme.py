@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 import tests
 from consumer import cli, rulebook
 from consumer.connection import arguments
-from consumer.core.expressions import HELPERS
+from consumer.core.functions import HELPERS
 from consumer.core.outcomes import Outcome
 from consumer.metrics import Metrics
 from consumer.rulebook import report

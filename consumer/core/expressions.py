@@ -6,30 +6,16 @@ The only module that knows CEL's runtime.
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
-from enum import StrEnum
-from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cel_expr_python import cel
 from cel_expr_python.ext import ext_math, ext_strings
 
+from consumer.core import direct, syntax
 from consumer.core.events import Value
-
-PRESENT = "present"
-"""The variable that tells which fields have a value: `present.fee_fen`."""
-
-
-class Kind(StrEnum):
-    """What a variable holds, and what an expression gives."""
-
-    INT = "int"
-    DOUBLE = "double"
-    BOOL = "bool"
-    STRING = "string"
-    TIMESTAMP = "timestamp"
+from consumer.core.functions import LOCAL_BETWEEN, ceil_to, clamp, floor_to, local_between
+from consumer.core.syntax import PRESENT, Kind, Token, names_in, tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,21 +101,39 @@ class _CelCompiler:
             extensions=[ext_math.ExtMath(), ext_strings.ExtStrings()],
             functions=_HELPERS,
         )
-        self._variables = tuple(variables)
+        self._variables = variables
         self._compiled: dict[tuple[str, Kind], Expression] = {}
+        self._shapes: dict[tuple[str, Kind], direct.Function | None] = {}
         self._named: set[str] = set()
 
     def compile(self, source: str, result: Kind) -> Expression:
         found = self._compiled.get((source, result))
         if found is None:
             found = self._compiled[source, result] = self._compile(source, result)
-            self._named.update(names_in(source))
         return found
 
     def parts(self) -> list[object]:
         return [self._compiled]
 
     def _compile(self, source: str, result: Kind) -> Expression:
+        """Of all expressions of one shape only the first is type-checked: literals make no difference to that."""
+        lifted = syntax.lifted(source)
+        if lifted is None:
+            return self.program(source, result)
+        shape, literals = lifted
+        program = None
+        if (shape, result) not in self._shapes:
+            program = self.program(source, result)
+            self._shapes[shape, result] = direct.function_of(source, self._variables)
+        give = self._shapes[shape, result]
+        if give is None:
+            return program or self.program(source, result)
+        if program is None:
+            self._try_literals(source)
+        return _DirectExpression(source, give, literals, result, self)
+
+    def program(self, source: str, result: Kind) -> "_CelExpression":
+        """For CEL's runtime. Raises ExpressionError."""
         try:
             compiled = self._environment.compile(source)
         except RuntimeError as error:
@@ -137,15 +141,22 @@ class _CelCompiler:
         given = compiled.return_type().name()
         if given not in (result.upper(), "DYN"):
             raise ExpressionError(f"gives {given.lower()}, where {result} is needed")
+        self._try_literals(source)
+        self._named.update(names_in(source))
+        return _CelExpression(source, compiled, _TYPES[result])
+
+    def _try_literals(self, source: str) -> None:
+        """CEL looks at these only when it evaluates them, which may be for one order in a thousand."""
         for literal, trial in _trials(source):
-            # CEL looks at these only when it evaluates them, which may be for one order in a thousand.
             value = self._environment.compile(trial).eval(self._environment.Activation({}))
             if value.type() == cel.Type.ERROR:
                 raise _at(source, literal, _complaint(value))
-        return _CelExpression(source, compiled, _TYPES[result])
 
     def bind(self, values: Mapping[str, Value]) -> Binding:
-        # Binding costs more than looking: what no expression names stays out.
+        return _Binding(values, self)
+
+    def activation(self, values: Mapping[str, Value]) -> "_Activation":
+        """Binding costs more than looking: what no program names stays out."""
         named: dict[str, object] = {
             name: float(value) if isinstance(value, Decimal) else value
             for name, value in values.items()
@@ -154,15 +165,52 @@ class _CelCompiler:
         if PRESENT in self._named:
             named[PRESENT] = {name: name in values for name in self._variables}
         try:
-            return _CelBinding(self._environment.Activation(named))
+            return _Activation(self._environment.Activation(named))
         except (RuntimeError, TypeError, ValueError, OverflowError) as error:
-            return _CelBinding(None, str(error))
+            return _Activation(None, str(error))
 
 
-@dataclass(frozen=True, slots=True)
-class _CelBinding:
-    activation: Any
+class _Binding:
+    """Values; into CEL's runtime they go when the first expression needs it."""
+
+    __slots__ = ("_activation", "_compiler", "values")
+
+    def __init__(self, values: Mapping[str, Value], compiler: _CelCompiler) -> None:
+        self.values = values
+        self._compiler = compiler
+        self._activation: _Activation | None = None
+
+    def activation(self) -> "_Activation":
+        if self._activation is None:
+            self._activation = self._compiler.activation(self.values)
+        return self._activation
+
+
+class _Activation(NamedTuple):
+    variables: Any
     problem: str = ""
+
+
+@dataclass(slots=True)
+class _DirectExpression:
+    """One that needs CEL only for the words of an error, and then has a program made."""
+
+    source: str
+    _give: direct.Function
+    _literals: direct.Literals
+    _kind: Kind
+    _compiler: _CelCompiler
+    _program: "_CelExpression | None" = None
+
+    def evaluate(self, binding: Binding) -> bool | int | Failure:
+        assert isinstance(binding, _Binding)
+        try:
+            given: bool | int = self._give(binding.values, self._literals)
+            return given
+        except Exception:  # noqa: BLE001  # whatever it was: CEL may still know a value, as of `fails || true`
+            if self._program is None:
+                self._program = self._compiler.program(self.source, self._kind)
+            return self._program.evaluate(binding)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,11 +220,12 @@ class _CelExpression:
     type: Any
 
     def evaluate(self, binding: Binding) -> bool | int | Failure:
-        assert isinstance(binding, _CelBinding)
-        if binding.activation is None:
-            return Failure(binding.problem)
+        assert isinstance(binding, _Binding)
+        variables, problem = binding.activation()
+        if variables is None:
+            return Failure(problem)
         try:
-            value = self.compiled.eval(binding.activation)
+            value = self.compiled.eval(variables)
             # The type first: an error is a value too, and a truthy one.
             if value.type() == self.type:
                 given: bool | int = value.value()
@@ -209,7 +258,7 @@ def _explained(source: str, complaint: str) -> ExpressionError:
     return ExpressionError(message, line, column, f"{text}\n{space_of(text[: column - 1])}^")
 
 
-def _at(source: str, token: "_Token", message: str) -> ExpressionError:
+def _at(source: str, token: Token, message: str) -> ExpressionError:
     before = source[: token.start]
     column = token.start - (before.rfind("\n") + 1)
     line = source.split("\n")[before.count("\n")]
@@ -221,97 +270,18 @@ def space_of(text: str) -> str:
     return "".join("　" if ord(character) > 0x2E7F else " " for character in text)
 
 
-# -- What stands in an expression ---------------------------------------------------------------------
+# -- Literals that are looked at in time
 
 
-class _Token(NamedTuple):
-    kind: str
-    text: str
-    start: int
-
-
-_TOKEN = re.compile(
-    r"""(?P<string>[bBrR]{0,2}(?:\"{3}[\s\S]*?\"{3}|'{3}[\s\S]*?'{3}|"(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'))"""
-    r"|(?P<comment>//[^\n]*)|(?P<name>[A-Za-z_][A-Za-z0-9_]*)|(?P<number>[0-9][0-9A-Za-z.]*)|(?P<mark>&&|\|\||[^\s])"
-)
-
-
-@lru_cache(maxsize=4096)
-def _tokens(source: str) -> tuple[_Token, ...]:
-    return tuple(
-        _Token(match.lastgroup or "", match.group(), match.start())
-        for match in _TOKEN.finditer(source)
-        if match.lastgroup != "comment"
-    )
-
-
-def names_in(source: str) -> set[str]:
-    """The variables that it names, and perhaps functions; `present.fee_fen` is `present` alone."""
-    found: set[str] = set()
-    before = ""
-    for token in _tokens(source):
-        if token.kind == "name" and before != ".":
-            found.add(token.text)
-        before = token.text
-    return found
-
-
-def place_of(source: str, name: str) -> tuple[int, int]:
-    """Line and column at which it names a variable first; its beginning where it does not."""
-    before = ""
-    for token in _tokens(source):
-        if token.text == name and token.kind == "name" and before != ".":
-            above = source[: token.start]
-            return above.count("\n") + 1, token.start - above.rfind("\n")
-        before = token.text
-    return 1, 1
-
-
-def guarded_in(source: str) -> set[str]:
-    """The fields whose presence it asks for."""
-    texts = [token.text for token in _tokens(source)]
-    return {
-        name
-        for first, dot, name in zip(texts, texts[1:], texts[2:], strict=False)
-        if (first, dot) == (PRESENT, ".")
-    }
-
-
-def literals_in(source: str) -> set[int | str]:
-    """The whole numbers and plain texts that it compares with."""
-    found: set[int | str] = set()
-    for token in _tokens(source):
-        if token.kind == "number" and token.text.isdigit() and len(token.text) <= 18:
-            found.add(int(token.text))
-        elif token.kind == "string" and "\\" not in token.text and token.text[:1] in "'\"":
-            found.add(token.text.strip("'\""))
-    return found
-
-
-def parts_of(source: str) -> list[str]:
-    """The conditions that must all hold; the whole of it where it is no such list."""
-    depth, start, parts = 0, 0, []
-    for token in _tokens(source):
-        if token.kind != "mark":
-            continue
-        depth += (token.text in "([{") - (token.text in ")]}")
-        if depth == 0 and token.text in ("||", "?"):
-            return [source.strip()]
-        if depth == 0 and token.text == "&&":
-            parts.append(source[start : token.start].strip())
-            start = token.start + 2
-    return [*parts, source[start:].strip()]
-
-
-def _trials(source: str) -> Iterator[tuple[_Token, str]]:
+def _trials(source: str) -> Iterator[tuple[Token, str]]:
     """Texts that must be a regular expression, a zone or a time of day, each in an expression that fails if it is none."""
-    tokens = _tokens(source)
-    for number, token in enumerate(tokens):
-        if token.kind != "name" or tokens[number + 1 : number + 2] == ():
+    found = tokens(source)
+    for number, token in enumerate(found):
+        if token.kind != "name" or found[number + 1 : number + 2] == ():
             continue
-        if tokens[number + 1].text != "(":
+        if found[number + 1].text != "(":
             continue
-        arguments = list(_alone(tokens[number + 2 :]))
+        arguments = list(_alone(found[number + 2 :]))
         if token.text == "matches" and arguments:
             literal = arguments[-1]
             yield literal, f"''.matches({literal.text})"
@@ -321,10 +291,10 @@ def _trials(source: str) -> Iterator[tuple[_Token, str]]:
             yield from _trials_of_a_window(arguments)
 
 
-def _trials_of_a_window(literals: Sequence["_Token"]) -> Iterator[tuple["_Token", str]]:
+def _trials_of_a_window(literals: Sequence[Token]) -> Iterator[tuple[Token, str]]:
     """Of `local_between`: a zone begins with a letter or a sign, a time of day with a digit."""
     call = f"{LOCAL_BETWEEN}(timestamp('2026-01-01T00:00:00Z'), {{}}, {{}}, {{}})"
-    clocks: list[_Token] = []
+    clocks: list[Token] = []
     for literal in literals:
         if not literal.text.strip("'\"")[:1].isdigit():
             yield literal, call.format("'00:00'", "'12:00'", literal.text)
@@ -353,10 +323,10 @@ _ZONED = frozenset(
 )
 
 
-def _alone(tokens: tuple[_Token, ...]) -> Iterator[_Token]:
+def _alone(tokens: tuple[Token, ...]) -> Iterator[Token]:
     """The arguments of a call that are nothing but a text."""
     depth = 0
-    argument: list[_Token] = []
+    argument: list[Token] = []
     for token in tokens:
         if depth == 0 and token.text in (",", ")") and token.kind == "mark":
             if len(argument) == 1 and argument[0].kind == "string":
@@ -369,60 +339,7 @@ def _alone(tokens: tuple[_Token, ...]) -> Iterator[_Token]:
         argument.append(token)
 
 
-# -- Helpers of relief policies -----------------------------------------------------------------------
-
-LOCAL_BETWEEN = "local_between"
-_CLOCK = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])")
-_END_OF_DAY = "24:00"
-_OFFSET = re.compile(r"([+-])([01][0-9]|2[0-3]):([0-5][0-9])")
-
-
-def _clamp(value: int, low: int, high: int) -> int:
-    if low > high:
-        raise ValueError(f"clamp: {low} is above {high}")
-    return max(low, min(value, high))
-
-
-def _floor_to(value: int, step: int) -> int:
-    return value // _checked(step) * step
-
-
-def _ceil_to(value: int, step: int) -> int:
-    return -(-value // _checked(step)) * step
-
-
-def _checked(step: int) -> int:
-    if step <= 0:
-        raise ValueError(f"a step of {step}")
-    return step
-
-
-def _local_between(moment: datetime, start: str, end: str, zone: str) -> bool:
-    local = moment.astimezone(_zone(zone))
-    now, first = local.hour * 60 + local.minute, _minute(start)
-    last = 24 * 60 if end == _END_OF_DAY else _minute(end)
-    if first == last:
-        raise ValueError(f"local_between: from {start} to {end} is no time at all")
-    return first <= now < last if first < last else now >= first or now < last
-
-
-def _minute(clock: str) -> int:
-    match = _CLOCK.fullmatch(clock)
-    if match is None:
-        raise ValueError(f"`{clock[:20]}` is no time of day: write it like 06:30")
-    return int(match[1]) * 60 + int(match[2])
-
-
-@lru_cache(maxsize=1024)
-def _zone(name: str) -> tzinfo:
-    offset = _OFFSET.fullmatch(name)
-    if offset is not None:
-        shift = timedelta(hours=int(offset[2]), minutes=int(offset[3]))
-        return timezone(-shift if offset[1] == "-" else shift)
-    try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ValueError(f"`{name[:40]}` is no time zone") from None
+# -- Helpers
 
 
 def _helper(name: str, result: Any, parameters: list[Any], work: Callable[..., object]) -> Any:
@@ -431,20 +348,13 @@ def _helper(name: str, result: Any, parameters: list[Any], work: Callable[..., o
 
 _INT = cel.Type.INT
 _HELPERS = [
-    _helper("clamp", _INT, [_INT, _INT, _INT], _clamp),
-    _helper("floor_to", _INT, [_INT, _INT], _floor_to),
-    _helper("ceil_to", _INT, [_INT, _INT], _ceil_to),
+    _helper("clamp", _INT, [_INT, _INT, _INT], clamp),
+    _helper("floor_to", _INT, [_INT, _INT], floor_to),
+    _helper("ceil_to", _INT, [_INT, _INT], ceil_to),
     _helper(
         LOCAL_BETWEEN,
         cel.Type.BOOL,
         [cel.Type.TIMESTAMP, cel.Type.STRING, cel.Type.STRING, cel.Type.STRING],
-        _local_between,
+        local_between,
     ),
 ]
-HELPERS = {
-    "clamp(value, low, high)": "no less than `low`, no more than `high`",
-    "floor_to(value, step)": "down to a multiple of `step`",
-    "ceil_to(value, step)": "up to a multiple of `step`",
-    "local_between(time, from, to, zone)": "`time` is from `from` to before `to` (`24:00` at most) by the clock in `zone`, past midnight too",
-}
-"""What expressions can call beside CEL's own, `math.least`, `math.greatest` and the text functions."""

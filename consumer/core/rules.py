@@ -21,12 +21,13 @@ from consumer.core.coupons import (
     parameters,
 )
 from consumer.core.events import Order, Record, Value
-from consumer.core.expressions import Binding, Compiler, Expression, ExpressionError, Failure, Kind
+from consumer.core.expressions import Binding, Compiler, Expression, ExpressionError, Failure
 from consumer.core.formats import Refusal, scalar_text
 from consumer.core.outcomes import Finding, Outcome, Reason
 from consumer.core.replies import ReplyTable
 from consumer.core.retries import excused_seconds
 from consumer.core.sources import Source, Station
+from consumer.core.syntax import Kind
 from consumer.core.templates import Template, text_of
 
 __all__ = ["Account", "Metadatum", "Rule", "RuleBook"]

@@ -11,12 +11,11 @@ from importlib import resources
 from typing import TypeVar
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from consumer.core import expressions
+from consumer.core import expressions, syntax
 from consumer.core.coupons import LARGEST_VALUE, Account, is_free_parameter
 from consumer.core.documents import Document
 from consumer.core.envelopes import CHARSETS, Envelope, Step, cloudevents, connect, unwrap
 from consumer.core.errors import Problem
-from consumer.core.expressions import Kind
 from consumer.core.fields import (
     DERIVED_FIELDS,
     EPOCHS,
@@ -36,6 +35,7 @@ from consumer.core.replies import ReplyRow, ReplyTable, is_row_name
 from consumer.core.rules import Metadatum, Rule, RuleBook
 from consumer.core.slices import Breathe
 from consumer.core.sources import NAMING_FIELDS, Gate, Missing, Plausibility, Source, Station
+from consumer.core.syntax import Kind
 from consumer.core.templates import DERIVED, Template, TemplateError
 from consumer.rulebook.bundle import Bundle, Location, did_you_mean
 from consumer.rulebook.cases import differences_of
@@ -82,7 +82,7 @@ _CEL_WORDS = """
 as break const continue else false for function if import in let loop namespace null package return true var void
 while math strings bool bytes double duration dyn int list map null_type string timestamp type uint
 """
-_RESERVED = frozenset([expressions.PRESENT, *_CEL_WORDS.split()])
+_RESERVED = frozenset([syntax.PRESENT, *_CEL_WORDS.split()])
 """Names that no field can have."""
 
 _STATION = "station"
@@ -901,7 +901,7 @@ def _parts(data: object, depth: int = 3) -> Iterator[object]:
 
 
 def _needs_zone(source: str) -> bool:
-    return "zone" in expressions.names_in(source) and "zone" not in expressions.guarded_in(source)
+    return "zone" in syntax.names_in(source) and "zone" not in syntax.guarded_in(source)
 
 
 def _wanted(fields: Mapping[str, FieldModel]) -> Iterator[tuple[str, FieldModel]]:

@@ -12,12 +12,13 @@ from decimal import Context, Decimal
 from consumer.core.coupons import CouponRequest
 from consumer.core.envelopes import Envelope
 from consumer.core.events import Order, Record, Value
-from consumer.core.expressions import Expression, ExpressionError, Failure, Kind, names_in, parts_of
+from consumer.core.expressions import Expression, ExpressionError, Failure
 from consumer.core.fields import Field, FieldType, Quantity, UnreadableError, Zone
 from consumer.core.formats import Event, Refusal, found_at, scalar_text
 from consumer.core.outcomes import Finding, Outcome
 from consumer.core.rules import RuleBook
 from consumer.core.sources import Source
+from consumer.core.syntax import Kind, names_in, parts_of
 from consumer.core.templates import text_of
 from consumer.rulebook.review import unfit_keys
 

@@ -15,12 +15,13 @@ from itertools import combinations
 from consumer.core.coupons import CouponRequest
 from consumer.core.errors import Problem
 from consumer.core.events import Coordinates, Order, Record, Value
-from consumer.core.expressions import Failure, guarded_in, literals_in, names_in, place_of
+from consumer.core.expressions import Failure
 from consumer.core.fields import FieldType
 from consumer.core.formats import scalar_text
 from consumer.core.outcomes import Finding, Reason
 from consumer.core.rules import Rule, RuleBook
 from consumer.core.sources import Source
+from consumer.core.syntax import guarded_in, literals_in, names_in, place_of
 from consumer.core.templates import DERIVED
 from consumer.rulebook.bundle import Location
 from consumer.rulebook.cases import event_bytes, record_of
