@@ -13,7 +13,7 @@ The path of one record::
    through rebalances: fence, then read, then seek.
 2. `delivery` reads the record's bytes into orders (`core.envelopes`, `core.formats`, `core.sources`,
    `core.fields`),
-   finds each order's rule and builds its request (`core.rules`, `core.expressions`,
+   finds each order's rule and builds its request (`core.rules`, `core.planning`, `core.expressions`,
    `core.coupons`). Orders with the same plate or event_id wait for each other.
 3. `flow` says when the order may call the platform; `gateway` posts the form that `core.signing`
    signed, and brings back what was said, without an opinion on it.

@@ -146,7 +146,7 @@ def _made(
     book: "RuleBook", account: str | None, rule: str | None, plate: str | None, store: str | None
 ) -> "tuple[CouponRequest, tuple[Datum, ...]]":
     """A minimal one: each value of the rule's metadata is 1."""
-    from consumer.core.coupons import CouponRequest, Datum, parameters
+    from consumer.core.coupons import CouponRequest, Datum, Form
     from consumer.core.plates import normalise
 
     of = _rule(book, account, rule)
@@ -162,16 +162,14 @@ def _made(
             f"give its api_store_code{f', such as {known}' if known else ''}",
         )
     data = tuple(Datum(each.key, each.name, 1) for each in of.metadata) if of is not None else ()
-    fields = parameters(
+    form = Form(
         asking,
-        api_type=(of.api_type if of is not None else None) or asking.api_type,
-        api_store_code=code,
-        event_id=_new_id(),
-        plate=normalise(plate),
-        subject=SUBJECT.format(plate=normalise(plate)),
-        metadata=data,
-        static={**asking.parameters, **(of.parameters if of is not None else {})},
+        (of.api_type if of is not None else None) or asking.api_type,
+        [(each.key, each.name) for each in data],
+        of.parameters if of is not None else {},
     )
+    plate, values = normalise(plate), [each.value for each in data]
+    fields = form.filled(code, _new_id(), plate, SUBJECT.format(plate=plate), values, station={})
     name = of.name if of is not None else ""
     return CouponRequest(asking.name, name, asking.url, fields, {}, timestamped=asking.timestamp), data
 

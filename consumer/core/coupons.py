@@ -1,6 +1,6 @@
 """An order and the rule that matched it -> the request to the parking platform. Performs no I/O."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -130,45 +130,100 @@ class Datum:
     value: int
 
 
-def parameters(
-    account: Account,
-    *,
-    api_type: str,
-    api_store_code: str,
-    event_id: str,
-    plate: str,
-    subject: str,
-    metadata: tuple[Datum, ...],
-    static: Mapping[str, str],
-) -> dict[str, str]:
-    """The form's fields, in the order of the endpoint's document; what is empty stays out (domain: signature)."""
-    form = {
-        "app_id": account.app_id,
-        "api_store_code": api_store_code,
-        "api_type": api_type,
-        "event_id": event_id,
-        "plate": plate,
-        "subject": subject,
-        **metadata_fields(metadata, account.metadata_format),
-        **static,
-    }
-    return {name: value for name, value in form.items() if value}
+class Form:
+    """The fields of a rule's requests in the order of the endpoint's document; what is the same in all is filled in."""
+
+    __slots__ = ("_general", "_metadata", "_own", "_whole")
+
+    def __init__(
+        self, account: Account, api_type: str, metadata: Sequence[tuple[str, str]], own: Mapping[str, str]
+    ) -> None:
+        """`metadata` are its keys and the names beside its values, `own` the rule's parameters."""
+        self._metadata = MetadataFields(metadata, account.metadata_format)
+        self._own = own
+        self._general = {
+            "app_id": account.app_id,
+            "api_store_code": "",
+            "api_type": api_type,
+            "event_id": "",
+            "plate": "",
+            "subject": "",
+            **self._metadata.blank,
+            **account.parameters,
+        }
+        self._whole = {**self._general, **own}
+
+    def filled(
+        self,
+        api_store_code: str,
+        event_id: str,
+        plate: str,
+        subject: str,
+        values: Sequence[int],
+        *,
+        station: Mapping[str, str],
+    ) -> dict[str, str]:
+        """For one order, with its station's parameters over the account's; what is empty stays out (domain: signature)."""
+        form = (self._general if station else self._whole).copy()
+        form["api_store_code"] = api_store_code
+        form["event_id"] = event_id
+        form["plate"] = plate
+        form["subject"] = subject
+        if values:
+            self._metadata.fill(form, values)
+        if station:
+            form |= station
+            form |= self._own
+        return form if all(form.values()) else {name: text for name, text in form.items() if text}
 
 
-def metadata_fields(metadata: tuple[Datum, ...], written: MetadataFormat) -> dict[str, str]:
-    """The metadata as form fields. As JSON it is one text, the same for signature and body."""
-    if not metadata:
-        return {}
-    match written:
-        case MetadataFormat.JSON:
-            entries = {datum.key: {"name": datum.name, "value": datum.value} for datum in metadata}
-            return {"metadata": orjson.dumps(entries).decode()}
-        case MetadataFormat.DOTTED:
-            shape = "metadata.{}.{}"
-        case MetadataFormat.BRACKETED:
-            shape = "metadata[{}].{}"
-    fields: dict[str, str] = {}
-    for datum in metadata:
-        fields[shape.format(datum.key, "name")] = datum.name
-        fields[shape.format(datum.key, "value")] = str(datum.value)
-    return fields
+class MetadataFields:
+    """Metadata as form fields; as JSON it is one text, the same for signature and body.
+
+    Attributes:
+        blank: the fields, with gaps for values.
+
+    """
+
+    __slots__ = ("_json", "_values", "blank")
+
+    def __init__(self, metadata: Sequence[tuple[str, str]], written: MetadataFormat) -> None:
+        self.blank: dict[str, str] = {}
+        self._json: list[str] = []
+        self._values: list[str] = []
+        if not metadata:
+            return
+        if written is MetadataFormat.JSON:
+            self.blank["metadata"] = ""
+            for key, name in metadata:
+                before = "}," if self._json else "{"
+                self._json += (f'{before}{_json(key)}:{{"name":{_json(name)},"value":', "")
+            self._json.append("}}")
+            return
+        shape = "metadata.{}.{}" if written is MetadataFormat.DOTTED else "metadata[{}].{}"
+        for key, name in metadata:
+            self._values.append(shape.format(key, "value"))
+            self.blank[shape.format(key, "name")] = name
+            self.blank[self._values[-1]] = ""
+
+    def fill(self, form: dict[str, str], values: Sequence[int]) -> None:
+        """Each value into its gap."""
+        if self._values:
+            form.update(zip(self._values, map(str, values), strict=True))
+            return
+        parts = self._json.copy()
+        parts[1::2] = map(str, values)
+        form["metadata"] = "".join(parts)
+
+
+def _json(text: str) -> str:
+    return orjson.dumps(text).decode()
+
+
+def metadata_fields(metadata: Sequence[Datum], written: MetadataFormat) -> dict[str, str]:
+    """The fields that tell of these, and no others."""
+    fields = MetadataFields([(datum.key, datum.name) for datum in metadata], written)
+    form = fields.blank.copy()
+    if metadata:
+        fields.fill(form, [datum.value for datum in metadata])
+    return form

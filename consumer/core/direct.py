@@ -19,13 +19,14 @@ Function = Callable[[Values, Literals], Any]
 """Takes an order's fields and the literals of the expression; gives a bool or an int, or raises."""
 
 
-def function_of(source: str, variables: Mapping[str, Kind]) -> Function | None:
+def function_of(source: str, variables: Mapping[str, Kind], first: int = 0) -> Function | None:
     """What evaluates this expression and all others of its shape; None where only CEL can.
 
-    The expression passed CEL's type check, and `syntax.lifted` took out its literals.
+    The expression passed CEL's type check, and `syntax.lifted` took out its literals: they are those from the
+    place `first` on.
     """
     try:
-        return _Parser(source, variables).parse().give
+        return _Parser(source, variables, first).parse().give
     except (_BeyondUsError, RecursionError):
         return None
 
@@ -56,10 +57,10 @@ class _Part(NamedTuple):
 class _Parser:
     """From left to right over the tokens; each method takes what its name says (github.com/google/cel-spec, syntax)."""
 
-    def __init__(self, source: str, variables: Mapping[str, Kind]) -> None:
+    def __init__(self, source: str, variables: Mapping[str, Kind], first: int) -> None:
         self._tokens = (*tokens(source), Token("end", "", len(source)))
         self._place = 0
-        self._literals = 0
+        self._literals = first
         self._variables = variables
 
     def parse(self) -> _Part:

@@ -70,6 +70,10 @@ class Compiler(Protocol):
         """What is long in it, for whoever wants to empty it little by little once nobody needs it."""
         ...
 
+    def direct(self, expression: Expression, first: int) -> "tuple[direct.Function, direct.Literals] | None":
+        """What evaluates it without CEL, with its literals from the place `first` on: all others of its shape too."""
+        ...
+
     def bind(self, values: Mapping[str, Value]) -> Binding:
         """Variables without a value stay unbound: an expression that needs one fails. Never raises."""
         ...
@@ -103,7 +107,8 @@ class _CelCompiler:
         )
         self._variables = variables
         self._compiled: dict[tuple[str, Kind], Expression] = {}
-        self._shapes: dict[tuple[str, Kind], direct.Function | None] = {}
+        self._shapes: dict[tuple[str, Kind], _Shape] = {}
+        self._literals: dict[int | str, int | str] = {}
         self._named: set[str] = set()
 
     def compile(self, source: str, result: Kind) -> Expression:
@@ -113,24 +118,33 @@ class _CelCompiler:
         return found
 
     def parts(self) -> list[object]:
-        return [self._compiled]
+        return [self._compiled, self._literals]
 
     def _compile(self, source: str, result: Kind) -> Expression:
         """Of all expressions of one shape only the first is type-checked: literals make no difference to that."""
         lifted = syntax.lifted(source)
         if lifted is None:
             return self.program(source, result)
-        shape, literals = lifted
+        text, literals = lifted
         program = None
-        if (shape, result) not in self._shapes:
+        shape = self._shapes.get((text, result))
+        if shape is None:
             program = self.program(source, result)
-            self._shapes[shape, result] = direct.function_of(source, self._variables)
-        give = self._shapes[shape, result]
+            shape = self._shapes[text, result] = _Shape(source, self._variables)
+        give = shape.function(0)
         if give is None:
             return program or self.program(source, result)
         if program is None:
             self._try_literals(source)
-        return _DirectExpression(source, give, literals, result, self)
+        # Equal ones are one: there are fewer thresholds than rules.
+        literals = tuple([self._literals.setdefault(literal, literal) for literal in literals])
+        return _DirectExpression(source, give, literals, shape, result, self)
+
+    def direct(self, expression: Expression, first: int) -> tuple[direct.Function, direct.Literals] | None:
+        if not isinstance(expression, _DirectExpression):
+            return None
+        give = expression.shape.function(first)
+        return None if give is None else (give, expression.literals)
 
     def program(self, source: str, result: Kind) -> "_CelExpression":
         """For CEL's runtime. Raises ExpressionError."""
@@ -170,6 +184,22 @@ class _CelCompiler:
             return _Activation(None, str(error))
 
 
+class _Shape:
+    """What expressions are that differ in literals alone."""
+
+    def __init__(self, source: str, variables: Mapping[str, Kind]) -> None:
+        """`source` is any of them."""
+        self._source = source
+        self._variables = variables
+        self._functions: dict[int, direct.Function | None] = {}
+
+    def function(self, first: int) -> direct.Function | None:
+        """What evaluates them with their literals from the place `first` on; None where only CEL can."""
+        if first not in self._functions:
+            self._functions[first] = direct.function_of(self._source, self._variables, first)
+        return self._functions[first]
+
+
 class _Binding:
     """Values; into CEL's runtime they go when the first expression needs it."""
 
@@ -197,7 +227,8 @@ class _DirectExpression:
 
     source: str
     _give: direct.Function
-    _literals: direct.Literals
+    literals: direct.Literals
+    shape: _Shape
     _kind: Kind
     _compiler: _CelCompiler
     _program: "_CelExpression | None" = None
@@ -205,7 +236,7 @@ class _DirectExpression:
     def evaluate(self, binding: Binding) -> bool | int | Failure:
         assert isinstance(binding, _Binding)
         try:
-            given: bool | int = self._give(binding.values, self._literals)
+            given: bool | int = self._give(binding.values, self.literals)
             return given
         except Exception:  # noqa: BLE001  # whatever it was: CEL may still know a value, as of `fails || true`
             if self._program is None:

@@ -59,7 +59,7 @@ def in_form(request: CouponRequest, metadata: Sequence[Datum], form: MetadataFor
         if not is_metadata(name):
             parameters[name] = text
         if name == "subject":
-            parameters |= metadata_fields(tuple(metadata), form)
+            parameters |= metadata_fields(metadata, form)
     return replace(request, parameters=parameters)
 
 

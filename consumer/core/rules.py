@@ -4,87 +4,21 @@ A rule book is compiled once (`consumer.rulebook`) and never changes; new rules 
 new book.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from itertools import groupby
-from typing import NamedTuple
 
-from consumer.core.coupons import (
-    LARGEST_VALUE,
-    Account,
-    CouponRequest,
-    Datum,
-    State,
-    parameters,
-)
-from consumer.core.events import Order, Record, Value
-from consumer.core.expressions import Binding, Compiler, Expression, ExpressionError, Failure
-from consumer.core.formats import Refusal, scalar_text
+from consumer.core.coupons import Account, CouponRequest
+from consumer.core.events import Order, Record
+from consumer.core.expressions import Compiler
+from consumer.core.formats import Refusal
 from consumer.core.outcomes import Finding, Outcome, Reason
+from consumer.core.planning import Metadatum, Planner, Rule, ended
 from consumer.core.replies import ReplyTable
 from consumer.core.retries import excused_seconds
 from consumer.core.sources import Source, Station
-from consumer.core.syntax import Kind
-from consumer.core.templates import Template, text_of
 
 __all__ = ["Account", "Metadatum", "Rule", "RuleBook"]
-
-MAX_DETAIL = 300
-FEW, MANY = 3, 32
-"""Rules without keys that are asked together; fewer are as quickly asked one by one."""
-
-NO_TEXT = Template.parse("")
-
-
-@dataclass(frozen=True, slots=True)
-class Metadatum:
-    """One metadata entry of a rule: the name shown beside the value, and how the value is computed."""
-
-    key: str
-    name: str
-    value: Expression
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """Which orders get which coupon.
-
-    Attributes:
-        sources, stations: only orders of these; empty means all.
-        equals: only orders whose fields have one of these texts.
-        when: only orders for which this holds; None means all that got here.
-        account: None where the rule skips.
-        skip: end the order without a request, for this reason.
-        subject: what the coupon is for, over field names; empty where the rule skips.
-        api_type: instead of the account's.
-        api_store_code: for orders whose station has none.
-        parameters: further fields of the request, the same in all.
-
-    """
-
-    name: str
-    sources: frozenset[str] = frozenset()
-    stations: frozenset[str] = frozenset()
-    equals: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    when: Expression | None = None
-    account: Account | None = None
-    skip: Reason | None = None
-    subject: Template = NO_TEXT
-    metadata: tuple[Metadatum, ...] = ()
-    api_type: str | None = None
-    api_store_code: str | None = None
-    parameters: Mapping[str, str] = field(default_factory=dict)
-    state: State = State.ON
-
-    def expressions(self) -> Iterator[tuple[str, Expression]]:
-        """All of them, with the name that messages call them by: `when`, `metadata.minutes`."""
-        if self.when is not None:
-            yield "when", self.when
-        for datum in self.metadata:
-            yield f"metadata.{datum.key}", datum.value
 
 
 class RuleBook:
@@ -123,7 +57,7 @@ class RuleBook:
         self.compiler = compiler
         self._by_topic = {topic: source for source in self.sources for topic in source.topics}
         self._any_topic = next((source for source in self.sources if not source.topics), None)
-        self._index = {source.name: _Index(self.rules, source.name, compiler) for source in self.sources}
+        self._planner = Planner(self.rules, [source.name for source in self.sources], stations, compiler)
         self._lasts = {source.name: source.deadline for source in self.sources}
         self._states = {rule.name: rule.state for rule in self.rules}
 
@@ -137,8 +71,13 @@ class RuleBook:
 
     def parts(self) -> list[object]:
         """What is long in it, for whoever wants to empty it little by little once nobody needs the book."""
-        indexes = [part for index in self._index.values() for part in index.parts()]
-        return [[*self.rules], self.stations, self._connectors, *indexes, *self.compiler.parts()]
+        return [
+            [*self.rules],
+            self.stations,
+            self._connectors,
+            *self._planner.parts(),
+            *self.compiler.parts(),
+        ]
 
     # -- A record ------------------------------------------------------------------------------------
 
@@ -234,196 +173,9 @@ class RuleBook:
     def plan(self, order: Order, *, as_on: bool = False) -> CouponRequest | Finding:
         """What the first rule that matches says, or would say `as_on`, with no account or rule on trial or on hold. Never raises."""
         try:
-            return self._plan(order, as_on=as_on)
+            return self._planner.plan(order, as_on=as_on)
         except Exception as error:  # noqa: BLE001  # as for reading: no order may stop its partition
-            return _ended(order, Reason.RULE_ERROR, f"a rule failed: {type(error).__name__}")
-
-    def _plan(self, order: Order, *, as_on: bool = False) -> CouponRequest | Finding:
-        values = order.values
-        binding = self.compiler.bind(values)
-        for rule in self._index[order.source].candidates(values, binding):
-            if rule.when is None:
-                return self._apply(rule, order, binding, as_on=as_on)
-            matched = rule.when.evaluate(binding)
-            if isinstance(matched, Failure):
-                # Never on to the next rule: who would know that this one does not work?
-                return _ended(order, Reason.RULE_ERROR, f"when: {matched.message}", rule)
-            if matched:
-                return self._apply(rule, order, binding, as_on=as_on)
-        return Finding(
-            order.index,
-            Outcome.UNMATCHED,
-            Reason.NO_RULE,
-            "no rule matches",
-            values=values,
-            source=order.source,
-        )
-
-    def _apply(self, rule: Rule, order: Order, binding: Binding, *, as_on: bool) -> CouponRequest | Finding:
-        if rule.skip is not None:
-            return _ended(order, rule.skip, f"rule {rule.name}", rule, outcome=Outcome.SKIPPED)
-        account = rule.account
-        assert account is not None
-        states = () if as_on else (account.state, rule.state)
-        if State.HOLD in states:
-            held = f"account {account.name}" if account.state is State.HOLD else f"rule {rule.name}"
-            return _ended(
-                order, Reason.HOLD, f"{held} is on hold", rule, outcome=Outcome.SKIPPED, dead_letter=True
-            )
-        store = text_of(order.values, "api_store_code") or rule.api_store_code
-        if store is None:
-            return _ended(
-                order, Reason.FIELD_MISSING, "api_store_code: neither station nor rule has one", rule
-            )
-        subject, missing = rule.subject.fill(lambda name: text_of(order.values, name))
-        if missing is not None:
-            return _ended(order, Reason.FIELD_MISSING, f"subject: {missing} is absent", rule)
-        metadata = _evaluate(rule, order, binding)
-        if isinstance(metadata, Finding):
-            return metadata
-        station = self.find_station(text_of(order.values, "station_id"), None)
-        return CouponRequest(
-            account=account.name,
-            rule=rule.name,
-            url=account.url,
-            parameters=parameters(
-                account,
-                api_type=rule.api_type or account.api_type,
-                api_store_code=store,
-                event_id=order.event_id,
-                plate=order.plate,
-                subject=subject,
-                metadata=metadata,
-                static={
-                    **account.parameters,
-                    **(station.parameters if station is not None else {}),
-                    **rule.parameters,
-                },
-            ),
-            metadata={datum.key: datum.value for datum in metadata},
-            shadow=State.SHADOW in states,
-            timestamped=account.timestamp,
-        )
-
-
-class _Candidate(NamedTuple):
-    """A rule that is found by one of its keys; `rest` are those that it is not found by."""
-
-    number: int
-    rule: Rule
-    rest: tuple[tuple[str, frozenset[str]], ...]
-
-
-class _Index:
-    """One source's rules by station or field, so that ten thousand of them cost an order no more than ten."""
-
-    def __init__(self, rules: Sequence[Rule], source: str, compiler: Compiler) -> None:
-        everywhere: list[_Candidate] = []
-        self._rules = rules
-        self._by_field: dict[str, dict[str, list[_Candidate]]] = {}
-        mine = [
-            (number, rule, _keys(rule))
-            for number, rule in enumerate(rules)
-            if not rule.sources or source in rule.sources
-        ]
-        crowds: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        for _, _, keys in mine:
-            for name, texts in keys:
-                crowds[name].update(texts)
-        for number, rule, keys in mine:
-            # By the key that fewest others share: a thousand rules of one station are told apart by another.
-            found_by = min(keys, key=lambda key: max(map(crowds[key[0]].__getitem__, key[1])), default=None)
-            candidate = _Candidate(number, rule, tuple(key for key in keys if key is not found_by))
-            if found_by is None:
-                everywhere.append(candidate)
-                continue
-            name, texts = found_by
-            by_text = self._by_field.setdefault(name, {})
-            for text in texts:
-                by_text.setdefault(text, []).append(candidate)
-
-        self._groups = [_Group(members, compiler) for members in _grouped(everywhere)]
-
-    def parts(self) -> list[object]:
-        """As a book's."""
-        return [*self._by_field.values()]
-
-    def candidates(self, values: Mapping[str, Value], binding: Binding) -> Iterator[Rule]:
-        """The rules whose indexed keys fit, in order, without a look at the others."""
-        keyed = self._keyed(values)
-        for group in self._groups:
-            yield from _taken(keyed, before=group.members[0].number)
-            if group.is_out(binding):
-                continue
-            for member in group.members:
-                yield from _taken(keyed, before=member.number)
-                yield member.rule
-        yield from _taken(keyed, before=len(self._rules))
-
-    def _keyed(self, values: Mapping[str, Value]) -> list[_Candidate]:
-        """Those with keys, the last one first."""
-        found: list[_Candidate] = []
-        for name, by_text in self._by_field.items():
-            text = scalar_text(values.get(name))
-            if text in by_text:
-                found += by_text[text]
-        found.sort(reverse=True)
-        return [
-            candidate
-            for candidate in found
-            if all(scalar_text(values.get(name)) in texts for name, texts in candidate.rest)
-        ]
-
-
-class _Group:
-    """Rules without keys, one after the other: few orders are for any of them, and one expression tells which."""
-
-    def __init__(self, members: Sequence[_Candidate], compiler: Compiler) -> None:
-        self.members = members
-        self._any: Expression | None = None
-        if len(members) >= FEW:
-            # A line of its own, since an expression may end in a comment.
-            either = " || ".join(f"({member.rule.when.source}\n)" for member in members if member.rule.when)
-            with suppress(ExpressionError):  # too long for one; then each is asked
-                self._any = compiler.compile(either, Kind.BOOL)
-
-    def is_out(self, binding: Binding) -> bool:
-        """None of them holds, and none fails."""
-        return self._any is not None and self._any.evaluate(binding) is False
-
-
-def _grouped(everywhere: Sequence[_Candidate]) -> Iterator[list[_Candidate]]:
-    """A rule that is for all orders stands alone."""
-    for conditional, members in groupby(everywhere, lambda candidate: candidate.rule.when is not None):
-        rest = list(members)
-        size = MANY if conditional else 1
-        for start in range(0, len(rest), size):
-            yield rest[start : start + size]
-
-
-def _taken(keyed: list[_Candidate], *, before: int) -> Iterator[Rule]:
-    while keyed and keyed[-1].number < before:
-        yield keyed.pop().rule
-
-
-def _keys(rule: Rule) -> list[tuple[str, frozenset[str]]]:
-    """Fields, each with the texts of which it must have one."""
-    stations = [("station_id", rule.stations)] if rule.stations else []
-    return [*stations, *rule.equals.items()]
-
-
-def _evaluate(rule: Rule, order: Order, binding: Binding) -> tuple[Datum, ...] | Finding:
-    """The rule's metadata for this order, each value a 32-bit integer that is not negative."""
-    found: list[Datum] = []
-    for datum in rule.metadata:
-        value = datum.value.evaluate(binding)
-        if isinstance(value, Failure):
-            return _ended(order, Reason.RULE_ERROR, f"metadata.{datum.key}: {value.message}", rule)
-        if not 0 <= value <= LARGEST_VALUE:
-            detail = f"metadata.{datum.key}: {value} is outside 0..{LARGEST_VALUE}"
-            return _ended(order, Reason.OVERFLOW, detail, rule)
-        found.append(Datum(datum.key, datum.name, int(value)))
-    return tuple(found)
+            return ended(order, Reason.RULE_ERROR, f"a rule failed: {type(error).__name__}")
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -457,26 +209,3 @@ def _refused(refusal: Refusal, source: str) -> Finding:
 
 def _invalid(reason: Reason, detail: str, source: str | None = None, index: int = 0) -> Finding:
     return Finding(index, Outcome.INVALID, reason, detail, dead_letter=True, source=source)
-
-
-def _ended(
-    order: Order,
-    reason: Reason,
-    detail: str,
-    rule: Rule | None = None,
-    *,
-    outcome: Outcome = Outcome.INVALID,
-    dead_letter: bool | None = None,
-) -> Finding:
-    """An order that gets no request. Details may quote a value: never the plate."""
-    return Finding(
-        order.index,
-        outcome,
-        reason,
-        detail.replace(order.plate, "***")[:MAX_DETAIL],
-        dead_letter=outcome is Outcome.INVALID if dead_letter is None else dead_letter,
-        values=order.values,
-        rule=rule.name if rule else None,
-        account=rule.account.name if rule and rule.account else None,
-        source=order.source,
-    )

@@ -49,6 +49,15 @@ class Template:
                 raise TemplateError(f"`{token}` at character {match.start() + 1} is no placeholder")
         return cls(text, tuple(names), (*literals, literal + text[end:]))
 
+    def taken_apart(self) -> tuple[list[str], list[tuple[int, str]]]:
+        """Its parts, with an empty one for each name; and the names, each with its place among them."""
+        parts = [self._literals[0]]
+        gaps: list[tuple[int, str]] = []
+        for name, literal in zip(self.names, self._literals[1:], strict=True):
+            gaps.append((len(parts), name))
+            parts += ("", literal)
+        return parts, gaps
+
     def fill(self, find: Callable[[str], str | None]) -> tuple[str, str | None]:
         """The text, and the first name for which nothing was found (then the text is of no use)."""
         if self._literals == _BARE:  # a name and nothing else, as event ids are
@@ -64,44 +73,76 @@ class Template:
         return "".join(parts), None
 
 
-DERIVED = {"energy_kwh": "energy_wh", "fee_yuan": "fee_fen", "hours": "seconds"}
-"""Names that a template knows beside the fields, and the field each is made of: for people, not for arithmetic."""
+class FieldText:
+    """A template over an order's fields, taken apart beforehand."""
+
+    __slots__ = ("_gaps", "_parts")
+
+    def __init__(self, template: Template) -> None:
+        self._parts, self._gaps = template.taken_apart()
+
+    def of(self, values: Mapping[str, Value]) -> tuple[str, str | None]:
+        """As `Template.fill`, with the texts of fields."""
+        parts = self._parts.copy()
+        for place, name in self._gaps:
+            value = values.get(name)
+            if type(value) is not str:
+                value = text_of(values, name)
+                if value is None:
+                    return "", name
+            parts[place] = value
+        return "".join(parts), None
 
 
 def text_of(values: Mapping[str, Value], name: str) -> str | None:
     """A field as people read it; None where it has no value."""
-    if name in DERIVED and name not in values:
-        return _derived(values, name)
     value = values.get(name)
-    match value:
-        case str() | None:
-            return value
-        case bool():
-            return "true" if value else "false"
-        case Decimal():
-            return _plain(value)
-        case datetime():
-            return (
-                value.strftime("%Y-%m-%d %H:%M:%S") if value.year > 999 else value.isoformat(" ", "seconds")
-            )
-        case _:
-            return str(value)
+    if type(value) is str:
+        return value
+    if type(value) is int:
+        return str(value)
+    if value is None:
+        derived = DERIVED.get(name)
+        base = None if derived is None else values.get(derived)
+        return _IN_UNITS[name](base) if isinstance(base, int) else None
+    if isinstance(value, datetime):
+        text = value.isoformat(" ", "seconds")
+        return text[:_WITHOUT_OFFSET] if value.year > 999 else text
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return _plain(value) if isinstance(value, Decimal) else str(value)
 
 
-def _derived(values: Mapping[str, Value], name: str) -> str | None:
-    base = values.get(DERIVED[name])
-    if not isinstance(base, int):
-        return None
-    match name:
-        case "energy_kwh":
-            return _plain(Decimal(base).scaleb(-3))
-        case "fee_yuan":
-            return f"{Decimal(base).scaleb(-2):.2f}"
-        case _:
-            return _plain((Decimal(base) / 3600).quantize(Decimal("0.01")))
+_WITHOUT_OFFSET = len("2026-01-31 08:00:00")
 
 
 def _plain(number: Decimal) -> str:
     """Without exponent and without zeros that say nothing."""
     text = f"{number:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def _kwh(wh: int) -> str:
+    whole, rest = divmod(abs(wh), 1000)
+    sign = "-" if wh < 0 else ""
+    return f"{sign}{whole}.{rest:03}".rstrip("0") if rest else f"{sign}{whole}"
+
+
+def _yuan(fen: int) -> str:
+    whole, rest = divmod(abs(fen), 100)
+    return f"{'-' if fen < 0 else ''}{whole}.{rest:02}"
+
+
+def _hours(seconds: int) -> str:
+    """To the hundredth, halves to the even one."""
+    hundredths, rest = divmod(abs(seconds), 36)
+    hundredths += rest > 18 or (rest == 18 and hundredths % 2)
+    whole, rest = divmod(hundredths, 100)
+    sign = "-" if seconds < 0 else ""
+    return f"{sign}{whole}.{rest:02}".rstrip("0") if rest else f"{sign}{whole}"
+
+
+DERIVED = {"energy_kwh": "energy_wh", "fee_yuan": "fee_fen", "hours": "seconds"}
+"""Names that a template knows beside the fields, and the field each is made of: for people, not for arithmetic."""
+
+_IN_UNITS: Mapping[str, Callable[[int], str]] = {"energy_kwh": _kwh, "fee_yuan": _yuan, "hours": _hours}

@@ -4,9 +4,20 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime
 
+import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from consumer.core.coupons import Account, CouponRequest, Datum, MetadataFormat, metadata_fields, parameters
+from consumer.core.coupons import (
+    LARGEST_VALUE,
+    Account,
+    CouponRequest,
+    Datum,
+    Form,
+    MetadataFormat,
+    metadata_fields,
+)
 
 MAIN = Account("main", "op01", "main", "charging")
 MINUTES = Datum("minutes", "充电时长", 29)
@@ -14,18 +25,9 @@ ENERGY = Datum("energy", "电量", 1119)
 
 
 def test_fields_stand_in_the_documents_order_and_none_is_empty() -> None:
-    form = parameters(
-        MAIN,
-        api_type="charging",
-        api_store_code="S1",
-        event_id="E1",
-        plate="粤BD12345",
-        subject="",
-        metadata=(),
-        static={"merchant": "M1", "store_code": ""},
-    )
+    form = Form(MAIN, "charging", (), {"merchant": "M1", "store_code": ""})
 
-    assert list(form.items()) == [
+    assert list(form.filled("S1", "E1", "粤BD12345", "", (), station={}).items()) == [
         ("app_id", "op01"),
         ("api_store_code", "S1"),
         ("api_type", "charging"),
@@ -33,6 +35,46 @@ def test_fields_stand_in_the_documents_order_and_none_is_empty() -> None:
         ("plate", "粤BD12345"),
         ("merchant", "M1"),
     ]
+
+
+def test_a_stations_parameter_replaces_the_accounts_and_the_rules_replaces_both() -> None:
+    account = replace(MAIN, parameters={"merchant": "account", "store_code": "account", "kept": "account"})
+    form = Form(account, "charging", [("minutes", "时长")], {"merchant": "rule", "last": "rule"})
+    station = {"own": "station", "merchant": "station", "store_code": "station"}
+
+    with_a_station = form.filled("S1", "E1", "粤BD12345", "a charge", (29,), station=station)
+    without = form.filled("S1", "E1", "粤BD12345", "a charge", (30,), station={})
+
+    assert list(with_a_station.items())[5:] == [
+        ("subject", "a charge"),
+        ("metadata", '{"minutes":{"name":"时长","value":29}}'),
+        ("merchant", "rule"),
+        ("store_code", "station"),
+        ("kept", "account"),
+        ("own", "station"),
+        ("last", "rule"),
+    ]
+    assert list(without.items())[6:] == [
+        ("metadata", '{"minutes":{"name":"时长","value":30}}'),
+        ("merchant", "rule"),
+        ("store_code", "account"),
+        ("kept", "account"),
+        ("last", "rule"),
+    ]
+
+
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
+
+
+@given(st.dictionaries(NAMES, st.tuples(NAMES, st.integers(0, LARGEST_VALUE)), min_size=1, max_size=4))
+def test_the_metadatas_text_is_that_of_a_json_library(some: dict[str, tuple[str, int]]) -> None:
+    (text,) = metadata_fields(
+        [Datum(key, name, value) for key, (name, value) in some.items()], MetadataFormat.JSON
+    ).values()
+
+    assert text.encode() == orjson.dumps(
+        {key: {"name": name, "value": value} for key, (name, value) in some.items()}
+    )
 
 
 def test_metadata_is_one_compact_text_in_the_rules_order() -> None:

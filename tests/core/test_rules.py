@@ -724,12 +724,36 @@ def by_looking_at_each(rules: RuleBook, one: Order) -> tuple[str | None, Reason]
     return None, Reason.NO_RULE
 
 
+@settings(max_examples=25)
+@given(st.integers(1, 5000), st.integers(0, 90), st.integers(1, 9), st.booleans())
+def test_rules_that_are_alike_but_for_their_numbers_ask_for_their_own(
+    least: int, most: int, divisor: int, by_cel: bool
+) -> None:
+    divided = f"energy_wh / {divisor}" + " + int('0')" * by_cel  # a conversion, which only CEL can do
+    asking = f"""
+    account: main
+    subject: "{{plate}}"
+    metadata:
+      minutes: {{name: 时长, value: "math.least(minutes, {most})"}}
+      part: {{name: 份, value: "{divided}"}}"""
+    rules = book(
+        f"rules:\n  - name: more\n    when: energy_wh >= {least + 18600}{asking}\n"
+        f"  - name: other\n    when: energy_wh < {least + 18600} && minutes in [7, 60]{asking}\n"
+    )
+
+    plan = rules.plan(order(rules))
+
+    assert isinstance(plan, CouponRequest)
+    assert plan.rule == "other"
+    assert plan.metadata == {"minutes": min(60, most), "part": 18600 // divisor}
+
+
 def test_a_rule_among_many_of_one_station_is_found_by_what_tells_them_apart() -> None:
     some = [
         {"name": f"r{number}", "skip": "policy", "stations": ["S1"], "equals": {"order_id": f"A{number}"}}
         for number in range(200)
     ]
     rules = book(f"rules: {json.dumps(some)}\n")
-    found = list(rules._index["canonical"]._keyed(order(rules, order_id="A7").values))
+    found = rules._planner._indexes["canonical"].keyed(order(rules, order_id="A7").values)
 
     assert [candidate.rule.name for candidate in found] == ["r7"]

@@ -4,16 +4,20 @@ from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from consumer.core.events import Value
-from consumer.core.templates import Template, TemplateError, text_of
+from consumer.core.templates import FieldText, Template, TemplateError, text_of
 
 BEIJING = timezone(timedelta(hours=8))
 
 
 def fill(text: str, **values: Value) -> str:
-    filled, missing = Template.parse(text).fill(lambda name: text_of(values, name))
+    template = Template.parse(text)
+    filled, missing = template.fill(lambda name: text_of(values, name))
     assert missing is None
+    assert FieldText(template).of(values) == (filled, None)
     return filled
 
 
@@ -54,14 +58,44 @@ def test_values_read_as_people_write_them(values: dict[str, Value], name: str, t
     assert text_of(values, name) == text
 
 
+AMOUNTS = st.one_of(st.integers(-10_000, 10_000), st.integers(-(2**53), 2**53))
+
+
+@given(AMOUNTS)
+@example(18)  # half a hundredth of an hour
+@example(54)
+@example(-1)
+def test_amounts_in_units_of_people_are_exact_decimals(amount: int) -> None:
+    values: dict[str, Value] = {"energy_wh": amount, "fee_fen": amount, "seconds": amount}
+    hours = (Decimal(amount) / 3600).quantize(Decimal("0.01"))
+
+    assert text_of(values, "energy_kwh") == plain(Decimal(amount).scaleb(-3))
+    assert text_of(values, "fee_yuan") == f"{Decimal(amount).scaleb(-2):.2f}"
+    assert text_of(values, "hours") == plain(hours)
+
+
+def plain(number: Decimal) -> str:
+    text = f"{number:f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+@given(st.datetimes(timezones=st.timezones()))
+def test_a_time_is_shown_to_the_second_by_its_own_clock(moment: datetime) -> None:
+    shown = moment.strftime("%Y-%m-%d %H:%M:%S") if moment.year > 999 else moment.isoformat(" ", "seconds")
+
+    assert text_of({"at": moment}, "at") == shown
+
+
 def test_doubled_braces_are_braces() -> None:
     assert fill("{{{a}}} {{}}", a="x") == "{x} {}"
 
 
 def test_the_first_name_without_a_value_is_told() -> None:
-    _, missing = Template.parse("{a}{b}{c}").fill(lambda name: "x" if name == "a" else None)
+    template = Template.parse("{a}{b}{c}")
+    _, missing = template.fill(lambda name: "x" if name == "a" else None)
 
     assert missing == "b"
+    assert FieldText(template).of({"a": "x"}) == ("", "b")
 
 
 @pytest.mark.parametrize("text", ["{", "}", "{a", "a}", "{}", "{a{b}}"])

@@ -141,7 +141,7 @@ def a_retry(headers: tuple[Header, ...]) -> None:
     )
     (item, *_) = BOOK.read(record, NOW)
     if isinstance(item, Order):
-        BOOK._plan(item)
+        BOOK._planner.plan(item, as_on=False)
     if context is not None:
         assert isinstance(read_retry(tuple(own_headers(retry_headers(context)))), RetryContext)
     excused = excused_seconds(context, NOW)

@@ -244,7 +244,7 @@ def _planned(book: RuleBook, order: Order) -> CouponRequest | Finding:
     assert 0 < len(order.event_id) <= MAX_ID
     assert 0 < len(order.plate) <= MAX_PLATE
     assert order.plate == plates.normalise(order.plate)
-    return book._plan(order)  # what `plan` calls, and then hides what it raises
+    return book._planner.plan(order, as_on=False)  # what `plan` calls, and then hides what it raises
 
 
 def no_plate(resolution: Resolution) -> None:

@@ -79,7 +79,7 @@ def reads(book: RuleBook, value: bytes) -> None:
         for item in book.read_as(source, record, records.NOW):
             assert "cannot be read" not in getattr(item, "detail", "")
             if isinstance(item, Order):
-                book._plan(item)  # what `plan` calls, and then hides what it raises
+                book._planner.plan(item, as_on=False)  # what `plan` calls, and then hides what it raises
         explain(book, record, records.NOW, source)
 
 
