@@ -27,7 +27,7 @@ from consumer.core.headers import read_replay, read_retry
 from consumer.core.offsets import Tracker
 from consumer.core.outcomes import Resolution
 from consumer.core.status import LedgerStatus, Memory, PartitionStatus
-from consumer.ledger import Done, Ledger, partition_of
+from consumer.ledger import Done, Ledger
 from consumer.link import Membership, TopicPartition, words
 from consumer.logs import Intervals
 from consumer.metrics import Metrics
@@ -689,15 +689,14 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
     def _committed(self, held: Assignment, done: Sequence[Done]) -> None:
         held.records -= len(done)
         held.bytes -= sum([item.record.size for item in done])
-        for partition, count in Counter([item.record.coordinates[:2] for item in done]).items():
-            place = held.places[TopicPartition(*partition)]
+        for partition, count in Counter([item.partition for item in done]).items():
+            place = held.places[partition]
             place.records -= count
             if place.records < self._bounds.records // 2:
-                held.crowded.discard(TopicPartition(*partition))
+                held.crowded.discard(partition)
         for item in done:
             if item.record.retry is not None:
-                place = held.places[partition_of(item.record)]
-                place.dues.pop(item.record.coordinates.offset, None)
+                held.places[item.partition].dues.pop(item.record.coordinates.offset, None)
         self._room.set()
 
     # -- Assignment -----------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ before, so that the map that is committed says exactly what the committed outcom
 
 import asyncio
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -229,6 +229,7 @@ class Ledger:
         self._pending: list[Done] = []
         self._moved: set[TopicPartition] = set()
         self._map_bytes: dict[TopicPartition, int] = {}
+        self._full_at: dict[TopicPartition, int] = {}
         self._work = asyncio.Event()
         self._work_since = 0.0
         self._enough = asyncio.Event()
@@ -320,27 +321,50 @@ class Ledger:
         pending, self._pending = self._pending, []
         moved, self._moved = self._moved, set()
         done: list[Done] = []
+        crowded: defaultdict[TopicPartition, list[Done]] = defaultdict(list)
         for item in pending:
-            partition, offset = item.partition, item.record.coordinates.offset
-            if self._fits(partition, offset):
-                self._trackers[partition].finish(offset)
-                moved.add(partition)
-                done.append(item)
+            if self.full(item.partition):
+                crowded[item.partition].append(item)
             else:
-                self._pending.append(item)
+                done.append(item)
+                self._trackers[item.partition].finish(item.record.coordinates.offset)
+                moved.add(item.partition)
+        for partition, items in crowded.items():
+            items.sort(key=lambda item: item.record.coordinates.offset)
+            fitting = self._fitting(partition, [item.record.coordinates.offset for item in items])
+            for item in items[:fitting]:
+                done.append(item)
+                self._trackers[partition].finish(item.record.coordinates.offset)
+                moved.add(partition)
+            if items[fitting:]:
+                self._pending += items[fitting:]
+                self._full_at[partition] = self._trackers[partition].frontier
         if clean:
             moved = {partition for partition, tracker in self._trackers.items() if tracker.clean}
         return _Batch(done, {partition: self._commit(partition, clean=clean) for partition in sorted(moved)})
 
-    def _fits(self, partition: TopicPartition, offset: int) -> bool:
-        """Close to the map's limit, only what moves the frontier, and so shortens the map, may go out."""
-        return self._map_bytes.get(partition, 0) < FULL_MAP_BYTES or self._shortens(partition, offset)
+    def _fitting(self, partition: TopicPartition, offsets: Sequence[int]) -> int:
+        """How many of these, ascending, may go out close to the map's limit: what moves the frontier always may.
 
-    def _shortens(self, partition: TopicPartition, offset: int) -> bool:
+        To write a map of thousands of ranges takes milliseconds. So some numbers are tried, not each offset,
+        and where no more fitted, nothing is before the frontier has moved.
+        """
         tracker = self._trackers[partition]
-        if offset == tracker.frontier:
-            return True
-        grown = Tracker(tracker.frontier, [*tracker.done(), (offset, offset + 1)])
+        least = int(offsets[0] == tracker.frontier)
+        if not least and self._full_at.get(partition) == tracker.frontier:
+            return 0
+        most = len(offsets)
+        if self._fits(tracker, offsets):
+            return most
+        while least < most - 1:
+            half = (least + most) // 2
+            least, most = (half, most) if self._fits(tracker, offsets[:half]) else (least, half)
+        return least
+
+    def _fits(self, tracker: Tracker, offsets: Sequence[int]) -> bool:
+        grown = Tracker(tracker.frontier, tracker.done())
+        for offset in offsets:
+            grown.finish(offset)
         text = encode_map(self._encoder.context.cluster_id, grown.frontier, grown.done(), clean=False)
         return len(text) <= MAX_MAP_BYTES
 

@@ -1,16 +1,19 @@
 """What the ledger writes for a resolution, and what it makes of a record that is too large."""
 
 import asyncio
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
+from consumer import ledger as ledgers
 from consumer.core.events import Attempts, Coordinates, Record, Wait
 from consumer.core.headers import read_retry
-from consumer.core.offsets import Tracker
+from consumer.core.offsets import MAX_MAP_BYTES, Tracker, encode_map
 from consumer.core.outcomes import Later, Outcome, OutcomeContext, Resolution
 from consumer.ledger import Bounds, Encoder, Ledger
 from consumer.link import Committed, CommittedOffset, FlushResult, Outgoing, Retriable, TopicPartition
@@ -183,6 +186,69 @@ def test_what_ends_while_a_flush_is_under_way_waits_no_longer_than_anything_else
 
     assert len(took) == 200
     assert max(took) == pytest.approx(0.1 + 0.06, abs=0.001)
+
+
+async def test_a_map_that_is_nearly_full_takes_what_fits_and_the_rest_once_the_frontier_moved(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chance = random.Random(1)
+    beyond = {offset for offset in range(1, 19_000) if chance.random() < 0.5}
+    tracker = Tracker(0, [(offset, offset + 1) for offset in sorted(beyond)])
+    late = [offset for offset in range(19_000, 30_000) if chance.random() < 0.5]
+    for offset in range(30_000):
+        tracker.take(offset)
+    committed: list[CommittedOffset] = []
+    written: list[int] = []
+    maps = 0
+
+    class Takes(Writer):
+        async def flush(
+            self, offsets: Mapping[TopicPartition, CommittedOffset], records: Sequence[Outgoing]
+        ) -> FlushResult:
+            committed.append(offsets[PARTITION])
+            return Committed()
+
+    def counted(*args: Any, **options: Any) -> str:
+        nonlocal maps
+        maps += 1
+        return encode_map(*args, **options)
+
+    monkeypatch.setattr(ledgers, "encode_map", counted)
+    ledger = Ledger(
+        writer=Takes(),
+        read_offsets=_no_offsets,
+        trackers={PARTITION: tracker},
+        encoder=ENCODER,
+        bounds=Bounds(interval=0.001, records=10_000),
+        metrics=Metrics(CollectorRegistry()),
+        on_committed=lambda done: written.extend(item.record.coordinates.offset for item in done),
+    )
+
+    def ends(offset: int) -> None:
+        ledger.add(replace(waiting().record, coordinates=Coordinates("charges", 0, offset)), [], 0.0)
+
+    async with asyncio.timeout(20):
+        running = asyncio.create_task(ledger.run())
+        await ledger.opened.wait()
+        assert ledger.full(PARTITION)
+
+        for offset in reversed(late):
+            ends(offset)
+        while not written:  # noqa: ASYNC110  # it sets no event
+            await asyncio.sleep(0.01)
+        assert 0 < len(written) < len(late)
+        assert written == late[: len(written)], "those that may soon be below the frontier"
+        assert maps < 20, "it is not tried for each"
+
+        for offset in sorted({*range(late[-1])} - beyond - {*late}):
+            ends(offset)
+        while tracker.frontier <= late[-1]:  # noqa: ASYNC110  # as above
+            await asyncio.sleep(0.01)
+        ledger.close()
+        await running
+
+    assert sorted(written) == [offset for offset in range(late[-1] + 1) if offset not in beyond]
+    assert max(len(each.metadata) for each in committed) <= MAX_MAP_BYTES
 
 
 async def _no_offsets(*_: object) -> Mapping[TopicPartition, CommittedOffset]:

@@ -25,7 +25,7 @@ from consumer.core.events import Coordinates, Record
 from consumer.core.offsets import Tracker, encode_map
 from consumer.core.outcomes import Outcome, Resolution
 from consumer.intake import Bounds, Intake
-from consumer.ledger import Done, Ledger, partition_of
+from consumer.ledger import Done, Ledger
 from consumer.link import CommittedOffset, GroupConsumer, Membership, TopicPartition
 from consumer.metrics import Metrics
 from tests.bench.pipeline import Load
@@ -177,9 +177,8 @@ class Commits:
             pending, self._pending = self._pending, []
             moved = set()
             for done in pending:
-                partition = partition_of(done.record)
-                self._trackers[partition].finish(done.record.coordinates.offset)
-                moved.add(partition)
+                self._trackers[done.partition].finish(done.record.coordinates.offset)
+                moved.add(done.partition)
             for partition in moved:
                 tracker = self._trackers[partition]
                 encode_map("a-cluster", tracker.frontier, tracker.done(), clean=False)
