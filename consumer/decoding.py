@@ -7,6 +7,7 @@ not, out of every poll, for ever: one such record would hold its partition up un
 from collections.abc import Iterator
 from typing import Any
 
+from aiokafka.consumer.fetcher import PartitionRecords
 from aiokafka.record.default_records import _DefaultRecordBatchPy
 from aiokafka.record.memory_records import _MemoryRecordsPy
 
@@ -56,3 +57,24 @@ class _Patient(bytearray):
 
     def decode(self, encoding: str = "utf-8", errors: str = "backslashreplace") -> str:
         return super().decode(encoding, errors)
+
+
+def as_decoded(data: bytes) -> bytes:
+    """A `key_deserializer` that asks for records as they are decoded: with no topic, and no partition."""
+    return data
+
+
+def partition_records(*parts: Any) -> PartitionRecords:
+    """What a fetch brought of a partition, record by record. Takes the place of aiokafka's `PartitionRecords` (in `link`)."""
+    return (_AsDecoded if as_decoded in parts else PartitionRecords)(*parts)
+
+
+class _AsDecoded(PartitionRecords):  # type: ignore[misc]  # aiokafka has no types
+    """Without a copy of each, which takes aiokafka as long as all the rest of reading it."""
+
+    def __iter__(self) -> Iterator[Any]:
+        records: Iterator[Any] = self._records_iterator
+        return records
+
+    def _consumer_record(self, _tp: Any, record: Any) -> Any:
+        return record

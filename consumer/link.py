@@ -28,13 +28,14 @@ from aiokafka.protocol.types import Array, Boolean, Int16, Int32, Schema, String
 
 from consumer.core.errors import BrokerUnavailableError, RefusedError
 from consumer.core.values import value
-from consumer.decoding import Records
+from consumer.decoding import Records, as_decoded, partition_records
 
 T = TypeVar("T")
 
 # A broker that creates topics by itself would make an empty one of whatever is asked for; aiokafka has no switch.
 aiokafka.client.MetadataRequest = partial(MetadataRequest, allow_auto_topic_creation=False)
 aiokafka.consumer.fetcher.MemoryRecords = Records
+aiokafka.consumer.fetcher.PartitionRecords = partition_records
 
 
 class Code(IntEnum):
@@ -247,7 +248,7 @@ class _Assignor(RoundRobinPartitionAssignor):
 
 
 class GroupConsumer(AIOKafkaConsumer):
-    """aiokafka's consumer, which also tells its membership.
+    """aiokafka's consumer, which also tells its membership. Its records name no topic and no partition.
 
     Its fetcher awaits tasks that it has just cancelled, and takes the CancelledError of one that had not
     begun for its own: it ends without a word, or the consumer does not get any further in closing.
@@ -255,7 +256,12 @@ class GroupConsumer(AIOKafkaConsumer):
 
     def __init__(self, *topics: str, **options: Any) -> None:
         self._assignor = _Assignor()
-        super().__init__(*topics, partition_assignment_strategy=(self._assignor,), **options)
+        super().__init__(
+            *topics,
+            partition_assignment_strategy=(self._assignor,),
+            key_deserializer=as_decoded,
+            **options,
+        )
 
     async def getmany(
         self, *partitions: TopicPartition, **options: Any

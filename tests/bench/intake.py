@@ -24,6 +24,7 @@ from prometheus_client import CollectorRegistry
 from consumer.core.events import Coordinates, Record
 from consumer.core.offsets import Tracker, encode_map
 from consumer.core.outcomes import Outcome, Resolution
+from consumer.decoding import as_decoded
 from consumer.intake import Bounds, Intake
 from consumer.ledger import Done, Ledger
 from consumer.link import CommittedOffset, GroupConsumer, Membership, TopicPartition
@@ -102,7 +103,9 @@ class Consumer(GroupConsumer):
         self._client = broker
         self._end = broker.each
         self._subscription.assign_from_user(partitions)
-        self._fetcher = fetcher.Fetcher(broker, self._subscription, isolation_level="read_committed")
+        self._fetcher = fetcher.Fetcher(
+            broker, self._subscription, isolation_level="read_committed", key_deserializer=as_decoded
+        )
         self._coordinator = self
 
     def check_errors(self) -> None: ...
@@ -210,7 +213,7 @@ async def decode(load: Load) -> float:
     began = time.process_time()
     for tp, data in fetched:
         records = fetcher.MemoryRecords(data)
-        for _ in fetcher.PartitionRecords(tp, records, [], 0, None, None, True, fetcher.READ_COMMITTED):
+        for _ in fetcher.PartitionRecords(tp, records, [], 0, as_decoded, None, True, fetcher.READ_COMMITTED):
             pass
     return time.process_time() - began
 
