@@ -15,29 +15,28 @@ from aiokafka.record.memory_records import _MemoryRecordsPy
 class Records(_MemoryRecordsPy):  # type: ignore[misc]  # aiokafka has no types
     """What a fetch brought, batch by batch. Takes the place of aiokafka's `MemoryRecords` (in `link`)."""
 
+    _next_slice: memoryview | None
+
+    def __init__(self, data: bytes) -> None:
+        self._given: memoryview | None = None
+        self._again: memoryview | None = None
+        super().__init__(data)
+
+    def has_next(self) -> bool:
+        """As long as a batch is there."""
+        return self._next_slice is not None or self._again is not None
+
     def next_batch(self) -> Any:
-        """Decoded by aiokafka's fast decoder as far as that goes, and then by its slow one."""
-        data = self._next_slice
-        batch = super().next_batch()
-        return _Batch(batch, data) if hasattr(batch, "is_control_batch") else batch
+        """The next one, or the last one again."""
+        if self._again is not None:
+            batch, self._again = _PatientBatch(self._again), None
+            return batch
+        self._given = self._next_slice
+        return super().next_batch()
 
-
-class _Batch:
-    def __init__(self, batch: Any, data: memoryview) -> None:
-        self._batch = batch
-        self._data = data
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._batch, name)
-
-    def __next__(self) -> Any:
-        return next(self._batch)
-
-    def __iter__(self) -> Iterator[Any]:
-        try:
-            yield from self._batch
-        except UnicodeDecodeError:
-            yield from _PatientBatch(self._data)  # from its start: aiokafka passes over what it has given out
+    def give_again(self) -> None:
+        """The last batch, decoded by aiokafka's slow decoder: its fast one reads no further."""
+        self._again = self._given
 
 
 class _PatientBatch(_DefaultRecordBatchPy):  # type: ignore[misc]  # aiokafka has no types
@@ -66,15 +65,30 @@ def as_decoded(data: bytes) -> bytes:
 
 def partition_records(*parts: Any) -> PartitionRecords:
     """What a fetch brought of a partition, record by record. Takes the place of aiokafka's `PartitionRecords` (in `link`)."""
-    return (_AsDecoded if as_decoded in parts else PartitionRecords)(*parts)
+    return (_AsDecoded if as_decoded in parts else _Complete)(*parts)
 
 
-class _AsDecoded(PartitionRecords):  # type: ignore[misc]  # aiokafka has no types
-    """Without a copy of each, which takes aiokafka as long as all the rest of reading it."""
+class _Complete(PartitionRecords):  # type: ignore[misc]  # aiokafka has no types
+    """All of them."""
+
+    _records: Records
+    _records_iterator: Iterator[Any]
 
     def __iter__(self) -> Iterator[Any]:
-        records: Iterator[Any] = self._records_iterator
-        return records
+        return self._records_iterator
+
+    def _unpack_records(self) -> Iterator[Any]:
+        while True:
+            try:
+                yield from super()._unpack_records()
+            except UnicodeDecodeError:
+                self._records.give_again()  # aiokafka passes over what it has given out
+            else:
+                return
+
+
+class _AsDecoded(_Complete):
+    """Without a copy of each, which takes aiokafka as long as all the rest of reading it."""
 
     def _consumer_record(self, _tp: Any, record: Any) -> Any:
         return record

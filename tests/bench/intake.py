@@ -33,9 +33,6 @@ from tests.bench.pipeline import Load
 
 TOPIC = "charging-completed"
 AT = 1_795_608_000_000
-BATCH = 100
-"""Records that a producer sent at once."""
-
 FLUSH = 300
 """Records that a ledger commits at once."""
 
@@ -43,15 +40,19 @@ GRANTED = Resolution(Record(Coordinates(TOPIC, 0, 0), AT, None, b""), 0, Outcome
 
 
 class Broker:
-    """aiokafka's client, and behind it the logs of a topic's partitions, each with as many events."""
+    """aiokafka's client, and behind it the logs of a topic's partitions, each with as many events.
 
-    def __init__(self, load: Load) -> None:
+    `batch`: records that a producer sent at once.
+    """
+
+    def __init__(self, load: Load, batch: int = 100) -> None:
+        self._batch = batch
         self.cluster = self
         self._loop = asyncio.get_running_loop()
         self._metadata_max_age_ms = 300_000
         self.each = load.events // load.partitions
         self._batches = [
-            [_batch(load, at, first, min(BATCH, self.each - first)) for first in range(0, self.each, BATCH)]
+            [_batch(load, at, first, min(batch, self.each - first)) for first in range(0, self.each, batch)]
             for at in range(load.partitions)
         ]
 
@@ -71,7 +72,7 @@ class Broker:
 
     def _bytes(self, partition: int, offset: int, most: int) -> bytes:
         batches = self._batches[partition]
-        first = offset // BATCH
+        first = offset // self._batch
         return b"".join(batches[first : first + max(1, most // len(batches[0]))])
 
     async def close(self) -> None: ...
@@ -206,9 +207,9 @@ class Commits:
     def close(self) -> None: ...
 
 
-async def decode(load: Load) -> float:
+async def decode(load: Load, batch: int = 100) -> float:
     """aiokafka's part alone: the bytes of a fetch -> its records."""
-    broker = Broker(load)
+    broker = Broker(load, batch)
     fetched = [(TopicPartition(TOPIC, at), broker._bytes(at, 0, 1 << 30)) for at in range(load.partitions)]
     began = time.process_time()
     for tp, data in fetched:
@@ -295,6 +296,7 @@ def every_other(count: int) -> Iterator[int]:
 
 STAGES: dict[str, Callable[[Load], Awaitable[float]]] = {
     "decode what was fetched": decode,
+    "decode batches of one": lambda load: decode(load, 1),
     "fetch, take in, commit": take_in,
     "the same, stuck": lambda load: take_in(load, stuck=True),
     "track in order": lambda load: track(load, in_order),

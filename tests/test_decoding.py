@@ -1,0 +1,72 @@
+"""Whatever is in a fetch's answer, all its records come, in their order."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from aiokafka.consumer.fetcher import READ_COMMITTED
+from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
+
+from consumer.decoding import Records, as_decoded, partition_records
+from consumer.link import TopicPartition
+from tests.broker.test_records import Raw
+
+PARTITION = TopicPartition("events", 3)
+AT = 1_700_000_000_000
+
+
+def batch(first: int, keys: Sequence[str], codec: int = 0) -> bytes:
+    """Records from an offset on, each with a header of such a key."""
+    builder = _DefaultRecordBatchBuilderPy(
+        magic=2,
+        compression_type=codec,
+        is_transactional=0,
+        producer_id=-1,
+        producer_epoch=-1,
+        base_sequence=-1,
+        batch_size=1 << 20,
+    )
+    for at, key in enumerate(keys):
+        builder.append(at, AT, b"key", b"%d" % (first + at), [(Raw(key), b"\xff")])
+    data = builder.build()
+    data[:8] = first.to_bytes(8, "big")
+    return bytes(data)
+
+
+def read(data: bytes, start: int, deserializer: Any = None) -> list[Any]:
+    return list(
+        partition_records(PARTITION, Records(data), [], start, deserializer, None, True, READ_COMMITTED)
+    )
+
+
+@pytest.mark.parametrize("codec", [0, 4])
+@pytest.mark.parametrize("deserializer", [None, as_decoded])
+def test_header_keys_that_are_no_utf8_hold_nothing_up_and_repeat_nothing(
+    codec: int, deserializer: Any
+) -> None:
+    data = (
+        batch(10, ["fine"])
+        + batch(11, ["fine", "caf\xe9", "fine"], codec)
+        + batch(14, ["\xff\xfe", "fine"], codec)
+        + batch(20, ["fine"])
+    )
+
+    found = read(data, 10, deserializer)
+
+    assert [record.offset for record in found] == [10, 11, 12, 13, 14, 15, 20]
+    assert [record.value for record in found] == [b"%d" % record.offset for record in found]
+    assert [record.headers[0][0] for record in found][2:5] == [r"caf\xe9", "fine", r"\xff\xfe"]
+    assert {tuple(record.headers[0])[1] for record in found} == {b"\xff"}
+
+
+def test_what_stands_before_the_place_that_was_asked_for_is_passed_over() -> None:
+    assert [record.offset for record in read(batch(10, ["\xff", "fine", "\xff", "fine"]), 12)] == [12, 13]
+
+
+def test_records_as_decoded_tell_all_but_their_topic_and_partition() -> None:
+    (plain,), (bare,) = read(batch(7, ["fine"]), 7), read(batch(7, ["fine"]), 7, as_decoded)
+
+    assert (plain.topic, plain.partition) == PARTITION
+    for name in ("offset", "timestamp", "key", "value"):
+        assert getattr(bare, name) == getattr(plain, name)
+    assert tuple(bare.headers) == plain.headers
