@@ -231,6 +231,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._make_ledger = make_ledger
         self._pause_reason = pause_reason
         self._bounds = bounds
+        self._share = max(1, bounds.records // 2)
         self._metrics = metrics
         self._records_of = cache(metrics.records.labels)
         self._backpressure_seconds = cache(metrics.backpressure_seconds.labels)
@@ -613,7 +614,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         held.records += len(records)
         held.bytes += sum([record.size for record in records])
         place.records += len(records)
-        if place.records >= self._bounds.records // 2 and len(held.places) > 1:
+        if place.records >= self._share and len(held.places) > 1:
             held.crowded.add(partition)
         loop = asyncio.get_running_loop()
         now = loop.time()
@@ -692,7 +693,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         for partition, count in Counter([item.partition for item in done]).items():
             place = held.places[partition]
             place.records -= count
-            if place.records < self._bounds.records // 2:
+            if place.records < self._share:
                 held.crowded.discard(partition)
         for item in done:
             if item.record.retry is not None:

@@ -179,6 +179,7 @@ class Room:
         start_from: str = "earliest",
         retries: bool = False,
         unreadable: int = 100,
+        records: int = 2000,
         pause_reason: str | None = None,
     ) -> None:
         self.consumer, self.link, self.delivery = FakeConsumer(), FakeLink(committed), FakeDelivery()
@@ -195,7 +196,7 @@ class Room:
             delivery=self.delivery,
             make_ledger=self._ledger,
             pause_reason=lambda: self.pause_reason,
-            bounds=intake.Bounds(drain=1.0, unreadable=unreadable),
+            bounds=intake.Bounds(records, drain=1.0, unreadable=unreadable),
             metrics=self.metrics,
             retry_topics=[PARTITION.topic] if retries else [],
             on_assigned=lambda partitions: self.shares.append(list(partitions)),
@@ -219,8 +220,8 @@ class Room:
             on_committed=on_committed,
         )
 
-    async def assigned(self) -> None:
-        await self.intake.on_partitions_assigned([PARTITION])
+    async def assigned(self, partitions: Sequence[TopicPartition] = (PARTITION,)) -> None:
+        await self.intake.on_partitions_assigned(partitions)
         async with asyncio.timeout(5):
             while not self.intake.partitions:  # noqa: ASYNC110  # it sets no event
                 await asyncio.sleep(0.01)
@@ -411,8 +412,7 @@ async def test_a_deep_backlog_of_one_partition_takes_half_of_what_may_be_held_an
     other = TopicPartition("events", 1)
     room.link.committed[other] = CommittedOffset(50, "")
     room.delivery.gate = asyncio.Event()
-    await room.intake.on_partitions_assigned([PARTITION, other])
-    await until(lambda: room.intake.partitions == [PARTITION, other])
+    await room.assigned([PARTITION, other])
     room.consumer.polls.put_nowait(list(range(50, 1049)))
     await until(lambda: room.intake.memory().records == 999)
     await until(lambda: room.consumer.asked == ())
@@ -422,6 +422,15 @@ async def test_a_deep_backlog_of_one_partition_takes_half_of_what_may_be_held_an
 
     room.delivery.gate.set()
     await until(lambda: room.consumer.asked == ())
+
+
+async def test_a_partition_has_its_turn_again_also_where_only_one_record_may_be_held() -> None:
+    room = Room(records=1)
+    room.link.committed[TopicPartition("events", 1)] = CommittedOffset(50, "")
+    async with running(room, [PARTITION, TopicPartition("events", 1)]):
+        room.consumer.polls.put_nowait([50])
+        await until(lambda: room.link.committed[PARTITION].offset == 51)
+        await until(lambda: room.consumer.asked == ())
 
 
 async def test_while_outcomes_cannot_be_written_no_more_records_are_taken_in() -> None:
@@ -471,10 +480,10 @@ def waiting(offset: int, seconds: float) -> Polled:
 
 
 @contextlib.asynccontextmanager
-async def running(room: Room) -> AsyncIterator[Room]:
+async def running(room: Room, partitions: Sequence[TopicPartition] = (PARTITION,)) -> AsyncIterator[Room]:
     task = asyncio.create_task(room.intake.run())
     try:
-        await room.assigned()
+        await room.assigned(partitions)
         yield room
     finally:
         room.intake.stop()
