@@ -536,7 +536,10 @@ def first_error(codes: Iterable[int]) -> int:
 
 async def all_of(awaitables: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """All results; the first failure cancels the rest."""
-    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
+    waiting = list(awaitables)
+    if len(waiting) == 1:  # with one broker, or one partition, each time
+        return [await waiting[0]]
+    tasks = [asyncio.ensure_future(awaitable) for awaitable in waiting]
     try:
         return list(await asyncio.gather(*tasks))
     finally:
