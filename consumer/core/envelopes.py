@@ -98,9 +98,13 @@ def unwrap(paths: tuple[Path, ...], *, base64: bool = False, charset: str | None
 ENCRYPTED = Refusal(Reason.ENCRYPTED, "an encrypted envelope, not an order; decrypt it upstream")
 
 
+SEALS = frozenset({"Sig", "sig", "SIG"})
+"""A name that an encrypted envelope has."""
+
+
 def is_encrypted(body: object) -> bool:
     """True for CEC's envelope as it came (domain: events)."""
-    if not isinstance(body, dict) or not ("Sig" in body or "sig" in body or "SIG" in body):
+    if not isinstance(body, dict) or body.keys().isdisjoint(SEALS):
         return False
     names = {str(name).lower(): name for name in body}
     if not {"operatorid", "data", "sig"} <= names.keys():

@@ -6,7 +6,7 @@ not fit is an error, never a guess.
 
 import re
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from decimal import (
@@ -27,7 +27,7 @@ from enum import StrEnum
 from functools import lru_cache
 from itertools import pairwise
 from math import floor
-from typing import NamedTuple
+from typing import NamedTuple, cast
 from zoneinfo import ZoneInfo
 
 from consumer.core.envelopes import connect_decimal
@@ -434,50 +434,59 @@ Get = Callable[[dict[str, object], Event, Zone | None], Value | None]
 """A row, its event, the station's zone -> the value in our terms, or None. Raises UnreadableError."""
 
 
-Reader = tuple[str, str | None, bool, Read, Get]
+Reader = tuple[str, bool, Read, Get]
 """A field, with all made ready that no row changes.
 
-Its name; the name in the row under which it is looked for first (None where finding it takes more than a name); whether
-text is what it is, and even `null` a value; what reads what stands there; what reads it where nothing does. A bare tuple,
-since one with names takes four times as long to be taken apart.
+Its name; whether text is what it is, and even `null` a value; what reads what stands under its key in the row; what reads
+it where nothing does. A bare tuple, since one with names takes four times as long to be taken apart.
 """
 
+Readers = tuple[tuple[str, ...], tuple[Reader, ...]]
+"""The keys under which fields are looked for first, and for each what reads it."""
 
-def reader_of(field: Field) -> Reader:
-    """What `field.get` does, for `take`."""
+_NOWHERE = cast("str", object())
+"""The key of what is found by more than a name; no row has it."""
+
+
+def readers_of(fields: Sequence[Field]) -> Readers:
+    """What `Field.get` does for each, for `take`."""
+    found = [_reader_of(field) for field in fields]
+    return tuple(key for key, _ in found), tuple(reader for _, reader in found)
+
+
+def _reader_of(field: Field) -> tuple[str, Reader]:
     texts = field.type is FieldType.STRING and not field.hexadecimal
     read = _converter_of(field)
     if field.minus or field.total:
-        return field.name, None, texts, read, field.get
+        return _NOWHERE, (field.name, texts, read, field.get)
     more = field.template is not None or field.empty or field.split or field.hexadecimal
     key = None if more or not field.paths else field.paths[0].name
-    paths = field.paths if key is None else field.paths[1:]
-    return field.name, key, texts, read, _getter_of(replace(field, paths=paths), read)
+    rest = field if key is None else replace(field, paths=field.paths[1:])
+    return _NOWHERE if key is None else key, (field.name, texts, read, _getter_of(rest, read))
 
 
 def take(
-    readers: tuple[Reader, ...],
-    row: dict[str, object],
-    event: Event,
-    zone: Zone | None,
-    values: dict[str, Value],
+    readers: Readers, row: dict[str, object], event: Event, zone: Zone | None, values: dict[str, Value]
 ) -> dict[str, UnreadableError]:
     """What these can read goes into the values, by the fields' names; what they cannot is returned."""
     problems: dict[str, UnreadableError] = {}
-    for name, key, texts, read, rest in readers:
-        value: Value | None
+    keys, each = readers
+    for (name, texts, read, rest), raw in zip(each, map(row.get, keys), strict=True):
         try:
-            raw = None if key is None else row.get(key)
             if raw is None:
                 value = rest(row, event, zone)
             elif type(raw) is not str:
                 value = read(raw, zone)
             else:
                 text = raw.strip()
-                if not text or (not texts and len(text) <= _LONGEST_NOTHING and text.lower() in NOTHING):
+                if not text:
                     value = rest(row, event, zone)
-                elif texts and len(text) <= MAX_TEXT:
-                    value = text
+                elif not texts:
+                    nothing = len(text) <= _LONGEST_NOTHING and text.lower() in NOTHING
+                    value = rest(row, event, zone) if nothing else read(raw, zone)
+                elif len(text) <= MAX_TEXT:
+                    values[name] = text
+                    continue
                 else:
                     value = read(raw, zone)
         except UnreadableError as error:
@@ -556,19 +565,22 @@ def _number_reader_of(field: Field) -> Read:
     texts = decimals and not field.comma and not field.thousands and field.connect_scale is None
 
     def read(raw: object, _: Zone | None) -> Value:
-        if type(raw) is int:
-            whole = raw * units
-            if units and -_LARGEST <= whole <= _LARGEST:  # else the error is told as ever
-                return whole
-        elif decimals:
+        if type(raw) is Decimal:
             number = raw
-            if texts and type(raw) is str and len(raw) <= MAX_DIGITS and _NUMBER.fullmatch(raw) is not None:
-                number = Decimal(raw)
-            if type(number) is Decimal:
-                try:
-                    return rounded(multiply(number, scale))
-                except ArithmeticError:
-                    pass  # too long for this, not yet for us; or told as ever
+        elif type(raw) is int:
+            whole = raw * units
+            if units and -_LARGEST <= whole <= _LARGEST:
+                return whole
+            return field.read(raw)  # the error is told as ever
+        elif texts and type(raw) is str and len(raw) <= MAX_DIGITS and _NUMBER.fullmatch(raw) is not None:
+            number = Decimal(raw)
+        else:
+            return field.read(raw)
+        if decimals:
+            try:
+                return rounded(multiply(number, scale))
+            except ArithmeticError:
+                pass  # too long for this, not yet for us; or told as ever
         return field.read(raw)
 
     return read

@@ -108,8 +108,7 @@ class RuleBook:
         """As `read`, by a source of one's own choice; without `now` nothing is too late or in the future."""
         if record.value is None:
             return (Finding(0, Outcome.SKIPPED, Reason.TOMBSTONE, "no value", source=source.name),)
-        # `expired` says that there never was an attempt; and whoever replays an order wants it sent.
-        tried = record.retry is not None and record.retry.attempts.count > 0
+        retry, replay = record.retry, record.replay
         try:
             event = source.envelope.open(record)
             if isinstance(event, Refusal):
@@ -118,9 +117,10 @@ class RuleBook:
                 event,
                 self.find_station,
                 now,
-                _recorded_ms(record),
-                expires=not tried and record.replay is None,
-                release=record.replay is not None and record.replay.release,
+                None if source.deadline is None else _recorded_ms(record),
+                # `expired` says that there never was an attempt; and whoever replays an order wants it sent.
+                expires=replay is None and (retry is None or retry.attempts.count == 0),
+                release=replay is not None and replay.release,
             )
             for item in items:
                 if isinstance(item, Finding) and item.outcome is Outcome.EXPIRED:

@@ -7,19 +7,19 @@ from enum import StrEnum
 from functools import cached_property
 
 from consumer.core import plates
-from consumer.core.envelopes import ENCRYPTED, Envelope, is_encrypted
+from consumer.core.envelopes import ENCRYPTED, SEALS, Envelope, is_encrypted
 from consumer.core.events import Order, Value
 from consumer.core.fields import (
     Field,
     FieldType,
-    Reader,
+    Readers,
     UnreadableError,
     Zone,
     is_before,
     is_placeholder,
     kind_of,
     placed,
-    reader_of,
+    readers_of,
     take,
 )
 from consumer.core.formats import Event, Path, Refusal, decode, fill_paths, first_at, scalar_text
@@ -237,6 +237,41 @@ class Source:
     plausibility: Plausibility = field(default_factory=Plausibility)
     deadline: timedelta | None = None
 
+    # Made ready for `read`, which no longer has to ask.
+    _apart: frozenset[str] | None = field(init=False, repr=False, compare=False)
+    _naming: Readers = field(init=False, repr=False, compare=False)
+    _others: Readers = field(init=False, repr=False, compare=False)
+    _times: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    _required: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    _has_made: bool = field(init=False, repr=False, compare=False)
+    _is_named_by_order: bool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        naming = self._count_naming()
+        ready = {
+            "_apart": self._look_twice(),
+            "_naming": readers_of(self.fields[:naming]),
+            "_others": readers_of(self.fields[naming:]),
+            "_times": tuple(
+                place.name
+                for place in self.fields
+                if place.type is FieldType.TIMESTAMP and place.name not in ("started_at", "ended_at")
+            ),
+            "_required": tuple(place.name for place in self.fields if place.required),
+            "_has_made": any(
+                place.is_made for fields in (self.fields, *self.overrides.values()) for place in fields
+            ),
+            "_is_named_by_order": self.event_id.text == "{order_id}",
+        }
+        for name, value in ready.items():
+            object.__setattr__(self, name, value)
+
+    def _look_twice(self) -> frozenset[str] | None:
+        """Names in an event that may make it no order by itself; None where that takes more than names."""
+        names = [path.name for path in self.orders if not path.whole]
+        last_is_whole = not self.orders or self.orders[-1].whole
+        return frozenset(name for name in names if name) | SEALS if last_is_whole and all(names) else None
+
     def read(
         self,
         event: Event,
@@ -254,13 +289,6 @@ class Source:
         `recorded_ms` is when the record was written, in milliseconds since 1970, where that is known.
         """
         body = event.body
-        if not isinstance(body, dict) and not isinstance(body, list):
-            detail = f"{kind_of(body)} where an object is expected"
-            if isinstance(body, str):
-                detail += "; if it holds JSON, add `unwrap: $` to the envelope"
-            return (self._invalid(0, Reason.SCHEMA, detail),)
-        if is_encrypted(body) and self._finds_nothing(body):
-            return (self._invalid(0, ENCRYPTED.reason, ENCRYPTED.detail),)
         oldest = latest = None
         late = False
         if now is not None:
@@ -269,9 +297,16 @@ class Source:
                 oldest = now - self.deadline
                 late = recorded_ms is not None and recorded_ms < -((_EPOCH - oldest) // _MILLISECOND)
         window = oldest, latest, late, release
+        if self._apart is not None and isinstance(body, dict) and body.keys().isdisjoint(self._apart):
+            return (self._read_row(0, body, event, find_station, window),)
+        if not isinstance(body, dict | list):
+            detail = f"{kind_of(body)} where an object is expected"
+            if isinstance(body, str):
+                detail += "; if it holds JSON, add `unwrap: $` to the envelope"
+            return (self._invalid(0, Reason.SCHEMA, detail),)
+        if is_encrypted(body) and self._finds_nothing(body):
+            return (self._invalid(0, ENCRYPTED.reason, ENCRYPTED.detail),)
         rows = self.rows(event)
-        if len(rows) == 1:
-            return (self._read_row(0, rows[0], event, find_station, window),)
         if not rows:
             detail = "the list of orders is empty"
             return (Finding(0, Outcome.SKIPPED, Reason.NOT_A_CHARGE, detail, source=self.name),)
@@ -284,27 +319,17 @@ class Source:
 
     def rows(self, event: Event) -> list[object]:
         """Where its orders stand, each of them still to be read."""
-        body, scalar = event.body, None
-        for name, find in self._places:
-            found = body.get(name) if name is not None and isinstance(body, dict) else find(body, event)
-            if found is None:
-                continue
-            if isinstance(found, dict):
-                return [found]
-            found = _opened(found)
-            if isinstance(found, list):
-                return found
+        scalar: object = None
+        for path in self.orders:
+            found = _opened(path.find(event.body, event))
             if isinstance(found, dict | Refusal):
                 return [found]
-            scalar = found
+            if isinstance(found, list):
+                return found
+            scalar = scalar if found is None else found
         if self.orders:
             return [{} if scalar is None else scalar]  # no order, but the gates may know why
-        return body if isinstance(body, list) else [body]
-
-    @cached_property
-    def _places(self) -> tuple[tuple[str | None, Callable[[object, Event], object]], ...]:
-        """Where orders stand: the name, where it is no more than that, and how it is found."""
-        return tuple((path.name, path.find) for path in self.orders)
+        return event.body if isinstance(event.body, list) else [event.body]
 
     def _read_row(
         self, index: int, row: object, event: Event, find_station: FindStation, window: "_Window"
@@ -348,24 +373,23 @@ class Source:
         self, row: dict[str, object], event: Event, find_station: FindStation
     ) -> tuple[dict[str, Value], dict[str, UnreadableError], datetime | None, datetime | None, bool]:
         """What can be read, and what cannot; start and end in UTC; whether the plate is a mainland one."""
-        naming, others, times, has_made = self._prepared
         values: dict[str, Value] = {}
-        problems = take(naming, row, event, None, values)
+        problems = take(self._naming, row, event, None, values)
         station_id, connector_id = values.get("station_id"), values.get("connector_id")
         station = find_station(
             station_id if isinstance(station_id, str) else None,
             connector_id if isinstance(connector_id, str) else None,
         )
-        fields, zone = self.fields, None
+        fields, readers, zone = self.fields, self._others, None
         if station is not None:
             zone = station.zone
             if self.overrides and station.id in self.overrides:
-                fields, others = self.overrides[station.id], self._other_readers[station.id]
-        more = take(others, row, event, zone, values)
+                fields, readers = self.overrides[station.id], self._other_readers[station.id]
+        more = take(readers, row, event, zone, values)
         if more:
             problems |= more
         normal = _tidy_identity(values, problems)
-        if has_made:
+        if self._has_made:
             _make(fields, values, problems)
         if station is not None:
             if station_id is None:
@@ -374,36 +398,17 @@ class Source:
                 values["api_store_code"] = station.api_store_code
         zone = zone or self.zone
         began, over = _measure(values, problems, None if zone is None else zone.rules)
-        _show(values, zone, times)
+        _show(values, zone, self._times)
         return values, problems, began, over, normal
 
     @cached_property
-    def _prepared(self) -> tuple[tuple[Reader, ...], tuple[Reader, ...], tuple[str, ...], bool]:
-        """Readers of the fields that name the station, and of the others; further times; whether some depend on others."""
-        readers = tuple(map(reader_of, self.fields))
-        naming = sum(place.name in NAMING_FIELDS for place in self.fields)
-        times = tuple(
-            place.name
-            for place in self.fields
-            if place.type is FieldType.TIMESTAMP and place.name not in ("started_at", "ended_at")
-        )
-        made = any(place.is_made for fields in (self.fields, *self.overrides.values()) for place in fields)
-        return readers[:naming], readers[naming:], times, made
-
-    @cached_property
-    def _other_readers(self) -> Mapping[str, tuple[Reader, ...]]:
+    def _other_readers(self) -> Mapping[str, Readers]:
         """By station; those that name it stand before them."""
-        naming = len(self._prepared[0])
-        return {station: tuple(map(reader_of, fields[naming:])) for station, fields in self.overrides.items()}
+        naming = self._count_naming()
+        return {station: readers_of(fields[naming:]) for station, fields in self.overrides.items()}
 
-    @cached_property
-    def _required(self) -> tuple[str, ...]:
-        return tuple(place.name for place in self.fields if place.required)
-
-    @cached_property
-    def _is_named_by_order(self) -> bool:
-        """The event id is the order's number."""
-        return self.event_id.text == "{order_id}"
+    def _count_naming(self) -> int:
+        return sum(place.name in NAMING_FIELDS for place in self.fields)
 
     def _order(
         self, index: int, values: dict[str, Value], problems: dict[str, UnreadableError]

@@ -22,7 +22,7 @@ from consumer.core.fields import (
     UnreadableError,
     Zone,
     placed,
-    reader_of,
+    readers_of,
     take,
 )
 from consumer.core.formats import Event, Path
@@ -434,7 +434,7 @@ def agree(field: Field, row: dict[str, object], zone: Zone | None = None) -> Non
         value = field.get(row, event, zone)
     values: dict[str, Value] = {}
 
-    problems = take((reader_of(field),), row, event, zone, values)
+    problems = take(readers_of([field]), row, event, zone, values)
 
     assert repr(values.get(field.name)) == repr(value)
     assert {name: (error.reason, error.detail) for name, error in problems.items()} == _refusal(
