@@ -7,6 +7,7 @@ error (an absent field, a division by zero, a number beyond 64 bits) it raises w
 
 import operator
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from consumer.core import functions
@@ -162,12 +163,16 @@ class _Parser:
     def _member(self) -> _Part:
         part = self._atom()
         while self._takes("."):
-            method = _METHODS.get(self._next.text)
+            name = self._next.text
             self._place += 1
             (argument,) = self._arguments(1)
-            if method is None or (part.kind, argument.kind) != (Kind.STRING, Kind.STRING):
+            _given(Kind.STRING, argument)
+            if part.kind is Kind.STRING and name in _METHODS:
+                part = _two(Kind.BOOL, _METHODS[name], part, argument)
+            elif part.kind is Kind.TIMESTAMP and name in _CLOCKS:
+                part = _two(Kind.INT, _CLOCKS[name], part, argument)
+            else:
                 raise _BeyondUsError
-            part = _two(Kind.BOOL, method, part, argument)
         if self._next.text in ("[", "{", "("):
             raise _BeyondUsError
         return part
@@ -370,6 +375,19 @@ def _ceil_to(value: int, step: int) -> int:
     return _fitting(functions.ceil_to(value, step))
 
 
+def _hour(moment: datetime, zone: str) -> int:
+    return functions.local_time(moment, zone).hour
+
+
+def _minute(moment: datetime, zone: str) -> int:
+    return functions.local_time(moment, zone).minute
+
+
+def _day_of_week(moment: datetime, zone: str) -> int:
+    """From Sunday, which is 0."""
+    return functions.local_time(moment, zone).isoweekday() % 7
+
+
 _SUMS = {"+": _sum, "-": _difference}
 _PRODUCTS = {"*": _product, "/": _quotient, "%": _remainder}
 _MATH: Mapping[str, Callable[[int, int], int]] = {"least": min, "greatest": max}
@@ -378,6 +396,7 @@ _EQUALITIES = {"==": operator.eq, "!=": operator.ne}
 _COMPARABLE = (Kind.INT, Kind.STRING, Kind.BOOL)
 _ORDERS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 _ORDERED = (Kind.INT, Kind.STRING)  # texts by their characters' numbers, as UTF-8 has them
+_CLOCKS = {"getHours": _hour, "getMinutes": _minute, "getDayOfWeek": _day_of_week}
 _METHODS: Mapping[str, Callable[[str, str], bool]] = {
     "startsWith": str.startswith,
     "endsWith": str.endswith,

@@ -70,7 +70,7 @@ class Compiler(Protocol):
         """What is long in it, for whoever wants to empty it little by little once nobody needs it."""
         ...
 
-    def direct(self, expression: Expression, first: int) -> "tuple[direct.Function, direct.Literals] | None":
+    def function(self, expression: Expression, first: int) -> tuple[direct.Function, direct.Literals] | None:
         """What evaluates it without CEL, with its literals from the place `first` on: all others of its shape too."""
         ...
 
@@ -140,7 +140,7 @@ class _CelCompiler:
         literals = tuple([self._literals.setdefault(literal, literal) for literal in literals])
         return _DirectExpression(source, give, literals, shape, result, self)
 
-    def direct(self, expression: Expression, first: int) -> tuple[direct.Function, direct.Literals] | None:
+    def function(self, expression: Expression, first: int) -> tuple[direct.Function, direct.Literals] | None:
         if not isinstance(expression, _DirectExpression):
             return None
         give = expression.shape.function(first)

@@ -36,7 +36,7 @@ def _checked(step: int) -> int:
 
 def local_between(moment: datetime, start: str, end: str, zone: str) -> bool:
     """Raises ValueError where a text is no time of day or zone, OverflowError beyond the calendar."""
-    local = moment.astimezone(_zone(zone))
+    local = local_time(moment, zone)
     now, first = local.hour * 60 + local.minute, _minute(start)
     last = 24 * 60 if end == _END_OF_DAY else _minute(end)
     if first == last:
@@ -50,6 +50,11 @@ def _minute(clock: str) -> int:
     if match is None:
         raise ValueError(f"`{clock[:20]}` is no time of day: write it like 06:30")
     return int(match[1]) * 60 + int(match[2])
+
+
+def local_time(moment: datetime, zone: str) -> datetime:
+    """By the clock of a zone. Raises ValueError where there is no such zone, OverflowError beyond the calendar."""
+    return moment.astimezone(_zone(zone))
 
 
 @lru_cache(maxsize=1024)

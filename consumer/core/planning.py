@@ -395,10 +395,10 @@ class _Kinds:
 
     def _function(self, expression: Expression, literals: list[int | str]) -> Function:
         """What gives its value; its literals go behind those that there are."""
-        direct = self._compiler.direct(expression, len(literals))
-        if direct is None:
+        found = self._compiler.function(expression, len(literals))
+        if found is None:
             return _beyond
-        give, own = direct
+        give, own = found
         literals += own
         return give
 

@@ -170,6 +170,20 @@ def test_arithmetic_ends_at_64_bits_and_rounds_towards_zero(
     assert (type(found), found) == (type(expected), expected)
 
 
+@given(
+    st.sampled_from(["getHours", "getMinutes", "getDayOfWeek"]),
+    st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1), timezones=ZONES),  # noqa: DTZ001  # as above
+    st.one_of(
+        st.sampled_from(["UTC", "Asia/Shanghai", "Asia/Urumqi", "America/New_York", "Australia/Lord_Howe"]),
+        st.sampled_from(["+08:00", "-03:30", "8:00", "", "No/Where", "asia/shanghai", "Z", "../UTC"]),
+    ),
+)
+def test_clocks_in_zones_show_what_cel_reads_from_them(method: str, moment: datetime, zone: str) -> None:
+    found, expected = both(f"ended_at.{method}(zone)", Kind.INT, {"ended_at": moment, "zone": zone})
+
+    assert (type(found), found) == (type(expected), expected)
+
+
 # -- Which are -----------------------------------------------------------------------------------------
 
 
@@ -189,6 +203,7 @@ def test_arithmetic_ends_at_64_bits_and_rounds_towards_zero(
         ("minutes >= 30 && energy_wh > 0 && zone != 'UTC'  // night is another rule's", Kind.BOOL),
         ("local_between(ended_at, '22:30', '06:30', zone)", Kind.BOOL),
         ("!guest && !(minutes < 10)", Kind.BOOL),
+        ("ended_at.getHours(zone) >= 22 || ended_at.getHours('Asia/Shanghai') < 6", Kind.BOOL),
         ("minutes > -5", Kind.BOOL),
     ],
 )
@@ -199,7 +214,8 @@ def test_what_rules_usually_say_needs_no_runtime(source: str, kind: Kind) -> Non
 @pytest.mark.parametrize(
     ("source", "kind"),
     [
-        ("ended_at.getHours(zone) >= 22", Kind.BOOL),
+        ("ended_at.getFullYear(zone) > 2025", Kind.BOOL),
+        ("ended_at.getHours() >= 22", Kind.BOOL),
         ("plate.matches('^粤')", Kind.BOOL),
         ("price > 1.5", Kind.BOOL),
         ("int(plate.substring(3)) % 10", Kind.INT),
