@@ -543,7 +543,7 @@ def _converter_of(field: Field) -> Read:
     match field.type:
         case FieldType.STRING if not field.hexadecimal:
             return _read_text
-        case FieldType.TIMESTAMP if not field.to_minutes:
+        case FieldType.TIMESTAMP if field.formats and not field.to_minutes:
             return _time_reader_of(field)
         case FieldType.ENERGY | FieldType.MONEY | FieldType.DURATION | FieldType.INT if not field.written:
             return _number_reader_of(field)
