@@ -11,7 +11,7 @@ import random
 import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cache, partial
 from typing import Protocol
@@ -43,7 +43,7 @@ from consumer.core.retries import (
 from consumer.core.signing import encode_form
 from consumer.core.traces import TracedCall
 from consumer.core.values import value
-from consumer.flow import Flow, Permit
+from consumer.flow import Flow
 from consumer.gateway import Gateway
 from consumer.metrics import Metrics
 
@@ -193,11 +193,10 @@ NOWHERE = KeyedOrder().enter()
 
 
 class Delivery:
-    """Delivers records. One task a record calls `deliver`; the tasks are made in each partition's order.
+    """Delivers records. One task a record calls `deliver_prepared`; the tasks are made in each partition's order.
 
-    A task runs up to its first await before the next one starts. In that stretch
-    `deliver` reads, plans and enters the queues of its keys, so the queues have the
-    order of the partitions.
+    A task runs up to its first await before the next one starts. In that stretch its
+    orders enter the queues of their keys, so the queues have the order of the partitions.
     """
 
     def __init__(
@@ -266,48 +265,68 @@ class Delivery:
         await self._quiet.wait()
 
     async def deliver(self, record: Record) -> tuple[Resolution, ...]:
+        """What became of each of the record's orders, by index: from its bytes to their ends."""
+        (prepared,) = self.prepare([record])
+        return await self.deliver_prepared(prepared)
+
+    def prepare(self, records: Sequence[Record]) -> list["Prepared"]:
+        """Read and plan records. Never raises: what goes wrong is raised by `deliver_prepared`.
+
+        All are read, and then all are planned: the interpreter does the same again and again faster than by turns.
+        """
+        rules, now = self._rules(), self._clock()  # the same for a whole record, whatever is loaded meanwhile
+        traced = self._tracer is not None
+        read = [rules.read(record, now) for record in records]
+        prepared = [Prepared(record, now, [] if traced else None) for record in records]
+        for one, items in zip(prepared, read, strict=True):
+            try:
+                for item in items:
+                    planned = self._plan(one, item, rules, now)
+                    if isinstance(planned, Resolution):
+                        one.ended.append(planned)
+                    else:
+                        one.orders.append(planned)
+            except Exception as problem:  # noqa: BLE001  # it is of this record alone
+                one.problem = problem
+        return prepared
+
+    async def deliver_prepared(self, prepared: "Prepared") -> tuple[Resolution, ...]:
         """What became of each of the record's orders, by index.
 
         An exception is a bug or a broken configuration: the record is not done then.
         It leaves when all the record's orders have ended, and none keeps its place.
         """
-        rules = self._rules()  # one rule book for the whole record, whatever is loaded meanwhile
-        whole = _RecordDelivery(record, self._clock(), None if self._tracer is None else [])
-        resolutions: list[Resolution] = []
-        deliveries: list[_OrderDelivery] = []
+        if prepared.problem is not None:
+            raise prepared.problem
+        orders, resolutions = prepared.orders, prepared.ended
         try:
-            for item in rules.read(record, whole.began_at):
-                planned = self._plan(whole, item, rules, whole.began_at)
-                if isinstance(planned, Resolution):
-                    resolutions.append(planned)
-                else:
-                    planned.place = self._place_of(planned.order)
-                    deliveries.append(planned)
+            for order in orders:
+                order.place = self._place_of(order.order)
             # Up to here nothing was awaited: see the class.
-            if len(deliveries) == 1:
-                resolutions.append(await self._deliver_order(deliveries[0]))
-            elif deliveries:
-                resolutions += await self._deliver_orders(deliveries)
+            if len(orders) == 1:
+                resolutions.append(await self._deliver_order(orders[0]))
+            elif orders:
+                resolutions += await self._deliver_orders(orders)
         finally:
-            for delivery in deliveries:
-                self._keys.leave(delivery.place)
-            if whole.begun:
+            for order in orders:
+                self._keys.leave(order.place)
+            if prepared.begun:
                 self._ended_one()
         if len(resolutions) > 1:
             resolutions.sort(key=lambda resolution: resolution.index)
-        return tuple(resolutions) if whole.calls is None else self._traced(whole, resolutions)
+        return tuple(resolutions) if prepared.calls is None else self._traced(prepared, resolutions)
 
     def _ended_one(self) -> None:
         self._begun -= 1
         if not self._begun:
             self._quiet.set()
 
-    def _traced(self, whole: "_RecordDelivery", resolutions: Sequence[Resolution]) -> tuple[Resolution, ...]:
+    def _traced(self, prepared: "Prepared", resolutions: Sequence[Resolution]) -> tuple[Resolution, ...]:
         assert self._tracer is not None, "else no calls are noted"
-        return self._tracer.tell(whole.record, whole.began_at, resolutions, whole.calls or ())
+        return self._tracer.tell(prepared.record, prepared.began_at, resolutions, prepared.calls or ())
 
     def _plan(
-        self, whole: "_RecordDelivery", item: Order | Finding, rules: Rules, now: datetime
+        self, whole: "Prepared", item: Order | Finding, rules: Rules, now: datetime
     ) -> "Resolution | _OrderDelivery":
         """An end, or an order that can be delivered; it has no place yet."""
         if isinstance(item, Finding):
@@ -432,50 +451,45 @@ class Delivery:
                 ended = self._look_again(delivery)
                 if ended is not None:
                     return ended
-            call = await self._call_with_permit(delivery)
+            call = await self._call(delivery)
             if isinstance(call, Resolution):
                 return call
             if call is not None:
-                ended = await self._heed(delivery, call)
+                step = DONE if call.reply.then is Then.FINAL else await self._next_step(delivery, call)
+                ended = self._heed(delivery, call, step)
                 if ended is not None:
                     return ended
 
-    async def _call_with_permit(self, delivery: "_OrderDelivery") -> "_Call | Resolution | None":
-        """None: what was so while it waited for its permit is not so any more."""
-        whole = delivery.whole
-        async with self._flow.permit(delivery.request.account) as permit:
-            if permit.waited:
+    async def _call(self, delivery: "_OrderDelivery") -> "_Call | Resolution | None":
+        """One call, once there is leave for it. None: while it waited, something changed."""
+        whole, request = delivery.whole, delivery.request
+        account = request.account
+        with self._flow.permit(account) as permit:
+            if not permit.given:
+                await permit.wait()
                 delivery.excused += permit.stopped_seconds
                 if self._is_changed(delivery):
                     return None
-                if permit.set_aside:
-                    if not whole.begun and not self._open.is_set():
-                        return None  # it is the next owner's
+                if not permit.given:
                     return self._set_aside(delivery, permit.waits_for)
             if not whole.begun and not self._begin(whole):
                 return None  # held
-            return await self._call(delivery, permit)
-
-    async def _call(self, delivery: "_OrderDelivery", permit: Permit) -> "_Call":
-        """One request. It is encoded here, so that waiting orders keep no bodies."""
-        request = delivery.request
-        account = request.account
-        name, secret = self._secret(delivery)
-        began_at, started = self._clock(), self._monotonic()
-        body = encode_form(request.sent(began_at), secret)
-        url = request.url or self._url
-        end = await self._gateway.post(url, body)
-        now, ended_at = self._monotonic(), self._clock()
-        reply = _without(delivery.rules.replies.classify(end, ended_at), secret, delivery.order.plate)
-        self._requests(account, reply.label).inc()
-        self._request_seconds(account).observe(now - started)
-        self._budgets[account].note_call(now)
-        if delivery.whole.calls is not None:
-            told = TracedCall(delivery.order.index, url, began_at, ended_at, reply)
-            delivery.whole.calls.append(told)
-        outdated = reply.then is Then.STOP and await self._was_outdated(name, secret, reply)
-        if not outdated:
-            permit.report(reply)
+            name, secret = self._secret(delivery)
+            began_at, started = self._clock(), self._monotonic()
+            # It is encoded only now, so that waiting orders keep no bodies.
+            body = encode_form(request.sent(began_at), secret)
+            url = request.url or self._url
+            end = await self._gateway.post(url, body)
+            now, ended_at = self._monotonic(), self._clock()
+            reply = _without(delivery.rules.replies.classify(end, ended_at), secret, delivery.order.plate)
+            self._requests(account, reply.label).inc()
+            self._request_seconds(account).observe(now - started)
+            self._budgets[account].note_call(now)
+            if whole.calls is not None:
+                whole.calls.append(TracedCall(delivery.order.index, url, began_at, ended_at, reply))
+            outdated = reply.then is Then.STOP and await self._was_outdated(name, secret, reply)
+            if not outdated:
+                permit.report(reply)
         return _Call(end, reply, began_at, ended_at, now - started, outdated)
 
     async def _was_outdated(self, name: str, secret: str, reply: Reply) -> bool:
@@ -485,25 +499,6 @@ class Delivery:
         if self._read_again is not None and self._secrets[name] == secret:
             await self._read_again(name)
         return self._secrets[name] != secret
-
-    async def _heed(self, delivery: "_OrderDelivery", call: "_Call") -> Resolution | None:
-        """What the call means for the order. None: its time has come for another one."""
-        end, reply = call.end, call.reply
-        delivery.reply = reply
-        if reply.ambiguous or (isinstance(end, Answered) and end.resent):
-            delivery.ambiguous = True
-        step: NextStep = DONE if reply.then is Then.FINAL else await self._next_step(delivery, call)
-        if not isinstance(step, Stopped):
-            delivery.calls += 1
-            before = delivery.attempts
-            first_at = before.first_at or call.began_at
-            delivery.attempts = Attempts(before.count + 1, first_at, call.ended_at, call.seconds)
-        if step is DONE:
-            return self._ended(delivery, end, reply, None)
-        if isinstance(step, Later):
-            return self._ended(delivery, end, reply, step)
-        self._metrics.retries.labels(reply.label).inc()
-        return None
 
     async def _next_step(self, delivery: "_OrderDelivery", call: "_Call") -> NextStep:
         """What comes after a call that is not the last one yet. `Again` comes when its time has come."""
@@ -527,6 +522,24 @@ class Delivery:
             return step
         self._budgets[account].spend(now)
         return step if await self._nap(step.after) else decide(in_budget=False)
+
+    def _heed(self, delivery: "_OrderDelivery", call: "_Call", step: NextStep) -> Resolution | None:
+        """What the call means for the order. None: another one follows now."""
+        end, reply = call.end, call.reply
+        delivery.reply = reply
+        if reply.ambiguous or (isinstance(end, Answered) and end.resent):
+            delivery.ambiguous = True
+        if not isinstance(step, Stopped):
+            delivery.calls += 1
+            before = delivery.attempts
+            first_at = before.first_at or call.began_at
+            delivery.attempts = Attempts(before.count + 1, first_at, call.ended_at, call.seconds)
+        if step is DONE:
+            return self._ended(delivery, end, reply, None)
+        if isinstance(step, Later):
+            return self._ended(delivery, end, reply, step)
+        self._metrics.retries.labels(reply.label).inc()
+        return None
 
     async def _nap(self, seconds: float) -> bool:
         """False: cut short, since what was begun has to end now."""
@@ -576,15 +589,20 @@ class Delivery:
         self._metrics.retry_budget_used_up.inc()
         return False
 
-    def _begin(self, whole: "_RecordDelivery") -> bool:
+    def _begin(self, whole: "Prepared") -> bool:
         if self._open.is_set():
             whole.begun = True
             self._begun += 1
             self._quiet.clear()
         return whole.begun
 
-    def _set_aside(self, delivery: "_OrderDelivery", wait: Wait) -> Resolution:
-        """It waits where it is in nobody's way: its account is refused while others go on, or the member drains."""
+    def _set_aside(self, delivery: "_OrderDelivery", wait: Wait) -> Resolution | None:
+        """It waits where it is in nobody's way: its account is refused while others go on, or the member drains.
+
+        None: the next owner does it, without a call by this one.
+        """
+        if not delivery.whole.begun and not self._open.is_set():
+            return None
         now, context, reply = self._clock(), delivery.whole.record.retry, delivery.reply
         return delivery.resolution(
             Outcome.PLATFORM_FAILED,
@@ -630,11 +648,14 @@ class _Call:
 
 
 @dataclass(slots=True)
-class _RecordDelivery:
-    """What the orders of one record share.
+class Prepared:
+    """A record that was read and planned, and what its orders share.
 
     Attributes:
         calls: so far; None where nobody traces them.
+        ended: orders that need no call, or no further one.
+        orders: to be delivered.
+        problem: why it could not be prepared.
         begun: a call was made for one of the orders.
 
     """
@@ -642,6 +663,9 @@ class _RecordDelivery:
     record: Record
     began_at: datetime
     calls: list[TracedCall] | None
+    ended: list[Resolution] = field(default_factory=list)
+    orders: "list[_OrderDelivery]" = field(default_factory=list)
+    problem: Exception | None = None
     begun: bool = False
 
 
@@ -659,7 +683,7 @@ class _OrderDelivery:
 
     """
 
-    whole: _RecordDelivery
+    whole: Prepared
     order: Order
     request: CouponRequest
     rules: Rules

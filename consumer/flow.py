@@ -199,7 +199,7 @@ class Flow:
         self.holding = False
 
     def permit(self, account: str) -> "Permit":
-        """`async with flow.permit(account) as permit:` one call, then `permit.report(reply)`."""
+        """`with flow.permit(account) as permit:`, and wait if it is not given; one call, then `permit.report(reply)`."""
         return Permit(self._gate(account))
 
     @property
@@ -295,38 +295,34 @@ class Permit:
     """Leave for one order to make one call. Entered in order of asking, left when the call is over.
 
     Attributes:
-        waited: it was not there at once: the rest may have changed meanwhile.
-        set_aside: there is no leave: another order probes the account's breaker, and other accounts go on.
-        waits_for: what an order that is set aside waits for.
+        given: there is leave. If not at once, `wait` for it; if not then, another order probes the account's
+            breaker, and other accounts go on.
+        waits_for: what an order without leave waits for.
         stopped_seconds: how long of the wait the account was refused.
 
     """
 
-    waited = False
-    set_aside = False
     waits_for = Wait.BREAKER
     stopped_seconds = 0.0
 
     def __init__(self, gate: "_Gate") -> None:
         self._gate = gate
-        self._leave: Pass | None = None
 
-    async def __aenter__(self) -> Self:
-        gate = self._gate
-        self._began = now = gate.flow.monotonic()
-        self._leave = gate.take_now(now)
-        if self._leave is None:
-            await self._wait(gate, now)
+    def __enter__(self) -> Self:
+        self._began = now = self._gate.flow.monotonic()
+        self._leave = self._gate.take_now(now)
+        self.given = self._leave is not None
         return self
 
-    async def _wait(self, gate: "_Gate", now: float) -> None:
-        self.waited = True
-        stopped = gate.breaker.stopped_seconds(now)
+    async def wait(self) -> None:
+        """Until there is leave, or none will be given."""
+        gate = self._gate
+        stopped = gate.breaker.stopped_seconds(self._began)
         self._leave = await gate.wait()
         self._began = now = gate.flow.monotonic()
         self.stopped_seconds = gate.breaker.stopped_seconds(now) - stopped
-        if self._leave is None:
-            self.set_aside = True
+        self.given = self._leave is not None
+        if not self.given:
             self.waits_for = Wait.STOP if gate.breaker.why is Why.STOP else Wait.BREAKER
 
     def report(self, reply: Reply) -> None:
@@ -338,10 +334,10 @@ class Permit:
         self._gate.report(self._leave, reply, self._began)
         self._leave = None
 
-    async def __aexit__(
+    def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.set_aside:
+        if not self.given:
             return
         if self._leave is not None:
             self._gate.lost(self._leave)

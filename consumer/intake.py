@@ -27,6 +27,7 @@ from consumer.core.headers import read_replay, read_retry
 from consumer.core.offsets import Tracker
 from consumer.core.outcomes import Resolution
 from consumer.core.status import LedgerStatus, Memory, PartitionStatus
+from consumer.delivery import Prepared
 from consumer.ledger import Done, Ledger
 from consumer.link import Membership, TopicPartition, words
 from consumer.logs import Intervals
@@ -122,6 +123,12 @@ class Deliverer(Protocol):
 
     async def deliver(self, record: Record) -> Sequence[Resolution]:
         """What became of each of the record's orders."""
+
+    def prepare(self, records: Sequence[Record]) -> Sequence[Prepared]:
+        """What can be done for records without waiting; never raises."""
+
+    async def deliver_prepared(self, prepared: Prepared) -> Sequence[Resolution]:
+        """The rest, likewise: what became of each of the record's orders."""
 
     def hold(self) -> None:
         """Begin no further record."""
@@ -618,8 +625,9 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             held.crowded.add(partition)
         loop = asyncio.get_running_loop()
         now = loop.time()
-        for record in records:
-            held.deliveries[record.coordinates] = loop.create_task(self._deliver_one(held, record, now))
+        for prepared in self._delivery.prepare(records):
+            task = loop.create_task(self._deliver_one(held, prepared, now))
+            held.deliveries[prepared.record.coordinates] = task
 
     def _begin_anew(self, held: Assignment, partition: TopicPartition, offset: int) -> None:
         """The log ends before our place: it was cut or made anew, and what we hold of it says nothing any more."""
@@ -634,10 +642,11 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         held.admitting = False
         self._consumer.rejoin()
 
-    async def _deliver_one(self, held: Assignment, record: Record, taken_at: float) -> None:
+    async def _deliver_one(self, held: Assignment, prepared: Prepared, taken_at: float) -> None:
+        record = prepared.record
         try:
             try:
-                resolutions = await self._delivery.deliver(record)
+                resolutions = await self._delivery.deliver_prepared(prepared)
             except Exception as bug:  # noqa: BLE001 - it is told, and tried again
                 resolutions = await self._deliver_again(record, bug)
             if held.closed:

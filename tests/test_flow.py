@@ -20,6 +20,7 @@ from consumer.core.rates import Share
 from consumer.core.replies import Reply, Then
 from consumer.flow import FleetBounds, Flow, Hold
 from consumer.metrics import Metrics
+from tests.permits import permit_of
 
 STOP = Reply("401", Outcome.PLATFORM_FAILED, Then.STOP, True, GatewayWords(code="401", http_status=401))
 FINE = Reply("1001", Outcome.GRANTED, Then.FINAL, False, GatewayWords(code="1001", http_status=200))
@@ -55,7 +56,7 @@ def flow_of(
 
 
 async def call(flow: Flow, account: str, reply: Reply) -> None:
-    async with flow.permit(account) as permit:
+    async with permit_of(flow, account) as permit:
         permit.report(reply)
 
 
@@ -84,7 +85,7 @@ async def test_permits_are_bounded_and_given_in_order_of_asking(metrics: Metrics
 
     async def work(number: int) -> None:
         nonlocal highest
-        async with flow.permit("a") as permit:
+        async with permit_of(flow, "a") as permit:
             order.append(number)
             highest = max(highest, int(value(metrics, "coupon_requests_in_flight") or 0))
             await asyncio.sleep(0.001)
@@ -101,7 +102,7 @@ async def test_a_permit_is_given_back_when_its_holder_or_its_waiter_is_cancelled
     flow = flow_of(metrics, "a", max_in_flight=1)
 
     async def hold() -> None:
-        async with flow.permit("a"):
+        async with permit_of(flow, "a"):
             await asyncio.sleep(60)
 
     tasks = [asyncio.create_task(hold()) for _ in range(3)]
@@ -117,7 +118,7 @@ async def test_a_stop_halts_its_account_with_one_alarm_and_a_remedy(metrics: Met
     assert value(metrics, "coupon_config_alarm", account="a") == 0
 
     with capture_logs() as logs:
-        async with flow.permit("a") as one, flow.permit("a") as two:
+        async with permit_of(flow, "a") as one, permit_of(flow, "a") as two:
             one.report(STOP)
             two.report(STOP)
 
@@ -144,7 +145,7 @@ async def test_orders_of_a_stopped_account_wait_and_one_probes(metrics: Metrics)
     release = asyncio.Event()
 
     async def work(number: int) -> None:
-        async with flow.permit("a") as permit:
+        async with permit_of(flow, "a") as permit:
             inside.append(number)
             await release.wait()
             permit.report(FINE)
@@ -192,7 +193,7 @@ async def test_a_cancelled_probe_lets_the_next_order_probe(metrics: Metrics) -> 
     await call(flow, "a", STOP)
 
     async def hang() -> None:
-        async with flow.permit("a"):
+        async with permit_of(flow, "a"):
             await asyncio.sleep(60)
 
     probe = asyncio.create_task(hang())
@@ -216,7 +217,7 @@ async def test_waiting_orders_can_be_cancelled(metrics: Metrics) -> None:
 
 async def test_an_order_queued_for_a_slot_goes_back_when_its_account_is_stopped(metrics: Metrics) -> None:
     flow = flow_of(metrics, "a", max_in_flight=1, probe_seconds=60)
-    async with flow.permit("a") as permit:
+    async with permit_of(flow, "a") as permit:
         queued = asyncio.create_task(call(flow, "a", FINE))
         assert not await soon(queued)
         permit.report(STOP)
@@ -269,7 +270,7 @@ async def test_accounts_that_new_rules_bring_count_too(metrics: Metrics) -> None
 
 async def test_a_permit_is_good_for_one_report(metrics: Metrics) -> None:
     flow = flow_of(metrics, "a")
-    async with flow.permit("a") as permit:
+    async with permit_of(flow, "a") as permit:
         permit.report(FINE)
         with pytest.raises(RuntimeError, match="one permit, one report"):
             permit.report(FINE)
@@ -292,7 +293,7 @@ async def test_a_probe_cancelled_in_the_turn_in_which_it_got_leave_is_given_back
 
 async def test_leave_passes_over_orders_cancelled_in_the_same_turn(metrics: Metrics) -> None:
     flow = flow_of(metrics, "a", probe_seconds=60)
-    async with flow.permit("a") as late, flow.permit("a") as early:
+    async with permit_of(flow, "a") as late, permit_of(flow, "a") as early:
         early.report(STOP)
         first = asyncio.create_task(call(flow, "a", FINE))
         second = asyncio.create_task(call(flow, "a", FINE))
@@ -315,8 +316,8 @@ async def test_orders_of_a_stopped_account_are_set_aside_while_another_account_g
     prober = asyncio.create_task(call(flow, "a", FINE))
     assert not await soon(prober)
 
-    async with asyncio.timeout(5), flow.permit("a") as permit:
-        assert permit.set_aside
+    async with asyncio.timeout(5), permit_of(flow, "a") as permit:
+        assert not permit.given
     assert value(metrics, "coupon_requests_in_flight") == 0
     await asyncio.wait_for(call(flow, "b", FINE), 5)
     assert not prober.done()
@@ -328,13 +329,13 @@ async def test_orders_that_queue_when_the_line_closes_are_set_aside_but_one(metr
     aside: list[int] = []
 
     async def ask(number: int) -> None:
-        async with flow.permit("a") as permit:
-            if permit.set_aside:
+        async with permit_of(flow, "a") as permit:
+            if not permit.given:
                 aside.append(number)
             else:
                 permit.report(FINE)
 
-    async with flow.permit("a") as permit:
+    async with permit_of(flow, "a") as permit:
         tasks = [asyncio.create_task(ask(number)) for number in range(5)]
         await asyncio.sleep(0)
         permit.report(STOP)
@@ -359,10 +360,10 @@ async def test_the_time_at_the_stop_line_is_told(metrics: Metrics) -> None:
     flow = flow_of(metrics, "a")
     await call(flow, "a", STOP)
 
-    async with asyncio.timeout(5), flow.permit("a") as permit:
+    async with asyncio.timeout(5), permit_of(flow, "a") as permit:
         assert permit.stopped_seconds >= PROBE_SECONDS / 2
         permit.report(FINE)
-    async with flow.permit("a") as permit:
+    async with permit_of(flow, "a") as permit:
         assert permit.stopped_seconds < PROBE_SECONDS / 2
 
 
@@ -399,7 +400,7 @@ async def test_a_platform_that_fails_is_asked_no_more_but_by_one_order_that_prob
     release = asyncio.Event()
 
     async def work(number: int) -> None:
-        async with flow.permit("a") as permit:
+        async with permit_of(flow, "a") as permit:
             inside.append(number)
             await release.wait()
             permit.report(FINE)
@@ -476,7 +477,7 @@ async def test_bounds_are_told_as_this_members_part_of_them(metrics: Metrics) ->
         fleet=FleetBounds(rate=60, max_in_flight=20),
     )
     flow.use_share(Share.of([("t", 0)], {"t": 4}))
-    async with flow.permit("a"):
+    async with permit_of(flow, "a"):
         limits, account = flow.limits(), flow.status_of("a", state="on", endpoint="")
 
     assert (limits.in_flight, limits.max_in_flight) == (1, 100)
@@ -490,7 +491,7 @@ async def test_it_is_given_calls_a_few_at_a_time_when_it_is_back(metrics: Metric
     highest: list[int] = []
 
     async def work() -> None:
-        async with flow.permit("a") as permit:
+        async with permit_of(flow, "a") as permit:
             highest.append(flow.in_flight)
             await asyncio.sleep(0.001)
             permit.report(FINE)
@@ -518,8 +519,8 @@ async def test_only_the_failing_accounts_orders_are_set_aside_and_wait_for_the_p
     prober = asyncio.create_task(call(flow, "a", FINE))
     assert not await soon(prober)
 
-    async with asyncio.timeout(5), flow.permit("a") as permit:
-        assert (permit.set_aside, permit.waits_for) == (True, "breaker")
+    async with asyncio.timeout(5), permit_of(flow, "a") as permit:
+        assert (permit.given, permit.waits_for) == (False, "breaker")
         assert permit.stopped_seconds == 0
     await asyncio.wait_for(call(flow, "b", FINE), 5)
     assert flow.pause_reason is None
@@ -577,7 +578,7 @@ async def hold(flow: Flow, *accounts: str) -> AsyncExitStack:
     """Calls that go on until it is closed."""
     stack = AsyncExitStack()
     for account in accounts:
-        permit = await stack.enter_async_context(flow.permit(account))
+        permit = await stack.enter_async_context(permit_of(flow, account))
         stack.callback(permit.report, FINE)
     return stack
 
@@ -639,7 +640,7 @@ async def test_accounts_take_turns_for_what_they_share(metrics: Metrics) -> None
     order: list[str] = []
 
     async def work(account: str) -> None:
-        async with flow.permit(account) as permit:
+        async with permit_of(flow, account) as permit:
             order.append(account)
             await asyncio.sleep(0)
             permit.report(FINE)

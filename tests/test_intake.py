@@ -19,6 +19,7 @@ from consumer.core.headers import own_headers, retry_headers
 from consumer.core.offsets import Tracker
 from consumer.core.outcomes import Outcome, OutcomeContext, Reason, Resolution
 from consumer.core.status import LedgerStatus
+from consumer.delivery import Prepared
 from consumer.intake import Intake
 from consumer.ledger import Bounds, Done, Encoder, Ledger
 from consumer.link import (
@@ -154,6 +155,12 @@ class FakeDelivery:
         self.records: list[Record] = []
         self.ends: Callable[[int], Sequence[Resolution]] = lambda _: [GRANTED]
         self.gate: asyncio.Event | None = None
+
+    def prepare(self, records: Sequence[Record]) -> Sequence[Prepared]:
+        return [Prepared(record, NOW, None) for record in records]
+
+    async def deliver_prepared(self, prepared: Prepared) -> Sequence[Resolution]:
+        return await self.deliver(prepared.record)
 
     async def deliver(self, record: Record) -> Sequence[Resolution]:
         self.delivered.append(record.coordinates.offset)

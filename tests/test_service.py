@@ -16,6 +16,7 @@ from consumer.core.status import State, sentences
 from consumer.ledger import Done, Encoder
 from consumer.service import Service
 from consumer.settings import load_settings
+from tests.permits import permit_of
 
 SETTINGS = """
 kafka:
@@ -89,12 +90,12 @@ async def test_a_refused_account_is_tried_at_once_when_its_secret_was_exchanged(
     service: Service, tmp_path: Path
 ) -> None:
     refused = ReplyTable.defaults().classify(Answered(401, b'{"code":"401"}'), datetime.now(UTC))
-    async with service._flow.permit("main") as permit:
+    async with permit_of(service._flow, "main") as permit:
         permit.report(refused)
     assert service.ready()[1]["halted_accounts"] == {"main": "401"}
 
     async def probe() -> None:
-        async with service._flow.permit("main"):
+        async with permit_of(service._flow, "main"):
             pass
 
     probing = asyncio.create_task(probe())

@@ -10,6 +10,7 @@ from consumer.core.outcomes import Outcome
 from consumer.core.replies import Reply, Then
 from consumer.flow import Flow
 from consumer.metrics import Metrics
+from tests.permits import permit_of
 
 FINE = Reply("1001", Outcome.GRANTED, Then.FINAL, False, GatewayWords(code="1001", http_status=200))
 CALLS, TASKS = 20_000, 1000
@@ -17,14 +18,14 @@ CALLS, TASKS = 20_000, 1000
 
 async def _alone(flow: Flow) -> None:
     for _ in range(CALLS):
-        async with flow.permit("a") as permit:
+        async with permit_of(flow, "a") as permit:
             permit.report(FINE)
 
 
 async def _crowded(flow: Flow) -> None:
     async def work() -> None:
         for _ in range(CALLS // TASKS):
-            async with flow.permit("a") as permit:
+            async with permit_of(flow, "a") as permit:
                 await asyncio.sleep(0)
                 permit.report(FINE)
 

@@ -25,6 +25,7 @@ from consumer.core.events import Coordinates, Record
 from consumer.core.offsets import Tracker, encode_map
 from consumer.core.outcomes import Outcome, Resolution
 from consumer.decoding import as_decoded
+from consumer.delivery import Prepared
 from consumer.intake import Bounds, Intake
 from consumer.ledger import Done, Ledger
 from consumer.link import CommittedOffset, GroupConsumer, Membership, TopicPartition
@@ -36,6 +37,7 @@ AT = 1_795_608_000_000
 FLUSH = 300
 """Records that a ledger commits at once."""
 
+BEGAN_AT = datetime(2026, 11, 25, 12, tzinfo=UTC)
 GRANTED = Resolution(Record(Coordinates(TOPIC, 0, 0), AT, None, b""), 0, Outcome.GRANTED, datetime.now(UTC))
 
 
@@ -143,6 +145,12 @@ class Deliverer:
     def __init__(self, *, stuck: bool) -> None:
         self._stuck = stuck
         self._ends = [GRANTED]
+
+    def prepare(self, records: Sequence[Record]) -> Sequence[Prepared]:
+        return [Prepared(record, BEGAN_AT, None) for record in records]
+
+    async def deliver_prepared(self, prepared: Prepared) -> Sequence[Resolution]:
+        return await self.deliver(prepared.record)
 
     async def deliver(self, record: Record) -> Sequence[Resolution]:
         await (asyncio.Event().wait() if self._stuck and record.coordinates.offset == 0 else asyncio.sleep(0))

@@ -29,6 +29,7 @@ from consumer.core.retries import RetryPolicy
 from consumer.core.signing import encode_form
 from consumer.delivery import Delivery
 from consumer.flow import Flow
+from consumer.intake import TURN_RECORDS
 from consumer.ledger import Bounds, Encoder, Ledger
 from consumer.link import Committed, CommittedOffset, KafkaLink, Outgoing, TopicPartition
 from consumer.metrics import Metrics
@@ -137,7 +138,10 @@ def stages(  # noqa: C901  # a list of loops
             book.replies.classify(Answered(200, REPLY), NOW)
 
     async def deliver() -> None:
-        resolutions[:] = [each for record in events for each in await delivery.deliver(record)]
+        resolutions.clear()
+        for first in range(0, len(events), TURN_RECORDS):
+            for prepared in delivery.prepare(events[first : first + TURN_RECORDS]):
+                resolutions.extend(await delivery.deliver_prepared(prepared))
 
     async def encode() -> None:
         for resolution in resolutions:

@@ -12,6 +12,7 @@ from consumer import intake, takeover, transactions
 from consumer.core.events import NO_ATTEMPTS, Record, RetryContext
 from consumer.core.headers import read_retry
 from consumer.core.offsets import Tracker, UnusableMap, decode_map
+from consumer.delivery import Prepared
 from consumer.intake import Intake
 from consumer.ledger import Ledger
 from consumer.link import (
@@ -116,8 +117,9 @@ def straggler_let_in() -> Iterator[None]:
     async def drain_without_end(self: Any, held: Any, why: str) -> None:
         await drain(self, replace(held, deliveries={}), why)
 
-    async def deliver_one(self: Any, held: Any, record: Record, taken_at: float) -> None:
-        resolutions = await self._delivery.deliver(record)
+    async def deliver_one(self: Any, held: Any, prepared: Prepared, taken_at: float) -> None:
+        record = prepared.record
+        resolutions = await self._delivery.deliver_prepared(prepared)
         now = self._assignment or held
         if TopicPartition(*record.coordinates[:2]) in now.places:
             now.ledger.add(record, resolutions, taken_at)
