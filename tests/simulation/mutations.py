@@ -116,6 +116,7 @@ def straggler_let_in() -> Iterator[None]:
 
     async def drain_without_end(self: Any, held: Any, why: str) -> None:
         await drain(self, replace(held, deliveries={}), why)
+        held.deliveries = {}
 
     async def deliver_one(self: Any, held: Any, prepared: Prepared, taken_at: float) -> None:
         record = prepared.record
