@@ -299,6 +299,7 @@ class Delivery:
         if prepared.problem is not None:
             raise prepared.problem
         orders, resolutions = prepared.orders, prepared.ended
+        prepared.orders = []  # they know of it as well: no circle is left for the garbage collector
         try:
             for order in orders:
                 order.place = self._place_of(order.order)
