@@ -333,7 +333,9 @@ class _Connection(asyncio.Protocol):
             self._headers.clear()
         else:
             self._status = status
-            self._gateway.on_date(self._headers.get(b"date", b"").decode("latin-1"))
+            date = self._headers.get(b"date")
+            if date is not None:
+                self._gateway.on_date(date.decode("latin-1"))
 
     def on_body(self, part: bytes) -> None:
         self._body.append(part)
@@ -349,10 +351,13 @@ class _Connection(asyncio.Protocol):
             # Said to the connection, for want of a request, and not of this one (RFC 9110, 15.5.9).
             self.give_up(None)
             return
-        retry_after = self._headers.get(b"retry-after")
+        headers = self._headers
+        retry_after = headers.get(b"retry-after")
         words = None if retry_after is None else retry_after.decode("latin-1")
-        encoding = self._headers.get(b"content-encoding", b"")
-        body = unpacked(b"".join(self._body), encoding, self._gateway.max_reply_bytes)
+        body: bytes | None = b"".join(self._body)
+        if b"content-encoding" in headers or self._room < 0:
+            encoding = headers.get(b"content-encoding", b"")
+            body = unpacked(b"".join(self._body), encoding, self._gateway.max_reply_bytes)
         end = NoAnswer("reset: not unpacked") if body is None else Answered(self._status, body, words)
         # A reply that came before the whole request was out leaves the rest of it in the way.
         if keep and not self._transport.get_write_buffer_size() and self.is_usable(self._used_at):
