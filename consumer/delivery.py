@@ -436,30 +436,27 @@ class Delivery:
         return resolutions
 
     async def _deliver_order(self, delivery: "_OrderDelivery") -> Resolution:
+        """Attempts, with the place held throughout and a permit only while a call is under way."""
         try:
             if delivery.place.behind:
                 await delivery.place.turn()
-            return await self._call_until_last_word(delivery)
+            while True:
+                if not delivery.whole.begun:
+                    await self._open.wait()
+                if self._rules() is not delivery.seen:
+                    ended = self._look_again(delivery)
+                    if ended is not None:
+                        return ended
+                call = await self._call(delivery)
+                if isinstance(call, Resolution):
+                    return call
+                if call is not None:
+                    step = DONE if call.reply.then is Then.FINAL else await self._next_step(delivery, call)
+                    ended = self._heed(delivery, call, step)
+                    if ended is not None:
+                        return ended
         finally:
             self._keys.leave(delivery.place)
-
-    async def _call_until_last_word(self, delivery: "_OrderDelivery") -> Resolution:
-        """Attempts, with the place held throughout and a permit only while a call is under way."""
-        while True:
-            if not delivery.whole.begun:
-                await self._open.wait()
-            if self._rules() is not delivery.seen:
-                ended = self._look_again(delivery)
-                if ended is not None:
-                    return ended
-            call = await self._call(delivery)
-            if isinstance(call, Resolution):
-                return call
-            if call is not None:
-                step = DONE if call.reply.then is Then.FINAL else await self._next_step(delivery, call)
-                ended = self._heed(delivery, call, step)
-                if ended is not None:
-                    return ended
 
     async def _call(self, delivery: "_OrderDelivery") -> "_Call | Resolution | None":
         """One call, once there is leave for it. None: while it waited, something changed."""
