@@ -246,6 +246,44 @@ def test_among_values_that_say_their_unit_one_that_does_not_is_named_and_the_ene
 
 
 @pytest.mark.parametrize(
+    ("energies", "signs", "said", "wh"),
+    [
+        (["23,40", "3,80"], {"decimal": ","}, "with `,` before fractions: in kWh 23.4 kWh", [23400, 3800]),
+        (["0,500", "23,400"], {"decimal": ","}, "with `,` before fractions: in kWh 0.5 kWh", [500, 23400]),
+        (["23,40度", "7度"], {"decimal": ","}, "its unit in it, with `,` before fractions", [23400, 7000]),
+        (["1.023,40", 7], {"decimal": ",", "thousands": "."}, "`,` before fractions and `.` between", [1023400, 7000]),
+        (["12,340", "9,100"], {"thousands": ","}, '`,` between thousands, or before fractions (`decimal: ","`)?', [12340, 9100]),
+        (["1,023.40度", "7度"], {"thousands": ","}, "its unit in it, with `,` between thousands", [1023400, 7000]),
+    ],
+)  # fmt: skip  # a case is a line
+def test_commas_in_numbers_are_told_by_all_samples_together(
+    energies: Sequence[object], signs: dict[str, str], said: str, wh: Sequence[int]
+) -> None:
+    messages = [{**CHARGE, "no": f"A{number}", "dl": energy} for number, energy in enumerate(energies)]
+    text = drafted(*messages)
+
+    spec = yaml.safe_load(field_of(text, "energy_wh"))
+    assert {key: spec[key] for key in ("decimal", "thousands") if key in spec} == signs
+    assert said in comment_of(text, "energy_wh")
+    items = [item for each in messages for item in read(text, json.dumps(each).encode())]
+    assert [(item.values or {}).get("energy_wh") for item in items] == wh
+
+
+def test_numbers_of_which_one_has_a_comma_where_another_has_a_point_are_none() -> None:
+    assert "# energy_wh: {paths: PATH" in drafted({**CHARGE, "dl": "23,40"}, {**CHARGE, "dl": "3.80"})
+
+
+def test_money_with_commas_between_thousands_is_read_as_the_draft_says() -> None:
+    messages = [{**CHARGE, "je": "31.20元"}, {**CHARGE, "je": "1,031.20元"}]
+    text = drafted(*messages)
+
+    assert '# fee_fen: {paths: je, unit: in_text, thousands: ","}' in text
+    taken = text.replace("# fee_fen:", "fee_fen:")
+    items = [item for each in messages for item in read(taken, json.dumps(each).encode())]
+    assert [(item.values or {}).get("fee_fen") for item in items] == [3120, 103120]
+
+
+@pytest.mark.parametrize(
     ("field", "name", "values"),
     [
         ("charging_seconds", "shichang", ["1小时0分", "60分", "60"]),

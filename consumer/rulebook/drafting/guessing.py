@@ -10,6 +10,7 @@ from decimal import Decimal
 from functools import cached_property
 from itertools import permutations
 from statistics import fmean
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from consumer.core import plates
@@ -87,6 +88,11 @@ class Leaf:
         """Its values as text, those that are some."""
         found = (scalar_text(value) for value in self.values)
         return tuple(text for text in found if text is not None and text.lower() not in NOTHING)
+
+    @cached_property
+    def notations(self) -> Sequence["_Notation"]:
+        """How its numbers are written, the likeliest first; empty where one of its values is no number."""
+        return _notations(self, _PLAIN)
 
     @cached_property
     def shown(self) -> str:
@@ -352,8 +358,9 @@ class _Guessing:
                 why += f" of {_span(lasted)} from start to end" if lasted is not None else ""
                 for _, other in options[1:2]:
                     why += f"; in {other} it would be {_span(duration.by_unit[other][number] or 0)}"
-            why += _in_text(leaf, FieldType.DURATION) if unit == IN_TEXT else ""
-            self._add("charging_seconds", {"paths": leaf.path, "unit": unit}, why, 0.7, leaf)
+            signs, written = _written(leaf, FieldType.DURATION, in_text=unit == IN_TEXT)
+            spec = {"paths": leaf.path, "unit": unit, **signs}
+            self._add("charging_seconds", spec, why + written, 0.7, leaf)
             if not any(self.elapsed):
                 self.elapsed = [each if each and each > 0 else None for each in seconds]
             return
@@ -370,13 +377,15 @@ class _Guessing:
         score, leaf = judged[0]
         numbers = _numbers(leaf)
         if numbers is None:
-            why = _seen(leaf) + _in_text(leaf, FieldType.ENERGY)
-            self._add("energy_wh", {"paths": leaf.path, "unit": IN_TEXT}, why + _or_else(judged), score, leaf)
+            signs, written = _written(leaf, FieldType.ENERGY, in_text=True)
+            spec = {"paths": leaf.path, "unit": IN_TEXT, **signs}
+            self._add("energy_wh", spec, _seen(leaf) + written + _or_else(judged), score, leaf)
             return
         unit, why = _unit_of(leaf, numbers, self.elapsed)
         also = [other for _, other in judged[1:3]]
-        spec = {"paths": leaf.path, "unit": unit}
-        self._add("energy_wh", spec, _seen(leaf) + why + _or_else(judged), score, leaf, also=also)
+        signs, written = _written(leaf, FieldType.ENERGY)
+        spec = {"paths": leaf.path, "unit": unit, **signs}
+        self._add("energy_wh", spec, _seen(leaf) + written + why + _or_else(judged), score, leaf, also=also)
 
     def _difference(self) -> None:
         """Of a meter's readings at the end and at the start."""
@@ -387,26 +396,28 @@ class _Guessing:
             return
         end, start = ends[0], starts[0]
         last, first = _numbers(end), _numbers(start)
-        if last is None or first is None:
+        if last is None or first is None or end.notations[0] != start.notations[0]:
             return
         numbers = [None if b is None or a is None else b - a for a, b in zip(first, last, strict=True)]
         unit, why = _unit_of(end, numbers, self.elapsed)
-        why = f"the difference of two readings, such as {end.shown} and {start.shown}{why}"
-        spec = {"paths": end.path, "minus": start.path, "unit": unit}
+        signs, written = _written(end, FieldType.ENERGY)
+        why = f"the difference of two readings, such as {end.shown} and {start.shown}{written}{why}"
+        spec = {"paths": end.path, "minus": start.path, "unit": unit, **signs}
         self._add("energy_wh", spec, why, 0.6, end, start)
 
     # -- what else may be wanted
 
     def _fee(self) -> Iterator[tuple[str, Guess]]:
         for score, leaf in (scored := self._best(_money_score))[:1]:
-            if _numbers(leaf) is None:
-                unit, why = IN_TEXT, _seen(leaf) + _in_text(leaf, FieldType.MONEY)
-            else:
-                whole = all("." not in text for text in leaf.texts)
+            signs, written = _written(leaf, FieldType.MONEY, in_text=not leaf.notations)
+            why = _seen(leaf) + written
+            unit = IN_TEXT
+            if leaf.notations:
+                whole = all(leaf.notations[0].decimal not in text for text in leaf.texts)
                 unit, other = ("fen", "yuan") if whole else ("yuan", "fen")
-                why = f"{_seen(leaf)}, in {unit}, or {other}?"
+                why += f", in {unit}, or {other}?"
             why += _or_else(scored) + _sum_with(leaf, scored)
-            yield "fee_fen", Guess({"paths": leaf.path, "unit": unit}, why, score, (leaf.keys,))
+            yield "fee_fen", Guess({"paths": leaf.path, "unit": unit, **signs}, why, score, (leaf.keys,))
 
     def _gates(self) -> Iterator[Leaf]:
         """Fields that may tell finished charges from others."""
@@ -429,14 +440,19 @@ def _or_else(scored: Sequence[tuple[float, Leaf]]) -> str:
     return f"; or {others}?" if others else ""
 
 
-def _in_text(leaf: Leaf, type_: FieldType) -> str:
-    """What is to be said of values that say their unit themselves, and of those among them that do not."""
-    bare = [value for value in leaf.values if _amount_in_text(value, type_) is _NO_UNIT]
+def _written(leaf: Leaf, type_: FieldType, *, in_text: bool = False) -> tuple[Mapping[str, str], str]:
+    """The signs in its numbers, as a rules file says them, and what is to be said of how it is written."""
+    if not in_text:
+        return _signs(leaf.notations)
+    signs, told = _signs(_notations(leaf, _TEXTS[type_]))
+    amounts = _amounts_in_text(leaf, type_)
+    bare = [value for value, amount in zip(leaf.values, amounts, strict=True) if amount is _NO_UNIT]
+    told = f", with its unit in it{told}"
     if not bare:
-        return ", with its unit in it"
+        return signs, told
     some = f"{len(bare)} of {len(leaf.texts)} values {'says' if len(bare) == 1 else 'say'} none"
-    return (
-        f", with its unit in it; but {some}, such as {shown(bare[0])}: such an order ends as `invalid`, "
+    return signs, (
+        f"{told}; but {some}, such as {shown(bare[0])}: such an order ends as `invalid`, "
         "with a dead letter, until the platform says the unit"
     )
 
@@ -604,12 +620,71 @@ def _is_last(leaf: Leaf) -> bool:
 
 # -- Numbers ----------------------------------------------------------------------------------------
 
-_PLAIN = Field("plain", FieldType.DECIMAL)
+
+class _Notation(NamedTuple):
+    """The signs in a number that is text."""
+
+    decimal: str = "."
+    thousands: str = ""
+
+    @property
+    def spec(self) -> Mapping[str, str]:
+        """What a rules file says of it."""
+        said = {"decimal": self.decimal if self.decimal != "." else "", "thousands": self.thousands}
+        return {key: sign for key, sign in said.items() if sign}
+
+    def field(self, type_: FieldType, written: str = "") -> Field:
+        """What reads numbers written so."""
+        return Field("number", type_, written=written, comma=self.decimal == ",", thousands=self.thousands)
+
+    def fits(self, value: object) -> bool:
+        """No number has thousands and begins with 0: `0,500` is a half."""
+        return self.thousands != "," or not isinstance(value, str) or _BEGINS_WITH_0.search(value) is None
+
+
+_BEGINS_WITH_0 = re.compile(r"(?<![\d.,])0\d*,")
+_USUAL, _BY_THOUSANDS, _BY_COMMA = _Notation(), _Notation(thousands=","), _Notation(decimal=",")
+_NOTATIONS = (_USUAL, _BY_THOUSANDS, _BY_COMMA, _Notation(",", "."), _Notation(".", "'"))
+_PLAIN = {notation: notation.field(FieldType.DECIMAL) for notation in _NOTATIONS}
 _TEXTS = {
-    type_: Field("text", type_, written=IN_TEXT, thousands=",")
+    type_: {notation: notation.field(type_, IN_TEXT) for notation in _NOTATIONS}
     for type_ in (FieldType.ENERGY, FieldType.MONEY, FieldType.DURATION)
 }
 _NO_UNIT = "no unit"
+
+
+def _notations(leaf: Leaf, fields: Mapping[_Notation, Field]) -> list[_Notation]:
+    """Those in which all its values are written, the likeliest first; a number without its unit is written in any."""
+    return [
+        notation
+        for notation, field in fields.items()
+        if all(notation.fits(value) and _is_read(value, field) for value in leaf.values)
+    ]
+
+
+def _is_read(value: object, field: Field) -> bool:
+    try:
+        _ = _is_nothing(value) or field.read(value)
+    except NoUnitError:
+        return True
+    except UnreadableError:
+        return False
+    return True
+
+
+def _is_nothing(value: object) -> bool:
+    return value is None or (isinstance(value, str) and value.strip().lower() in NOTHING)
+
+
+def _signs(notations: Sequence[_Notation]) -> tuple[Mapping[str, str], str]:
+    """What a rules file says of these notations of one field, and what is to be said of that."""
+    if not notations or notations[0] == _USUAL:
+        return {}, ""
+    if notations[0] == _BY_THOUSANDS and _BY_COMMA in notations:
+        return notations[0].spec, '; `,` between thousands, or before fractions (`decimal: ","`)?'
+    says = {"decimal": "before fractions", "thousands": "between thousands"}
+    told = " and ".join(f"`{sign}` {says[key]}" for key, sign in notations[0].spec.items())
+    return notations[0].spec, f", with {told}"
 
 
 def _all_match(leaf: Leaf, pattern: re.Pattern[str]) -> bool:
@@ -619,23 +694,26 @@ def _all_match(leaf: Leaf, pattern: re.Pattern[str]) -> bool:
 
 def _numbers(leaf: Leaf) -> list[float | None] | None:
     """None where one of them is no number; one that stands for nothing is none."""
-    found: list[float | None] = []
-    for value in leaf.values:
-        try:
-            text = value.strip().lower() if isinstance(value, str) else ""
-            number = None if value is None or text in NOTHING else _PLAIN.read(value)
-        except UnreadableError:
-            return None
-        found.append(float(number) if isinstance(number, Decimal) else None)
-    return found
+    notations = leaf.notations
+    if not notations:
+        return None
+    field = _PLAIN[notations[0]]
+    found = (None if _is_nothing(value) else field.read(value) for value in leaf.values)
+    return [float(number) if isinstance(number, Decimal) else None for number in found]
 
 
-def _amount_in_text(value: object, type_: FieldType) -> int | str | None:
-    """In base units; `_NO_UNIT` for a number alone. Raises UnreadableError for what is neither."""
-    if value is None or (isinstance(value, str) and value.strip().lower() in NOTHING):
+def _amounts_in_text(leaf: Leaf, type_: FieldType) -> list[int | str | None]:
+    """In base units; `_NO_UNIT` for a number alone. Empty where one is neither."""
+    fields = _TEXTS[type_]
+    notations = _notations(leaf, fields)
+    return [_amount_in_text(value, fields[notations[0]]) for value in leaf.values] if notations else []
+
+
+def _amount_in_text(value: object, field: Field) -> int | str | None:
+    if _is_nothing(value):
         return None
     try:
-        amount = _TEXTS[type_].read(value)
+        amount = field.read(value)
     except NoUnitError:
         return _NO_UNIT
     assert isinstance(amount, int)
@@ -644,10 +722,7 @@ def _amount_in_text(value: object, type_: FieldType) -> int | str | None:
 
 def _says_unit(leaf: Leaf, type_: FieldType) -> bool:
     """At least half of its values do, and the others are numbers."""
-    try:
-        amounts = [_amount_in_text(value, type_) for value in leaf.values]
-    except UnreadableError:
-        return False
+    amounts = _amounts_in_text(leaf, type_)
     said = sum(isinstance(amount, int) for amount in amounts)
     return said > 0 and 2 * said >= sum(amount is not None for amount in amounts)
 
@@ -964,7 +1039,7 @@ def _durations_of(leaf: Leaf) -> Iterator[_Duration]:
         yield _Duration(leaf, {"HH:MM:SS": [_clock_seconds(value) for value in leaf.values]})
         return
     if _says_unit(leaf, FieldType.DURATION):
-        amounts = [_amount_in_text(value, FieldType.DURATION) for value in leaf.values]
+        amounts = _amounts_in_text(leaf, FieldType.DURATION)
         seconds = [float(amount) if isinstance(amount, int) else None for amount in amounts]
         yield _Duration(leaf, {IN_TEXT: seconds})
         return

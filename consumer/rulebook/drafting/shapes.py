@@ -264,4 +264,4 @@ def _moved(leaf: Leaf, prefix: str) -> Leaf:
 
 
 _CLOUD_DATA = ("data",)
-_MOVABLE = frozenset({"paths", "unit", "format"})
+_MOVABLE = frozenset({"paths", "unit", "format", "decimal", "thousands"})
