@@ -11,10 +11,12 @@ import random
 import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cache, partial
 from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from consumer.core.coupons import CouponRequest
 from consumer.core.errors import ConfigurationError, Problem
@@ -42,7 +44,7 @@ from consumer.core.retries import (
 )
 from consumer.core.signing import encode_form
 from consumer.core.traces import TracedCall
-from consumer.core.values import value
+from consumer.core.values import Frozen
 from consumer.flow import Flow
 from consumer.gateway import Gateway
 from consumer.metrics import Metrics
@@ -391,24 +393,26 @@ class Delivery:
             values = values if values is not None else order.values
             source = source or order.source
         return Resolution(
-            record=record,
-            index=finding.index if order is None else order.index,
-            outcome=finding.outcome,
-            decided_at=now,
-            reason=finding.reason,
-            detail=finding.detail,
-            dead_letter=finding.dead_letter,
-            source=source,
-            rule=finding.rule,
-            account=finding.account,
-            rules_hash=rules.hash,
-            values=values,
-            suspicions=() if order is None else order.suspicions,
-            reverses=finding.reverses,
-            attempts=NO_ATTEMPTS if context is None else context.attempts,
-            words=NO_WORDS if context is None else context.words,
-            label="" if context is None else context.label,
-            later=later,
+            record,
+            finding.index if order is None else order.index,
+            finding.outcome,
+            now,
+            finding.reason,
+            finding.detail,
+            finding.dead_letter,
+            source,
+            finding.rule,
+            finding.account,
+            rules.hash,
+            values,
+            () if order is None else order.suspicions,
+            finding.reverses,
+            None,  # no request, and nothing that was computed for one
+            None,
+            NO_ATTEMPTS if context is None else context.attempts,
+            NO_WORDS if context is None else context.words,
+            "" if context is None else context.label,
+            later,
         )
 
     def _secret(self, delivery: "_OrderDelivery") -> tuple[str, str]:
@@ -628,8 +632,7 @@ class Delivery:
         )
 
 
-@value
-class _Call:
+class _Call(Frozen):
     """How one request went.
 
     Attributes:
@@ -645,8 +648,7 @@ class _Call:
     outdated: bool
 
 
-@dataclass(slots=True)
-class Prepared:
+class Prepared(Struct):
     """A record that was read and planned, and what its orders share.
 
     Attributes:
@@ -661,14 +663,13 @@ class Prepared:
     record: Record
     began_at: datetime
     calls: list[TracedCall] | None
-    ended: list[Resolution] = field(default_factory=list)
-    orders: "list[_OrderDelivery]" = field(default_factory=list)
+    ended: list[Resolution] = []
+    orders: "list[_OrderDelivery]" = []
     problem: Exception | None = None
     begun: bool = False
 
 
-@dataclass(slots=True)
-class _OrderDelivery:
+class _OrderDelivery(Struct):
     """What one order carries through its delivery.
 
     Attributes:
@@ -715,24 +716,26 @@ class _OrderDelivery:
         """What becomes of it."""
         order, request = self.order, self.request
         return Resolution(
-            record=self.whole.record,
-            index=order.index,
-            outcome=outcome,
-            decided_at=decided_at,
-            detail=detail,
-            dead_letter=dead_letter,
-            source=order.source,
-            rule=request.rule,
-            account=request.account,
-            rules_hash=self.rules.hash,
-            values=order.values,
-            suspicions=order.suspicions,
-            parameters=request.parameters,
-            metadata=request.metadata,
-            attempts=attempts,
-            words=words,
-            label=label,
-            later=later,
+            self.whole.record,
+            order.index,
+            outcome,
+            decided_at,
+            None,  # of a request there is no reason: the detail and the platform's words tell
+            detail,
+            dead_letter,
+            order.source,
+            request.rule,
+            request.account,
+            self.rules.hash,
+            order.values,
+            order.suspicions,
+            None,  # and it reverses nothing
+            request.parameters,
+            request.metadata,
+            attempts,
+            words,
+            label,
+            later,
         )
 
 

@@ -9,12 +9,14 @@ import asyncio
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, lru_cache, partial
 from typing import Any, Protocol
 
 import structlog
+from msgspec import Struct
+from msgspec.structs import replace
 from prometheus_client import Gauge
 
 from consumer.core.errors import BrokerUnavailableError, RefusedError
@@ -30,7 +32,6 @@ from consumer.core.outcomes import (
     encode_retry,
     reduced,
 )
-from consumer.core.values import value
 from consumer.link import (
     Ambiguous,
     Committed,
@@ -147,16 +148,15 @@ class Encoder:
         return self.encode(replace(resolution, later=None, dead_letter=True, detail=detail))
 
 
-@value
-class Entry(Outgoing):
+class Entry(Outgoing, kw_only=True):
     """A record to be written for a resolution.
 
     Attributes:
         tells: of the resolution: an outcome, or a retry. A dead letter only goes along.
     """
 
-    resolution: Resolution = field(kw_only=True)
-    tells: bool = field(default=True, kw_only=True)
+    resolution: Resolution
+    tells: bool = True
 
 
 def _entry(topic: str, message: Message, resolution: Resolution, *, tells: bool = True) -> Entry:
@@ -164,18 +164,14 @@ def _entry(topic: str, message: Message, resolution: Resolution, *, tells: bool 
     return Entry(topic, message.key, message.value, message.headers, at, resolution=resolution, tells=tells)
 
 
-@dataclass(slots=True)
-class Done:
+class Done(Struct):
     """A record that ended, with all that is written for it."""
 
     record: Record
+    partition: TopicPartition
     resolutions: Sequence[Resolution]
     taken_at: float
-    entries: list[Entry] = field(default_factory=list)
-    partition: TopicPartition = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.partition = partition_of(self.record)
+    entries: list[Entry] = []
 
     def replace(self, entry: Entry, others: Sequence[Entry]) -> None:
         """Write the others in its place."""
@@ -237,7 +233,7 @@ class Ledger:
 
     def add(self, record: Record, resolutions: Sequence[Resolution], taken_at: float) -> None:
         """The record ended. Its resolutions and its offset go out with the next flush."""
-        self._pending.append(Done(record, resolutions, taken_at))
+        self._pending.append(Done(record, partition_of(record), resolutions, taken_at))
         if not self._work.is_set():
             self._begin_to_wait()
         if len(self._pending) >= self._bounds.records:

@@ -27,7 +27,7 @@ from aiokafka.protocol.metadata import MetadataRequest, MetadataRequestStruct
 from aiokafka.protocol.types import Array, Boolean, Int16, Int32, Schema, String
 
 from consumer.core.errors import BrokerUnavailableError, RefusedError
-from consumer.core.values import value
+from consumer.core.values import Frozen
 from consumer.decoding import Records, as_decoded, partition_records
 
 T = TypeVar("T")
@@ -165,8 +165,7 @@ class Membership:
             raise ValueError("not a member of the group")
 
 
-@value
-class Outgoing:
+class Outgoing(Frozen):
     """A record to write. `partition` None: chosen by the key, as Kafka's own producers do."""
 
     topic: str
@@ -177,8 +176,7 @@ class Outgoing:
     partition: int | None = None
 
 
-@value
-class CommittedOffset:
+class CommittedOffset(Frozen):
     """What the group has committed for a partition; offset -1 means nothing."""
 
     offset: int

@@ -2,13 +2,13 @@
 
 import asyncio
 import contextlib
-import dataclasses
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import pytest
 from aiokafka.errors import KafkaError
+from msgspec import structs
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
@@ -361,7 +361,7 @@ async def test_one_readable_record_among_them_or_no_bound_keeps_the_topic_going(
 
 async def test_a_rule_that_fails_on_every_order_does_not_pause_a_topic_that_can_be_read() -> None:
     async with running(Room(unreadable=10)) as room:
-        room.delivery.ends = lambda offset: [dataclasses.replace(unreadable(offset), rule="r1")]
+        room.delivery.ends = lambda offset: [structs.replace(unreadable(offset), rule="r1")]
         room.consumer.polls.put_nowait(list(range(50, 80)))
         await room.delivers(list(range(50, 80)))
         assert room.intake.unreadable == []

@@ -5,7 +5,6 @@ import json
 import re
 import tomllib
 from collections.abc import Iterable
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
+from msgspec.structs import replace
 
 from consumer import cli, rulebook, schemas, settings
 from consumer.core.events import Attempts, Coordinates, GatewayWords, Record, Replay, Wait

@@ -222,7 +222,7 @@ def _with(
     event_id: str | None,
 ) -> "CouponRequest":
     """With what was given instead of the event's own."""
-    from dataclasses import replace
+    from msgspec.structs import replace
 
     from consumer.core.plates import normalise
 

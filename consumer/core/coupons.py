@@ -8,7 +8,7 @@ from enum import StrEnum
 import orjson
 
 from consumer.core.outcomes import Finding
-from consumer.core.values import value
+from consumer.core.values import Frozen
 
 OWN_PARAMETERS = frozenset(
     {
@@ -41,8 +41,7 @@ LARGEST_VALUE = 2**31 - 1
 """A metadata value is a 32-bit integer on the wire, and none of ours is negative."""
 
 
-@value
-class CouponRequest:
+class CouponRequest(Frozen):
     """One coupon to ask for, complete but for the signature.
 
     Attributes:
@@ -121,8 +120,7 @@ class Account:
     timestamp: bool = False
 
 
-@value
-class Datum:
+class Datum(Frozen):
     """One metadata entry: its key, the name shown beside the value, the value."""
 
     key: str

@@ -6,7 +6,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import NamedTuple
 
-from consumer.core.values import value
+from consumer.core.values import Frozen
 
 Headers = tuple[tuple[str, bytes | None], ...]
 """Kafka headers as they came: repeated keys, null and non-UTF-8 values included."""
@@ -23,8 +23,7 @@ class Coordinates(NamedTuple):
     offset: int
 
 
-@value
-class Attempts:
+class Attempts(Frozen):
     """What an order's delivery went through.
 
     Attributes:
@@ -43,8 +42,7 @@ class Attempts:
     ambiguous: bool = False
 
 
-@value
-class GatewayWords:
+class GatewayWords(Frozen):
     """What the platform said last, as it said it (domain: replies). None where it did not say."""
 
     code: str | None = None
@@ -78,8 +76,7 @@ class Wait(StrEnum):
     """The end of its account's trouble with the platform: no attempt, but time towards the deadline."""
 
 
-@value
-class RetryContext:
+class RetryContext(Frozen):
     """What a retry topic's record says of the order that waits in it (`consumer.core.headers`).
 
     Attributes:
@@ -115,8 +112,7 @@ class RetryContext:
     order_id: str | None = None
 
 
-@value
-class Replay:
+class Replay(Frozen):
     """What `charging-coupon replay` says of a record that it sent back (`consumer.core.headers`).
 
     Attributes:
@@ -134,8 +130,7 @@ class Replay:
     release: bool = False
 
 
-@value
-class Record:
+class Record(Frozen):
     """One record of an events topic or a retry topic, as polled.
 
     Attributes:
@@ -186,8 +181,7 @@ class Record:
         return size
 
 
-@value
-class Order:
+class Order(Frozen):
     """One charge within a record, read exactly and in base units.
 
     Attributes:

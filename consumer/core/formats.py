@@ -17,6 +17,7 @@ import msgspec
 from consumer.core.events import Headers
 from consumer.core.outcomes import Reason
 from consumer.core.templates import Template
+from consumer.core.values import Frozen
 
 _UNROUNDED = range(-40, 1)  # exponents of numbers that were written with all their digits
 _LARGEST_DOUBLE = 2**53  # beyond it a number with a point has lost digits somewhere
@@ -143,8 +144,7 @@ def _mend(escape: re.Match[str]) -> str:
 # -- An event ---------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class Event:
+class Event(Frozen):
     """A decoded record.
 
     Attributes:

@@ -6,8 +6,10 @@ from the same transaction: a record without a value, which names it.
 
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
+
+from msgspec.structs import replace
 
 from consumer.core.events import Coordinates, Order, Record, Replay
 from consumer.core.headers import (

@@ -28,7 +28,7 @@ from consumer.core.events import (
 )
 from consumer.core.headers import Header, event_headers, own_headers, retry_headers
 from consumer.core.plates import DOTS, mask
-from consumer.core.values import value
+from consumer.core.values import Frozen
 
 CE_TYPE = "charging-coupon.outcome.v1"
 TRACE_HEADERS = ("traceparent", "tracestate")
@@ -110,8 +110,7 @@ class Reason(StrEnum):
     HOLD = "hold"
 
 
-@value
-class Finding:
+class Finding(Frozen):
     """An order, or a whole record, that ends without a request: what reading or the rules found.
 
     Attributes:
@@ -137,8 +136,7 @@ class Finding:
     source: str | None = None
 
 
-@value
-class Later:
+class Later(Frozen):
     """An order goes to a retry topic instead of ending. The outcome beside it is what it would end as now.
 
     Attributes:
@@ -156,8 +154,7 @@ class Later:
     excused_seconds: float
 
 
-@value
-class Resolution:
+class Resolution(Frozen):
     """What becomes of one order: an outcome, with a dead letter where asked for; or a retry. The ledger writes it.
 
     Attributes:
@@ -255,8 +252,7 @@ class OutcomeContext:
     privacy: Privacy = Privacy()
 
 
-@value
-class Message:
+class Message(Frozen):
     """A Kafka record to be written. Only a tombstone's dead letter has no value."""
 
     key: bytes | None

@@ -6,8 +6,10 @@ one coupon at most.
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
+
+from msgspec.structs import replace
 
 from consumer.core.coupons import CouponRequest, Datum, MetadataFormat, is_metadata, metadata_fields
 from consumer.core.replies import SIGNATURE_REFUSED, Reply, Then

@@ -14,11 +14,10 @@ import msgspec
 from consumer.core.events import GatewayWords
 from consumer.core.outcomes import Outcome
 from consumer.core.plates import DOTS
-from consumer.core.values import value
+from consumer.core.values import Frozen
 
 
-@value
-class Answered:
+class Answered(Frozen):
     """The whole reply arrived.
 
     Attributes:
@@ -36,15 +35,13 @@ class Answered:
     resent: bool = False
 
 
-@value
-class NotSent:
+class NotSent(Frozen):
     """The request certainly did not reach the platform (refused, no such name, connect timeout)."""
 
     error: str
 
 
-@value
-class NoAnswer:
+class NoAnswer(Frozen):
     """The request may have been carried out: timeout, reset, or a truncated reply after sending began.
 
     Attributes:
@@ -69,8 +66,7 @@ class Then(StrEnum):
     STOP = "stop"
 
 
-@value
-class Reply:
+class Reply(Frozen):
     """A classified attempt end.
 
     Attributes:

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from consumer.core.events import RetryContext, Wait
 from consumer.core.outcomes import Later
 from consumer.core.replies import Reply, Then
-from consumer.core.values import value
+from consumer.core.values import Frozen
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,20 +123,17 @@ def excused_seconds(context: RetryContext | None, now: datetime) -> float:
     return context.excused_seconds + max(0.0, (now - context.written_at).total_seconds())
 
 
-@value
-class Again:
+class Again(Frozen):
     """Call again after so many seconds."""
 
     after: float
 
 
-@value
-class Stopped:
+class Stopped(Frozen):
     """Back to the stop line: the account is refused, which is not the order's fault and no attempt of its own."""
 
 
-@value
-class Done:
+class Done(Frozen):
     """The reply is the last word."""
 
 

@@ -5,8 +5,9 @@ new book.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+
+from msgspec.structs import replace
 
 from consumer.core.coupons import Account, CouponRequest
 from consumer.core.events import Order, Record

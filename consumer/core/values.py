@@ -1,16 +1,17 @@
 """What goes through the rooms by the thousand a second: values that never change. Performs no I/O."""
 
-from dataclasses import dataclass, field
-from typing import TypeVar, dataclass_transform
+from typing import dataclass_transform
 
-T = TypeVar("T")
+from msgspec import Struct, field
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(field,))
-def value(cls: type[T]) -> type[T]:
-    """A dataclass with slots whose fields are set once; mypy holds that, as for `frozen=True`.
+class Frozen(Struct, frozen=True, gc=False):
+    """A value whose fields are set once, made in C in less than half of a dataclass's time.
 
-    At run time nothing does: there, frozen fields are set through `object.__setattr__`, one call for each,
-    which makes a value of twenty fields five times as dear.
+    That holds by position: each name among the arguments is looked for among the fields, which makes twenty of them
+    dearer than a dataclass. `msgspec.structs.replace` gives a changed copy.
+
+    The garbage collector does not look at it. So none may be part of a circle: what it holds is older than it is, and
+    the mappings and lists in it are never given anything that leads back.
     """
-    return dataclass(slots=True, unsafe_hash=True)(cls)

@@ -6,12 +6,12 @@ import random
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from types import TracebackType
 from typing import Self, cast
 
 import aiohappyeyeballs
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+from msgspec.structs import replace
 from yarl import URL
 
 from consumer.core.replies import Answered, AttemptEnd, NoAnswer, NotSent

@@ -27,7 +27,7 @@ from consumer.core.outcomes import Outcome, Resolution
 from consumer.decoding import as_decoded
 from consumer.delivery import Prepared
 from consumer.intake import Bounds, Intake
-from consumer.ledger import Done, Ledger
+from consumer.ledger import Done, Ledger, partition_of
 from consumer.link import CommittedOffset, GroupConsumer, Membership, TopicPartition
 from consumer.metrics import Metrics
 from tests.bench.pipeline import Load
@@ -197,7 +197,7 @@ class Commits:
             self._on_committed(pending)
 
     def add(self, record: Record, resolutions: Sequence[Resolution], taken_at: float) -> None:
-        self._pending.append(Done(record, resolutions, taken_at))
+        self._pending.append(Done(record, partition_of(record), resolutions, taken_at))
         self._count += 1
         if len(self._pending) >= FLUSH or self._count >= self._until:
             self._work.set()

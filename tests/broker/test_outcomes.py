@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from aiokafka import AIOKafkaProducer
+from msgspec import structs
 
 from consumer import cli
 from consumer.core.events import Attempts, Coordinates, GatewayWords, Record, Wait
@@ -166,7 +167,7 @@ async def test_the_command_that_it_names_explains_the_event(world: World, ask: A
     [place] = [at for at in range(4) if (await end_offsets(world.broker, world.topics.events, 4))[at]]
     origin = Coordinates(world.topics.events, place, 0)
     told = resolution(world.topics, 0)
-    told = replace(told, record=replace(told.record, coordinates=origin))
+    told = structs.replace(told, record=structs.replace(told.record, coordinates=origin))
     message = encode_outcome(told, OutcomeContext("cluster", Privacy(PlateMode.HASH, KEY)))
     await write(world.broker, world.topics.outcomes, [message])
 

@@ -8,6 +8,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from consumer.core.coupons import (
     LARGEST_VALUE,
@@ -108,6 +109,7 @@ def test_no_metadata_is_no_field(written: MetadataFormat) -> None:
 def test_a_request_tells_when_it_was_sent_where_its_account_says_so() -> None:
     at = datetime(2026, 11, 25, 8, 0, 0, 1000, UTC)
     silent = CouponRequest("main", "rule", None, {"app_id": "op01"}, {})
+    telling = structs.replace(silent, timestamped=True)
 
     assert silent.sent(at) == {"app_id": "op01"}
-    assert replace(silent, timestamped=True).sent(at) == {"app_id": "op01", "timestamp": "1795593600001"}
+    assert telling.sent(at) == {"app_id": "op01", "timestamp": "1795593600001"}

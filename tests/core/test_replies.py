@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from consumer.core import replies
 from consumer.core.events import GatewayWords
@@ -45,7 +46,7 @@ def test_every_sample_is_understood_as_it_says(path: Path) -> None:
 
     reply = TABLE.classify(Answered(sample.pop("status"), body.encode(), headers.get("Retry-After")), NOW)
 
-    got = asdict(reply)
+    got = structs.asdict(reply)
     assert words is None or GatewayWords(**words) == reply.words
     assert expected == {name: got[name] for name in expected}
     assert sample == {}, "a sample with a mistyped key proves nothing"
@@ -134,7 +135,7 @@ def test_any_value_in_any_field_ends_in_a_row(value: object) -> None:
         reply = TABLE.classify(Answered(200, json.dumps(body).encode()), NOW)
 
         assert reply.label in TABLE.rows
-        json.dumps(asdict(reply.words), ensure_ascii=False).encode()
+        json.dumps(structs.asdict(reply.words), ensure_ascii=False).encode()
 
 
 @pytest.mark.parametrize(

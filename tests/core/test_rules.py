@@ -1,7 +1,6 @@
 """A record -> its orders, an order -> what the first rule that matches says."""
 
 import json
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,6 +8,7 @@ import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from consumer import rulebook
 from consumer.core.coupons import CouponRequest

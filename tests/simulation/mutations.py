@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any
 
+from msgspec import structs
+
 from consumer import intake, takeover, transactions
 from consumer.core.events import NO_ATTEMPTS, Record, RetryContext
 from consumer.core.headers import read_retry
@@ -430,7 +432,9 @@ def whole_record_tried_again() -> Iterator[None]:
 def retry_context_lost() -> Iterator[None]:
     def forgetful(headers: Any) -> Any:
         context = read_retry(headers)
-        return replace(context, attempts=NO_ATTEMPTS) if isinstance(context, RetryContext) else context
+        return (
+            structs.replace(context, attempts=NO_ATTEMPTS) if isinstance(context, RetryContext) else context
+        )
 
     with _replaced((intake, "read_retry", forgetful)):
         yield
