@@ -269,6 +269,23 @@ def test_commas_in_numbers_are_told_by_all_samples_together(
     assert [(item.values or {}).get("energy_wh") for item in items] == wh
 
 
+@pytest.mark.parametrize("name", ["zd", "zdbh", "zdid", "zdbm", "ZD_ID", "czbm", "tccbh"])
+def test_a_station_is_found_by_what_pinyin_is_cut_short_to(name: str) -> None:
+    text = drafted({**CHARGE, "zdmc": "高铁东站", name: "A07", "zdsj": "2026-03-01 09:59:00", "zdgl": 60})
+
+    assert field_of(text, "station_id") == name
+
+
+def test_few_short_values_under_a_name_that_begins_as_that_of_a_station_are_taken_for_it() -> None:
+    stations = ["A07", "B11", "A07"]
+    text = drafted(*({**CHARGE, "no": f"A{n}", "zdxx": each, "zdgl": 60} for n, each in enumerate(stations)))
+
+    assert field_of(text, "station_id") == "zdxx"
+    why = "such as A07, 2 different ones in 3 orders: only its first letters tell"
+    assert why in comment_of(text, "station_id")
+    assert "# station_id: PATH" in drafted({**CHARGE, "zdxx": "A07"}, {**CHARGE, "zdxx": "B11"})
+
+
 def test_numbers_of_which_one_has_a_comma_where_another_has_a_point_are_none() -> None:
     assert "# energy_wh: {paths: PATH" in drafted({**CHARGE, "dl": "23,40"}, {**CHARGE, "dl": "3.80"})
 

@@ -277,7 +277,10 @@ class _Guessing:
     def _station(self) -> None:
         for name, judge in (("station_id", _station_score), ("connector_id", _connector_score)):
             for score, leaf in (scored := self._best(judge))[:1]:
-                self._add(name, {"paths": leaf.path}, _seen(leaf) + _or_else(scored), score, leaf)
+                why = _seen(leaf)
+                if name == "station_id" and not concepts_of(leaf.name):
+                    why += f", {len(set(leaf.texts))} different ones in {len(leaf.texts)} orders: only its first letters tell"
+                self._add(name, {"paths": leaf.path}, why + _or_else(scored), score, leaf)
 
     def _order_id(self) -> None:
         for score, leaf in (scored := self._best(_order_id_score))[:1]:
@@ -507,15 +510,27 @@ def _is_id(leaf: Leaf) -> bool:
     ) and all(len(text) <= MAX_ID and not re.search(r"\s\S*\s", text) for text in leaf.texts)
 
 
+_NO_THING = frozenset({"time", "money", "energy", "status", "kind", "partial"})
+
+
 def _thing_score(leaf: Leaf, concept: str) -> float:
     about = leaf.concepts
-    if concept not in about or not _is_id(leaf) or about & {"time", "money", "energy", "status", "kind"}:
+    if concept not in about or not _is_id(leaf) or about & _NO_THING:
         return 0
     score = 0.6 + 0.4 * ("id" in about) - 0.3 * ("label" in about) - 0.3 * bool(about & OTHER)
     return score - (0 if leaf.texts else 0.3)
 
 
+_LIKE_A_STATION = re.compile(r"zd|zhan", re.IGNORECASE)
+_SHORT = 16
+
+
 def _station_score(leaf: Leaf) -> float:
+    """By its name; or by how that begins, where few short values come again and again."""
+    texts = leaf.texts
+    again = len(set(texts)) < len(texts) and all(len(text) <= _SHORT for text in texts)
+    if again and not concepts_of(leaf.name) and _LIKE_A_STATION.match(leaf.name) and _is_id(leaf):
+        return 0.3
     return _thing_score(leaf, "station")
 
 
