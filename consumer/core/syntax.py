@@ -140,3 +140,50 @@ def parts_of(source: str) -> list[str]:
             parts.append(source[start : token.start].strip())
             start = token.start + 2
     return [*parts, source[start:].strip()]
+
+
+def compared_in(source: str) -> set[str] | None:
+    """Its variables, where it only compares each with literals (a text for equality), or asks for its presence.
+
+    What such an expression is, changes at these literals alone. None where it does anything else.
+    """
+    found: set[str] = set()
+    rest = list(tokens(source))
+    while rest:
+        texts = [token.text for token in rest[:3]]
+        if texts[0] in _LOGIC or texts[0] in _TRUTHS:
+            del rest[0]
+        elif texts[:2] == [PRESENT, "."] and len(texts) == 3:
+            found.add(texts[2])
+            del rest[:3]
+        elif len(rest) > 2 and _is_comparison(*rest[:3]):
+            found.update(
+                token.text for token in rest[:3] if token.kind == "name" and token.text not in _TRUTHS
+            )
+            del rest[:3]
+        elif texts[1:] == ["in", "["] and rest[0].kind == "name":
+            end = next((number for number, token in enumerate(rest) if token.text == "]"), 0)
+            if any(token.text != "," and literal_of(token) is None for token in rest[3:end]) or not end:
+                return None
+            found.add(texts[0])
+            del rest[: end + 1]
+        elif rest[0].kind == "name" and (texts[1:2] == [] or texts[1] in _LOGIC - {"("}):
+            found.add(texts[0])
+            del rest[0]
+        else:
+            return None
+    return found
+
+
+def _is_comparison(left: Token, mark: Token, right: Token) -> bool:
+    if left.kind != "name" or left.text in _TRUTHS:
+        left, right = right, left
+    if left.kind != "name" or mark.text not in _COMPARISONS:
+        return False
+    literal = right.text in _TRUTHS or literal_of(right)
+    return literal is not None and (mark.text in ("==", "!=") or type(literal) is int)
+
+
+_LOGIC = frozenset({"(", ")", "!", "&&", "||"})
+_TRUTHS = frozenset({"true", "false"})
+_COMPARISONS = frozenset({"==", "!=", "<", "<=", ">", ">="})

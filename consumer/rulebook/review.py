@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from itertools import combinations
+from itertools import combinations, product
 
 from consumer.core.coupons import CouponRequest
 from consumer.core.errors import Problem
@@ -21,7 +21,7 @@ from consumer.core.formats import scalar_text
 from consumer.core.outcomes import Finding, Reason
 from consumer.core.rules import Rule, RuleBook
 from consumer.core.sources import Source
-from consumer.core.syntax import guarded_in, literals_in, names_in, place_of
+from consumer.core.syntax import compared_in, guarded_in, literals_in, names_in, parts_of, place_of
 from consumer.core.templates import DERIVED
 from consumer.rulebook.bundle import Location
 from consumer.rulebook.cases import event_bytes, record_of
@@ -61,6 +61,7 @@ class _Review:
         self._unreachable: set[int] = set()
         self._sources = {source.name: source for source in book.sources}
         self._numbers = {rule.name: number for number, rule in enumerate(book.rules)}
+        self._conditions = [_condition(rule) for rule in book.rules]
 
     def found(self) -> list[Problem]:
         in_order = sorted(dict.fromkeys(self._warnings.values()), key=_order)
@@ -98,9 +99,14 @@ class _Review:
         by_station: dict[str, list[int]] = defaultdict(list)
         for number, rule in enumerate(rules):
             near = {before for station in rule.stations for before in by_station[station]}
+            conditional: list[int] = []
             for before in sorted({*everywhere, *near}):
-                if self._shadows(before, number):
+                if self._conditions[before] not in ("", self._conditions[number]):
+                    conditional.append(before)
+                elif self._shadows(before, number):
                     break
+            else:
+                self._look_at_conditions(conditional, number)
             for station in rule.stations:
                 by_station[station].append(number)
             if not rule.stations:
@@ -109,9 +115,6 @@ class _Review:
     def _shadows(self, before: int, number: int) -> bool:
         """True where the earlier rule takes all that the later one is for; warns of that, and of a part of it."""
         first, rule = self._book.rules[before], self._book.rules[number]
-        condition = _condition(first)
-        if condition and condition != _condition(rule):
-            return False
         keys = [
             ("source", first.sources, rule.sources, frozenset(self._sources)),
             ("station", first.stations, rule.stations, frozenset(self._compilation.stations)),
@@ -143,6 +146,94 @@ class _Review:
         self._unreachable.add(number)
         self._warn(("rules", number), message, remedy)
         return True
+
+    def _look_at_conditions(self, conditional: Sequence[int], number: int) -> None:
+        """Warns where these earlier rules, each with a `when` of its own, together take all that the rule is for."""
+        rule = self._book.rules[number]
+        takers: list[int] = []
+        for before in conditional:
+            if self._covers(self._book.rules[before], rule):
+                takers.append(before)
+                if len(takers) == _TAKERS:
+                    break
+        taken = self._taken_by(takers, number) if takers else []
+        if not taken:
+            return
+        named = " or ".join(
+            f"`{self._book.rules[before].name}` ({self._line(('rules', before))})" for before in taken[:3]
+        )
+        named += f" or {len(taken) - 3} more" if len(taken) > 3 else ""
+        message = f"rule `{rule.name}` is never reached: each charge tried that is for it goes to {named}"
+        remedy = (
+            "put it before that one, or narrow that one"
+            if len(taken) == 1
+            else "put it before those, or narrow them"
+        )
+        self._unreachable.add(number)
+        self._warn(("rules", number), message, remedy)
+
+    def _covers(self, first: Rule, rule: Rule) -> bool:
+        """Whether the earlier rule's keys are among those of all orders that have the later one's."""
+        return (
+            (not first.stations or (bool(rule.stations) and rule.stations <= first.stations))
+            and (not first.sources or (rule.sources or self._sources.keys()) <= first.sources)
+            and all(
+                name in rule.equals and rule.equals[name] <= texts for name, texts in first.equals.items()
+            )
+        )
+
+    def _taken_by(self, takers: Sequence[int], number: int) -> list[int]:
+        """Those that take the charges tried, one if that is enough; none where it cannot be told.
+
+        A condition of an earlier rule that is one of the rule's own too always holds there. All others must
+        be comparisons with literals, of what the rule's own conditions do not calculate with.
+        """
+        rule, rules = self._book.rules[number], self._book.rules
+        parts = _parts(rule)
+        own = {_dense(part) for part in parts}
+        compared = [compared_in(part) for part in parts]
+        calculated = {
+            name
+            for part, names in zip(parts, compared, strict=True)
+            if names is None
+            for name in _made_up(names_in(part))
+        }
+        looked_at: dict[int, frozenset[str]] = {}
+        for before in takers:
+            rest = [compared_in(part) for part in _parts(rules[before]) if _dense(part) not in own]
+            names = _made_up(name for each in rest for name in each or ())
+            if None not in rest and not names & (_FIXED | calculated):
+                looked_at[before] = names
+        for names in sorted({*looked_at.values(), frozenset().union(*looked_at.values())}, key=len):
+            found = self._taken_of([before for before in looked_at if looked_at[before] <= names], rule)
+            if found:
+                return found
+        return []
+
+    def _taken_of(self, takers: Sequence[int], rule: Rule) -> list[int]:
+        """Of these, all that take some of the charges tried; none where one is left, or too many are to be tried."""
+        whens = {before: when for before in takers if (when := self._book.rules[before].when) is not None}
+        conditions = [when.source for when in whens.values()]
+        conditions += [] if rule.when is None else [rule.when.source]
+        enough, taken = list(whens), set[int]()
+        station = min(rule.stations, default=None)
+        zoned = station is not None and self._compilation.stations[station].zone is not None
+        for source in self._sources.values():
+            if rule.sources and source.name not in rule.sources:
+                continue
+            charges = _Charges(source, rule, station, zoned).at_all_limits(conditions)
+            if charges is None:
+                return []
+            for values in charges:
+                binding = self._book.compiler.bind(values)
+                if rule.when is not None and rule.when.evaluate(binding) is not True:
+                    continue
+                first = next((each for each, when in whens.items() if when.evaluate(binding) is True), None)
+                if first is None:
+                    return []
+                taken.add(first)
+                enough = [each for each in enough if whens[each].evaluate(binding) is True]
+        return enough[:1] if taken and enough else sorted(taken)
 
     def _line(self, location: Location) -> str:
         return "line " + self._bundle.place(location).rsplit(":", 2)[1]
@@ -340,6 +431,16 @@ class _Review:
 
 _LEAVE_OUT = "name it in a rule, or leave it out"
 _PLATE = "粤BD12345"
+_TAKERS = 50
+"""Earlier rules with a `when` of their own against which one is tried."""
+
+_NAMED_BY = {"minutes": "seconds", "started_at": "seconds"}
+"""By which of the made-up values these come to be."""
+
+_FIXED = frozenset(
+    {"order_id", "event_id", "plate", "station_id", "api_store_code", "zone", "ended_at", "present"}
+)
+"""What made-up charges do not differ in, or not at limits."""
 
 
 def fits(rule: Rule, order: Order) -> bool:
@@ -368,6 +469,18 @@ def _one_of(texts: Iterable[str]) -> str:
 def _condition(rule: Rule) -> str:
     text = "" if rule.when is None else "".join(rule.when.source.split())
     return "" if text == "true" else text
+
+
+def _parts(rule: Rule) -> list[str]:
+    return [] if rule.when is None or not _condition(rule) else parts_of(rule.when.source)
+
+
+def _made_up(names: Iterable[str]) -> frozenset[str]:
+    return frozenset(_NAMED_BY.get(name, name) for name in names)
+
+
+def _dense(text: str) -> str:
+    return "".join(text.split())
 
 
 def _same(one: Mapping[str, object], other: Mapping[str, object]) -> bool:
@@ -401,6 +514,7 @@ _TYPICAL: Mapping[FieldType, Sequence[Value]] = {
 """First what is ordinary, then what is at the limits: 100 MWh, a million yuan, 30 days."""
 
 MAX_CHARGES = 200
+MAX_WAYS = 4000
 _EXTREMES = 4  # of each field's values the first that are tried together with another's
 _LARGEST_LIMIT = 10_000_000
 
@@ -431,6 +545,40 @@ class _Charges:
             made += [{**ordinary, one: a, other: b} for a in ones[1:_EXTREMES] for b in others[1:_EXTREMES]]
         for values in made[:MAX_CHARGES]:
             yield self._whole(values)
+
+    def at_all_limits(self, conditions: Sequence[str]) -> Iterator[dict[str, Value]] | None:
+        """Every way in which what these conditions look at can be, or be absent; None where there are too many."""
+        literals = {literal for each in conditions for literal in literals_in(each)}
+        numbers = [literal for literal in literals if isinstance(literal, int)]
+        texts = sorted(literal for literal in literals if isinstance(literal, str))
+        near = sorted(
+            {value for number in numbers for value in (number - 1, number, number + 1) if value >= 0}
+        )
+        names = _made_up(name for each in conditions for name in names_in(each) | guarded_in(each))
+        choices: dict[str, Sequence[Value | None]] = {}
+        count, certain = 1, self._certain()
+        for name, type_ in self._types().items():
+            found: list[Value | None] = list(_TYPICAL[type_])
+            if name not in names:
+                found = found[:1]
+            elif type_ is FieldType.STRING:
+                found += texts
+            elif type_ is FieldType.DURATION:
+                found += [*near, *(60 * value for value in near)]
+            elif type_ is not FieldType.BOOL and isinstance(found[0], int):
+                found += near
+            if name in self.rule.equals:
+                found = [_typed(text, type_) for text in sorted(self.rule.equals[name])]
+            elif name in names and name not in certain:
+                found.append(None)
+            choices[name] = tuple(dict.fromkeys(found))
+            count *= len(choices[name])
+        if count > MAX_WAYS:
+            return None
+        return (
+            self._whole({name: value for name, value in zip(choices, way, strict=True) if value is not None})
+            for way in product(*choices.values())
+        )
 
     def _choices(self) -> dict[str, Sequence[Value]]:
         """What the fields that the rule looks at can be; `seconds` stands for the times around it."""

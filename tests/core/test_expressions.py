@@ -11,7 +11,7 @@ from consumer.core.expressions import (
     Failure,
     compiler,
 )
-from consumer.core.syntax import Kind, guarded_in, literals_in, names_in, parts_of
+from consumer.core.syntax import Kind, compared_in, guarded_in, literals_in, names_in, parts_of
 
 VARIABLES = {
     "energy_wh": Kind.INT,
@@ -245,6 +245,27 @@ def test_a_window_may_end_with_the_day_and_be_of_any_zone(cel: Compiler, source:
     moment = datetime(2026, 3, 1, 14, 59, 59, 999_000, tzinfo=UTC)
 
     assert evaluate(cel, source, Kind.BOOL, ended_at=moment, zone="Asia/Shanghai") is holds
+
+
+@pytest.mark.parametrize(
+    ("source", "names"),
+    [
+        ("energy_wh >= 10000 && !(5 > minutes) || false", {"energy_wh", "minutes"}),
+        ("present.fee_fen && free == true && !paid", {"fee_fen", "free", "paid"}),
+        ("stop_reason in ['3', '4'] && plate != 'x'", {"stop_reason", "plate"}),
+        ("true", set()),
+        ("energy_wh / 1000 >= 10", None),
+        ("energy_wh >= 10 * 1000", None),
+        ("energy_wh > fee_fen", None),
+        ("plate > 'x'", None),
+        ("plate.startsWith('x')", None),
+        ("clamp(minutes, 1, 2) == 1", None),
+        ("minutes in [1, seconds]", None),
+        ("energy_wh > 5 ? free : paid", None),
+    ],
+)
+def test_comparisons_with_literals_alone_change_at_these_alone(source: str, names: set[str] | None) -> None:
+    assert compared_in(source) == names
 
 
 def test_the_names_in_an_expression_are_its_variables() -> None:
