@@ -80,7 +80,9 @@ def wrong(name: str) -> list[str]:
         assert ASSUMED[name][0] in text
         text = text.split("\ntests:")[0].replace(*ASSUMED[name])
     right = case["right"]
-    (item,) = read(text.replace("STATION-1", (right.get("station") or "S1").split(" ")[0]), bytes_of(case))
+    (item,) = read(
+        text.replace("FILL-IN-STATION-1", (right.get("station") or "S1").split(" ")[0]), bytes_of(case)
+    )
     found = list(
         differences(item.values or {}, right, getattr(item, "reverses", None), WITHIN.get(name, timedelta(0)))
     )
@@ -151,7 +153,7 @@ def test_a_draft_checks_and_tests_as_it_is(name: str, tmp_path: Path) -> None:
 def test_every_guess_is_marked_and_a_preset_is_all_there_is_to_say(name: str) -> None:
     text = draft_of(sampled(name)).text
 
-    lines = text.split("\nsources:")[1].split("\nstations:")[0].splitlines()
+    lines = re.split(r"\n(?:stations|rules):", text.split("\nsources:")[1])[0].splitlines()
     said = [number for number, line in enumerate(lines) if re.match(r" +[a-z_]+: \S", line)]
     for number in said:
         above = next(line for line in reversed(lines[:number]) if not line.startswith("      #  "))
@@ -433,10 +435,11 @@ def test_of_one_kind_of_message_it_is_asked_whether_there_are_others() -> None:
 
 
 def test_what_has_no_end_is_not_read_whole() -> None:
-    told = told_of(STOP, START)
+    told = told_of(*({**each, "data": {**each["data"], "site": "A"}} for each in (STOP, START)))  # type: ignore[dict-item]  # a dict of dicts
 
     assert told.startswith(
-        "2 messages, 2 orders, 1 of them read whole\nsample:2: skipped (not_finished): `$.evt`"
+        "2 messages, 2 orders, 1 of them read whole: read plate, station and start in all, end and energy in 1"
+        "\nsample:2: skipped (not_finished): `$.evt`"
     )
     assert "confirm skip: charges that have ended have evt = CHG_STOP, others CHG_START" in told
 
@@ -529,6 +532,57 @@ def test_a_schema_registrys_frame_is_taken_off() -> None:
     text = draft(samples_of([("sample", b"\0\0\0\0\x07" + json.dumps(CHARGE).encode())])).text
 
     assert "envelope: [schema_registry]" in text
+
+
+# -- What is not found ---------------------------------------------------------------------------------------
+
+STRANGE = {"hdr": {"ver": "2"}, "data": {**CHARGE, "wz": "A07", "xx": "7,4 / 3", "gun": 2, "kefu": "13800138000", "user": "李明"}}  # fmt: skip  # as a platform sends it
+OTHER = {"hdr": {"ver": "2"}, "data": {**CHARGE, "no": "A2", "wz": "A07", "xx": "8", "gun": 1, "settled": "2026-03-01 11:00:02"}}  # fmt: skip  # as above
+
+
+def test_where_a_field_is_not_found_those_that_are_left_over_are_shown_in_the_file_and_beside_it() -> None:
+    left = [
+        "`wz`: A07, in 2 of 2 orders; text, the same in all",
+        "`xx`: 7,4 / 3, in 2 of 2 orders; text, 2 different ones",
+        "`$.hdr.ver`: 2, in 2 of 2 orders; a number, the same in all",
+        "`settled`: 19 characters, not shown here, in 1 of 2 orders; a time",
+    ]
+    text, told = drafted(STRANGE, OTHER), told_of(STRANGE, OTHER)
+
+    lines = (
+        text.split("# left over in the samples, if it is one of these:\n")[1].split("\n\n")[0].splitlines()
+    )
+    assert set(left) <= {line.removeprefix("      #   ") for line in lines}
+    assert set(left) <= {line.strip() for line in told.splitlines()}
+    assert all(path not in line for path in ("`no`", "`plate`", "`gun`") for line in lines)
+    assert not [part for part in ("李明", "13800138000") if part in text + told]
+
+
+def test_where_all_is_found_nothing_is_said_of_other_fields() -> None:
+    found = {**CHARGE, "site": "S1", "kwh": 7.4, "more": "x"}
+
+    assert "left over" not in drafted(found) + told_of(found)
+
+
+def test_guns_that_every_station_has_are_given_to_none_and_it_is_said_that_any_station_is_granted() -> None:
+    text, told = drafted(STRANGE, OTHER), told_of(STRANGE, OTHER)
+
+    assert "connectors:" not in text
+    assert "for whatever station a charge was at" in comment_of(text, "api_store_code")
+    assert "for whatever station a charge was at" in told
+    assert "read whole: read plate, start and end in all, station and energy in none" in told
+
+
+def test_connectors_of_which_there_is_but_one_are_a_stations_that_check_names(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text(drafted({**CHARGE, "gun": "440300-17"}), "utf-8")
+
+    warned = [found.message for found in report.check(file).found]
+    assert "`FILL-IN-STATION-1` is a draft's placeholder" in warned
+    assert yaml.safe_load(file.read_text("utf-8"))["stations"]["FILL-IN-STATION-1"]["connectors"] == [
+        "440300-17"
+    ]
+    assert "for whatever station a charge was at" in comment_of(file.read_text("utf-8"), "FILL-IN-STATION-1")
 
 
 # -- Whatever the JSON ------------------------------------------------------------------------------------
@@ -654,7 +708,9 @@ def test_a_draft_is_printed_and_what_is_left_to_do_beside_it(
 
     printed = capsys.readouterr()
     rulebook.parse(printed.out)
-    assert printed.err.splitlines()[0] == "1 message, 1 order, 1 of them read whole"
+    assert printed.err.splitlines()[0] == (
+        "1 message, 1 order, 0 of them read whole: read plate, start and end in all, station and energy in none"
+    )
     assert "not found: energy_wh" in printed.err.splitlines()
 
 
@@ -680,7 +736,7 @@ def test_a_file_that_is_there_is_overwritten_only_when_that_is_wanted(
 def test_several_files_are_one_platforms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in (1, 2):
         (tmp_path / f"{number}.json").write_text(
-            json.dumps({**CHARGE, "no": f"A{number}"}, indent=2), "utf-8"
+            json.dumps({**CHARGE, "no": f"A{number}", "site": "S", "kwh": 7.4}, indent=2), "utf-8"
         )
 
     assert exit_code("draft", str(tmp_path / "1.json"), str(tmp_path / "2.json")) == 0

@@ -80,6 +80,10 @@ class _Review:
                 if value.startswith(TO_FILL_IN):
                     remedy = f"fill in the `{key}` that the parking platform has allotted to you"
                     self._warn(("accounts", name, key), f"`{value}` is a draft's placeholder", remedy)
+        for name in model.stations:
+            if name.startswith(TO_FILL_IN):
+                message = f"`{name}` is a draft's placeholder"
+                self._warn(("stations", name), message, "give it the station's id", key=True)
         lots: list[tuple[Location, str | None]] = [
             *((("stations", name), station.api_store_code) for name, station in model.stations.items()),
             *((("rules", number), rule.api_store_code) for number, rule in enumerate(model.rules)),

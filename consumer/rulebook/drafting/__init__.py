@@ -24,7 +24,15 @@ from consumer.core.sources import Source
 from consumer.core.templates import text_of
 from consumer.rulebook.cases import event_bytes
 from consumer.rulebook.drafting import shapes
-from consumer.rulebook.drafting.guessing import ZONE, Guess, Leaf, guesses_of, names_message_or_state
+from consumer.rulebook.drafting.guessing import (
+    OTHER,
+    ZONE,
+    Guess,
+    Leaf,
+    guesses_of,
+    looks,
+    names_message_or_state,
+)
 from consumer.rulebook.drafting.pruning import PLATE, Pruning, without_real_plates
 from consumer.rulebook.drafting.samples import MOST_PROBLEMS, Sample, Samples, samples_of
 from consumer.rulebook.drafting.shapes import ENVELOPES, Shape
@@ -37,6 +45,7 @@ _SOURCE = "charging"
 _WIDTH = 100
 _MOST_STATIONS = 50
 _MOST_TOLD = 5
+_MOST_LEFT = 20
 _LETTERS_AND_DIGITS = re.compile(r"(?=\w*\d)(?=\w*[^\W\d])\w{5,}")  # a word of the file itself has no digits
 _LONGEST_KEY = 200
 
@@ -142,6 +151,22 @@ class _Source:
     missing: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
     gates: "tuple[_Gate, ...]" = ()
+
+    @property
+    def not_found(self) -> Sequence[str]:
+        """Fields of which nothing in the samples is known to be one, whether the file has a place for them or not."""
+        return (*(name for name, guess in self.fields.items() if not guess.sure), *self.missing)
+
+    @property
+    def left(self) -> Iterator[str]:
+        """The fields that were left over, each with how it looks, where a field was looked for in vain."""
+        if not self.not_found:
+            return
+        others = sorted(self.shape.guesses.left, key=lambda leaf: bool(leaf.concepts & OTHER))
+        for leaf in others[:_MOST_LEFT]:
+            yield f"`{leaf.path}`: {looks(leaf)}"
+        if len(others) > _MOST_LEFT:
+            yield f"and {len(others) - _MOST_LEFT} more"
 
     @property
     def is_sure_of_its_end(self) -> bool:
@@ -276,6 +301,10 @@ def _field_lines(source: _Source) -> Iterator[str]:
         yield f"      # {name}: {flow(dict(guess.spec))}"
     for name in source.missing:
         yield f"      # {name}: {_HOW[name]}   # fill in: not found in the samples"
+    left = list(source.left)
+    if left:
+        yield "      # left over in the samples, if it is one of these:"
+        yield from (f"      #   {told}" for told in left)
 
 
 _HOW = {
@@ -387,6 +416,22 @@ def _values_at(path: Path, reader: Source, messages: Sequence[Sample], read: _Re
                     yield scalar_text(next(found_at((path,), rows[item.index], event), None))
 
 
+_NAMES = {
+    "plate": "plate",
+    "station_id": "station",
+    "started_at": "start",
+    "ended_at": "end",
+    "energy_wh": "energy",
+}
+
+
+def _unread(item: Order | Finding, source: _Source) -> str:
+    """What is not read of this order, though others have it; empty where all is that was found at all."""
+    found = (name for name in ("station_id", "energy_wh") if name not in source.missing)
+    lacking = (_NAMES[name] for name in found if name not in (item.values or {}))
+    return _lacks(item, source) or next(lacking, "")
+
+
 def _lacks(item: Order | Finding, source: _Source) -> str:
     """What a finished charge has and this one does not; empty where it is finished."""
     values = item.values or {}
@@ -434,14 +479,14 @@ class _File:
         """For whoever asked for the file."""
         more = f" ({left_out} more were not looked at)" if left_out else ""
         all_items = sum(map(len, self.read))
-        yield f"{_counted(len(self.messages), 'message')}{more}, {_counted(all_items, 'order')}, {len(self.whole)} of them read whole"
+        yield f"{_counted(len(self.messages), 'message')}{more}, {_counted(all_items, 'order')}, {self._tally()}"
         places = [sample.place for sample, items in zip(self.messages, self.read, strict=True) for _ in items]
         odd = [
             f"{place}: {item.outcome} ({item.reason}): {item.detail}"
             if isinstance(item, Finding)
-            else f"{place}: it has no {_lacks(item, self.source)}"
+            else f"{place}: it has no {_unread(item, self.source)}"
             for place, item in zip(places, _items(self.read), strict=True)
-            if isinstance(item, Finding) or _lacks(item, self.source)
+            if isinstance(item, Finding) or _unread(item, self.source)
         ]
         yield from map(self._masked, odd[:_MOST_TOLD])
         if self.source.shape.extends:
@@ -453,10 +498,36 @@ class _File:
                 yield self._masked(f"confirm skip: {gate.why}")
         for name in self.source.missing:
             yield f"not found: {name}"
+        left = list(self.source.left)
+        if left:
+            yield "left over in the samples, if it is one of these:"
+            yield from (self._masked(f"  {told}") for told in left)
+        if not self._ids("station_id"):
+            yield _ANY_STATION
         if not self.source.is_sure_of_its_end:
             yield f"{_SHADOW}: the rule is on `state: shadow` till then"
 
     # -- parts
+
+    def _tally(self) -> str:
+        """How many are read whole, and what is read of how many."""
+        items = list(_items(self.read))
+        missing = {"station_id", "energy_wh"} & {*self.source.missing}
+        whole = sum(
+            isinstance(item, Order) and not missing and not _unread(item, self.source) for item in items
+        )
+        told = f"{whole} of them read whole"
+        if whole == len(items):
+            return told
+        by_count: dict[int, list[str]] = {}
+        for name, word in _NAMES.items():
+            by_count.setdefault(sum(name in (item.values or {}) for item in items), []).append(word)
+        parts = []
+        for count in sorted(by_count, reverse=True):
+            *words, last = by_count[count]
+            names = f"{', '.join(words)} and {last}" if words else last
+            parts.append(f"{names} in {'all' if count == len(items) else count or 'none'}")
+        return f"{told}: read {', '.join(parts)}"
 
     def _metadatum(self) -> tuple[str, str, str]:
         """Key, name and value of what the example's coupon is computed from."""
@@ -489,24 +560,25 @@ class _File:
         return [text for text in fit if text != "file"]
 
     def _stations(self) -> Iterator[str]:
-        stations, connectors = self._ids("station_id"), self._ids("connector_id")
-        yield "stations:"
-        what = "fill in the parking platform's code of each station's lot"
+        stations, connectors = self._ids("station_id"), self._own_connectors()
         if stations:
-            what += "; remove those of lots that take no part, and name the others in the rule's `stations`"
-        yield from _confirm(what, 2)
-        if stations:
+            yield "stations:"
+            what = "fill in the parking platform's code of each station's lot; remove those of lots that take no part, and name the others in the rule's `stations`"
+            yield from _confirm(what, 2)
             for number, station in enumerate(stations[:_MOST_STATIONS], 1):
                 yield f"  {scalar(station)}: {{api_store_code: {_STORE}{number}}}"
             if len(stations) > _MOST_STATIONS:
                 yield f"  # and {len(stations) - _MOST_STATIONS} more in the samples: see `stations: {{file: stations.csv}}`"
-        else:
-            if connectors:
-                yield from _confirm(
-                    "the samples name no station, but these connectors: tell whose they are", 2
-                )
-            known = {"connectors": connectors[:_MOST_STATIONS]} if connectors else {}
-            yield from lines_of("STATION-1", {"api_store_code": f"{_STORE}1", **known}, 2)
+        elif connectors:
+            yield "stations:"
+            yield from _confirm(f"{_ANY_STATION}, or tell which of these connectors are whose", 2)
+            known = {"api_store_code": f"{_STORE}1", "connectors": connectors[:_MOST_STATIONS]}
+            yield from lines_of(f"{TO_FILL_IN}STATION-1", known, 2)
+
+    def _own_connectors(self) -> list[str]:
+        """Those by which a station can be known: a 1 or 2 is one at every station."""
+        found = self._ids("connector_id")
+        return found if all(len(text) > _LONGEST_OF_A_STATION for text in found) else []
 
     def _rules(self) -> Iterator[str]:
         key, name, value = self.metadatum
@@ -517,8 +589,8 @@ class _File:
         if not self.source.is_sure_of_its_end:
             yield from _confirm(f"{_SHADOW}; then take this line away", 4)
             yield "    state: shadow"
-        if not self._ids("station_id") and not self._ids("connector_id"):
-            yield from _confirm("for charges that name no station", 4)
+        if not self._ids("station_id") and not self._own_connectors():
+            yield from _confirm(_ANY_STATION, 4)
             yield f"    api_store_code: {_STORE}1"
         yield '    subject: "【{plate}】充电"'
         yield "    metadata:"
@@ -597,6 +669,8 @@ _TOLD = ("order_id", "started_at", "ended_at", "energy_wh", "minutes")
 
 _SHADOW = "nothing in the samples surely tells that a charge has ended: say where its end stands, or what a finished one has"
 _STORE = f"{TO_FILL_IN}STORE-"
+_ANY_STATION = "no field is known to be the station: as it is, a coupon is granted for whatever station a charge was at, all with one lot's code; name the field as `station_id` in the source"
+_LONGEST_OF_A_STATION = 3
 
 _ACCOUNTS = (
     "accounts:",

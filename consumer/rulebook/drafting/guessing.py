@@ -187,6 +187,7 @@ class Guesses:
         gates: fields that name a state, or the kind of message, the likeliest first.
         zoned: the times that are used say their offset.
         offsets: those that are seen in them, but for UTC's.
+        left: fields with values of which nothing is read, and that are no gates.
 
     """
 
@@ -195,6 +196,7 @@ class Guesses:
     gates: Sequence[Leaf] = ()
     zoned: bool = False
     offsets: Sequence[str] = ()
+    left: Sequence[Leaf] = ()
 
     @property
     def score(self) -> float:
@@ -226,12 +228,16 @@ class _Guessing:
         self._station()
         self._order_id()
         self._energy()
+        beside, gates = dict(self._fee()), list(self._gates())
+        used = {*self.taken, *(keys for guess in beside.values() for keys in guess.used)}
+        used |= {leaf.keys for leaf in gates}
         return Guesses(
             {name: self.found[name] for name in KNOWN_FIELDS if name in self.found},
-            dict(self._fee()),
-            list(self._gates()),
+            beside,
+            gates,
             self.zoned,
             self._offsets(),
+            [leaf for leaf in self.leaves if leaf.keys not in used and leaf.texts],
         )
 
     def _add(
@@ -436,6 +442,27 @@ _FAR_FROM = 0.45
 def _seen(leaf: Leaf) -> str:
     values = any(value is not None for value in leaf.values)
     return f"by its name; {f'such as {leaf.shown}' if values else 'no value seen'}"
+
+
+def looks(leaf: Leaf) -> str:
+    """A value of it, in how many of the orders one is, and of what kind they are."""
+    value = leaf.shown
+    if leaf.concepts & OTHER or any(map(_PHONE.search, leaf.texts)):
+        value = f"{len(leaf.texts[0])} characters, not shown here"
+    kind = "true or false" if all(isinstance(value, bool | None) for value in leaf.values) else "text"
+    if leaf.notations:
+        kind = "a number"
+    if _time_of(leaf) is not None:
+        kind = "a time"
+    told = f"{value}, in {len(leaf.texts)} of {len(leaf.values)} orders; {kind}"
+    if len(leaf.texts) > 1:
+        different = len(set(leaf.texts))
+        told += ", the same in all" if different == 1 else f", {different} different ones"
+    return told
+
+
+_PHONE = re.compile(r"(?<!\d)1[3-9]\d{9}(?!\d)")
+"""A mobile number of mainland China."""
 
 
 def _or_else(scored: Sequence[tuple[float, Leaf]]) -> str:

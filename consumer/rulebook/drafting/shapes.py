@@ -212,7 +212,7 @@ def _shape(way: Way, rows: Sequence[_Row], envelope: tuple[object, ...], preset:
     if preset is not None:
         orders = None if orders in _PRESETS[preset][1] else orders
     guesses = guesses_of([each.row for each in rows])
-    gates = list(guesses.gates)
+    gates, left = list(guesses.gates), list(guesses.left)
     for prefix, outer in (
         ("$", [each.event for each in rows]),
         ("$message", [each.message for each in rows]),
@@ -223,13 +223,12 @@ def _shape(way: Way, rows: Sequence[_Row], envelope: tuple[object, ...], preset:
             if prefix == "$" or len(steps) > len(envelope):
                 guesses = _with_outer(guesses, around, prefix, alone=_is_alone(rows))
             inner = tuple(keys) if prefix == "$" else _CLOUD_DATA if "cloudevents" in envelope else None
-            gates += [
-                _moved(leaf, prefix)
-                for leaf in around.gates
-                if inner is None or leaf.keys[: len(inner)] != inner
-            ]
+            for found, more in ((gates, around.gates), (left, around.left)):
+                found += [
+                    _moved(leaf, prefix) for leaf in more if inner is None or leaf.keys[: len(inner)] != inner
+                ]
     extends = (preset,) if preset is not None else ()
-    return Shape(extends, tuple(steps), orders, replace(guesses, gates=gates))
+    return Shape(extends, tuple(steps), orders, replace(guesses, gates=gates, left=left))
 
 
 def _is_alone(rows: Sequence[_Row]) -> bool:
