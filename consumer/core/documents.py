@@ -97,6 +97,15 @@ class Document:
         """Where the value at this path stands; where there is none, its nearest ancestor."""
         return self._text.spot_of(self._walk(path)[-1].value)
 
+    def remarks(self, beginning: str) -> list[Spot]:
+        """Where comments stand that begin so and have their lines to themselves."""
+        lines = enumerate(lines_of(self._text.text), 1)
+        return [
+            Spot(number, line.index("#") + 1)
+            for number, line in lines
+            if line.lstrip().startswith(f"# {beginning}")
+        ]
+
     def key_spot(self, path: Sequence[str | int]) -> Spot:
         """Where the key that ends this path stands; for a list's item, the item."""
         found = self._walk(path)

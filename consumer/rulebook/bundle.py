@@ -1,7 +1,7 @@
 """Several rules documents as one, and where each part of it came from. Performs no I/O."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from decimal import Decimal
 from difflib import get_close_matches
 from typing import Any, Protocol
@@ -106,6 +106,12 @@ class Bundle:
         document, path = self._find(location)
         line, column = document.key_spot(path) if key else document.spot(path)
         return f"{document.place}:{line}:{column}"
+
+    def remarks(self, beginning: str) -> Iterator[str]:
+        """`file:line:column` of each comment that begins so."""
+        for document in self._documents:
+            for line, column in document.remarks(beginning):
+                yield f"{document.place}:{line}:{column}"
 
     def written(self, location: Location) -> str | None:
         """The scalar there as it is written, `0017` and not 17."""

@@ -111,6 +111,9 @@ class Model(BaseModel):
 TO_FILL_IN = "FILL-IN-"
 """What a draft's placeholders begin with, where only the parking platform knows what to write."""
 
+TO_CONFIRM = "confirm:"
+"""What the comments above a draft's guesses begin with."""
+
 
 class AccountModel(Model):
     """An identity at the parking platform."""

@@ -26,7 +26,7 @@ from consumer.core.templates import DERIVED
 from consumer.rulebook.bundle import Location
 from consumer.rulebook.cases import event_bytes, record_of
 from consumer.rulebook.compilation import Compilation, preset_names, preset_sample
-from consumer.rulebook.model import TO_FILL_IN
+from consumer.rulebook.model import TO_CONFIRM, TO_FILL_IN
 
 __all__ = ["review"]
 
@@ -38,6 +38,7 @@ def review(compilation: Compilation, book: RuleBook) -> list[Problem]:
     """All warnings, in the order in which they stand in the files."""
     work = _Review(compilation, book)
     work.look_for_placeholders()
+    work.look_for_guesses()
     work.look_for_unreachable()
     work.look_for_unused()
     work.try_samples()
@@ -94,6 +95,11 @@ class _Review:
                 self._warn(
                     (*location, "api_store_code"), message, "fill in the parking platform's code of the lot"
                 )
+
+    def look_for_guesses(self) -> None:
+        for place in self._bundle.remarks(TO_CONFIRM):
+            problem = Problem(place, "a draft's guess that nobody has confirmed", _CONFIRM)
+            self._warnings[0, place, TO_CONFIRM] = problem
 
     # -- rules that are never reached, or only in part
 
@@ -433,6 +439,7 @@ class _Review:
         return ("rules", number, section, key, "value") if key else ("rules", number, section)
 
 
+_CONFIRM = "correct what is under it where it is wrong, and take the mark away"
 _LEAVE_OUT = "name it in a rule, or leave it out"
 _PLATE = "粤BD12345"
 _TAKERS = 50

@@ -37,7 +37,7 @@ from consumer.rulebook.drafting.pruning import PLATE, Pruning, without_real_plat
 from consumer.rulebook.drafting.samples import MOST_PROBLEMS, Sample, Samples, samples_of
 from consumer.rulebook.drafting.shapes import ENVELOPES, Shape
 from consumer.rulebook.drafting.writing import flow, lines_of, scalar
-from consumer.rulebook.model import TO_FILL_IN
+from consumer.rulebook.model import TO_CONFIRM, TO_FILL_IN
 
 __all__ = ["Draft", "draft", "samples_of"]
 
@@ -318,7 +318,9 @@ _HOW = {
 
 def _confirm(why: str, indent: int) -> Iterator[str]:
     space = " " * indent
-    first, *others = wrap(f"confirm: {why}", _WIDTH - indent, break_long_words=False, break_on_hyphens=False)
+    first, *others = wrap(
+        f"{TO_CONFIRM} {why}", _WIDTH - indent, break_long_words=False, break_on_hyphens=False
+    )
     yield f"{space}# {first}"
     for line in others:
         yield f"{space}#   {line}"
@@ -675,7 +677,7 @@ _LONGEST_OF_A_STATION = 3
 _ACCOUNTS = (
     "accounts:",
     "  main:",
-    "    # confirm: fill in what the parking platform has allotted to you.",
+    f"    # {TO_CONFIRM} fill in what the parking platform has allotted to you.",
     f"    app_id: {TO_FILL_IN}APP-ID",
     "    secret: main               # the secret's name; the settings hold the secret itself",
     f"    api_type: {TO_FILL_IN}API-TYPE",
