@@ -13,6 +13,7 @@ from cel_expr_python import cel
 from cel_expr_python.ext import ext_math, ext_strings
 
 from consumer.core import direct, syntax
+from consumer.core.complaints import advice, remedy_for
 from consumer.core.events import Value
 from consumer.core.functions import LOCAL_BETWEEN, ceil_to, clamp, floor_to, local_between
 from consumer.core.syntax import PRESENT, Kind, Token, names_in, tokens
@@ -31,15 +32,19 @@ class ExpressionError(Exception):
     Attributes:
         line, column: within the expression, from 1.
         caret: the line and a mark under the column; empty where there is none.
+        remedy: what to write instead; empty where that is not known.
 
     """
 
-    def __init__(self, message: str, line: int = 1, column: int = 1, caret: str = "") -> None:
+    def __init__(
+        self, message: str, line: int = 1, column: int = 1, caret: str = "", remedy: str = ""
+    ) -> None:
         super().__init__(message)
         self.message = message
         self.line = line
         self.column = column
         self.caret = caret
+        self.remedy = remedy
 
 
 class Binding(Protocol):
@@ -154,7 +159,8 @@ class _CelCompiler:
             raise _explained(source, str(error)) from error
         given = compiled.return_type().name()
         if given not in (result.upper(), "DYN"):
-            raise ExpressionError(f"gives {given.lower()}, where {result} is needed")
+            remedy = remedy_for(given.lower(), result)
+            raise ExpressionError(f"gives {given.lower()}, where {result} is needed", remedy=remedy)
         self._try_literals(source)
         self._named.update(names_in(source))
         return _CelExpression(source, compiled, _TYPES[result])
@@ -286,7 +292,10 @@ def _explained(source: str, complaint: str) -> ExpressionError:
     message = _TAIL.sub("", _CONTAINER.sub("", message)).partition(" expecting {")[0]
     lines = source.split("\n")
     text = lines[line - 1] if line <= len(lines) else ""
-    return ExpressionError(message, line, column, f"{text}\n{space_of(text[: column - 1])}^")
+    told = advice(source, sum(len(each) + 1 for each in lines[: line - 1]) + column - 1, message)
+    column -= told.back
+    caret = f"{text}\n{space_of(text[: column - 1])}^"
+    return ExpressionError(told.message, line, column, caret, told.remedy)
 
 
 def _at(source: str, token: Token, message: str) -> ExpressionError:

@@ -778,9 +778,9 @@ class Compilation:
             remedy = _IN_BASE_UNITS.get(name) or (
                 did_you_mean(name, self._variable_names)
                 if name
-                else _without_unit(with_unit)
-                if with_unit
-                else "correct the expression"
+                else error.remedy
+                or (_without_unit(with_unit) if with_unit else "")
+                or "correct the expression"
             )
             caret = "".join(f"\n    {line}" for line in error.caret.splitlines())
             self.bundle.add(location, Problem(place, f"{location[-1]}: {error.message}", remedy + caret))

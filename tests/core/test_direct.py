@@ -253,7 +253,7 @@ def test_a_text_where_the_same_shape_has_a_number_is_refused() -> None:
     cel = compiler(VARIABLES)
     cel.compile("minutes >= 50", Kind.BOOL)
 
-    with pytest.raises(ExpressionError, match="found no matching overload"):
+    with pytest.raises(ExpressionError, match="stands between a whole number and text"):
         cel.compile("minutes >= '50'", Kind.BOOL)
 
 

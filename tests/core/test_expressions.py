@@ -116,7 +116,7 @@ def test_values_that_the_runtime_cannot_hold_are_failures(cel: Compiler) -> None
     ("source", "kind", "message", "line", "column"),
     [
         ("energy >= 5", Kind.BOOL, "undeclared reference to 'energy'", 1, 1),
-        ("minutes > 'a'", Kind.BOOL, "found no matching overload for '_>_' applied to '(int, string)'", 1, 9),
+        ("minutes > 'a'", Kind.BOOL, "`>` stands between a whole number and text", 1, 9),
         ("minutes > 1 &&\n  foo", Kind.BOOL, "undeclared reference to 'foo'", 2, 3),
         ("minutes >", Kind.BOOL, "Syntax error: mismatched input '<EOF>'", 1, 10),
         ("minutes", Kind.BOOL, "gives int, where bool is needed", 1, 1),
