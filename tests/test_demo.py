@@ -221,7 +221,7 @@ def test_the_demo_says_that_all_agree_and_leaves_nothing(start: Start) -> None:
     assert demo.end() == 0, demo.output
     assert "Every order has exactly one outcome, the expected one" in demo.output
     assert re.search(r"40 records held \d+ orders", demo.output)
-    assert "charging-coupon demo --scenario brown-out" in demo.output
+    assert f"  {sys.executable} -m consumer demo --scenario brown-out" in demo.output
     assert "--events" not in demo.output, "that has just been tried"
     assert [line for line in demo.lines if line != line.rstrip()] == []
     assert not WHOLE_PLATE.search(demo.output)
@@ -251,10 +251,11 @@ def test_what_a_demo_suggests_is_not_what_was_just_done(
         return Report((), (), 1, 1, 1, 1, Charges(granted=1), {})
 
     monkeypatch.setattr(demo_command, "_show", show)
+    monkeypatch.setattr("sys.argv", [".venv/bin/charging-coupon"])
 
     demo_command.demo(scenario=scenario, events=100 if sized else None, keep=keep)
 
-    assert re.findall(r"charging-coupon demo (.+?)  ", capsys.readouterr().out) == suggested
+    assert re.findall(r"  \.venv/bin/charging-coupon demo (.+?)  ", capsys.readouterr().out) == suggested
 
 
 def test_a_demo_that_disagrees_ends_with_1(monkeypatch: pytest.MonkeyPatch, logging_as_before: None) -> None:

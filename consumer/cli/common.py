@@ -244,6 +244,12 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
+def this_command() -> str:
+    """As it was called: what a person can type again where it is on no path."""
+    called = sys.argv[0]
+    return called if Path(called).stem == "charging-coupon" else f"{sys.executable} -m consumer"
+
+
 def told(text: str) -> str:
     """To be printed: no secret in use, no whole plate, nothing that a terminal obeys."""
     from consumer.logs import cleaned

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from consumer.cli.common import keep_logs_quiet, scenario_option
+from consumer.cli.common import keep_logs_quiet, scenario_option, this_command
 from consumer.sandbox.scenarios import SCENARIOS
 
 if TYPE_CHECKING:
@@ -108,6 +108,6 @@ def _what_next(scenario: str, *, sized: bool, keep: bool) -> list[str]:
     return [
         "",
         "What next:",
-        *(f"  charging-coupon {command:<27} {words}" for command, words in suggestions.items()),
+        *(f"  {this_command()} {command:<27} {words}" for command, words in suggestions.items()),
         f"The rules that decided: {files('consumer.sandbox') / 'demo-rules.yaml'}",
     ]

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -14,6 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from consumer import rulebook
+from consumer.cli.common import this_command
 from consumer.sandbox.figures import Window, read
 from consumer.sandbox.gateway import DEMO_APP_SECRET, SandboxGateway
 from consumer.sandbox.reconcile import OutcomeFields, Produced, Report, reconcile
@@ -256,9 +256,7 @@ class Play:
 
     def _ways_in(self, servers: str, gateway: SandboxGateway, service: Service) -> list[str]:
         names = self._names
-        command = (
-            sys.argv[0] if Path(sys.argv[0]).stem == "charging-coupon" else f"{sys.executable} -m consumer"
-        )
+        command = this_command()
         ended = datetime.now(UTC).replace(microsecond=0)
         charge = {
             "order_id": "MINE-1",
