@@ -447,6 +447,50 @@ async def test_a_reply_in_any_lawful_shape_is_read(gateway: Gateway, reply: byte
         assert await gateway.post(url, b"a=1") == Answered(200, b'{"code":"1001"}')
 
 
+@pytest.mark.parametrize("status", [0, 50, 99, 600, 999])
+async def test_a_status_of_no_class_that_there_is_is_an_answer(gateway: Gateway, status: int) -> None:
+    """What it means is for the reply table (RFC 9110, 15)."""
+    reply = OK.replace(b"200 OK", b"%03d Else" % status)
+
+    async with raw_server(say(reply)) as url:
+        assert await gateway.post(url, b"a=1") == Answered(status, GRANT)
+
+
+@pytest.mark.parametrize("status", [b"000", b"050", b"099"])
+@pytest.mark.parametrize("padding", [b"", b"x" * 2000], ids=["short", "longer than any reply"])
+async def test_a_status_below_100_is_no_interim_reply_and_what_follows_it_no_other(
+    gateway: Gateway, status: bytes, padding: bytes
+) -> None:
+    async with raw_server(say(b"HTTP/1.1 %b Else\r\n\r\n%b%b" % (status, OK, padding)), say(OK)) as url:
+        first = await gateway.post(url, b"a=1")
+        second = await gateway.post(url, b"a=2")
+
+    assert isinstance(first, Answered)
+    assert first.status == int(status)
+    assert second == Answered(200, GRANT)
+
+
+@pytest.mark.parametrize("status", [b"20", b"2000", b"-20", b"2x0"])
+async def test_a_status_that_is_not_of_three_digits_is_no_answer(gateway: Gateway, status: bytes) -> None:
+    async with raw_server(say(OK.replace(b"200", status))) as url:
+        end = await gateway.post(url, b"a=1")
+
+    assert isinstance(end, NoAnswer)
+    assert end.error.startswith("reset: ")
+
+
+async def test_a_change_to_another_protocol_is_no_answer(gateway: Gateway) -> None:
+    """Nobody asked for one."""
+    switch = b"HTTP/1.1 101 Else\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"
+    async with raw_server(say(switch), say(OK)) as url:
+        first = await gateway.post(url, b"a=1")
+        second = await gateway.post(url, b"a=2")
+
+    assert isinstance(first, NoAnswer)
+    assert first.error.startswith("reset: ")
+    assert second == Answered(200, GRANT)
+
+
 SHAPES = {
     "length": wire.reply(GRANT),
     "chunks and trailers": wire.chunked(GRANT).replace(b"X-Late", b"Retry-After"),
@@ -683,19 +727,24 @@ async def test_silence_is_bounded_by_itself_however_long_a_call_may_take(client:
             assert await gateway.post(url, b"a=1") == NoAnswer("timeout")
 
 
-@pytest.mark.parametrize("how", ["timeout", "cancelled"])
+@pytest.mark.parametrize("how", ["silence", "cancelled"])
 async def test_the_connection_of_a_call_that_was_given_up_is_closed(client: Client, how: str) -> None:
-    closed = asyncio.Event()
+    begun, closed = asyncio.Event(), asyncio.Event()
 
     async def until_closed(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
+        begun.set()
         await reader.read()
         closed.set()
 
-    async with client(total_seconds=0.3) as gateway, raw_server(until_closed) as url:
+    # Silence begins with the request; a whole call's time may be over before there is a connection.
+    async with (
+        client(read_seconds=0.3 if how == "silence" else None, total_seconds=60) as gateway,
+        raw_server(until_closed) as url,
+    ):
         call = asyncio.create_task(gateway.post(url, b"a=1"))
+        await begun.wait()
         if how == "cancelled":
-            await asyncio.sleep(0.05)
             call.cancel()
         await asyncio.gather(call, return_exceptions=True)
         async with asyncio.timeout(5):
@@ -793,16 +842,18 @@ async def test_a_call_under_way_ends_on_its_connection_however_old_it_is(client:
 
 
 async def test_a_server_that_gives_connections_up_as_it_likes_costs_no_call(client: Client) -> None:
-    """It closes those that were idle for a moment, and each after three calls."""
+    """It closes those that were idle for a moment after a call, and each after three calls."""
     connections = 0
 
     async def fickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal connections
         connections += 1
         with contextlib.suppress(TimeoutError, asyncio.IncompleteReadError, ConnectionError):
+            patience = None  # where not even the first request is waited for, there is no call that it would not cost
             for _ in range(3):
-                async with asyncio.timeout(0.05):
+                async with asyncio.timeout(patience):
                     await say(OK)(reader, writer)
+                patience = 0.05
         writer.close()
 
     async with serving(fickle, "127.0.0.1", 0) as server, client() as gateway:

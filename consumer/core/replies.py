@@ -210,7 +210,8 @@ class ReplyTable:
         if words.code is not None:
             label = self._by_code(words.code, _text(envelope.message), _text(envelope.hint))
             return self._reply(label, words, retry_after=retry_after)
-        label = self._by_status(end.status) or "no_json"
+        # A status of no class that there is counts as a 5xx (RFC 9110, 15).
+        label = self._by_status(end.status) or ("no_json" if 100 <= end.status < 600 else "5xx")
         # A success that cannot be read, or a proxy that lost the platform after passing the request on
         # (502, 504), is a reset or a timeout that someone else met.
         ambiguous = 200 <= end.status < 300 or end.status in {502, 504}

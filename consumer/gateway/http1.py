@@ -279,7 +279,8 @@ class _Connection(asyncio.Protocol):
         self._calls += 1
         self._used_at = self._loop.time()
         self._deadline = deadline
-        self._received = self._status = 0
+        self._received = 0
+        self._status: int | None = None  # until the head of what is no interim reply has come
         self._complete = self._keeps = False
         self._room = self._gateway.max_reply_bytes
         self._body: list[bytes] = []
@@ -324,14 +325,14 @@ class _Connection(asyncio.Protocol):
 
     def on_header(self, field: bytes, value: bytes) -> None:
         field = field.lower()
-        if field in _HEEDED and not self._status:  # else it is a trailer
+        if field in _HEEDED and self._status is None:  # else it is a trailer
             self._headers.setdefault(field, value.strip())  # cut in two, it comes with its blanks
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        if status < 200:
+        if 100 <= status < 200:
             self._headers.clear()
-        else:
+        else:  # also of no class that there is: it is for the reply table (RFC 9110, 15)
             self._status = status
             date = self._headers.get(b"date")
             if date is not None:
@@ -342,7 +343,7 @@ class _Connection(asyncio.Protocol):
         self._room -= len(part)
 
     def on_message_complete(self) -> None:
-        if self._status:  # else it was an interim reply
+        if self._status is not None:  # else it was an interim reply
             self._complete = True
             self._keeps = self._parser.should_keep_alive()
 
@@ -382,7 +383,7 @@ class _Connection(asyncio.Protocol):
         self.lost.set_result(None)
         if self._end is None:
             return
-        if exc is None and self._status and _FRAMES.isdisjoint(self._headers):
+        if exc is None and self._status is not None and _FRAMES.isdisjoint(self._headers):
             self._answer(keep=False)
         elif self._calls > 1 and not self._received:
             self._resolve(None)

@@ -147,8 +147,12 @@ class AiohttpGateway:
                 if response.status == 408 and connection.reused:
                     # Said to the connection, for want of a request, and not of this one (RFC 9110, 15.5.9).
                     raise aiohttp.ServerDisconnectedError
+                if response.status == 101:
+                    raise aiohttp.ClientPayloadError  # another protocol, for which nobody asked
                 self._on_date(response.headers.get("Date", ""))
                 reply = await self._read(response)
+                if response.status < 100:
+                    response.close()  # aiohttp takes it for an interim reply, and its body for the next one
                 return Answered(response.status, reply, response.headers.get("Retry-After"), resent)
         except _NOT_SENT as error:
             if isinstance(error, aiohttp.ClientSSLError):

@@ -72,6 +72,18 @@ def test_every_status_with_an_empty_body_is_trouble_a_refusal_or_a_stop(status: 
     assert reply.label in TABLE.rows
 
 
+@pytest.mark.parametrize("status", [*range(100), *range(600, 1000)])
+def test_a_status_of_no_class_that_there_is_counts_as_5xx(status: int) -> None:
+    """RFC 9110, 15."""
+    table = TABLE.with_rows({"5xx": ReplyRow(Outcome.LIMITED, Then.FINAL)})
+
+    reply = table.classify(Answered(status, b""), NOW)
+
+    assert (reply.label, reply.outcome, reply.words.http_status) == ("5xx", Outcome.LIMITED, status)
+    assert not reply.ambiguous
+    assert table.classify(answer(status, code="1001"), NOW).label == "1001"
+
+
 def test_a_request_that_was_not_sent_cannot_have_granted() -> None:
     reply = TABLE.classify(NotSent("refused"), NOW)
 

@@ -52,7 +52,8 @@ def check(data: bytes) -> None:
             in_two = ended([data[:cut], data[cut:]])
             assert in_two == whole, f"{in_two} where it is cut at {cut}, else {whole}"
     if isinstance(whole, Answered):
-        assert 200 <= whole.status <= 999
+        assert not 100 <= whole.status < 200
+        assert whole.status <= 999
         assert len(whole.body) <= MOST
         assert whole.retry_after is None or whole.retry_after == whole.retry_after.strip()
 
@@ -94,6 +95,7 @@ def seeds() -> Iterator[bytes]:
     yield b"HTTP/1.1 200 OK\r\nContent-Encoding: deflate\r\n\r\n" + zlib.compress(BODY)
     yield b"HTTP/1.0 200\r\nDate: Sun, 01 Mar 2026 12:00:00 GMT\r\nConnection: keep-alive\r\n\r\n" + BODY
     yield b"HTTP/1.1 204 None\r\n\r\n"
+    yield b"HTTP/1.1 050 None\r\n\r\n" + BODY * 10
     yield b"HTTP/1.1 101 Else\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"
 
 
