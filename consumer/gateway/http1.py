@@ -352,6 +352,7 @@ class _Connection(asyncio.Protocol):
             # Said to the connection, for want of a request, and not of this one (RFC 9110, 15.5.9).
             self.give_up(None)
             return
+        assert self._status is not None, "interim replies have no body, and complete nothing"
         headers = self._headers
         retry_after = headers.get(b"retry-after")
         words = None if retry_after is None else retry_after.decode("latin-1")
