@@ -255,7 +255,19 @@ class _Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka has no 
 
     def send(self, request: Any, expect_response: bool = True) -> Awaitable[Any]:  # likewise
         answer = self._written(super().send, request, expect_response)
-        return self._authenticated(answer) if isinstance(request, SaslAuthenticateRequest) else answer
+        if isinstance(request, SaslAuthenticateRequest):
+            return self._authenticated(answer)
+        if isinstance(request, MetadataRequest) and self._on_close_cb is None:
+            return self._else_closed(answer)
+        return answer
+
+    async def _else_closed(self, answer: Awaitable[Any]) -> Any:
+        """A client that is cancelled while it asks on its first connection, of which it keeps no account, forgets it."""
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            self.close()
+            raise
 
     async def _authenticated(self, answer: Awaitable[Any]) -> Any:
         """The broker tells how long it holds for (KIP-368); 0: for ever."""

@@ -802,8 +802,10 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         held = self._assignment
         if held is not None:
             held.admitting = False
-            await self._drain(held, why)
-            self._discard(held)
+            try:
+                await self._drain(held, why)
+            finally:
+                self._discard(held)
         self._on_assigned([])
 
     async def _drain(self, held: Assignment, why: str) -> None:
@@ -814,18 +816,20 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._delivery.hold()
         log.info("intake.draining", why=why, records=len(held.deliveries))
         try:
-            async with asyncio.timeout(self._bounds.drain - flush_reserve):
-                await self._delivery.quiet()
-        except TimeoutError:
-            log.warning("intake.drain_ran_out_of_time", seconds=self._bounds.drain)
-        abandoned = list(held.deliveries.values())
-        for task in abandoned:
-            task.cancel()
-        await asyncio.gather(*abandoned, return_exceptions=True)
-        held.ledger.close()
-        if held.writing is not None:
-            await asyncio.wait([held.writing], timeout=max(0.1, deadline - loop.time()))
-        await self._end_writing(held)
+            try:
+                async with asyncio.timeout(self._bounds.drain - flush_reserve):
+                    await self._delivery.quiet()
+            except TimeoutError:
+                log.warning("intake.drain_ran_out_of_time", seconds=self._bounds.drain)
+            abandoned = list(held.deliveries.values())
+            for task in abandoned:
+                task.cancel()
+            await asyncio.gather(*abandoned, return_exceptions=True)
+            held.ledger.close()
+            if held.writing is not None:
+                await asyncio.wait([held.writing], timeout=max(0.1, deadline - loop.time()))
+        finally:  # cancelled, too: what still wrote would open connections that nobody closes
+            await self._end_writing(held)
         if held.ledger.doubtful and not self._stopping.is_set():
             self._consumer.rejoin()  # or a follower would keep its generation: see `_end_writing`
         log.info("intake.drained", why=why, abandoned=len(abandoned))

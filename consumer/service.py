@@ -188,17 +188,15 @@ class Service:
 
     async def _serve(self, kafka: Kafka, gateway: Gateway) -> None:
         """Until stopped, or until this connection is of no more use."""
-        watching = asyncio.create_task(kafka.watch(self._waiting))
-        summary = asyncio.create_task(self._summarise())
         try:
-            await self._consume(kafka, gateway)
+            async with _beside(kafka.watch(self._waiting)), _beside(self._summarise()):
+                try:
+                    await self._consume(kafka, gateway)
+                finally:
+                    self._intake = None
         except BrokerUnavailableError as error:
             self._waiting.wait_for(str(error))
         finally:
-            self._intake = None
-            for task in (watching, summary):
-                task.cancel()
-            await asyncio.gather(watching, summary, return_exceptions=True)
             await kafka.close()
 
     async def _consume(self, kafka: Kafka, gateway: Gateway) -> None:
