@@ -253,6 +253,14 @@ def test_what_cannot_be_explained_is_refused(
     assert text.endswith("exit 2\n")
 
 
+def test_rules_and_event_that_were_swapped_are_told_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert told(capsys, "event.json", "rules.yaml") == (
+        "error: event.json: the rules and the event look swapped; "
+        "write `explain rules.yaml event.json`: the rules first, then the event\n"
+        "exit 2\n"
+    )
+
+
 CASES = [json.loads(line) for line in (HERE / "cases" / "payloads.jsonl").read_text("utf-8").splitlines()]
 BOOK = rulebook.load(HERE / "cases" / "sources.yaml")
 

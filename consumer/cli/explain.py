@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from consumer.settings import Settings
 
 SENDER_DEPENDS_ON = ("gateway.url",)
+_OF_RULES = (".yaml", ".yml")
 RECORD_DEPENDS_ON = ("kafka", "retries.delays", *SENDER_DEPENDS_ON)
 
 
@@ -79,6 +80,14 @@ def explain(
     if [event is not None, test is not None, of_kafka].count(True) != 1:
         remedy = "name a file, or - for standard input, or --test, or --topic with --partition and --offset"
         raise wrong("EVENT", "it is one event that is explained", remedy)
+    if (
+        event is not None
+        and event.suffix in _OF_RULES
+        and rules.suffix not in _OF_RULES
+        and not rules.is_dir()
+    ):
+        remedy = f"write `explain {event} {rules}`: the rules first, then the event"
+        raise wrong(str(rules), "the rules and the event look swapped", remedy)
     compilation, book = rulebook.compiled(rules)
     chosen = _settings(settings, of_kafka=of_kafka)
     moment = None if now is None else time_given("--now", now, datetime.now(UTC))

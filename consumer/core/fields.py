@@ -138,6 +138,13 @@ _SPELLINGS = {
 _OF_DURATIONS = {"m": "min", "分": "min"}
 """Units as events write them beside their numbers, in lower case; but `MWh` and `mWh` differ in nothing else."""
 
+
+def spelled_unit(text: str, type_: FieldType) -> str:
+    """The unit as UNITS has it, of one that events write; perhaps one of another type, or empty."""
+    spelled = text if text in UNITS[type_] else _SPELLINGS.get(text.lower(), "")
+    return _OF_DURATIONS.get(text.lower(), spelled) if type_ is FieldType.DURATION else spelled
+
+
 NOTHING = frozenset({"null", "(null)", "none", "nil", "undefined", "n/a", "-", "--"})
 """Texts that systems write where a number or a time has no value, in lower case."""
 
@@ -391,10 +398,7 @@ class Field:
         if unit is None:
             return self.scale
         text = scalar_text(unit) or ""
-        spelled = text if text in UNITS[self.type] else _SPELLINGS.get(text.lower(), "")
-        if self.type is FieldType.DURATION:
-            spelled = _OF_DURATIONS.get(text.lower(), spelled)
-        size = UNITS[self.type].get(spelled)
+        size = UNITS[self.type].get(spelled_unit(text, self.type))
         if size is None:
             raise UnreadableError(Reason.SCHEMA, f"the unit `{text[:20]}` is no unit of {self.type}")
         return _EXACT.multiply(size, self.multiplier)

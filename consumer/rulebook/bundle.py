@@ -287,6 +287,9 @@ def explained(details: ErrorDetails, bundle: Bundle) -> Problem:
             what = details["msg"].removeprefix("Value error, ").removeprefix("Input ").removeprefix("Value ")
             suffix = f", not {shown(given)}" if isinstance(given, str | int | Decimal | None) else ""
             message, remedy = f"{name}: {what}{suffix}", "correct it"
+            expected = re.findall(r"'([^']*)'", details.get("ctx", {}).get("expected", ""))
+            meant = close_to(given, expected) if isinstance(given, str) else None
+            remedy = remedy if meant is None else f"did you mean `{meant}`?"
     return Problem(place, message, remedy)
 
 

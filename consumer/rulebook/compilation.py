@@ -28,6 +28,7 @@ from consumer.core.fields import (
     FieldType,
     TimeFormat,
     Zone,
+    spelled_unit,
 )
 from consumer.core.formats import Path, alternatives
 from consumer.core.outcomes import Outcome, Reason
@@ -37,7 +38,7 @@ from consumer.core.slices import Breathe
 from consumer.core.sources import NAMING_FIELDS, Gate, Missing, Plausibility, Source, Station
 from consumer.core.syntax import Kind
 from consumer.core.templates import DERIVED, Template, TemplateError
-from consumer.rulebook.bundle import Bundle, Location, did_you_mean
+from consumer.rulebook.bundle import Bundle, Location, close_to, did_you_mean
 from consumer.rulebook.cases import differences_of
 from consumer.rulebook.model import (
     AccountModel,
@@ -614,6 +615,15 @@ class Compilation:
                     message = f"{name} is text, which has no unit: it has no `type`"
                     fitting = [kind for kind in UNITS if model.unit == IN_TEXT or model.unit in UNITS[kind]]
                     remedy = f"add {' or '.join(f'`type: {kind}`' for kind in fitting or UNITS)}"
+                    meant = close_to(name, [field for field, kind in KNOWN_FIELDS.items() if kind in fitting])
+                    if meant is not None:
+                        self._problem(
+                            location,
+                            f"no field is called `{name}`",
+                            f"did you mean `{meant}`? else {remedy}",
+                            key=True,
+                        )
+                        return Decimal(1)
                 self._problem((*location, "unit"), message, remedy, key=True)
             return Decimal(1)
         if model.unit is None and not (model.paths or model.template):
@@ -622,7 +632,8 @@ class Compilation:
             remedy = f"add `unit`, one of {', '.join(units)}"
             self._problem(location, f"{name} needs a unit", remedy, key=True)
         elif model.unit not in units and model.unit != IN_TEXT:
-            remedy = did_you_mean(model.unit, [*units, IN_TEXT])
+            meant = spelled_unit(model.unit, type_)
+            remedy = f"write `{meant}`" if meant in units else did_you_mean(model.unit, [*units, IN_TEXT])
             self._problem((*location, "unit"), f"`{model.unit}` is no unit of {type_}", remedy)
         return units.get(model.unit or "", Decimal(1)) * (model.multiplier or Decimal(1))
 
@@ -671,7 +682,12 @@ class Compilation:
             return Template.parse("")
         for name in template.names if known is not None else ():
             if name not in (known or ()):
-                self._problem(location, f"there is no field `{name}`", did_you_mean(name, known or ()))
+                # A text is for people, to whom `energy` is in kWh.
+                meant = next(
+                    (each for each in DERIVED if each in (known or ()) and each.startswith(f"{name}_")), None
+                )
+                remedy = f"did you mean `{meant}`?" if meant else did_you_mean(name, known or ())
+                self._problem(location, f"there is no field `{name}`", remedy)
         return template
 
     def _check_topics(self, sources: Sequence[Source]) -> None:
