@@ -114,7 +114,7 @@ def test_machines_read_the_same_as_people(folder: Path, capsys: pytest.CaptureFi
     found = json.loads(capsys.readouterr().out)
 
     assert ended.value.code == 0  # warnings alone are no failure unless --strict says so
-    assert (found["mistakes"], found["warnings"]) == (0, 3)
+    assert (found["mistakes"], found["warnings"]) == (0, 4)
     assert found["found"][0] == {
         "severity": "warning",
         "file": "rules.yaml",
@@ -163,11 +163,12 @@ def test_rules_that_are_as_they_should_be_have_nothing_to_be_told(
         "    api_store_code: C\n"
         "    subject: '{plate} {fee_yuan}'\n"
         "    metadata: {minutes: {name: m, value: 'math.least(minutes, 120) - 10'}}\n"
+        "tests: [{name: nothing, event: {}, expect: {outcome: invalid}}]\n"
     )
 
     assert told(["check", "--strict"], capsys) == (
         "$ charging-coupon check --strict\n"
-        "rules.yaml: no mistakes, no warnings in 2 rules, 1 source, no stations, no tests\n"
+        "rules.yaml: no mistakes, no warnings in 2 rules, 1 source, no stations, 1 test\n"
         "exit 0\n"
     )
 

@@ -41,6 +41,7 @@ def review(compilation: Compilation, book: RuleBook) -> list[Problem]:
     work.look_for_guesses()
     work.look_for_unreachable()
     work.look_for_unused()
+    work.look_for_tests()
     work.try_samples()
     work.try_limits()
     return work.found()
@@ -281,6 +282,12 @@ class _Review:
                 names = ", ".join(f"`{name}`" for name in listed[:3]) + (" ..." if len(listed) > 3 else "")
                 message = f"no rule is for {len(listed)} of the stations that are in files: {names}"
                 self._warn(("stations",), message, "add them to a rule, or leave them out")
+
+    def look_for_tests(self) -> None:
+        if self._book.rules and not self._model.tests:
+            message = "no tests: nothing shows what becomes of a charge"
+            remedy = "write an event, and what is expected of it, under `tests:`"
+            self._warn(("rules",), message, remedy, key=True)
 
     # -- events that are known
 
