@@ -29,7 +29,7 @@ from consumer.core.outcomes import Resolution
 from consumer.core.status import LedgerStatus, Memory, PartitionStatus
 from consumer.delivery import Prepared
 from consumer.ledger import Done, Ledger
-from consumer.link import Membership, TopicPartition, words
+from consumer.link import Membership, TopicPartition, ended, words
 from consumer.logs import Intervals
 from consumer.metrics import Metrics
 from consumer.takeover import Link, Logs, Takeover
@@ -280,9 +280,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
                 if task.done():
                     task.result()  # it never ends well by itself
         finally:
-            for task in (stopping, *working):
-                task.cancel()
-            await asyncio.gather(stopping, *working, return_exceptions=True)
+            await ended(stopping, *working)
             await self._release("stopping")
 
     def stop(self) -> None:

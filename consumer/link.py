@@ -532,6 +532,20 @@ def first_error(codes: Iterable[int]) -> int:
     return next((code for code in codes if code), int(Code.NONE))
 
 
+async def ended(*tasks: "asyncio.Future[Any]") -> None:
+    """Cancel tasks, and again each second until they have ended; whatever they raise is of no interest.
+
+    One cancellation can get lost: where it comes together with the answer that aiokafka waits for, `asyncio.wait_for`
+    of Python 3.11 gives the answer instead (python/cpython#81839).
+    """
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=1.0)
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def all_of(awaitables: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """All results; the first failure cancels the rest."""
     waiting = list(awaitables)

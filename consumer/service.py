@@ -43,7 +43,7 @@ from consumer.flow import FleetBounds, Flow
 from consumer.gateway import Gateway, GatewayClient, gateway_of
 from consumer.intake import Intake
 from consumer.ledger import Done, Encoder, Ledger
-from consumer.link import Membership, TopicPartition
+from consumer.link import Membership, TopicPartition, ended
 from consumer.logs import cleaned
 from consumer.metrics import Metrics
 from consumer.rotation import Rotation
@@ -500,5 +500,4 @@ async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await ended(task)

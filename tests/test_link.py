@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from consumer.link import ERRORS, Ambiguous, Code, Fenced, Kind, Retriable, TopicPartition, judge
+from consumer.link import ERRORS, Ambiguous, Code, Fenced, Kind, Retriable, TopicPartition, ended, judge
 from tests.bench.intake import TOPIC, Broker, Consumer
 from tests.bench.pipeline import Load
 
@@ -58,3 +58,24 @@ async def test_a_consumer_gives_records_of_one_partition_after_the_other() -> No
         await consumer.ended()
 
     assert {len(set(given[at : at + 3])) for at in range(0, 12, 3)} == {3}
+
+
+async def test_a_task_that_misses_a_cancellation_is_cancelled_again() -> None:
+    missed = 0
+
+    async def answered_at_the_same_moment() -> None:
+        nonlocal missed
+        while True:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if missed:
+                    raise
+                missed += 1
+
+    task = asyncio.create_task(answered_at_the_same_moment())
+    await asyncio.sleep(0)
+
+    await asyncio.wait_for(ended(task), 30)
+
+    assert (missed, task.cancelled()) == (1, True)
