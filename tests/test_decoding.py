@@ -5,11 +5,10 @@ from typing import Any
 
 import pytest
 from aiokafka.consumer.fetcher import READ_COMMITTED
-from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
 from consumer.decoding import Records, as_decoded, partition_records
 from consumer.link import TopicPartition
-from tests.broker.test_records import Raw
+from tests.broker.test_records import Raw, raw_builder
 
 PARTITION = TopicPartition("events", 3)
 AT = 1_700_000_000_000
@@ -17,15 +16,7 @@ AT = 1_700_000_000_000
 
 def batch(first: int, keys: Sequence[str], codec: int = 0) -> bytes:
     """Records from an offset on, each with a header of such a key."""
-    builder = _DefaultRecordBatchBuilderPy(
-        magic=2,
-        compression_type=codec,
-        is_transactional=0,
-        producer_id=-1,
-        producer_epoch=-1,
-        base_sequence=-1,
-        batch_size=1 << 20,
-    )
+    builder = raw_builder(codec)
     for at, key in enumerate(keys):
         builder.append(at, AT, b"key", b"%d" % (first + at), [(Raw(key), b"\xff")])
     data = builder.build()

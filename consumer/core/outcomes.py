@@ -294,7 +294,7 @@ def encode_outcome(resolution: Resolution, context: OutcomeContext, max_bytes: i
     )
     values, parameters = resolution.values or _NOTHING, resolution.parameters or _NOTHING
     topic, partition, offset = record.origin
-    identity = f"{context.cluster_id}/{topic}/{partition}/{offset}/{resolution.index}"
+    identity = outcome_id(context.cluster_id, record.origin, resolution.index)
     decided_at = _instant(resolution.decided_at)
     plate = _text(values.get("plate")) or parameters.get("plate")
     order_id = _text(values.get("order_id"))

@@ -356,10 +356,11 @@ class _Connection(asyncio.Protocol):
         headers = self._headers
         retry_after = headers.get(b"retry-after")
         words = None if retry_after is None else retry_after.decode("latin-1")
-        body: bytes | None = b"".join(self._body)
+        body: bytes | None
+        body = received = b"".join(self._body)
         if b"content-encoding" in headers or self._room < 0:
             encoding = headers.get(b"content-encoding", b"")
-            body = unpacked(b"".join(self._body), encoding, self._gateway.max_reply_bytes)
+            body = unpacked(received, encoding, self._gateway.max_reply_bytes)
         end = NoAnswer("reset: not unpacked") if body is None else Answered(self._status, body, words)
         # A reply that came before the whole request was out leaves the rest of it in the way.
         if keep and not self._transport.get_write_buffer_size() and self.is_usable(self._used_at):

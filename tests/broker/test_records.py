@@ -116,9 +116,9 @@ class Raw(str):
         return super().encode("latin-1")
 
 
-async def produce_raw(broker: str, topic: str, records: Sequence[tuple[bytes, str]], codec: int) -> None:
-    """(value, the one header's key): aiokafka's own producer does not write such keys."""
-    builder = _DefaultRecordBatchBuilderPy(
+def raw_builder(codec: int) -> Any:
+    """Of a batch whose header keys may be `Raw`."""
+    return _DefaultRecordBatchBuilderPy(
         magic=2,
         compression_type=codec,
         is_transactional=0,
@@ -127,6 +127,11 @@ async def produce_raw(broker: str, topic: str, records: Sequence[tuple[bytes, st
         base_sequence=-1,
         batch_size=1 << 20,
     )
+
+
+async def produce_raw(broker: str, topic: str, records: Sequence[tuple[bytes, str]], codec: int) -> None:
+    """(value, the one header's key): aiokafka's own producer does not write such keys."""
+    builder = raw_builder(codec)
     for offset, (value, key) in enumerate(records):
         builder.append(offset, 1_700_000_000_000, b"key", value, [(Raw(key), b"\xff")])
     client = AIOKafkaClient(bootstrap_servers=broker)
