@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import prometheus_client
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -93,19 +94,44 @@ def test_what_alerts_ask_for_begins_at_0_so_that_the_first_one_is_an_increase(me
         assert value(metrics, name, **labels) == 0
 
 
-@given(st.lists(st.sampled_from(AGE_BUCKETS) | st.floats(0, 100_000)))
-def test_many_observations_at_once_are_what_they_are_one_by_one(seconds: list[float]) -> None:
-    at_once, one_by_one = Metrics(CollectorRegistry()), Metrics(CollectorRegistry())
+@given(st.lists(st.sampled_from(["more", "inc", "collect"])))
+def test_what_is_counted_without_a_call_is_there_whenever_somebody_looks(steps: list[str]) -> None:
+    metrics, count = Metrics(CollectorRegistry()), 0
+    counter = metrics.requests.labels("main", "1001")
+    for step in steps:
+        if step == "more":
+            counter.more += 1
+        elif step == "inc":
+            counter.inc()
+        count += step != "collect"
+        if step == "collect":
+            assert value(metrics, "coupon_requests_total", account="main", code="1001") == count
+            assert metrics.totals()["replies"] == {"1001": count}
 
-    at_once.event_age_seconds.observe_all(seconds)
-    for each in seconds:
-        one_by_one.event_age_seconds.observe(each)
-
-    assert _samples(at_once) == pytest.approx(_samples(one_by_one))
+    assert value(metrics, "coupon_requests_total", account="main", code="1001") == count
 
 
-def _samples(metrics: Metrics) -> dict[str, float]:
-    (family,) = metrics.event_age_seconds.collect()
+@given(st.lists(st.lists(st.sampled_from(AGE_BUCKETS) | st.floats(0, 100_000))))
+def test_observations_alone_or_many_at_once_are_what_prometheus_own_histogram_makes_of_them(
+    flushes: list[list[float]],
+) -> None:
+    metrics = Metrics(CollectorRegistry())
+    ours = metrics.event_age_seconds
+    theirs = prometheus_client.Histogram(
+        "coupon_event_age_seconds", "", buckets=AGE_BUCKETS, registry=CollectorRegistry()
+    )
+    for seconds in flushes:
+        if len(seconds) == 1:
+            ours.observe(seconds[0])
+        else:
+            ours.observe_all(seconds)
+        for each in seconds:
+            theirs.observe(each)
+        assert _samples(ours) == pytest.approx(_samples(theirs))
+
+
+def _samples(histogram: prometheus_client.Histogram) -> dict[str, float]:
+    (family,) = histogram.collect()
     return {
         f"{each.name} {each.labels}": each.value
         for each in family.samples

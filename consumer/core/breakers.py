@@ -89,8 +89,10 @@ class Breaker:
 
     Attributes:
         state: as it stands.
-        shut: it is not closed, and has to be asked.
+        shut: it is not closed, and has to be asked; else `admit` would give `leave`.
+        calm: it is closed, and no failure is remembered: `succeed` would do nothing.
         why: what opened it; None while it is closed.
+        leave: the one of a closed breaker.
 
     """
 
@@ -98,8 +100,9 @@ class Breaker:
         self._policy = policy or BreakerPolicy()
         self.state = State.CLOSED
         self.shut = False
+        self.calm = True
         self.why: Why | None = None
-        self._pass = Pass(0)
+        self.leave = Pass(0)
         self._ends: deque[tuple[float, bool]] = deque()
         self._failed = 0
         self._wait = 0.0
@@ -121,14 +124,14 @@ class Breaker:
     def admit(self, now: float) -> Pass:
         """Leave to call, where it is `ready`."""
         if not self.shut:
-            return self._pass
+            return self.leave
         assert self.ready(now), "ask first whether it is ready"
         if self.state is State.OPEN:
             self.state = State.HALF_OPEN
             self._probe_began = now
-            return Pass(self._pass.epoch, probe=True)
+            return Pass(self.leave.epoch, probe=True)
         self._out += 1
-        return self._pass
+        return self.leave
 
     def probe_in(self, now: float) -> float:
         """Seconds until an open one lets a probe through; infinite where the end of a call decides."""
@@ -181,7 +184,7 @@ class Breaker:
 
     def succeed(self, leave: Pass, now: float) -> bool:
         """The platform answered this account. True if it was open for that."""
-        if not self.shut and not self._ends:
+        if self.calm:
             return False  # as nearly always; good answers count from the first failure on
         if self.why is Why.STOP:
             # Whenever it was sent: an account that is answered is not refused.
@@ -220,7 +223,7 @@ class Breaker:
     # -- Moving -------------------------------------------------------------------------------------
 
     def _holds(self, leave: Pass) -> bool:
-        return leave.epoch == self._pass.epoch
+        return leave.epoch == self.leave.epoch
 
     def _note(self, now: float, *, failed: bool) -> None:
         ends = self._ends
@@ -228,24 +231,25 @@ class Breaker:
         self._failed += failed
         while len(ends) > self._policy.window_calls or ends[0][0] < now - self._policy.window_seconds:
             self._failed -= ends.popleft()[1]
-        if not self._failed and self.state is State.CLOSED:
+        self.calm = not self._failed and self.state is State.CLOSED
+        if self.calm:
             ends.clear()
 
     def _open(self, why: Why, now: float, at_least: float = 0.0) -> None:
         # The time that a probe took, if nobody answered, is waiting enough.
         since = self._probe_began if self.state is State.HALF_OPEN and why is Why.FAILURES else now
-        self.state, self.shut, self.why = State.OPEN, True, why
+        self.state, self.shut, self.calm, self.why = State.OPEN, True, False, why
         self._probe_at = max(since + self._wait, now + at_least)
         self._move()
 
     def _close(self, now: float) -> None:
         if self.why is Why.STOP:
             self._stopped_before += now - self._stopped_since
-        self.state, self.shut, self.why = State.CLOSED, False, None
+        self.state, self.shut, self.calm, self.why = State.CLOSED, False, True, None
         self._move()
 
     def _move(self) -> None:
         """What was given or heard until now counts no more."""
-        self._pass = Pass(self._pass.epoch + 1)
+        self.leave = Pass(self.leave.epoch + 1)
         self._ends.clear()
         self._failed = 0

@@ -146,7 +146,8 @@ class AdaptiveLimit:
             self._settling = False
             self._seen = self._lateness.seen
             self._ends_at = now + max(self._mean, self._policy.window_seconds)
-        self._peak = max(self._peak, in_flight)
+        if in_flight > self._peak:  # noqa: PLR1730  # a call of max takes twice as long
+            self._peak = in_flight
         if failed:
             self._failures += 1
         else:

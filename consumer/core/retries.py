@@ -80,29 +80,35 @@ class RetryBudget:
         self._share = share
         self._few = few
         self._window = window_seconds
-        self._slots: deque[_Slot] = deque([_Slot(0)])
+        self._slot = _Slot(0)
+        self._slots: deque[_Slot] = deque([self._slot])
+        self._ends = 0
 
     def note_call(self, now: float) -> None:
         """A call was made, the first for its order or not."""
-        self._slot(now).calls += 1
+        if now >= self._ends:
+            self._turn(int(now))
+        self._slot.calls += 1
 
     def allows(self, now: float) -> bool:
         """True if there is one left."""
-        self._slot(now)
+        if now >= self._ends:
+            self._turn(int(now))
         calls = sum(slot.calls for slot in self._slots)
         return sum(slot.retries for slot in self._slots) < max(self._few, int(self._share * calls))
 
     def spend(self, now: float) -> None:
         """A call will be made again."""
-        self._slot(now).retries += 1
+        if now >= self._ends:
+            self._turn(int(now))
+        self._slot.retries += 1
 
-    def _slot(self, now: float) -> "_Slot":
-        second = int(now)
-        if self._slots[-1].second != second:
-            self._slots.append(_Slot(second))
-            while self._slots[0].second <= second - self._window:
-                self._slots.popleft()
-        return self._slots[-1]
+    def _turn(self, second: int) -> None:
+        """To another second."""
+        self._slot, self._ends = _Slot(second), second + 1
+        self._slots.append(self._slot)
+        while self._slots[0].second <= second - self._window:
+            self._slots.popleft()
 
 
 @dataclass(slots=True)

@@ -318,7 +318,7 @@ def test_it_never_stays_shut_and_an_open_one_has_one_probe_at_most(
             {"succeed": breaker.succeed, "fail": breaker.fail, "stop": breaker.stop, "lost": breaker.lost}[
                 what
             ](each, now)
-        current = [each for each in out if each.epoch == breaker._pass.epoch]
+        current = [each for each in out if each.epoch == breaker.leave.epoch]
         if breaker.state in (State.OPEN, State.HALF_OPEN):
             assert len(current) == (breaker.state is State.HALF_OPEN)
             assert all(each.probe for each in current)
@@ -328,3 +328,25 @@ def test_it_never_stays_shut_and_an_open_one_has_one_probe_at_most(
     for each in out:
         breaker.lost(each, now)
     assert breaker.ready(now + POLICY.stop_cap_seconds)
+
+
+@given(STEPS)
+def test_whoever_asks_only_when_it_is_shut_and_tells_of_good_answers_only_when_it_is_not_calm_misses_nothing(
+    steps: list[tuple[str, int, float]],
+) -> None:
+    asked, spared = (Breaker(BreakerPolicy(least_calls=4)) for _ in range(2))
+    out: list[tuple[Pass, Pass]] = []
+    now = 0.0
+    for what, which, passed in steps:
+        now += passed
+        if what == "admit":
+            assert asked.ready(now) == spared.ready(now)
+            if asked.ready(now):
+                out.append((asked.admit(now), spared.admit(now) if spared.shut else spared.leave))
+        elif out:
+            one, other = out.pop(which % len(out))
+            spare = what == "succeed" and spared.calm
+            told = False if spare else getattr(spared, what)(other, now)
+            assert getattr(asked, what)(one, now) == told
+        assert (asked.state, asked.why, asked._ends) == (spared.state, spared.why, spared._ends)
+        assert all(one == other for one, other in out)
