@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -186,6 +186,9 @@ class ReplyTable:
                     raise ValueError(
                         f"replies.{name}: means {target!r}, which has no row; add replies.{target}"
                     )
+        self._by_code_alone = {
+            name: row for name, row in self.rows.items() if row.messages is None and row.hints is None
+        }
 
     @classmethod
     def defaults(cls) -> "ReplyTable":
@@ -197,7 +200,47 @@ class ReplyTable:
         return ReplyTable({**self.rows, **rows})
 
     def classify(self, end: AttemptEnd, now: datetime) -> Reply:
-        """What the end of a call means. `now` resolves a Retry-After that is a date."""
+        """What the end of a call means. `now` resolves a Retry-After that is a date.
+
+        Nearly every call ends with a code of the table and words that can be taken as they are. Those are seen
+        at a glance, and in one go; `classify_plainly` has the rest, and says the same of these.
+        """
+        if not isinstance(end, Answered) or end.retry_after is not None:
+            return self.classify_plainly(end, now)
+        try:
+            said = _decode_ordinary(end.body)
+        except (ValueError, RecursionError):
+            return self.classify_plainly(end, now)
+        code, message, payload = said.code, said.message, said.payload or _NOTHING_ORDINARY
+        seqno, node = said.seqno or payload.seqno, said.data_node or payload.data_node
+        serial, entered = said.grant_serial or payload.grant_serial, said.enter_time or payload.enter_time
+        row = self._by_code_alone.get(code)
+        if (
+            row is None
+            or said.hint
+            or (seqno and seqno.strip() != seqno)
+            or (node and node.strip() != node)
+            or (serial and serial.strip() != serial)
+            or (entered and entered.strip() != entered)
+        ):
+            return self.classify_plainly(end, now)
+        if message and _HARMLESS(message) is None:
+            message = redact(message.strip())
+        words = GatewayWords(
+            code,
+            end.status,
+            message or None,
+            None,
+            seqno or None,
+            node or None,
+            said.time_cost,
+            serial or None,
+            entered or None,
+        )
+        return Reply(code, row.outcome, row.then, row.dead_letter, words)
+
+    def classify_plainly(self, end: AttemptEnd, now: datetime) -> Reply:
+        """Likewise, whatever came."""
         if isinstance(end, NotSent):
             return self._reply("connect", GatewayWords(), error=end.error)
         if isinstance(end, NoAnswer):
@@ -247,11 +290,42 @@ class ReplyTable:
         return Reply(label, row.outcome, row.then, row.dead_letter, words, ambiguous, retry_after, error)
 
 
+_LONGEST = 128
+"""Characters that are kept of a serial, a sequence number, a node or a time."""
+
+_MOST_DIGITS = 15
+"""Of milliseconds."""
+
+_Short = Annotated[str, msgspec.Meta(max_length=_LONGEST)] | None
+
+
+class _OrdinaryPayload(msgspec.Struct, gc=False):
+    """What may stand in a reply's `payload` instead of beside it: the documents' table and examples disagree."""
+
+    seqno: _Short = None
+    data_node: _Short = None
+    grant_serial: _Short = None
+    enter_time: _Short = None
+
+
+class _OrdinaryEnvelope(_OrdinaryPayload, gc=False):
+    """A reply's JSON object as it nearly always is."""
+
+    code: str = ""
+    message: str | None = None
+    hint: str | None = None
+    time_cost: Annotated[int, msgspec.Meta(ge=0, lt=10**_MOST_DIGITS)] | None = None
+    payload: _OrdinaryPayload | None = None
+
+
+_decode_ordinary = msgspec.json.Decoder(_OrdinaryEnvelope).decode  # its errors are ValueErrors
+_NOTHING_ORDINARY = _OrdinaryPayload()
+
 _Scalar = str | int | None
 
 
 class _Payload(msgspec.Struct):
-    """What may stand in a reply's `payload` instead of beside it: the documents' table and examples disagree."""
+    """The same, of whatever kind it is."""
 
     seqno: _Scalar = None
     data_node: _Scalar = None
@@ -260,7 +334,7 @@ class _Payload(msgspec.Struct):
 
 
 class _Envelope(_Payload):
-    """A reply's JSON object, as far as it is heeded."""
+    """A reply's JSON object, whatever kind of values it has."""
 
     code: _Scalar = None
     message: _Scalar = None
@@ -269,7 +343,7 @@ class _Envelope(_Payload):
     payload: _Payload | None = None
 
 
-_decoder = msgspec.json.Decoder(_Envelope)  # its errors are ValueErrors
+_decoder = msgspec.json.Decoder(_Envelope)
 _NOTHING = _Payload()
 
 
@@ -320,11 +394,11 @@ def _words(envelope: _Envelope, status: int) -> GatewayWords:
         status,
         redact(_text(envelope.message)) or None,
         redact(_text(envelope.hint)) or None,
-        (_text(envelope.seqno) or _text(payload.seqno))[:128] or None,
-        (_text(envelope.data_node) or _text(payload.data_node))[:128] or None,
+        (_text(envelope.seqno) or _text(payload.seqno))[:_LONGEST] or None,
+        (_text(envelope.data_node) or _text(payload.data_node))[:_LONGEST] or None,
         _milliseconds(_text(envelope.time_cost)),
-        (_text(envelope.grant_serial) or _text(payload.grant_serial))[:128] or None,
-        (_text(envelope.enter_time) or _text(payload.enter_time))[:128] or None,
+        (_text(envelope.grant_serial) or _text(payload.grant_serial))[:_LONGEST] or None,
+        (_text(envelope.enter_time) or _text(payload.enter_time))[:_LONGEST] or None,
     )
 
 
@@ -335,7 +409,7 @@ def _text(value: _Scalar) -> str:
 
 
 def _milliseconds(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS else None
 
 
 def _retry_after(header: str, now: datetime) -> float | None:
@@ -364,6 +438,9 @@ _NAMED = re.compile(
     r"((?:plate|app_secret|secret|sign)\w*[\"']?\s*[=:]\s*[\"']?)[^&\s\"'\],，】]+", re.IGNORECASE
 )
 _HEX = re.compile(r"[0-9a-f]{16,}", re.IGNORECASE)
+_HARMLESS = re.compile(rf"[、。「」《》【】（），：；！？一-龥]{{1,{_MAX_WORDS}}}").fullmatch
+"""Most messages."""
+
 _LETTER_OR_DIGIT = re.compile(r"[A-Z0-9Ａ-Ｚ０-９]", re.IGNORECASE)
 
 

@@ -16,6 +16,8 @@ from consumer.core import replies
 from consumer.core.events import GatewayWords
 from consumer.core.outcomes import Outcome
 from consumer.core.replies import (
+    NO_PARKING_RECORD,
+    SIGNATURE_REFUSED,
     Answered,
     NoAnswer,
     NotSent,
@@ -137,6 +139,57 @@ def test_any_bytes_and_any_header_end_in_a_row(status: int, body: bytes, header:
     reply = TABLE.classify(Answered(status, body, header), NOW)
 
     assert reply.label in TABLE.rows
+
+
+WORDS = st.sampled_from(
+    [
+        "",
+        " ",
+        "操作成功",
+        "操作成功 ",
+        "\u3000",
+        "粤A12345",
+        "余额不足：9元",
+        "S1",
+        " S1",
+        "G" * 129,
+        "车" * 301,
+        "1001",
+    ]
+)
+VALUES = WORDS | st.none() | st.booleans() | st.integers() | st.sampled_from([18, 0, 10**15, 1.0, 18.5, 1e99])
+PLACES = st.dictionaries(st.sampled_from(["seqno", "data_node", "grant_serial", "enter_time"]), VALUES)
+BODIES = st.builds(
+    lambda code, beside, payload, words: {"code": code, **beside, **payload, **words},
+    st.sampled_from(
+        ["1001", "1003", "1403", "1500", "200", "401", "503", "7", " 1001", 1001, 1001.0, None, ""]
+    ),
+    PLACES,
+    st.just({}) | st.fixed_dictionaries({"payload": PLACES | VALUES | st.lists(VALUES)}),
+    st.dictionaries(
+        st.sampled_from(["message", "hint", "time_cost", "path"]),
+        VALUES | st.sampled_from([NO_PARKING_RECORD, SIGNATURE_REFUSED]),
+    ),
+)
+
+
+@given(BODIES, st.sampled_from([200, 200, 500, 302]), st.none() | st.sampled_from(["", "3"]), st.booleans())
+def test_what_is_seen_at_a_glance_is_what_reading_it_plainly_says(
+    body: dict[str, Any], status: int, retry_after: str | None, ascii_only: bool
+) -> None:
+    end = Answered(status, json.dumps(body, ensure_ascii=ascii_only).encode(), retry_after)
+
+    for table in (TABLE, TABLE.with_rows({"7": TABLE.rows["1002"], "1001": TABLE.rows["1500"]})):
+        assert repr(table.classify(end, NOW)) == repr(table.classify_plainly(end, NOW))
+
+
+def test_the_ordinary_reply_is_seen_at_a_glance(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ReplyTable, "classify_plainly", None)
+    for sample in ("1001-granted", "1003-limited", "1401-not-configured", "1403-duplicate"):
+        (path,) = SAMPLES.glob(f"{sample}*.json")
+        body = json.dumps(json.loads(path.read_text("utf-8"))["json"], ensure_ascii=False)
+
+        assert TABLE.classify(Answered(200, body.encode()), NOW).label == sample[:4]
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), st.lists))
