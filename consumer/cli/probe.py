@@ -168,8 +168,8 @@ def _made(
         [(each.key, each.name) for each in data],
         of.parameters if of is not None else {},
     )
-    plate, values = normalise(plate), [each.value for each in data]
-    fields = form.filled(code, _new_id(), plate, SUBJECT.format(plate=plate), values, station={})
+    plate, values = normalise(plate), tuple([each.value for each in data])
+    fields = form.filled(code, _new_id(), plate, SUBJECT.format(plate=plate), values, {})
     name = of.name if of is not None else ""
     return CouponRequest(asking.name, name, asking.url, fields, {}, timestamped=asking.timestamp), data
 

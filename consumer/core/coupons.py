@@ -131,13 +131,14 @@ class Datum(Frozen):
 class Form:
     """The fields of a rule's requests in the order of the endpoint's document; what is the same in all is filled in."""
 
-    __slots__ = ("_general", "_metadata", "_own", "_whole")
+    __slots__ = ("_full", "_general", "_metadata", "_own", "_text", "_whole")
 
     def __init__(
         self, account: Account, api_type: str, metadata: Sequence[tuple[str, str]], own: Mapping[str, str]
     ) -> None:
         """`metadata` are its keys and the names beside its values, `own` the rule's parameters."""
         self._metadata = MetadataFields(metadata, account.metadata_format)
+        self._text = self._metadata.text
         self._own = own
         self._general = {
             "app_id": account.app_id,
@@ -150,15 +151,16 @@ class Form:
             **account.parameters,
         }
         self._whole = {**self._general, **own}
+        self._full = False
+        self._full = len(self.filled("-", "-", "-", "-", (0,) * len(metadata), {})) == len(self._whole)
 
-    def filled(
+    def filled(  # noqa: PLR0917  # by position, since names cost time
         self,
         api_store_code: str,
         event_id: str,
         plate: str,
         subject: str,
-        values: Sequence[int],
-        *,
+        values: tuple[int, ...],
         station: Mapping[str, str],
     ) -> dict[str, str]:
         """For one order, with its station's parameters over the account's; what is empty stays out (domain: signature)."""
@@ -167,11 +169,15 @@ class Form:
         form["event_id"] = event_id
         form["plate"] = plate
         form["subject"] = subject
-        if values:
+        if self._text:
+            form["metadata"] = self._text % values
+        elif values:
             self._metadata.fill(form, values)
         if station:
             form |= station
             form |= self._own
+        elif self._full and api_store_code and event_id and plate and subject:
+            return form
         return form if all(form.values()) else {name: text for name, text in form.items() if text}
 
 
@@ -180,23 +186,22 @@ class MetadataFields:
 
     Attributes:
         blank: the fields, with gaps for values.
+        text: the one text, with `%d` for each value; empty where there is none.
 
     """
 
-    __slots__ = ("_json", "_values", "blank")
+    __slots__ = ("_values", "blank", "text")
 
     def __init__(self, metadata: Sequence[tuple[str, str]], written: MetadataFormat) -> None:
         self.blank: dict[str, str] = {}
-        self._json: list[str] = []
+        self.text = ""
         self._values: list[str] = []
         if not metadata:
             return
         if written is MetadataFormat.JSON:
             self.blank["metadata"] = ""
-            for key, name in metadata:
-                before = "}," if self._json else "{"
-                self._json += (f'{before}{_json(key)}:{{"name":{_json(name)},"value":', "")
-            self._json.append("}}")
+            data = [f'{_json(key)}:{{"name":{_json(name)},"value":' for key, name in metadata]
+            self.text = "{" + ",".join([datum.replace("%", "%%") + "%d}" for datum in data]) + "}"
             return
         shape = "metadata.{}.{}" if written is MetadataFormat.DOTTED else "metadata[{}].{}"
         for key, name in metadata:
@@ -204,14 +209,12 @@ class MetadataFields:
             self.blank[shape.format(key, "name")] = name
             self.blank[self._values[-1]] = ""
 
-    def fill(self, form: dict[str, str], values: Sequence[int]) -> None:
+    def fill(self, form: dict[str, str], values: tuple[int, ...]) -> None:
         """Each value into its gap."""
-        if self._values:
+        if self.text:
+            form["metadata"] = self.text % values
+        else:
             form.update(zip(self._values, map(str, values), strict=True))
-            return
-        parts = self._json.copy()
-        parts[1::2] = map(str, values)
-        form["metadata"] = "".join(parts)
 
 
 def _json(text: str) -> str:
@@ -223,5 +226,5 @@ def metadata_fields(metadata: Sequence[Datum], written: MetadataFormat) -> dict[
     fields = MetadataFields([(datum.key, datum.name) for datum in metadata], written)
     form = fields.blank.copy()
     if metadata:
-        fields.fill(form, [datum.value for datum in metadata])
+        fields.fill(form, tuple([datum.value for datum in metadata]))
     return form

@@ -5,11 +5,10 @@ are loaded, and what one order needs of one rule lies close together.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
 
 from consumer.core.coupons import LARGEST_VALUE, Account, CouponRequest, Form, State
 from consumer.core.direct import Function, Literals
@@ -24,6 +23,12 @@ from consumer.core.templates import FieldText, Template, text_of
 MAX_DETAIL = 300
 FEW, MANY = 3, 32
 """Rules without keys that are asked together; fewer are as quickly asked one by one."""
+
+FEW_OTHERS = 8
+"""Rules without keys that may stand in the list of each text."""
+
+NO_FIELD = ""
+"""The name of none."""
 
 NO_TEXT = Template.parse("")
 
@@ -102,57 +107,89 @@ class Planner:
         return [part for index in self._indexes.values() for part in index.parts()]
 
     def plan(self, order: Order, *, as_on: bool) -> CouponRequest | Finding:
-        """Raises whatever a rule may."""
-        values = order.values
-        binding = self._bind(values)
-        found = self._indexes[order.source].first(values, binding)
-        if found is None:
-            return Finding(
-                order.index,
-                Outcome.UNMATCHED,
-                Reason.NO_RULE,
-                "no rule matches",
-                values=values,
-                source=order.source,
-            )
-        candidate, failure = found
-        if failure is not None:
-            # Never on to the next rule: who would know that this one does not work?
-            return ended(order, Reason.RULE_ERROR, f"when: {failure.message}", candidate.rule)
-        skip = candidate.common.skip
-        if skip is not None:
-            detail = f"rule {candidate.name}"
-            return ended(order, skip, detail, candidate.rule, outcome=Outcome.SKIPPED)
-        return self._request(candidate, order, binding, as_on=as_on)
+        """Raises whatever a rule may.
+
+        Every order comes here, and a call costs as much as several lines: so no step of the usual way is a function.
+        Where an expression raises, one that is not on the way asks again, and has the words for it.
+        """
+        values, binding = order.values, None
+        index = self._indexes[order.source]
+        key = values.get(index.field)
+        try:
+            candidates: Iterable[_Candidate]
+            if type(key) is str:
+                candidates = index.by_text.get(key.strip(), index.others)
+            else:
+                binding = self._bind(values)
+                candidates = index.asked(values, binding)
+            for candidate in candidates:
+                if candidate.rest and not candidate.fits(values):
+                    continue
+                if candidate.common.when(values, candidate.literals):
+                    break
+            else:
+                return _unmatched(order)
+        except Exception:  # noqa: BLE001  # the expression knows what to make of it
+            binding = self._bind(values)
+            found = self._first(order, binding)
+            if isinstance(found, Finding):
+                return found
+            candidate = found
+        if not candidate.common.asks and (end := _without_request(order, candidate, as_on=as_on)):
+            return end
+        return self._request(order, candidate, binding, as_on=as_on)
+
+    def _first(self, order: Order, binding: Binding) -> "_Candidate | Finding":
+        """The first rule that matches; an end where none does, or where one fails before."""
+        for candidate in self._indexes[order.source].asked(order.values, binding):
+            if not candidate.fits(order.values):
+                continue
+            when = candidate.rule.when
+            held = True if when is None else when.evaluate(binding)
+            if isinstance(held, Failure):
+                # Never on to the next rule: who would know that this one does not work?
+                return ended(order, Reason.RULE_ERROR, f"when: {held.message}", candidate.rule)
+            if held:
+                return candidate
+        return _unmatched(order)
 
     def _request(
-        self, candidate: "_Candidate", order: Order, binding: Binding, *, as_on: bool
+        self, order: Order, candidate: "_Candidate", binding: Binding | None, *, as_on: bool
     ) -> CouponRequest | Finding:
-        """What the order asks for by a rule that grants coupons."""
-        values, common = order.values, candidate.common
-        if common.held and not as_on:
-            return _held(order, candidate.rule)
-        store = text_of(values, "api_store_code") or candidate.store
-        if store is None:
-            detail = "api_store_code: neither station nor rule has one"
+        """What an order asks for by a rule that matches; in one piece, as above."""
+        values, common, literals = order.values, candidate.common, candidate.literals
+        store = values.get("api_store_code")
+        if type(store) is not str or not store:
+            store = text_of(values, "api_store_code") or candidate.store
+            if store is None:
+                detail = "api_store_code: neither station nor rule has one"
+                return ended(order, Reason.FIELD_MISSING, detail, candidate.rule)
+        subject = candidate.subject.of(values)
+        if subject is None:
+            detail = f"subject: {candidate.subject.missing(values)} is absent"
             return ended(order, Reason.FIELD_MISSING, detail, candidate.rule)
-        subject, missing = candidate.subject.of(values)
-        if missing is not None:
-            return ended(order, Reason.FIELD_MISSING, f"subject: {missing} is absent", candidate.rule)
-        amounts = candidate.amounts(values, binding)
-        for amount in amounts:
-            if type(amount) is not int or not 0 <= amount <= LARGEST_VALUE:
-                return _unfit(order, candidate.rule, amounts)
+        metadata: dict[str, int] = {}
+        try:
+            for key, give in common.amounts:
+                metadata[key] = amount = give(values, literals)
+                if type(amount) is not int or not 0 <= amount <= LARGEST_VALUE:
+                    raise OverflowError  # noqa: TRY301  # as if the expression had
+        except Exception:  # noqa: BLE001  # as above
+            computed = _computed(order, candidate.rule, binding or self._bind(values))
+            if isinstance(computed, Finding):
+                return computed
+            metadata = computed
         extra = _NONE
         if self._stations_differ:
             station = self._stations.get(text_of(values, "station_id") or "")
             extra = station.parameters if station is not None else _NONE
+        amounts = (*metadata.values(),)
         return CouponRequest(
             common.account,
             candidate.name,
             common.url,
-            common.form.filled(store, order.event_id, order.plate, subject, amounts, station=extra),
-            dict(zip(common.keys, amounts, strict=True)),
+            common.form.filled(store, order.event_id, order.plate, subject, amounts, extra),
+            metadata,
             common.shadow and not as_on,
             common.timestamped,
         )
@@ -165,11 +202,18 @@ _NONE: Mapping[str, str] = {}
 
 
 class _Index:
-    """One source's rules by station or field, so that ten thousand of them cost an order no more than ten."""
+    """One source's rules by station or field, so that ten thousand of them cost an order no more than ten.
+
+    Attributes:
+        field: by whose texts all rules with keys are found, where there is one and few others; else that of none.
+        by_text: of each text all rules, in order.
+        others: those of any other text.
+
+    """
 
     def __init__(self, rules: Sequence[Rule], kinds: "_Kinds", compiler: Compiler) -> None:
         everywhere: list[_Candidate] = []
-        self._by_field: dict[str, dict[str, _Candidate | list[_Candidate]]] = {}
+        self._by_field: dict[str, dict[str, Sequence[_Candidate]]] = {}
         mine = [(rule, _keys(rule)) for rule in rules]
         crowds: defaultdict[str, Counter[str]] = defaultdict(Counter)
         for _, keys in mine:
@@ -183,62 +227,81 @@ class _Index:
             if found_by is None:
                 everywhere.append(candidate)
                 continue
-            name, texts = found_by
-            by_text = self._by_field.setdefault(name, {})
-            for text in texts:
-                here = by_text.setdefault(text, candidate)
-                if isinstance(here, list):
-                    here.append(candidate)
-                elif here is not candidate:
-                    by_text[text] = [here, candidate]
-        self._groups = [_Group(members, compiler) for members in _grouped(everywhere)]
-        self._end = len(mine)
+            self._put(candidate, *found_by)
+        self.field = NO_FIELD
+        self.by_text: dict[str, Sequence[_Candidate]] = {}
+        self.others: Sequence[_Candidate] = ()
+        self._groups: list[_Group] = []
+        self._is_plain = (
+            len(self._by_field) <= 1 and len(everywhere) <= FEW_OTHERS and _are_direct(everywhere)
+        )
+        if self._is_plain:
+            self._put_everywhere(everywhere)
+        else:
+            self._groups += [_Group(members, compiler) for members in _grouped(everywhere)]
+
+    def _put(self, candidate: "_Candidate", field: str, texts: frozenset[str]) -> None:
+        """Where an order that has one of the texts finds it."""
+        by_text, alone = self._by_field.setdefault(field, {}), (candidate,)
+        for text in texts:
+            here = by_text.setdefault(text, alone)
+            if isinstance(here, list):
+                here.append(candidate)
+            elif here is not alone:
+                by_text[text] = [*here, candidate]
+
+    def _put_everywhere(self, others: "Sequence[_Candidate]") -> None:
+        """Among the rules of each text, by their numbers; where the rules of two texts are the same, so is the list."""
+        self.others = others
+        for name, by_text in self._by_field.items():  # of which there is one, if any
+            self.field, self.by_text = name, by_text
+            by_text.pop("", None)  # an empty text is none
+            made: dict[tuple[int, ...], Sequence[_Candidate]] = {}
+            for text, found in by_text.items() if others else ():
+                numbers = tuple(map(_number_of, found))
+                if numbers not in made:
+                    made[numbers] = sorted((*found, *others), key=_number_of)
+                by_text[text] = made[numbers]
 
     def parts(self) -> list[object]:
         """As a book's."""
         return [*self._by_field.values()]
 
-    def first(
-        self, values: Mapping[str, Value], binding: Binding
-    ) -> "tuple[_Candidate, Failure | None] | None":
-        """The first rule that matches, or fails, without a look at those whose keys do not fit."""
-        keyed = self.keyed(values)
+    def asked(self, values: Mapping[str, Value], binding: Binding) -> "Iterable[_Candidate]":
+        """Those whose keys may fit, in their order, without a look at the others."""
+        if not self._is_plain:
+            return self._in_turn(values, binding)
+        text = scalar_text(values.get(self.field))
+        return self.by_text.get(text, self.others) if text else self.others
+
+    def _in_turn(self, values: Mapping[str, Value], binding: Binding) -> "Iterator[_Candidate]":
+        """Those with keys; the others between them, as far as one of their group may match."""
+        keyed = self._keyed(values)
         for group in self._groups:
-            if keyed and (found := _first_of(keyed, group.members[0].number, values, binding)):
-                return found
+            while keyed and keyed[-1].number < group.members[0].number:
+                yield keyed.pop()
             if group.is_out(binding):
                 continue
             for member in group.members:
-                if keyed and (found := _first_of(keyed, member.number, values, binding)):
-                    return found
-                if found := member.matched(values, binding):
-                    return found
-        return _first_of(keyed, self._end, values, binding)
+                while keyed and keyed[-1].number < member.number:
+                    yield keyed.pop()
+                yield member
+        yield from reversed(keyed)
 
-    def keyed(self, values: Mapping[str, Value]) -> "list[_Candidate]":
-        """Those whose keys fit, the last one first."""
+    def _keyed(self, values: Mapping[str, Value]) -> "list[_Candidate]":
+        """The last one first."""
         found: list[_Candidate] = []
-        for name, by_text in self._by_field.items():
-            value = values.get(name)
-            text = value.strip() if type(value) is str else scalar_text(value)
-            here = by_text.get(text) if text else None
-            if isinstance(here, list):
-                found += here
-            elif here is not None:
-                found.append(here)
-        if len(found) > 1:
-            found.sort(key=_number_of, reverse=True)
-        return [candidate for candidate in found if not candidate.rest or candidate.fits(values)]
+        for name, lists in self._by_field.items():
+            text = scalar_text(values.get(name))
+            if text:
+                found += lists.get(text, ())
+        found.sort(key=_number_of, reverse=True)
+        return found
 
 
-def _first_of(
-    keyed: "list[_Candidate]", before: int, values: Mapping[str, Value], binding: Binding
-) -> "tuple[_Candidate, Failure | None] | None":
-    """The first that matches or fails, of those before a number; they are taken out."""
-    while keyed and keyed[-1].number < before:
-        if found := keyed.pop().matched(values, binding):
-            return found
-    return None
+def _are_direct(candidates: "Sequence[_Candidate]") -> bool:
+    """Whether none of them needs CEL to be asked."""
+    return all(candidate.common.when is not _beyond for candidate in candidates)
 
 
 class _Candidate:
@@ -272,26 +335,6 @@ class _Candidate:
     def fits(self, values: Mapping[str, Value]) -> bool:
         """Whether the order has the rest of its keys."""
         return all(scalar_text(values.get(name)) in texts for name, texts in self.rest)
-
-    def matched(
-        self, values: Mapping[str, Value], binding: Binding
-    ) -> "tuple[_Candidate, Failure | None] | None":
-        """None where it does not match."""
-        try:
-            return (self, None) if self.common.when(values, self.literals) else None
-        except Exception:  # noqa: BLE001  # the expression knows what to make of it
-            assert self.rule.when is not None
-            held = self.rule.when.evaluate(binding)
-        if isinstance(held, Failure):
-            return self, held
-        return (self, None) if held else None
-
-    def amounts(self, values: Mapping[str, Value], binding: Binding) -> list[Any]:
-        """The values of its metadata, or failures."""
-        try:
-            return [give(values, self.literals) for give in self.common.amounts]
-        except Exception:  # noqa: BLE001  # as above
-            return [datum.value.evaluate(binding) for datum in self.rule.metadata]
 
 
 def _number_of(candidate: _Candidate) -> int:
@@ -338,27 +381,27 @@ class _Common:
 
     Attributes:
         when: whether one matches; raises where only the rule's expression can tell.
-        amounts: its metadata, likewise.
-        keys: of the metadata.
+        amounts: the keys of its metadata, each with what gives its value, likewise.
         held: no order is to be sent.
+        asks: an order gets a request, and no end.
 
     """
 
-    __slots__ = ("account", "amounts", "form", "held", "keys", "shadow", "skip", "timestamped", "url", "when")
+    __slots__ = ("account", "amounts", "asks", "form", "held", "shadow", "skip", "timestamped", "url", "when")
 
     def __init__(self, rule: Rule, when: Function, amounts: tuple[Function, ...]) -> None:
         account = rule.account if rule.account is not None else _NOBODY
         states = (account.state, rule.state)
         self.when = when
-        self.amounts = amounts
+        named = [(datum.key, datum.name) for datum in rule.metadata]
+        self.amounts = tuple(zip([key for key, _ in named], amounts, strict=True))
         self.skip = rule.skip
         self.account = account.name
         self.url = account.url
         self.timestamped = account.timestamp
         self.held = State.HOLD in states
         self.shadow = State.SHADOW in states
-        self.keys = tuple(datum.key for datum in rule.metadata)
-        named = [(datum.key, datum.name) for datum in rule.metadata]
+        self.asks = rule.skip is None and not self.held
         self.form = Form(account, rule.api_type or account.api_type, named, rule.parameters)
 
 
@@ -422,6 +465,25 @@ def _beyond(_values: Mapping[str, Value], _literals: Literals) -> int:
 # -- Ends without a request --------------------------------------------------------------------------
 
 
+def _unmatched(order: Order) -> Finding:
+    return Finding(
+        order.index,
+        Outcome.UNMATCHED,
+        Reason.NO_RULE,
+        "no rule matches",
+        values=order.values,
+        source=order.source,
+    )
+
+
+def _without_request(order: Order, candidate: _Candidate, *, as_on: bool) -> Finding | None:
+    """By a rule that skips, or one on hold."""
+    rule, skip = candidate.rule, candidate.common.skip
+    if skip is not None:
+        return ended(order, skip, f"rule {rule.name}", rule, outcome=Outcome.SKIPPED)
+    return None if as_on or not candidate.common.held else _held(order, rule)
+
+
 def _held(order: Order, rule: Rule) -> Finding:
     account = rule.account
     held = f"account {account.name}" if account and account.state is State.HOLD else f"rule {rule.name}"
@@ -429,15 +491,18 @@ def _held(order: Order, rule: Rule) -> Finding:
     return ended(order, Reason.HOLD, detail, rule, outcome=Outcome.SKIPPED, dead_letter=True)
 
 
-def _unfit(order: Order, rule: Rule, amounts: Sequence[int | Failure]) -> Finding:
-    """A metadata value is a 32-bit integer that is not negative."""
-    for datum, amount in zip(rule.metadata, amounts, strict=True):
+def _computed(order: Order, rule: Rule, binding: Binding) -> dict[str, int] | Finding:
+    """The values of a rule's metadata; an end where one is none, or no 32-bit integer, or negative."""
+    metadata: dict[str, int] = {}
+    for datum in rule.metadata:
+        amount = datum.value.evaluate(binding)
         if isinstance(amount, Failure):
             return ended(order, Reason.RULE_ERROR, f"metadata.{datum.key}: {amount.message}", rule)
         if not 0 <= amount <= LARGEST_VALUE:
-            break
-    detail = f"metadata.{datum.key}: {amount} is outside 0..{LARGEST_VALUE}"
-    return ended(order, Reason.OVERFLOW, detail, rule)
+            detail = f"metadata.{datum.key}: {amount} is outside 0..{LARGEST_VALUE}"
+            return ended(order, Reason.OVERFLOW, detail, rule)
+        metadata[datum.key] = amount
+    return metadata
 
 
 def ended(

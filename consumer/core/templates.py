@@ -79,19 +79,27 @@ class FieldText:
     __slots__ = ("_gaps", "_parts")
 
     def __init__(self, template: Template) -> None:
-        self._parts, self._gaps = template.taken_apart()
+        self._parts, gaps = template.taken_apart()
+        self._gaps = [(place, name, DERIVED.get(name, ""), _IN_UNITS.get(name)) for place, name in gaps]
 
-    def of(self, values: Mapping[str, Value]) -> tuple[str, str | None]:
-        """As `Template.fill`, with the texts of fields."""
+    def of(self, values: Mapping[str, Value]) -> str | None:
+        """As `Template.fill`, with the texts of fields; None where one is missing."""
         parts = self._parts.copy()
-        for place, name in self._gaps:
+        for place, name, base, in_units in self._gaps:
             value = values.get(name)
             if type(value) is not str:
-                value = text_of(values, name)
-                if value is None:
-                    return "", name
+                if value is None and in_units is not None and type(amount := values.get(base)) is int:
+                    value = in_units(amount)
+                else:
+                    value = text_of(values, name)
+                    if value is None:
+                        return None
             parts[place] = value
-        return "".join(parts), None
+        return "".join(parts)
+
+    def missing(self, values: Mapping[str, Value]) -> str:
+        """The first name that has no text; empty where all have."""
+        return next((name for _, name, _, _ in self._gaps if text_of(values, name) is None), "")
 
 
 def text_of(values: Mapping[str, Value], name: str) -> str | None:

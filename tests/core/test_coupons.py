@@ -28,7 +28,7 @@ ENERGY = Datum("energy", "电量", 1119)
 def test_fields_stand_in_the_documents_order_and_none_is_empty() -> None:
     form = Form(MAIN, "charging", (), {"merchant": "M1", "store_code": ""})
 
-    assert list(form.filled("S1", "E1", "粤BD12345", "", (), station={}).items()) == [
+    assert list(form.filled("S1", "E1", "粤BD12345", "", (), {}).items()) == [
         ("app_id", "op01"),
         ("api_store_code", "S1"),
         ("api_type", "charging"),
@@ -43,8 +43,8 @@ def test_a_stations_parameter_replaces_the_accounts_and_the_rules_replaces_both(
     form = Form(account, "charging", [("minutes", "时长")], {"merchant": "rule", "last": "rule"})
     station = {"own": "station", "merchant": "station", "store_code": "station"}
 
-    with_a_station = form.filled("S1", "E1", "粤BD12345", "a charge", (29,), station=station)
-    without = form.filled("S1", "E1", "粤BD12345", "a charge", (30,), station={})
+    with_a_station = form.filled("S1", "E1", "粤BD12345", "a charge", (29,), station)
+    without = form.filled("S1", "E1", "粤BD12345", "a charge", (30,), {})
 
     assert list(with_a_station.items())[5:] == [
         ("subject", "a charge"),

@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from consumer import rulebook
-from consumer.core.coupons import CouponRequest
+from consumer.core.coupons import CouponRequest, Datum, metadata_fields
 from consumer.core.errors import ConfigurationError
 from consumer.core.events import Attempts, Coordinates, Order, Record, Replay, RetryContext, Wait
+from consumer.core.expressions import Failure
 from consumer.core.outcomes import Finding, Outcome, Reason
 from consumer.core.rules import RuleBook
 from consumer.core.sources import MAX_ORDERS
+from consumer.core.templates import text_of
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 HEAD = """
@@ -724,6 +726,136 @@ def by_looking_at_each(rules: RuleBook, one: Order) -> tuple[str | None, Reason]
     return None, Reason.NO_RULE
 
 
+SOME_ASKING = st.lists(
+    st.fixed_dictionaries(
+        {
+            "account": st.sampled_from(["main", "dark", "held", "dotted"]),
+            "subject": st.sampled_from(
+                ["x", "{plate} 100% {{}}", "{energy_kwh} kWh, {hours} h", "{fee_yuan}", "{ended_at}{minutes}"]
+            ),
+            "metadata": st.dictionaries(
+                st.sampled_from(["minutes", "a%d", "度"]),
+                st.fixed_dictionaries(
+                    {
+                        "name": st.sampled_from(["时长", "100%"]),
+                        "value": st.sampled_from(
+                            [
+                                "minutes",
+                                "energy_wh / 1000",
+                                "math.least(minutes, 45)",
+                                "minutes - 60",
+                                "minutes - 61",  # negative
+                                "energy_wh * 1000000",  # too large
+                                "fee_fen",  # fails where there is none
+                                "minutes + int('0')",  # only CEL can
+                            ]
+                        ),
+                    }
+                ),
+                max_size=3,
+            ),
+        },
+        optional={
+            "stations": st.sampled_from([["S1"], ["S2"], ["S1", "S3"]]),
+            "equals": st.sampled_from([{"stop_reason": "user"}]),
+            "when": CONDITIONS.filter(bool),
+            "api_store_code": st.just("C0"),
+            "parameters": st.sampled_from([{"store_code": "rule"}, {"last": "100%"}]),
+            "state": st.sampled_from(["on", "shadow", "hold"]),
+        },
+    ),
+    max_size=6,
+)
+STATION_PARAMETERS = ", parameters: {store_code: T2}"
+
+
+@settings(max_examples=100)
+@given(
+    SOME_ASKING,
+    st.sampled_from(["S1", "S2", None]),
+    st.sampled_from(["user", None]),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+)
+def test_what_is_asked_for_is_what_the_rule_says_part_by_part(
+    some: list[dict[str, Any]],
+    station: str | None,
+    stop_reason: str | None,
+    fee: bool,
+    differing: bool,
+    as_on: bool,
+) -> None:
+    written = [{"name": f"r{number}"} | rule for number, rule in enumerate(some)]
+    head = HEAD.replace("extends: canonical,", WITH_STOP_REASON).replace(
+        "sources:", "  dotted: {app_id: op04, secret: main, api_type: c, metadata_format: dotted}\nsources:"
+    )
+    rules = book(
+        f"rules: {json.dumps(written)}\n", head if differing else head.replace(STATION_PARAMETERS, "")
+    )
+    one = order(rules, station_id=station, stop_reason=stop_reason, fee=12.5 if fee else None)
+
+    found, expected = rules.plan(one, as_on=as_on), part_by_part(rules, one, as_on=as_on)
+
+    if isinstance(found, CouponRequest):
+        assert found == expected
+        assert [*found.parameters] == [*expected.parameters]
+    else:
+        assert (found.rule, found.reason, found.detail) == expected
+
+
+def part_by_part(  # noqa: PLR0911  # the ways in which an order ends
+    rules: RuleBook, one: Order, *, as_on: bool
+) -> Any:
+    """The request, or the rule of an end, its reason and its detail."""
+    name, reason = by_looking_at_each(rules, one)
+    rule = next((rule for rule in rules.rules if rule.name == name), None)
+    if rule is None:
+        return None, reason, "no rule matches"
+    account, values, binding = rule.account, one.values, rules.compiler.bind(one.values)
+    assert account is not None
+    if reason is Reason.RULE_ERROR:
+        return name, reason, "when: fee_fen has no value"
+    if "hold" in (account.state, rule.state) and not as_on:
+        held = f"account {account.name}" if account.state == "hold" else f"rule {name}"
+        return name, Reason.HOLD, f"{held} is on hold"
+    store = text_of(values, "api_store_code") or rule.api_store_code
+    if store is None:
+        return name, Reason.FIELD_MISSING, "api_store_code: neither station nor rule has one"
+    subject, missing = rule.subject.fill(lambda field: text_of(values, field))
+    if missing is not None:
+        return name, Reason.FIELD_MISSING, f"subject: {missing} is absent"
+    data = []
+    for each in rule.metadata:
+        value = each.value.evaluate(binding)
+        if isinstance(value, Failure):
+            return name, Reason.RULE_ERROR, f"metadata.{each.key}: {value.message}"
+        if not 0 <= value < 2**31:
+            return name, Reason.OVERFLOW, f"metadata.{each.key}: {value} is outside 0..2147483647"
+        data.append(Datum(each.key, each.name, value))
+    station = rules.stations.get(str(values.get("station_id")))
+    form = {
+        "app_id": account.app_id,
+        "api_store_code": store,
+        "api_type": rule.api_type or account.api_type,
+        "event_id": one.event_id,
+        "plate": one.plate,
+        "subject": subject,
+        **metadata_fields(data, account.metadata_format),
+        **account.parameters,
+        **(station.parameters if station is not None else {}),
+        **rule.parameters,
+    }
+    return CouponRequest(
+        account.name,
+        rule.name,
+        None,
+        {field: text for field, text in form.items() if text},
+        {datum.key: datum.value for datum in data},
+        "shadow" in (account.state, rule.state) and not as_on,
+    )
+
+
 @settings(max_examples=25)
 @given(st.integers(1, 5000), st.integers(0, 90), st.integers(1, 9), st.booleans())
 def test_rules_that_are_alike_but_for_their_numbers_ask_for_their_own(
@@ -754,6 +886,7 @@ def test_a_rule_among_many_of_one_station_is_found_by_what_tells_them_apart() ->
         for number in range(200)
     ]
     rules = book(f"rules: {json.dumps(some)}\n")
-    found = rules._planner._indexes["canonical"].keyed(order(rules, order_id="A7").values)
+    values = order(rules, order_id="A7").values
+    found = rules._planner._indexes["canonical"].asked(values, rules.compiler.bind(values))
 
     assert [candidate.rule.name for candidate in found] == ["r7"]

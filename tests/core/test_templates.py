@@ -17,7 +17,7 @@ def fill(text: str, **values: Value) -> str:
     template = Template.parse(text)
     filled, missing = template.fill(lambda name: text_of(values, name))
     assert missing is None
-    assert FieldText(template).of(values) == (filled, None)
+    assert FieldText(template).of(values) == filled
     return filled
 
 
@@ -95,7 +95,8 @@ def test_the_first_name_without_a_value_is_told() -> None:
     _, missing = template.fill(lambda name: "x" if name == "a" else None)
 
     assert missing == "b"
-    assert FieldText(template).of({"a": "x"}) == ("", "b")
+    assert FieldText(template).of({"a": "x"}) is None
+    assert FieldText(template).missing({"a": "x"}) == "b"
 
 
 @pytest.mark.parametrize("text", ["{", "}", "{a", "a}", "{}", "{a{b}}"])
