@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from consumer.cli.common import keep_logs_quiet, scenario_option, this_command
-from consumer.sandbox.scenarios import SCENARIOS
+from consumer.cli.common import keep_logs_quiet, run_fast, scenario_option, this_command
+from consumer.sandbox.scenarios import MOST_WATCHED, SCENARIOS
 
 if TYPE_CHECKING:
     from consumer.cli.stage import Play
@@ -31,7 +31,8 @@ def demo(
             min=1,
             max=100_000,
             show_default=False,
-            help="How many records to produce; each scenario has a default.",
+            help="How many records to produce; each scenario has a default. They are spread over it, to be watched; "
+            f"more than {MOST_WATCHED:,} go as fast as they can, unless the platform changes in the course of it.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sample events.")] = 1,
@@ -60,7 +61,7 @@ def demo(
     play = Play(SCENARIOS[scenario], events=events, seed=seed, keep=keep)
     try:
         with Screen(plain=plain) as screen:
-            report = asyncio.run(_show(play, screen))
+            report = run_fast(_show(play, screen))
             screen.lines(*_what_next(scenario, sized=events is not None, keep=keep))
     except asyncio.CancelledError:  # SIGTERM
         raise typer.Exit(SIGTERM_EXIT) from None

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from consumer.cli.common import Format, FormatOption, SettingsFile, print_table
+from consumer.cli.common import Format, FormatOption, SettingsFile, print_table, run_fast
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -151,17 +151,8 @@ def _checked(file: "Path | None") -> "tuple[Reading, Service]":
 
 
 def serve(service: "Service") -> None:
-    """Runs the service on the fastest event loop there is."""
-    import asyncio
-
-    try:
-        import uvloop
-    except ImportError:  # not on Windows
-        new_event_loop = None
-    else:
-        new_event_loop = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(_until_told_to_stop(service))
+    """Runs the service until it is told to stop."""
+    run_fast(_until_told_to_stop(service))
 
 
 async def _until_told_to_stop(service: "Service") -> None:

@@ -10,6 +10,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
+from math import inf
 from pathlib import Path
 
 from consumer import rulebook
@@ -150,7 +151,8 @@ class Play:
     ) -> list[Produced]:
         """Returns when every order has an outcome, or when none has come for too long."""
         rate, tally = self._scenario.rate(self._events), self._tally
-        screen.step(f"Sending {self._events} charges, {rate:.0f} a second; the service runs")
+        how = "as fast as they go" if rate == inf else f"{rate:.0f} a second"
+        screen.step(f"Sending {self._events} charges, {how}; the service runs")
         samples = sample_events(self._events, now=datetime.now(UTC), seed=self._seed)
         producing = asyncio.create_task(
             produce(servers, self._names.events, samples, rate=rate, on_sent=tally.sent)

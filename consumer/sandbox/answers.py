@@ -193,6 +193,8 @@ def by_chance(call: Call, rates: Mapping[str, float], seed: str) -> Answer | Non
 
 def drawn(rates: Mapping[T, float], seed: str) -> T | None:
     """One of them by its rate, or none."""
+    if not rates:  # a generator of its own costs as much as all else that a call needs
+        return None
     left = random.Random(seed).random()  # noqa: S311  # not for security
     for each, rate in rates.items():
         left -= rate

@@ -9,18 +9,17 @@ import contextlib
 import random
 import ssl
 import time
-import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from functools import lru_cache, partial
+from http import HTTPStatus
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from weakref import WeakKeyDictionary
 
 import orjson
-from aiohttp import web
 
 from consumer.sandbox import wire
 from consumer.sandbox.answers import (
@@ -36,6 +35,7 @@ from consumer.sandbox.answers import (
 )
 from consumer.sandbox.journal import Entry, Journal, page
 from consumer.sandbox.scenarios import Moment, Scenario
+from consumer.sandbox.server import Request, Server
 from consumer.sandbox.verify import Form, read_form
 
 ENDPOINT = "/gate/1.0/parking/mcoupon/event"
@@ -44,7 +44,9 @@ DEMO_APP_SECRET = "demo-secret-of-the-sandbox"  # noqa: S105  # it guards nothin
 DEMO_APPS: Mapping[str, str] = {DEMO_APP_ID: DEMO_APP_SECRET}
 
 _DATA_NODE = "SANDBOX-1"
+_PAGES = ("/", "/journal")
 _MAX_BODY = 256 * 1024
+_CUT_OFF_SECONDS = 1.0
 _HANG_SECONDS = 600.0
 _TRICKLE_SECONDS = 0.1
 """Between two bytes."""
@@ -67,37 +69,76 @@ class Workers:
     def __init__(self, at_once: Callable[[], int | None]) -> None:
         self._at_once = at_once
         self._busy = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[None], float]] = deque()
 
-    async def work(self, seconds: float) -> None:
-        """Returns when one of them has worked on it for so long."""
+    def work(self, seconds: float) -> "asyncio.Future[None]":
+        """Done when one of them has worked on it for so long; to be cancelled by a caller who hangs up."""
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         if self._waiting or not self._free():
-            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiter)
-            try:
-                await waiter
-            except asyncio.CancelledError:  # its caller has hung up
-                if waiter.done() and not waiter.cancelled():
-                    self._end()
-                raise
+            self._waiting.append((done, seconds))
         else:
-            self._busy += 1
-        try:
-            await asyncio.sleep(seconds)
-        finally:
-            self._end()
+            self._begin(done, seconds)
+        return done
+
+    def _begin(self, done: "asyncio.Future[None]", seconds: float) -> None:
+        self._busy += 1
+        done.add_done_callback(self._end)
+        asyncio.get_running_loop().call_later(seconds, _set, done)
 
     def _free(self) -> bool:
         at_once = self._at_once()
         return at_once is None or self._busy < at_once
 
-    def _end(self) -> None:
+    def _end(self, _done: "asyncio.Future[None]") -> None:
         self._busy -= 1
         while self._waiting and self._free():
-            waiter = self._waiting.popleft()
+            waiter, seconds = self._waiting.popleft()
             if not waiter.done():
-                self._busy += 1
-                waiter.set_result(None)
+                self._begin(waiter, seconds)
+
+
+def _set(done: "asyncio.Future[None]") -> None:
+    if not done.done():
+        done.set_result(None)
+
+
+class _Work:
+    """A call that is being worked on: all that its end needs.
+
+    Attributes:
+        begun: on the loop's clock.
+        overlaps: whether another call of its event_id, and of its plate, was under way at its arrival.
+
+    """
+
+    __slots__ = (
+        "answer",
+        "begun",
+        "event_id",
+        "form",
+        "granted",
+        "in_flight",
+        "number",
+        "overlaps",
+        "plate",
+        "received_at",
+        "request",
+        "serial",
+    )
+    number: int
+    in_flight: int
+    overlaps: tuple[bool, bool]
+    answer: Answer
+    granted: bool
+    serial: str
+
+    def __init__(self, request: Request, form: Form, begun: float) -> None:
+        self.request = request
+        self.form = form
+        self.begun = begun
+        self.received_at = datetime.now(UTC)
+        self.event_id = form.parameters.get("event_id", "")
+        self.plate = form.parameters.get("plate", "")
 
 
 class SandboxGateway:
@@ -144,13 +185,14 @@ class SandboxGateway:
         self._tls = tls
         self._metadata_form = metadata_form
         self._random = random.Random(seed)  # noqa: S311  # not for security
-        self._under_way: Counter[tuple[str, str]] = Counter()
+        self._events: Counter[str] = Counter()
+        self._plates: Counter[str] = Counter()
         self._in_flight = 0
         self._workers = Workers(lambda: None if (now := self.moment()) is None else now.phase.capacity)
         self._second, self._in_second = 0, 0
-        self._gone: WeakKeyDictionary[asyncio.Transport, Delivery] = WeakKeyDictionary()
         self._stopped = asyncio.Event()
-        self._runner: web.AppRunner | None = None
+        self._server = Server(self._take, _MAX_BODY)
+        self._tasks: set[asyncio.Task[None]] = set()
         self._address = ("", 0)
         check_rates(self._failures)
 
@@ -176,26 +218,19 @@ class SandboxGateway:
         """Listens; port 0 takes any free one. Raises OSError if it cannot."""
         if self._journal_file is not None:
             self.journal.open(self._journal_file)
-        app = web.Application(client_max_size=_MAX_BODY, middlewares=[_in_envelopes])
-        app.router.add_post(ENDPOINT, self._event)
-        app.router.add_get("/", self._page)
-        app.router.add_get("/journal", self._json)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0, handle_signals=False)
-        await self._runner.setup()
         try:
-            site = web.TCPSite(self._runner, host, port, backlog=1024, ssl_context=self._tls)
-            await site.start()
+            taken = await self._server.start(host, port, self._tls)
         except OSError:
-            await self.stop()
+            self.journal.close()
             raise
-        self._address = (host, self._runner.addresses[0][1])
+        self._address = (host, taken)
 
     async def stop(self) -> None:
         """No longer listens; calls under way are cut off after a second."""
         self._stopped.set()
-        if self._runner is not None:
-            await self._runner.cleanup()
-            self._runner = None
+        await self._server.stop(_CUT_OFF_SECONDS)
+        if self._tasks:
+            await asyncio.wait(self._tasks)
         self.journal.close()
 
     async def __aenter__(self) -> Self:
@@ -209,65 +244,67 @@ class SandboxGateway:
 
     # -- One call -----------------------------------------------------------------------------------
 
-    async def _event(self, request: web.Request) -> web.StreamResponse:
-        received_at, begun = datetime.now(UTC), asyncio.get_running_loop().time()
+    def _take(self, request: Request) -> None:
+        """Whatever comes. A wrong path, method or size is answered as the platform's gateway would: in an envelope."""
+        if request.refused is not None:
+            status = request.refused
+        elif request.path == ENDPOINT:
+            if request.method == "POST":
+                self._event(request)
+                return
+            status = HTTPStatus.METHOD_NOT_ALLOWED
+        elif request.path in _PAGES:
+            if request.method == "GET":
+                self._show(request)
+                return
+            status = HTTPStatus.METHOD_NOT_ALLOWED
+        else:
+            status = HTTPStatus.NOT_FOUND
+        envelope = self._envelope(str(int(status)), HTTPStatus(status).phrase, "")
+        envelope["path"] = f"{request.method} {request.path}"
+        request.connection.reply(status, orjson.dumps(envelope))
+
+    def _event(self, request: Request) -> None:
         if self._scenario_began is None:
             self._scenario_began = time.monotonic()
-        gone = None if request.transport is None else self._gone.get(request.transport)
-        if gone is not None:
-            return await self._be_gone(request, gone)
-        kind, body = request.headers.get("Content-Type", ""), await request.read()
-        form = read_form(kind, body, self._apps, self._metadata_form)
-        event_id = form.parameters.get("event_id", "")
-        plate = form.parameters.get("plate", "")
-        with self._arrival(event_id, plate) as (number, overlaps):
-            in_flight = self._in_flight
-            answer, granted = self._decide(form, event_id, plate)
-            answer = self._delivered(answer, event_id)
-            serial = self.journal.grants.get(event_id, "") if answer.code == "1001" else ""
-            await self._workers.work(self._delay(answer))
-            seconds = asyncio.get_running_loop().time() - begun
-            self.journal.add(
-                Entry(
-                    number=number,
-                    received_at=received_at,
-                    event_id=event_id,
-                    plate=plate,
-                    parameters=form.parameters,
-                    verified=form.refused is None or form.refused.code != "401",
-                    answer=answer.name,
-                    granted=granted,
-                    grant_serial=serial,
-                    seconds=seconds,
-                    in_flight=in_flight,
-                    event_overlap=overlaps[0],
-                    plate_overlap=overlaps[1],
-                    delivery=answer.delivery,
-                )
-            )
-            reply = self._body(answer, plate, serial, seconds, received_at)
-            return await self._send(request, answer, reply)
+        gone = request.connection.notes
+        if gone is not None:  # it arrives where nobody takes it any more
+            if gone is Delivery.HALF_OPEN:
+                self._apart(self._hang(request))
+            else:
+                request.connection.transport.close()
+            return
+        form = read_form(request.content_type, request.body, self._apps, self._metadata_form)
+        work = _Work(request, form, asyncio.get_running_loop().time())
+        self._arrive(work)
+        answer, work.granted = self._decide(form, work.event_id, work.plate)
+        work.answer = answer = self._delivered(answer, work.event_id)
+        work.serial = self.journal.grants.get(work.event_id, "") if answer.code == "1001" else ""
+        self._workers.work(self._delay(answer)).add_done_callback(partial(self._end, work))
 
-    @contextlib.contextmanager
-    def _arrival(self, event_id: str, plate: str) -> Iterator[tuple[int, tuple[bool, bool]]]:
-        """Counts the call among those under way -> its number, and whom it overlaps."""
-        keys = [key for key in (("event", event_id), ("plate", plate)) if key[1]]
-        overlaps = (self._under_way["event", event_id] > 0, self._under_way["plate", plate] > 0)
-        journal = self.journal
-        self._under_way.update(keys)
-        self._in_flight += 1
+    def _arrive(self, work: _Work) -> None:
+        """Counts the call among those under way, and tells it whom it overlaps."""
+        journal, events, plates = self.journal, self._events, self._plates
+        event_id, plate = work.event_id, work.plate
+        overlaps = work.overlaps = (event_id in events, plate in plates)
+        if event_id:
+            events[event_id] += 1
+        if plate:
+            plates[plate] += 1
+        self._in_flight = in_flight = self._in_flight + 1
         journal.calls += 1
-        journal.max_in_flight = max(journal.max_in_flight, self._in_flight)
+        work.number, work.in_flight = journal.calls, in_flight
+        journal.max_in_flight = max(journal.max_in_flight, in_flight)
         journal.event_overlaps += overlaps[0]
         journal.plate_overlaps += overlaps[1]
-        try:
-            yield journal.calls, overlaps
-        finally:
-            self._in_flight -= 1
-            self._under_way.subtract(keys)
-            for key in keys:
-                if not self._under_way[key]:
-                    del self._under_way[key]
+
+    def _leave(self, work: _Work) -> None:
+        self._in_flight -= 1
+        for key, under_way in ((work.event_id, self._events), (work.plate, self._plates)):
+            if key:
+                under_way[key] -= 1
+                if not under_way[key]:
+                    del under_way[key]
 
     def _decide(self, form: Form, event_id: str, plate: str) -> tuple[Answer, bool]:
         """The answer, and whether this call grants the coupon: once for each event_id."""
@@ -281,7 +318,7 @@ class SandboxGateway:
         call = Call(event_id, plate, journal.calls_by_event[event_id], form.parameters)
         answer = self._trouble(call) or self._answer(call)
         if answer.grants:
-            journal.write_grant(event_id, uuid.UUID(int=self._random.getrandbits(128)).hex, call.nth)
+            journal.write_grant(event_id, f"{self._random.getrandbits(128):032x}", call.nth)
         else:
             journal.write_call(event_id, answer.name)
         return answer, answer.grants
@@ -339,69 +376,124 @@ class SandboxGateway:
         )
         return latency * (1 + jitter * self._random.uniform(-1, 1))
 
-    def _body(self, answer: Answer, plate: str, serial: str, seconds: float, received_at: datetime) -> bytes:
+    # -- Its answer ---------------------------------------------------------------------------------
+
+    def _end(self, work: _Work, _worked: "asyncio.Future[None]") -> None:
+        """It has been worked on: into the journal, and the answer on its way."""
+        if self._stopped.is_set() and not work.request.connection.is_open:
+            return  # cut off by the end, and never answered
+        answer, form = work.answer, work.form
+        seconds = asyncio.get_running_loop().time() - work.begun
+        self.journal.add(
+            Entry(
+                work.number,
+                work.received_at,
+                work.event_id,
+                work.plate,
+                form.parameters,
+                form.refused is None or form.refused.code != "401",
+                answer.name,
+                work.granted,
+                work.serial,
+                seconds,
+                work.in_flight,
+                *work.overlaps,
+                answer.delivery,
+            )
+        )
+        self._send(work.request, answer, self._body(answer, work, seconds))
+        self._leave(work)
+
+    def _body(self, answer: Answer, work: _Work, seconds: float) -> bytes:
         if answer.body is not None:
             return answer.body
-        envelope = _envelope(answer.code or "", answer.message, answer.hint)
+        envelope = self._envelope(answer.code or "", answer.message, answer.hint)
         if answer.status == 200:
-            envelope |= {"payload": {"grant_serial": serial}, "time_cost": round(seconds * 1000)}
+            envelope["payload"] = {"grant_serial": work.serial}
+            envelope["time_cost"] = round(seconds * 1000)
         else:
             envelope["path"] = f"POST {ENDPOINT}"
         if answer.code == "1001":
-            entered = received_at.astimezone(_CHINA) - timedelta(hours=1)
-            envelope |= {"plate": plate, "enter_time": entered.strftime("%Y-%m-%d %H:%M:%S")}
+            envelope["plate"] = work.plate
+            envelope["enter_time"] = _entered(int(work.received_at.timestamp()))
         return orjson.dumps(envelope)
 
-    async def _send(self, request: web.Request, answer: Answer, body: bytes) -> web.StreamResponse:
-        transport, delivery = request.transport, answer.delivery
-        if transport is None:  # the caller has given up
-            return web.StreamResponse()
-        raw = _raw(delivery, body)
-        if raw is not None:
-            transport.write(raw)
-        elif delivery is Delivery.TRICKLE:
-            return await self._trickle(request, answer, body)
-        elif delivery is Delivery.HANG:
-            await self._until_stopped(_HANG_SECONDS)
-        elif delivery is not Delivery.RESET:
-            if delivery in (Delivery.STALE, Delivery.HALF_OPEN):
-                self._gone[transport] = delivery
-            elif delivery is Delivery.INTERIM:
-                transport.write(wire.INTERIM)
-            elif delivery is Delivery.OVERSIZED:
+    def _envelope(self, code: str, message: str, hint: str) -> dict[str, Any]:
+        """What every reply has (domain: replies)."""
+        envelope: dict[str, Any] = {
+            "code": code,
+            "message": message,
+            "seqno": f"{self._random.getrandbits(64):016x}",
+            "data_node": _DATA_NODE,
+        }
+        if hint:
+            envelope["hint"] = hint
+        return envelope
+
+    def _send(self, request: Request, answer: Answer, body: bytes) -> None:
+        connection = request.connection
+        if not connection.is_open:  # the caller has given up
+            return
+        match answer.delivery:
+            case Delivery.REPLY:
+                pass
+            case Delivery.STALE | Delivery.HALF_OPEN:
+                connection.notes = answer.delivery
+            case Delivery.INTERIM:
+                connection.transport.write(wire.INTERIM)
+            case Delivery.OVERSIZED:
                 body = body[:-1] + b',"padding":"%b"}' % (b"x" * _OVERSIZE)
-            return web.Response(status=answer.status, body=body, headers=self._headers(answer))
-        if raw is None or delivery in (Delivery.RESET_DURING, Delivery.RESET_AFTER):
+            case _:
+                self._misbehave(request, answer.delivery, body)
+                return
+        connection.reply(answer.status, body, _kind(answer), self._headers(answer))
+
+    def _misbehave(self, request: Request, delivery: Delivery, body: bytes) -> None:
+        """What is no lawful reply, or one after which the connection ends."""
+        transport = request.connection.transport
+        if delivery is Delivery.TRICKLE:
+            self._apart(self._trickle(request, body))
+        elif delivery is Delivery.HANG:
+            self._apart(self._hang(request))
+        elif delivery is Delivery.RESET:
             wire.reset(transport)
         else:
-            transport.close()  # what was written still goes out
-        return web.StreamResponse()
+            transport.write(_raw(delivery, body))
+            if delivery in (Delivery.RESET_DURING, Delivery.RESET_AFTER):
+                # After what was written: some event loops send only at the end of their turn.
+                asyncio.get_running_loop().call_soon(wire.reset, transport)
+            else:
+                transport.close()  # what was written still goes out
 
-    async def _trickle(self, request: web.Request, answer: Answer, body: bytes) -> web.StreamResponse:
-        response = web.StreamResponse(status=answer.status, headers=self._headers(answer))
-        response.content_length = len(body)
-        await response.prepare(request)
-        for byte in body:
-            await response.write(bytes([byte]))  # raises where the caller has hung up
+    def _apart(self, slow: Coroutine[Any, Any, None]) -> None:
+        """For answers that take their time."""
+        task = asyncio.create_task(slow)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _trickle(self, request: Request, body: bytes) -> None:
+        connection = request.connection
+        whole = wire.reply(body)
+        head = len(whole) - len(body)
+        connection.transport.write(whole[:head])
+        for at in range(head, len(whole)):
+            if not connection.is_open:
+                return
+            connection.transport.write(whole[at : at + 1])
             await self._until_stopped(_TRICKLE_SECONDS)
-        return response
+        connection.done()
 
-    async def _be_gone(self, request: web.Request, how: Delivery) -> web.StreamResponse:
-        """The request arrives where nobody takes it any more."""
-        if how is Delivery.HALF_OPEN:
-            await self._until_stopped(_HANG_SECONDS)
-        if request.transport is not None:
-            request.transport.close()
-        return web.StreamResponse()
+    async def _hang(self, request: Request) -> None:
+        await self._until_stopped(_HANG_SECONDS)
+        request.connection.transport.close()
 
     async def _until_stopped(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stopped.wait()
 
-    def _headers(self, answer: Answer) -> dict[str, str]:
-        kind = "application/json" if answer.code is not None else "text/html"
-        headers = {"Content-Type": f"{kind}; charset=utf-8"}
+    def _headers(self, answer: Answer) -> Mapping[str, str]:
+        headers: dict[str, str] = {}
         if answer.retry_after is not None:
             headers["Retry-After"] = answer.retry_after
         if 300 <= answer.status < 400:
@@ -410,49 +502,33 @@ class SandboxGateway:
 
     # -- Looking at it ------------------------------------------------------------------------------
 
-    async def _page(self, _request: web.Request) -> web.Response:
-        return web.Response(text=page(self.journal), content_type="text/html")
+    def _show(self, request: Request) -> None:
+        if request.path == "/":
+            request.connection.reply(200, page(self.journal).encode(), "text/html; charset=utf-8")
+        else:
+            request.connection.reply(200, orjson.dumps(self.journal.as_json()))
 
-    async def _json(self, _request: web.Request) -> web.Response:
-        return web.Response(body=orjson.dumps(self.journal.as_json()), content_type="application/json")
 
-
-def _raw(delivery: Delivery, body: bytes) -> bytes | None:
-    """The whole reply where it is no ordinary one, after which the connection ends."""
+def _raw(delivery: Delivery, body: bytes) -> bytes:
+    """The whole reply where it is no ordinary one."""
     match delivery:
         case Delivery.CHUNKED:
             return wire.chunked(body, close=True)
         case Delivery.RESET_DURING | Delivery.TRUNCATE:
             return wire.reply(body[: len(body) // 2], length=len(body))
-        case Delivery.RESET_AFTER:
-            return wire.reply(body)
         case Delivery.SHORT_LENGTH:
             return wire.reply(body, length=len(body) - _WRONG_BY)
         case Delivery.LONG_LENGTH:
             return wire.reply(body, length=len(body) + _WRONG_BY)
-    return None
+        case _:
+            return wire.reply(body)
 
 
-def _envelope(code: str, message: str, hint: str) -> dict[str, Any]:
-    """What every reply has (domain: replies)."""
-    envelope = {
-        "code": code,
-        "message": message,
-        "seqno": uuid.uuid4().hex[:16],
-        "data_node": _DATA_NODE,
-    }
-    return envelope | {"hint": hint} if hint else envelope
+def _kind(answer: Answer) -> str:
+    return f"{'application/json' if answer.code is not None else 'text/html'}; charset=utf-8"
 
 
-@web.middleware
-async def _in_envelopes(request: web.Request, handler: Any) -> web.StreamResponse:
-    """A wrong path, method or size is answered as the platform's gateway would: in an envelope."""
-    try:
-        response: web.StreamResponse = await handler(request)
-        return response
-    except web.HTTPException as error:
-        if error.status < 400:
-            raise
-        envelope = _envelope(str(error.status), error.reason, "")
-        envelope["path"] = f"{request.method} {request.path}"
-        return web.Response(status=error.status, body=orjson.dumps(envelope), content_type="application/json")
+@lru_cache(maxsize=64)
+def _entered(second: int) -> str:
+    """When a car that is granted a coupon in this second of the epoch had entered."""
+    return (datetime.fromtimestamp(second, _CHINA) - timedelta(hours=1)).strftime("%Y-%m-%d %H:%M:%S")

@@ -6,9 +6,13 @@ offer whatever is in there.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from math import inf
 from types import MappingProxyType
 
 from consumer.sandbox.answers import Delivery
+
+MOST_WATCHED = 2_000
+"""Records up to which they are sent so that one can watch what becomes of them, where nothing else says how fast."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +109,12 @@ class Scenario:
         """Records a second that so many of them are produced at.
 
         They fill the scenario, so that each phase is met. Where there is one phase
-        only, few records need not take that long.
+        only, few records need not take that long, and many show how fast it goes.
         """
         evenly = events / self.seconds
-        return evenly if len(self.phases) > 1 else max(evenly, self.events / self.seconds)
+        if len(self.phases) > 1:
+            return evenly
+        return inf if events > MOST_WATCHED else max(evenly, self.events / self.seconds)
 
     def scaled(self, factor: float) -> "Scenario":
         """The same in so many times the time: phases, latencies and timeout."""

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from math import inf
 
 import pytest
 
@@ -74,12 +75,16 @@ def test_every_scenario_lasts_long_enough_to_be_watched_and_its_answers_exist(sc
     assert SCENARIOS[scenario.name] is scenario
 
 
-def test_records_fill_a_scenario_with_phases_and_few_do_not_take_that_long_without() -> None:
+def test_records_fill_a_scenario_with_phases_and_without_few_do_not_take_that_long_and_many_go_as_fast_as_they_can() -> (
+    None
+):
     assert TWO.rate(150) == 10.0
     assert TWO.rate(15) == 1.0
     one = replace(TWO, phases=TWO.phases[:1])
     assert one.rate(15) == one.rate(150) == 15.0
     assert one.rate(1500) == 150.0
+    assert one.rate(20_000) == inf
+    assert TWO.rate(30_000) == 2_000.0
 
 
 def test_scaled_all_times_are_and_the_rates_of_failure_are_not() -> None:
