@@ -1,7 +1,7 @@
 """What relief policies need beside CEL's own functions. Performs no I/O but for time zones' data."""
 
 import re
-from datetime import datetime, timedelta, timezone, tzinfo
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -54,7 +54,8 @@ def _minute(clock: str) -> int:
 
 def local_time(moment: datetime, zone: str) -> datetime:
     """By the clock of a zone. Raises ValueError where there is no such zone, OverflowError beyond the calendar."""
-    return moment.astimezone(_zone(zone))
+    # By way of UTC: a time that its own zone's clock leaves out would stay as it is.
+    return moment.astimezone(UTC).astimezone(_zone(zone))
 
 
 @lru_cache(maxsize=1024)

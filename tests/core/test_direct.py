@@ -178,6 +178,7 @@ def test_arithmetic_ends_at_64_bits_and_rounds_towards_zero(
         st.sampled_from(["+08:00", "-03:30", "8:00", "", "No/Where", "asia/shanghai", "Z", "../UTC"]),
     ),
 )
+@example("getHours", datetime(2048, 3, 8, 2, tzinfo=ZoneInfo("America/New_York")), "America/New_York")
 def test_clocks_in_zones_show_what_cel_reads_from_them(method: str, moment: datetime, zone: str) -> None:
     found, expected = both(f"ended_at.{method}(zone)", Kind.INT, {"ended_at": moment, "zone": zone})
 
