@@ -131,9 +131,12 @@ def _plain(number: Decimal) -> str:
 
 
 def _kwh(wh: int) -> str:
-    whole, rest = divmod(abs(wh), 1000)
-    sign = "-" if wh < 0 else ""
-    return f"{sign}{whole}.{rest:03}".rstrip("0") if rest else f"{sign}{whole}"
+    if wh < 0:
+        return f"-{_kwh(-wh)}"
+    return f"{wh // 1000}{_THOUSANDTHS[wh % 1000]}"
+
+
+_THOUSANDTHS = ["", *(f".{rest:03}".rstrip("0") for rest in range(1, 1000))]
 
 
 def _yuan(fen: int) -> str:
