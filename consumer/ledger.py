@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache, lru_cache, partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import structlog
 from msgspec import Struct
@@ -25,7 +25,9 @@ from consumer.core.offsets import FULL_MAP_BYTES, MAX_MAP_BYTES, OffsetMap, Trac
 from consumer.core.outcomes import (
     Later,
     Message,
+    Outcome,
     OutcomeContext,
+    Reason,
     Resolution,
     encode_dead_letter,
     encode_outcome,
@@ -58,9 +60,6 @@ TURN_RECORDS = 200
 
 LONGEST_PAUSE = 5.0
 """Seconds between tries while Kafka refuses a transaction or is away."""
-
-
-_NOTHING: Mapping[str, Any] = {}
 
 
 class Writer(Protocol):
@@ -161,7 +160,10 @@ class Entry(Outgoing, kw_only=True):
 
 def _entry(topic: str, message: Message, resolution: Resolution, *, tells: bool = True) -> Entry:
     at = int(resolution.decided_at.timestamp() * 1000)
-    return Entry(topic, message.key, message.value, message.headers, at, resolution=resolution, tells=tells)
+    key, value, headers = message.key, message.value, message.headers
+    if tells:  # the default costs less than its name
+        return Entry(topic, key, value, headers, at, resolution=resolution)
+    return Entry(topic, key, value, headers, at, resolution=resolution, tells=False)
 
 
 class Done(Struct):
@@ -233,10 +235,12 @@ class Ledger:
 
     def add(self, record: Record, resolutions: Sequence[Resolution], taken_at: float) -> None:
         """The record ended. Its resolutions and its offset go out with the next flush."""
-        self._pending.append(Done(record, partition_of(record), resolutions, taken_at))
+        topic, partition, _ = record.coordinates
+        pending = self._pending
+        pending.append(Done(record, _partition(topic, partition), resolutions, taken_at))
         if not self._work.is_set():
             self._begin_to_wait()
-        if len(self._pending) >= self._bounds.records:
+        if len(pending) >= self._bounds.records:
             self._enough.set()
 
     def touch(self, partition: TopicPartition) -> None:
@@ -316,28 +320,34 @@ class Ledger:
     def _collect(self, *, clean: bool) -> _Batch:
         pending, self._pending = self._pending, []
         moved, self._moved = self._moved, set()
-        done: list[Done] = []
-        crowded: defaultdict[TopicPartition, list[Done]] = defaultdict(list)
-        for item in pending:
-            if self.full(item.partition):
-                crowded[item.partition].append(item)
-            else:
-                done.append(item)
-                self._trackers[item.partition].finish(item.record.coordinates.offset)
-                moved.add(item.partition)
-        for partition, items in crowded.items():
-            items.sort(key=lambda item: item.record.coordinates.offset)
-            fitting = self._fitting(partition, [item.record.coordinates.offset for item in items])
-            for item in items[:fitting]:
-                done.append(item)
-                self._trackers[partition].finish(item.record.coordinates.offset)
-                moved.add(partition)
-            if items[fitting:]:
-                self._pending += items[fitting:]
-                self._full_at[partition] = self._trackers[partition].frontier
+        done = self._fitting_of(pending) if any(map(self.full, self._trackers)) else pending
+        ended: defaultdict[TopicPartition, list[int]] = defaultdict(list)
+        for item in done:
+            ended[item.partition].append(item.record.coordinates.offset)
+        for partition, offsets in ended.items():
+            self._trackers[partition].finish_all(offsets)
+        moved.update(ended)
         if clean:
             moved = {partition for partition, tracker in self._trackers.items() if tracker.clean}
         return _Batch(done, {partition: self._commit(partition, clean=clean) for partition in sorted(moved)})
+
+    def _fitting_of(self, pending: Sequence[Done]) -> list[Done]:
+        """What may go out of these, while maps are nearly full; the rest waits on."""
+        done: list[Done] = []
+        crowded: defaultdict[TopicPartition, list[Done]] = defaultdict(list)
+        for item in pending:
+            (crowded[item.partition] if self.full(item.partition) else done).append(item)
+        for partition, items in crowded.items():
+            items.sort(key=lambda item: item.record.coordinates.offset)
+            offsets = [item.record.coordinates.offset for item in items]
+            fitting = self._fitting(partition, offsets)
+            done += items[:fitting]
+            if items[fitting:]:
+                self._pending += items[fitting:]
+                tracker = self._trackers[partition]
+                tracker.finish_all(offsets[:fitting])
+                self._full_at[partition] = tracker.frontier
+        return done
 
     def _fitting(self, partition: TopicPartition, offsets: Sequence[int]) -> int:
         """How many of these, ascending, may go out close to the map's limit: what moves the frontier always may.
@@ -359,8 +369,7 @@ class Ledger:
 
     def _fits(self, tracker: Tracker, offsets: Sequence[int]) -> bool:
         grown = Tracker(tracker.frontier, tracker.done())
-        for offset in offsets:
-            grown.finish(offset)
+        grown.finish_all(list(offsets))
         text = encode_map(self._encoder.context.cluster_id, grown.frontier, grown.done(), clean=False)
         return len(text) <= MAX_MAP_BYTES
 
@@ -373,8 +382,12 @@ class Ledger:
 
     async def _encode(self, batch: _Batch) -> None:
         """One after the other, which takes half the time of doing it for each as it ends, between other work."""
+        encode = self._encoder.encode
         for number, done in enumerate(batch.done, 1):
-            done.entries = [entry for each in done.resolutions for entry in self._encoder.encode(each)]
+            if len(done.resolutions) == 1:
+                done.entries = encode(done.resolutions[0])
+            else:
+                done.entries = [entry for each in done.resolutions for entry in encode(each)]
             if number % TURN_RECORDS == 0:
                 await asyncio.sleep(0)
 
@@ -472,11 +485,15 @@ class Ledger:
             map_bytes.set(len(offset.metadata))
         self._metrics.record_seconds.observe_all([now - done.taken_at for done in batch.done])
         told = [entry for done in batch.done for entry in done.entries if entry.tells]
-        self._count([entry.resolution for entry in told if entry.resolution.later is None], wall)
+        ended = []
         for entry in told:
-            if entry.resolution.later is not None:
-                labels = (entry.topic, entry.resolution.later.wait, entry.resolution.label)
-                self._metrics.retries_later.labels(*labels).inc()
+            resolution = entry.resolution
+            later = resolution.later
+            if later is None:
+                ended.append(resolution)
+            else:
+                self._metrics.retries_later.labels(entry.topic, later.wait, resolution.label).inc()
+        self._count(ended, wall)
         if log.is_enabled_for(logging.DEBUG):
             for entry in told:
                 _tell(entry.resolution)
@@ -486,23 +503,23 @@ class Ledger:
     def _count(self, ended: Sequence[Resolution], wall: datetime) -> None:
         """A flush has many of a kind: they are counted first, and each counter is moved once."""
         metrics = self._metrics
-        kinds = Counter([(each.outcome, each.reason, each.label) for each in ended])
-        for (outcome, reason, code), count in kinds.items():
+        kinds: list[tuple[Outcome, Reason | None, str, bool]] = []
+        orders: list[tuple[Outcome, str | None, str | None, str | None]] = []
+        ages: list[float] = []
+        for each in ended:
+            outcome, parameters, values = each.outcome, each.parameters, each.values
+            kinds.append((outcome, each.reason, each.label, each.dead_letter))
+            lot = None if parameters is None else parameters.get("api_store_code")
+            orders.append((outcome, each.account, each.rule, lot))
+            at = None if values is None else values.get("ended_at")
+            if isinstance(at, datetime):
+                ages.append((wall - at).total_seconds())
+        for (outcome, reason, code, dead_letter), count in Counter(kinds).items():
             self._outcomes(outcome, reason or "", code).inc(count)
-        for (outcome, reason), count in Counter(
-            [(each.outcome, each.reason) for each in ended if each.dead_letter]
-        ).items():
-            metrics.dead_letters.labels(outcome, reason or "").inc(count)
-        metrics.count_orders(
-            [
-                (each.outcome, each.account, each.rule, (each.parameters or _NOTHING).get("api_store_code"))
-                for each in ended
-            ]
-        )
-        ends = [(each.values or _NOTHING).get("ended_at") for each in ended]
-        metrics.event_age_seconds.observe_all(
-            [max(0.0, (wall - at).total_seconds()) for at in ends if isinstance(at, datetime)]
-        )
+            if dead_letter:
+                metrics.dead_letters.labels(outcome, reason or "").inc(count)
+        metrics.count_orders(orders)
+        metrics.event_age_seconds.observe_all([max(0.0, age) for age in ages])
 
     def _well_again(self) -> None:
         self.trouble, self.stuck = None, False

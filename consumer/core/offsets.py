@@ -98,6 +98,24 @@ class Tracker:
             self._frontier = offset + 1
             self._absorb()
 
+    def finish_all(self, offsets: list[int]) -> None:
+        """The records at these offsets are done; those that follow each other are noted as one. Sorts the list."""
+        offsets.sort()
+        start = end = offsets[0] if offsets else 0
+        for offset in offsets:
+            if offset > end:
+                self._finish(start, end)
+                start = offset
+            end = offset + 1
+        self._finish(start, end)
+        self._absorb()
+
+    def _finish(self, start: int, end: int) -> None:
+        if start > self._frontier:
+            self._add(start, end)
+        elif end > self._frontier:
+            self._frontier = end
+
     def done(self) -> list[tuple[int, int]]:
         """Ranges [start, end) of what is done beyond the frontier, ascending."""
         return list(zip(self._starts, self._ends, strict=True))

@@ -131,6 +131,27 @@ def test_a_tracker_says_what_a_set_of_all_that_is_done_says(
         position = tracker.position
 
 
+@given(
+    before=st.sets(st.integers(min_value=1, max_value=25), max_size=12),
+    flushes=st.lists(st.lists(st.integers(0, 40), max_size=15), max_size=5),
+)
+def test_records_that_end_together_are_noted_as_if_they_had_ended_one_by_one(
+    before: set[int], flushes: list[list[int]]
+) -> None:
+    together, one_by_one = (Tracker(0, ranges(0, before)) for _ in range(2))
+    for tracker in (together, one_by_one):
+        for offset in range(41):
+            tracker.take(offset)
+    for flush in flushes:
+        for offset in flush:
+            one_by_one.finish(offset)
+        together.finish_all(flush)
+
+        assert together.frontier == one_by_one.frontier
+        assert together.done() == one_by_one.done()
+        assert together.position == one_by_one.position
+
+
 def test_a_map_of_another_offset_or_cluster_is_not_used() -> None:
     text = encode_map("cluster", 7, [(9, 10)], clean=True)
     assert decode_map(text, "cluster", 8) == UnusableMap("other_offset")
