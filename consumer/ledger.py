@@ -9,7 +9,7 @@ import asyncio
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, lru_cache, partial
 from typing import Protocol
@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from prometheus_client import Gauge
 
 from consumer.core.errors import BrokerUnavailableError, RefusedError
-from consumer.core.events import Record
+from consumer.core.events import Record, Wait
 from consumer.core.offsets import FULL_MAP_BYTES, MAX_MAP_BYTES, OffsetMap, Tracker, decode_map, encode_map
 from consumer.core.outcomes import (
     Later,
@@ -182,10 +182,52 @@ class Done(Struct):
 
 
 @dataclass(slots=True)
+class _Tally:
+    """What is counted of entries once they are committed; taken down while they are at hand.
+
+    Attributes:
+        kinds: of the orders that ended: outcome, reason, the last reply's label, with a dead letter.
+        orders: the same orders' outcomes, accounts, rules and lots.
+        ends: when they were charged, seconds since the epoch, of those that say so.
+        waits: of the others: retry topic, for what they wait, the last reply's label.
+    """
+
+    kinds: list[tuple[Outcome, Reason | None, str, bool]] = field(default_factory=list)
+    orders: list[tuple[Outcome, str | None, str | None, str | None]] = field(default_factory=list)
+    ends: list[float] = field(default_factory=list)
+    waits: list[tuple[str, Wait, str]] = field(default_factory=list)
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        """Of these, too."""
+        for entry in entries:
+            if not entry.tells:
+                continue
+            resolution = entry.resolution
+            if resolution.later is not None:
+                self.waits.append((entry.topic, resolution.later.wait, resolution.label))
+                continue
+            outcome, values, parameters = resolution.outcome, resolution.values, resolution.parameters
+            self.kinds.append((outcome, resolution.reason, resolution.label, resolution.dead_letter))
+            lot = None if parameters is None else parameters.get("api_store_code")
+            self.orders.append((outcome, resolution.account, resolution.rule, lot))
+            at = None if values is None else values.get("ended_at")
+            if isinstance(at, datetime):
+                self.ends.append(at.timestamp())
+
+
+@dataclass(slots=True)
 class _Batch:
+    """What goes into one flush.
+
+    Attributes:
+        refused: times that it has not ended well.
+        tally: of all its entries; None where they have changed since.
+    """
+
     done: list[Done]
     offsets: dict[TopicPartition, CommittedOffset]
     refused: int = 0
+    tally: _Tally | None = None
 
     def entries(self) -> list[Entry]:
         """In the order in which they are written."""
@@ -382,14 +424,16 @@ class Ledger:
 
     async def _encode(self, batch: _Batch) -> None:
         """One after the other, which takes half the time of doing it for each as it ends, between other work."""
-        encode = self._encoder.encode
+        encode, tally = self._encoder.encode, _Tally()
         for number, done in enumerate(batch.done, 1):
             if len(done.resolutions) == 1:
                 done.entries = encode(done.resolutions[0])
             else:
                 done.entries = [entry for each in done.resolutions for entry in encode(each)]
+            tally.add(done.entries)
             if number % TURN_RECORDS == 0:
                 await asyncio.sleep(0)
+        batch.tally = tally
 
     async def _write(self, batch: _Batch) -> str | None:
         """Until the batch is committed (None), or the assignment is lost: why."""
@@ -429,7 +473,7 @@ class Ledger:
             smaller = self._encoder.smaller(entry)
             if smaller != [entry]:
                 done.replace(entry, smaller)
-                shrunk = True
+                batch.tally, shrunk = None, True
         return shrunk
 
     async def _recover(self) -> bool:
@@ -451,7 +495,7 @@ class Ledger:
         remaining = [done for done in batch.done if not self._is_committed(done, committed)]
         if settled:
             self._committed(_Batch(settled, {}))
-        batch.done = remaining
+        batch.done, batch.tally = remaining, None
         return not remaining
 
     async def _read_back(
@@ -484,42 +528,29 @@ class Ledger:
             frontier.set(offset.offset)
             map_bytes.set(len(offset.metadata))
         self._metrics.record_seconds.observe_all([now - done.taken_at for done in batch.done])
-        told = [entry for done in batch.done for entry in done.entries if entry.tells]
-        ended = []
-        for entry in told:
-            resolution = entry.resolution
-            later = resolution.later
-            if later is None:
-                ended.append(resolution)
-            else:
-                self._metrics.retries_later.labels(entry.topic, later.wait, resolution.label).inc()
-        self._count(ended, wall)
+        tally = batch.tally
+        if tally is None:
+            tally = _Tally()
+            tally.add(batch.entries())
+        self._count(tally, wall.timestamp())
         if log.is_enabled_for(logging.DEBUG):
-            for entry in told:
-                _tell(entry.resolution)
+            for entry in batch.entries():
+                if entry.tells:
+                    _tell(entry.resolution)
         if batch.done:
             self._on_committed(batch.done)
 
-    def _count(self, ended: Sequence[Resolution], wall: datetime) -> None:
-        """A flush has many of a kind: they are counted first, and each counter is moved once."""
+    def _count(self, tally: _Tally, wall: float) -> None:
+        """A flush has many of a kind: each counter is moved once."""
         metrics = self._metrics
-        kinds: list[tuple[Outcome, Reason | None, str, bool]] = []
-        orders: list[tuple[Outcome, str | None, str | None, str | None]] = []
-        ages: list[float] = []
-        for each in ended:
-            outcome, parameters, values = each.outcome, each.parameters, each.values
-            kinds.append((outcome, each.reason, each.label, each.dead_letter))
-            lot = None if parameters is None else parameters.get("api_store_code")
-            orders.append((outcome, each.account, each.rule, lot))
-            at = None if values is None else values.get("ended_at")
-            if isinstance(at, datetime):
-                ages.append((wall - at).total_seconds())
-        for (outcome, reason, code, dead_letter), count in Counter(kinds).items():
+        for (outcome, reason, code, dead_letter), count in Counter(tally.kinds).items():
             self._outcomes(outcome, reason or "", code).inc(count)
             if dead_letter:
                 metrics.dead_letters.labels(outcome, reason or "").inc(count)
-        metrics.count_orders(orders)
-        metrics.event_age_seconds.observe_all([max(0.0, age) for age in ages])
+        for (topic, wait, code), count in Counter(tally.waits).items():
+            metrics.retries_later.labels(topic, wait, code).inc(count)
+        metrics.count_orders(tally.orders)
+        metrics.event_age_seconds.observe_all([max(0.0, wall - at) for at in tally.ends])
 
     def _well_again(self) -> None:
         self.trouble, self.stuck = None, False

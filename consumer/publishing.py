@@ -64,14 +64,6 @@ class Batch:
     indexes: list[int] = field(default_factory=list)
     data: bytes | None = None
 
-    def append(self, index: int, record: Outgoing) -> bool:
-        """False if it is full."""
-        place = len(self.indexes)
-        if self.builder.append(place, record.timestamp_ms, record.key, record.value, record.headers) is None:
-            return False
-        self.indexes.append(index)
-        return True
-
 
 Queues = dict[TopicPartition, "deque[Batch]"]
 """Each partition's batches, in order."""
@@ -105,17 +97,23 @@ class Publisher:
         open_: dict[tuple[str, int], Batch] = {}
         for index in indexes:
             record = records[index]
+            topic, key, partition = record.topic, record.key, record.partition
             if only is not None:
                 place: tuple[str, int] = only
             else:
-                if record.topic not in counts:
-                    counts[record.topic] = self._link.partition_count(record.topic)
-                place = record.topic, _partition_of(record, index, counts[record.topic])
+                count = counts.get(topic)
+                if count is None:
+                    count = counts[topic] = self._link.partition_count(topic)
+                if partition is None:  # as Kafka's own producers choose it
+                    partition = (index if key is None else murmur2(key) & 0x7FFFFFFF) % count
+                place = topic, partition
             batch = open_.get(place)
-            if batch is None or not batch.append(index, record):
+            at, value, headers = record.timestamp_ms, record.value, record.headers
+            if batch is None or batch.builder.append(len(batch.indexes), at, key, value, headers) is None:
                 open_[place] = batch = Batch(TopicPartition(*place), self._new_builder())
-                batch.append(index, record)
+                batch.builder.append(0, at, key, value, headers)  # an empty one takes any
                 queues.setdefault(batch.tp, deque()).append(batch)
+            batch.indexes.append(index)
         return queues
 
     async def send(self, queues: Queues, records: Sequence[Outgoing], deadline: float) -> None:
@@ -219,14 +217,6 @@ class Publisher:
             base_sequence=0 if identity else -1,
             batch_size=self._batch_bytes,
         )
-
-
-def _partition_of(record: Outgoing, index: int, count: int) -> int:
-    if record.partition is not None:
-        return record.partition
-    if record.key is None:
-        return index % count
-    return (murmur2(record.key) & 0x7FFFFFFF) % count
 
 
 def murmur2(data: bytes) -> int:
