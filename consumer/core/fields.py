@@ -26,7 +26,6 @@ from decimal import (
 from enum import StrEnum
 from functools import lru_cache
 from itertools import pairwise
-from math import floor
 from typing import NamedTuple, cast
 from zoneinfo import ZoneInfo
 
@@ -431,79 +430,149 @@ class Field:
 
 # -- Row after row, with fewer steps ------------------------------------------------------------------
 
-Read = Callable[[object, Zone | None], Value]
-"""A raw value, the station's zone -> the value in our terms. Raises UnreadableError."""
+Read = Callable[[object], Value]
+"""A raw value -> the value in our terms. Raises UnreadableError."""
 
-Get = Callable[[dict[str, object], Event, Zone | None], Value | None]
-"""A row, its event, the station's zone -> the value in our terms, or None. Raises UnreadableError."""
+Get = Callable[[dict[str, object], Event], Value | None]
+"""A row, its event -> the value in our terms, or None. Raises UnreadableError."""
 
+Moment = tuple[datetime, datetime, datetime]
+"""A time in UTC, to be compared with others; by the clocks of the zone that it is shown in; and as it was written."""
 
-Reader = tuple[str, bool, Read, Get]
+Recall = Callable[[str], Moment | None]
+"""A text that may be a time of whole seconds -> the time; None where it has to be looked at."""
+
+ToWhole = Callable[[Decimal], int]
+
+Number = tuple[int, Decimal | None, ToWhole, bool]
+"""How many base units one of a whole number is, and one of a decimal (0, None: neither is read at a glance), how decimals
+are rounded, and whether text of plain digits is a number."""
+
+Look = Callable[[object, dict[str, object], Event], Value | UnreadableError | None]
+"""What stands under a field's key, its row and event -> the value in our terms, wherever it stands."""
+
+Reader = tuple[str, str, bool, Recall | None, Number | None, bool, Look]
 """A field, with all made ready that no row changes.
 
-Its name; whether text is what it is, and even `null` a value; what reads what stands under its key in the row; what reads
-it where nothing does. A bare tuple, since one with names takes four times as long to be taken apart.
+The key under which it is looked for first; its name; whether text is what it is, and even `null` a value; what knows its
+times of whole seconds; what is to be known of its numbers; whether it may stand elsewhere; what reads it where that takes
+more than a glance. A bare tuple, since one with names takes four times as long to be taken apart.
 """
 
-Readers = tuple[tuple[str, ...], tuple[Reader, ...]]
-"""The keys under which fields are looked for first, and for each what reads it."""
-
-_NOWHERE = cast("str", object())
+NOWHERE = cast("str", object())
 """The key of what is found by more than a name; no row has it."""
 
 
-def readers_of(fields: Sequence[Field]) -> Readers:
-    """What `Field.get` does for each, for `take`."""
-    found = [_reader_of(field) for field in fields]
-    return tuple(key for key, _ in found), tuple(reader for _, reader in found)
+def readers_of(
+    fields: Sequence[Field], station_zone: Zone | None, shown: tzinfo | None, *, moments: bool = True
+) -> tuple[Reader, ...]:
+    """What `Field.get` does for each, for `take`, at stations of this zone.
+
+    Without `moments` no time is among these: all remain as they were written.
+    """
+    return tuple([_reader_of(field, station_zone, shown, moments=moments) for field in fields])
 
 
-def _reader_of(field: Field) -> tuple[str, Reader]:
-    texts = field.type is FieldType.STRING and not field.hexadecimal
-    read = _converter_of(field)
+def _reader_of(field: Field, station_zone: Zone | None, shown: tzinfo | None, *, moments: bool) -> Reader:
+    name, texts = field.name, field.type is FieldType.STRING and not field.hexadecimal
+    recall, number = None, None
     if field.minus or field.total:
-        return _NOWHERE, (field.name, texts, read, field.get)
+
+        def get(row: dict[str, object], event: Event) -> Value | None:
+            return field.get(row, event, station_zone)
+
+        return NOWHERE, name, texts, None, None, True, _look_of(name, _text, get, texts=texts)
+    read = _text if texts else _plainly(field, station_zone)
+    if field.type is FieldType.TIMESTAMP and field.formats and not field.to_minutes:
+        zone = station_zone if field.station_zone else field.zone
+        recall, read = _time_readers_of(field, None if zone is None else zone.rules, shown, read)
+        recall = recall if moments else None
+    elif field.type in _NUMBERS and not field.written:
+        number = _number_of(field)
+        read = _number_reader_of(field, number)
     more = field.template is not None or field.empty or field.split or field.hexadecimal
     key = None if more or not field.paths else field.paths[0].name
-    rest = field if key is None else replace(field, paths=field.paths[1:])
-    return _NOWHERE if key is None else key, (field.name, texts, read, _getter_of(rest, read))
+    rest = _getter_of(field if key is None else replace(field, paths=field.paths[1:]), read)
+    look, elsewhere = _look_of(name, read, rest, texts=texts), rest is not _get_nothing
+    return NOWHERE if key is None else key, name, texts, recall, number, elsewhere, look
 
 
-def take(
-    readers: Readers, row: dict[str, object], event: Event, zone: Zone | None, values: dict[str, Value]
-) -> dict[str, UnreadableError]:
-    """What these can read goes into the values, by the fields' names; what they cannot is returned."""
-    problems: dict[str, UnreadableError] = {}
-    keys, each = readers
-    for (name, texts, read, rest), raw in zip(each, map(row.get, keys), strict=True):
-        try:
-            if raw is None:
-                value = rest(row, event, zone)
-            elif type(raw) is not str:
-                value = read(raw, zone)
-            else:
+def take(  # noqa: C901, PLR0912  # one straight line: a call for each value would cost more than what is done with it
+    readers: tuple[Reader, ...],
+    row: dict[str, object],
+    event: Event,
+    values: dict[str, Value],
+    problems: dict[str, UnreadableError],
+) -> dict[str, Moment]:
+    """What these can read goes into the values, by the fields' names; what they cannot, into the problems.
+
+    A value as nearly all are is told and read at a glance, with no call; all else is looked at. Times that are read
+    at a glance are in their zone already, and are returned.
+    """
+    moments: dict[str, Moment] = {}
+    get = row.get
+    for key, name, texts, recall, number, elsewhere, look in readers:
+        raw = get(key)
+        if type(raw) is str:
+            if texts:
                 text = raw.strip()
-                if not text:
-                    value = rest(row, event, zone)
-                elif not texts:
-                    nothing = len(text) <= _LONGEST_NOTHING and text.lower() in NOTHING
-                    value = rest(row, event, zone) if nothing else read(raw, zone)
-                elif len(text) <= MAX_TEXT:
+                if 0 < len(text) <= MAX_TEXT:
                     values[name] = text
                     continue
-                else:
-                    value = read(raw, zone)
+            elif recall is not None:
+                found = recall(raw) if len(raw) in _WHOLE_SECONDS else None
+                if found is not None:
+                    values[name] = found[1]
+                    moments[name] = found
+                    continue
+        elif number is not None:
+            units, scale, rounded, _ = number
+            if type(raw) is Decimal and scale is not None:
+                try:
+                    values[name] = rounded(_multiply(raw, scale))
+                    continue
+                except ArithmeticError:
+                    pass  # too long for this, not yet for us; or told as ever
+            elif type(raw) is int:
+                whole = raw * units
+                if units and -_LARGEST <= whole <= _LARGEST:
+                    values[name] = whole
+                    continue
+        if raw is None and not elsewhere:
+            continue
+        value = look(raw, row, event)
+        if isinstance(value, UnreadableError):
+            problems[name] = value
+        elif value is not None:
+            values[name] = value
+    return moments
+
+
+def _look_of(name: str, read: Read, rest: Get, *, texts: bool) -> Look:
+    """For what may have no value under its key, or one that takes more than a glance."""
+
+    def look(raw: object, row: dict[str, object], event: Event) -> Value | UnreadableError | None:
+        absent = raw is None
+        if type(raw) is str:
+            text = raw.strip()
+            absent = not text or (not texts and len(text) <= _LONGEST_NOTHING and text.lower() in NOTHING)
+        try:
+            return rest(row, event) if absent else read(raw)
         except UnreadableError as error:
             # A start that means none is none; an end that means none tells something.
-            if error.reason is not Reason.NOT_FINISHED or name == "ended_at":
-                problems[name] = error
-            continue
-        if value is not None:
-            values[name] = value
-    return problems
+            return error if error.reason is not Reason.NOT_FINISHED or name == "ended_at" else None
+
+    return look
 
 
 _LONGEST_NOTHING = max(map(len, NOTHING))
+
+
+def _plainly(field: Field, station_zone: Zone | None) -> Read:
+    def read(raw: object) -> Value:
+        return field.read(raw, station_zone)
+
+    return read
 
 
 def _getter_of(field: Field, read: Read) -> Get:
@@ -511,14 +580,14 @@ def _getter_of(field: Field, read: Read) -> Get:
         return _get_nothing
     find = _finder_of(field)
 
-    def get(row: dict[str, object], event: Event, zone: Zone | None) -> Value | None:
+    def get(row: dict[str, object], event: Event) -> Value | None:
         raw = find(row, event)
-        return None if raw is None else read(raw, zone)
+        return None if raw is None else read(raw)
 
     return get
 
 
-def _get_nothing(_row: dict[str, object], _event: Event, _zone: Zone | None) -> None:
+def _get_nothing(_row: dict[str, object], _event: Event) -> None:
     return None
 
 
@@ -543,32 +612,25 @@ def _finder_of(field: Field) -> Callable[[dict[str, object], Event], object]:
     return find
 
 
-def _converter_of(field: Field) -> Read:
-    match field.type:
-        case FieldType.STRING if not field.hexadecimal:
-            return _read_text
-        case FieldType.TIMESTAMP if field.formats and not field.to_minutes:
-            return _time_reader_of(field)
-        case FieldType.ENERGY | FieldType.MONEY | FieldType.DURATION | FieldType.INT if not field.written:
-            return _number_reader_of(field)
-        case _:
-            return field.read
+_NUMBERS = (FieldType.ENERGY, FieldType.MONEY, FieldType.DURATION, FieldType.INT)
+_HALF_EVEN: ToWhole = Decimal.__round__
+_DOWN: ToWhole = Decimal.__floor__
 
 
-def _read_text(raw: object, _: Zone | None) -> Value:
-    return _text(raw)
-
-
-def _number_reader_of(field: Field) -> Read:
+def _number_of(field: Field) -> Number:
     scale = field.scale
     units = int(scale) if scale > 0 and scale == scale.to_integral_value() else 0
-    multiply = _SHORT.multiply
-    rounded = floor if field.type is FieldType.DURATION else round
     # What comes out is bounded by `_SHORT`; of a scale of another size, the number itself would not be.
     decimals = field.type is not FieldType.INT and scale > 0 and abs(scale.adjusted()) <= _SHORT_EXPONENTS
-    texts = decimals and not field.comma and not field.thousands and field.connect_scale is None
+    rounded = _DOWN if field.type is FieldType.DURATION else _HALF_EVEN
+    digits = not field.comma and not field.thousands and field.connect_scale is None
+    return units, scale if decimals else None, rounded, digits
 
-    def read(raw: object, _: Zone | None) -> Value:
+
+def _number_reader_of(field: Field, number: Number) -> Read:
+    units, scale, rounded, digits = number
+
+    def read(raw: object) -> Value:
         if type(raw) is Decimal:
             number = raw
         elif type(raw) is int:
@@ -576,13 +638,13 @@ def _number_reader_of(field: Field) -> Read:
             if units and -_LARGEST <= whole <= _LARGEST:
                 return whole
             return field.read(raw)  # the error is told as ever
-        elif texts and type(raw) is str and len(raw) <= MAX_DIGITS and _NUMBER.fullmatch(raw) is not None:
+        elif digits and type(raw) is str and len(raw) <= MAX_DIGITS and _is_number(raw) is not None:
             number = Decimal(raw)
         else:
             return field.read(raw)
-        if decimals:
+        if scale is not None:
             try:
-                return rounded(multiply(number, scale))
+                return rounded(_multiply(number, scale))
             except ArithmeticError:
                 pass  # too long for this, not yet for us; or told as ever
         return field.read(raw)
@@ -599,29 +661,38 @@ _SHORT = Context(
 )
 """What it multiplies without a complaint is exact, and within all bounds: less than 10 ** 15, of no more than MAX_DIGITS digits."""
 
+_multiply = _SHORT.multiply
 
-def _time_reader_of(field: Field) -> Read:
+
+def _time_readers_of(
+    field: Field, rules: tzinfo | None, shown: tzinfo | None, plainly: Read
+) -> tuple[Recall | None, Read]:
     """Without a pattern's match where a time is written as nearly all are."""
     # To an epoch's format such text is no number, and the next one's turn comes.
     written = next((each.text for each in field.formats if each.text not in EPOCHS), "")
-    plain, whole = _PLAIN_TIMES.get(written, (_no_time, _no_time))
+    plain = _PLAIN_TIMES.get(written)
+    recall = None if plain is None else _recall_in(written, rules, shown)
     size = EPOCHS.get(field.formats[0].text, _ZERO)
     micros = int(size) if size == size.to_integral_value() else 0
     is_local = field.formats[0].text.endswith(_LOCAL)
 
-    def read(raw: object, station: Zone | None) -> Value:
-        zone = station if field.station_zone else field.zone
+    def read(raw: object) -> Value:
         found = None
         if type(raw) is str:
-            rules = None if zone is None else zone.rules
-            found = whole(raw, rules) if len(raw) in _WHOLE_SECONDS else plain(raw, rules)
+            if plain is None or recall is None:
+                pass
+            elif len(raw) in _WHOLE_SECONDS:
+                moment = recall(raw)
+                found = None if moment is None else moment[2]
+            else:
+                found = plain(raw, rules)
         elif type(raw) is int and micros and 0 < raw < _IN_2286 // micros:
             found = _EPOCH + timedelta(0, 0, raw * micros)
             if is_local:
-                found = None if zone is None else datetime.combine(found, found.time(), zone.rules)
-        return field.read(raw, station) if found is None else found
+                found = None if rules is None else datetime.combine(found, found.time(), rules)
+        return plainly(raw) if found is None else found
 
-    return read
+    return recall, read
 
 
 _PlainTime = Callable[[str, tzinfo | None], datetime | None]
@@ -650,10 +721,6 @@ def _plain_time_of(shapes: tuple[str, ...], *, tails: bool) -> _PlainTime:
     return read
 
 
-def _no_time(_text: str, _rules: tzinfo | None) -> None:
-    return None
-
-
 _SHAPES = {
     "iso": ("--T::", "-- ::"),
     "yyyy-MM-dd HH:mm:ss": ("-- ::",),
@@ -675,12 +742,23 @@ _WHOLE_SECONDS = frozenset(
 )
 """Lengths of times without a fraction."""
 
-_PLAIN_TIMES: Mapping[str, tuple[_PlainTime, _PlainTime]] = {
-    written: (plain, lru_cache(maxsize=REPEATED)(plain))
-    for written, shapes in _SHAPES.items()
-    for plain in (_plain_time_of(shapes, tails=written == "iso"),)
+_PLAIN_TIMES: Mapping[str, _PlainTime] = {
+    written: _plain_time_of(shapes, tails=written == "iso") for written, shapes in _SHAPES.items()
 }
-"""By their format: what reads them, and the same with a memory."""
+"""What reads them, by their format."""
+
+
+@lru_cache(maxsize=32)
+def _recall_in(written: str, rules: tzinfo | None, shown: tzinfo | None) -> Recall:
+    """A memory of times that are written so, read in one zone and shown in another."""
+    plain = _PLAIN_TIMES[written]
+
+    @lru_cache(maxsize=REPEATED)
+    def recall(text: str) -> Moment | None:
+        found = plain(text, rules)
+        return None if found is None else (*placed(found, shown), found)
+
+    return recall
 
 
 def placed(moment: datetime, rules: tzinfo | None) -> tuple[datetime, datetime]:
@@ -704,15 +782,15 @@ _placed_before = lru_cache(maxsize=REPEATED)(_placed)
 PLACEHOLDERS = frozenset(
     {"-1", "null", "(null)", "none", "nil", "undefined", "unknown", "nan", "n/a", "-", "--", "true", "false"}
 )
-_LONGEST_PLACEHOLDER = max(map(len, PLACEHOLDERS))
-_NO_DIGITS_BUT_ZERO = "0_./:+-" + "".join(filter(str.isspace, map(chr, range(0x3001))))
+LONGEST_PLACEHOLDER = max(map(len, PLACEHOLDERS))
+NO_DIGITS_BUT_ZERO = "0_./:+-" + "".join(filter(str.isspace, map(chr, range(0x3001))))
 
 
 def is_placeholder(identity: str) -> bool:
     """True for what systems write where they have no id: as an event id, all later cars would be "granted already"."""
-    if len(identity) <= _LONGEST_PLACEHOLDER and identity.casefold() in PLACEHOLDERS:
+    if len(identity) <= LONGEST_PLACEHOLDER and identity.casefold() in PLACEHOLDERS:
         return True
-    return not identity.strip(_NO_DIGITS_BUT_ZERO) and bool(identity)
+    return not identity.strip(NO_DIGITS_BUT_ZERO) and bool(identity)
 
 
 def _text(raw: object) -> str:
@@ -744,6 +822,7 @@ def _bool(raw: object) -> bool:
 
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?", re.ASCII)
+_is_number = _NUMBER.fullmatch
 _GROUPED = re.compile(r"([+-]?[0-9]{1,3}(?=([,.' ])[0-9]{3})(?:\2[0-9]{3})+)((?:[.,][0-9]*)?)", re.ASCII)
 _COMMA_NUMBER = re.compile(r"([+-]?[0-9]+)(?:,([0-9]+))?", re.ASCII)
 

@@ -14,7 +14,7 @@ _ORDINARY = f"[{PROVINCES}][A-Z][{_SERIAL}]{{4}}[{_SERIAL}挂学警港澳使领]
 # Class letters: A-E battery-electric, F-K other; patterns that know only D and F are a recurring mistake.
 _NEW_ENERGY_SMALL = f"[{PROVINCES}][A-Z][A-HJK][{_SERIAL}][0-9]{{4}}"
 _NEW_ENERGY_LARGE = f"[{PROVINCES}][A-Z][0-9]{{5}}[A-HJK]"
-_plausible = re.compile(f"{_ORDINARY}|{_NEW_ENERGY_SMALL}|{_NEW_ENERGY_LARGE}").fullmatch
+plausible = re.compile(f"{_ORDINARY}|{_NEW_ENERGY_SMALL}|{_NEW_ENERGY_LARGE}").fullmatch
 
 
 def normalise(text: str) -> str:
@@ -27,12 +27,12 @@ def normalise(text: str) -> str:
 
 def is_normal(text: str) -> bool:
     """True for a mainland plate in its one spelling."""
-    return _plausible(text) is not None
+    return plausible(text) is not None
 
 
 def is_doubtful(plate: str) -> bool:
     """True for what is no mainland plate by its pattern. The vendor's own samples are: warn, never reject."""
-    return _plausible(plate) is None
+    return plausible(plate) is None
 
 
 def mask(plate: str) -> str:

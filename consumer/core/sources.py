@@ -1,18 +1,22 @@
 """How the events of a topic are read: unpacked, split into rows, gated, read field by field, doubted. Performs no I/O."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, KeysView, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
 from enum import StrEnum
-from functools import cached_property
 
 from consumer.core import plates
 from consumer.core.envelopes import ENCRYPTED, SEALS, Envelope, is_encrypted
 from consumer.core.events import Order, Value
 from consumer.core.fields import (
+    LONGEST_PLACEHOLDER,
+    MAX_TEXT,
+    NO_DIGITS_BUT_ZERO,
+    NOWHERE,
     Field,
     FieldType,
-    Readers,
+    Moment,
+    Reader,
     UnreadableError,
     Zone,
     is_before,
@@ -24,7 +28,7 @@ from consumer.core.fields import (
 )
 from consumer.core.formats import Event, Path, Refusal, decode, fill_paths, first_at, scalar_text
 from consumer.core.outcomes import Finding, Outcome, Reason
-from consumer.core.templates import Template, text_of
+from consumer.core.templates import FieldText, Template
 
 MAX_ORDERS = 1000
 """Orders that one record may hold."""
@@ -239,25 +243,26 @@ class Source:
 
     # Made ready for `read`, which no longer has to ask.
     _apart: frozenset[str] | None = field(init=False, repr=False, compare=False)
-    _naming: Readers = field(init=False, repr=False, compare=False)
-    _others: Readers = field(init=False, repr=False, compare=False)
+    _station_key: str = field(init=False, repr=False, compare=False)
+    _ready: dict[object, "_Ready"] = field(init=False, repr=False, compare=False)
+    _event_id: FieldText = field(init=False, repr=False, compare=False)
     _times: tuple[str, ...] = field(init=False, repr=False, compare=False)
-    _required: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    _required: KeysView[str] = field(init=False, repr=False, compare=False)
     _has_made: bool = field(init=False, repr=False, compare=False)
     _is_named_by_order: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        naming = self._count_naming()
-        ready = {
+        ready: dict[str, object] = {
             "_apart": self._look_twice(),
-            "_naming": readers_of(self.fields[:naming]),
-            "_others": readers_of(self.fields[naming:]),
+            "_station_key": self._key_of_station(),
+            "_ready": {},
+            "_event_id": FieldText(self.event_id),
             "_times": tuple(
                 place.name
                 for place in self.fields
                 if place.type is FieldType.TIMESTAMP and place.name not in ("started_at", "ended_at")
             ),
-            "_required": tuple(place.name for place in self.fields if place.required),
+            "_required": dict.fromkeys(place.name for place in self.fields if place.required).keys(),
             "_has_made": any(
                 place.is_made for fields in (self.fields, *self.overrides.values()) for place in fields
             ),
@@ -271,6 +276,12 @@ class Source:
         names = [path.name for path in self.orders if not path.whole]
         last_is_whole = not self.orders or self.orders[-1].whole
         return frozenset(name for name in names if name) | SEALS if last_is_whole and all(names) else None
+
+    def _key_of_station(self) -> str:
+        """Under which a station's number is no more than text."""
+        fields = tuple(place for place in self.fields if place.name == "station_id")
+        readers = readers_of(fields, None, None)
+        return readers[0][0] if readers and readers[0][2] else NOWHERE
 
     def read(
         self,
@@ -297,8 +308,8 @@ class Source:
                 oldest = now - self.deadline
                 late = recorded_ms is not None and recorded_ms < -((_EPOCH - oldest) // _MILLISECOND)
         window = oldest, latest, late, release
-        if self._apart is not None and isinstance(body, dict) and body.keys().isdisjoint(self._apart):
-            return (self._read_row(0, body, event, find_station, window),)
+        if self._apart is not None and type(body) is dict and body.keys().isdisjoint(self._apart):
+            return (self._read_order(0, body, event, find_station, window),)
         if not isinstance(body, dict | list):
             detail = f"{kind_of(body)} where an object is expected"
             if isinstance(body, str):
@@ -334,98 +345,168 @@ class Source:
     def _read_row(
         self, index: int, row: object, event: Event, find_station: FindStation, window: "_Window"
     ) -> Order | Finding:
+        row = _opened(row)
+        if isinstance(row, Refusal):
+            return self._invalid(index, row.reason, row.detail)
         if not isinstance(row, dict):
-            row = _opened(row)
-            if isinstance(row, Refusal):
-                return self._invalid(index, row.reason, row.detail)
-            if not isinstance(row, dict):
-                return self._invalid(index, Reason.SCHEMA, f"{kind_of(row)} where an order is expected")
+            return self._invalid(index, Reason.SCHEMA, f"{kind_of(row)} where an order is expected")
         if row is not event.body and is_encrypted(row) and self._finds_nothing(row):
             return self._invalid(index, ENCRYPTED.reason, ENCRYPTED.detail)
+        return self._read_order(index, row, event, find_station, window)
+
+    def _read_order(
+        self, index: int, row: dict[str, object], event: Event, find_station: FindStation, window: "_Window"
+    ) -> Order | Finding:
         values, problems, began, over, normal = self._take(row, event, find_station)
         for gate in self.gates:
             verdict = gate.test(row, event)
             if verdict is not None:
                 outcome, reason, detail = verdict
-                reverses = fill_paths(gate.reverses, row, event) if gate.reverses else None
-                return Finding(
-                    index,
-                    outcome,
-                    reason,
-                    detail,
-                    dead_letter=outcome is Outcome.INVALID,
-                    values=values,
-                    reverses=reverses,
-                    source=self.name,
-                )
+                dead, reverses = outcome is Outcome.INVALID, _reversed(gate, row, event)
+                return Finding(index, outcome, reason, detail, dead, values, reverses, source=self.name)
         if problems and "ended_at" in problems and problems["ended_at"].reason is Reason.NOT_FINISHED:
             detail = "ended_at: a time that means none"
             return self._ended(index, Outcome.SKIPPED, Reason.NOT_FINISHED, detail, values)
-        order = self._order(index, values, problems)
-        return order if isinstance(order, Finding) else self._judged(order, began, over, normal, window)
+        order_id = values.get("order_id")
+        if (
+            normal
+            and not problems
+            and self._is_named_by_order
+            and type(order_id) is str
+            and values.keys() >= self._required
+        ):
+            values["event_id"] = order_id  # fit already
+            order = Order(index, self.name, order_id, order_id, str(values["plate"]), values)
+        else:
+            found = self._order(index, values, problems)
+            if isinstance(found, Finding):
+                return found
+            order = found
+        oldest, latest, late, release = window
+        # Counted from the earlier of the end of charging and the record's timestamp.
+        late = late or (oldest is not None and over is not None and over < oldest)
+        if normal and not late and self.plausibility.is_fine(values, began, over, latest):
+            return order
+        return self._judged(order, latest, late=late, release=release)
 
     def _finds_nothing(self, row: object) -> bool:
         """What is encrypted would else look like a missing plate."""
         alone = Event(row)
         return all(place.find(row, alone) is None for place in self.fields)
 
-    def _take(
+    def _take(  # noqa: C901, PLR0912  # one straight line, since each call would cost as much as what is done in it
         self, row: dict[str, object], event: Event, find_station: FindStation
     ) -> tuple[dict[str, Value], dict[str, UnreadableError], datetime | None, datetime | None, bool]:
-        """What can be read, and what cannot; start and end in UTC; whether the plate is a mainland one."""
+        """What can be read, and what cannot; start and end in UTC; whether the plate is a mainland one.
+
+        What is as it nearly always is, is told at a glance; all else is asked of functions.
+        """
         values: dict[str, Value] = {}
-        problems = take(self._naming, row, event, None, values)
+        problems: dict[str, UnreadableError] = {}
+        raw = row.get(self._station_key)
+        station_id = raw.strip() if type(raw) is str else ""
+        named = 0 < len(station_id) <= MAX_TEXT
+        if named:
+            station = find_station(station_id, None)
+        else:
+            station = self._station_of(row, event, find_station, values, problems)
+        zone = None if station is None else station.zone
+        if station is not None and self.overrides and station.id in self.overrides:
+            whole, others, zone_name, rules = self._ready_for(zone, station.id)
+        else:
+            ready = self._ready.get(None if zone is None else zone.name)
+            whole, others, zone_name, rules = ready or self._ready_for(zone, None)
+        moments = take(whole if named else others, row, event, values, problems)
+
+        order_id, plate = values.get("order_id"), values.get("plate")
+        if not (
+            type(order_id) is str
+            and LONGEST_PLACEHOLDER < len(order_id) <= MAX_ID
+            and order_id.strip(NO_DIGITS_BUT_ZERO)
+            and "\0" not in order_id
+            and "\ufffd" not in order_id
+        ):
+            _tidy_order_id(values, problems)
+        normal = (type(plate) is str and plates.plausible(plate) is not None) or _tidy_plate(values, problems)
+        if self._has_made:
+            of_station = None if station is None else self.overrides.get(station.id)
+            _make(of_station or self.fields, values, problems)
+        if station is not None:
+            if "station_id" not in values:
+                values["station_id"] = station.id
+            if station.api_store_code is not None:
+                values["api_store_code"] = station.api_store_code
+
+        start, end = moments.get("started_at"), moments.get("ended_at")
+        if start is None or end is None or start[0] > end[0] or "seconds" in values or "seconds" in problems:
+            began, over = _measure(values, moments, problems, rules)
+        else:
+            began, over = start[0], end[0]
+            lasted = over - began
+            values["seconds"] = lasted.days * 86400 + lasted.seconds  # whole ones, down
+        seconds = values.get("seconds")
+        if type(seconds) is int:
+            values["minutes"] = seconds // 60
+        if zone_name is not None:
+            values["zone"] = zone_name
+        for name in self._times:
+            if name not in moments:
+                _placed(name, values, moments, rules)
+        return values, problems, began, over, normal
+
+    def _station_of(
+        self,
+        row: dict[str, object],
+        event: Event,
+        find_station: FindStation,
+        values: dict[str, Value],
+        problems: dict[str, UnreadableError],
+    ) -> Station | None:
+        """By all the fields that name it, which are read here."""
+        naming = self._ready.get("naming")
+        if naming is None:
+            readers = readers_of(self.fields[: self._count_naming()], None, None)
+            naming = self._ready["naming"] = readers, readers, None, None
+        take(naming[0], row, event, values, problems)
         station_id, connector_id = values.get("station_id"), values.get("connector_id")
-        station = find_station(
+        return find_station(
             station_id if isinstance(station_id, str) else None,
             connector_id if isinstance(connector_id, str) else None,
         )
-        fields, readers, zone = self.fields, self._others, None
-        if station is not None:
-            zone = station.zone
-            if self.overrides and station.id in self.overrides:
-                fields, readers = self.overrides[station.id], self._other_readers[station.id]
-        more = take(readers, row, event, zone, values)
-        if more:
-            problems |= more
-        normal = _tidy_identity(values, problems)
-        if self._has_made:
-            _make(fields, values, problems)
-        if station is not None:
-            if station_id is None:
-                values.setdefault("station_id", station.id)
-            if station.api_store_code is not None:
-                values["api_store_code"] = station.api_store_code
-        zone = zone or self.zone
-        began, over = _measure(values, problems, None if zone is None else zone.rules)
-        _show(values, zone, self._times)
-        return values, problems, began, over, normal
 
-    @cached_property
-    def _other_readers(self) -> Mapping[str, Readers]:
-        """By station; those that name it stand before them."""
-        naming = self._count_naming()
-        return {station: readers_of(fields[naming:]) for station, fields in self.overrides.items()}
+    def _ready_for(self, zone: Zone | None, station_id: str | None) -> "_Ready":
+        """What reads the rows of all stations of a zone, or of one that is read in another way."""
+        key = (zone and zone.name) if station_id is None else (zone and zone.name, station_id)
+        ready = self._ready.get(key)
+        if ready is None:
+            naming = self._count_naming()
+            fields = self.fields if station_id is None else self.overrides[station_id]
+            others = fields[naming:]
+            shown = zone or self.zone
+            rules = None if shown is None else shown.rules
+            parts = (*self.fields[:naming], *others), others
+            whole, rest = (readers_of(part, zone, rules, moments=not self._has_made) for part in parts)
+            ready = self._ready[key] = whole, rest, None if shown is None else shown.name, rules
+        return ready
 
     def _count_naming(self) -> int:
         return sum(place.name in NAMING_FIELDS for place in self.fields)
 
     def _order(
-        self, index: int, values: dict[str, Value], problems: dict[str, UnreadableError]
+        self, index: int, values: dict[str, Value], problems: Mapping[str, UnreadableError]
     ) -> Order | Finding:
+        """The order, or what it lacks."""
         order_id = values.get("order_id")
-        if order_id is not None and self._is_named_by_order:
-            event_id = str(order_id)  # fit already
-        else:
-            event_id, missing = self.event_id.fill(lambda name: text_of(values, name))
-            if missing is not None or (event_id != order_id and is_placeholder(event_id)):
-                error = problems.get(missing or "")
-                what = f"`{missing}` is absent" if missing else "a placeholder, the same for many orders"
-                detail = f"no event id: {error.detail if error else what}"
-                return self._invalid(index, error.reason if error else Reason.ID_MISSING, detail, values)
-            unfit = _unfit(event_id, MAX_ID)
-            if unfit is not None:
-                return self._invalid(index, unfit.reason, f"event id: {unfit.detail}", values)
+        event_id = self._event_id.of(values)
+        if event_id is None or (event_id != order_id and is_placeholder(event_id)):
+            missing = self._event_id.missing(values) if event_id is None else ""
+            error = problems.get(missing)
+            what = f"`{missing}` is absent" if missing else "a placeholder, the same for many orders"
+            detail = f"no event id: {error.detail if error else what}"
+            return self._invalid(index, error.reason if error else Reason.ID_MISSING, detail, values)
+        unfit = _unfit(event_id, MAX_ID)
+        if unfit is not None:
+            return self._invalid(index, unfit.reason, f"event id: {unfit.detail}", values)
         values["event_id"] = event_id
         if order_id is None:
             values["order_id"] = order_id = event_id
@@ -440,15 +521,8 @@ class Source:
             return self._invalid(index, error.reason, f"{name}: {error.detail}", values)
         return Order(index, self.name, str(order_id), event_id, str(plate), values)
 
-    def _judged(
-        self, order: Order, began: datetime | None, over: datetime | None, normal: bool, window: "_Window"
-    ) -> Order | Finding:
+    def _judged(self, order: Order, latest: datetime | None, *, late: bool, release: bool) -> Order | Finding:
         """The order, or why it gets no coupon though it can be read."""
-        oldest, latest, late, release = window
-        # Counted from the earlier of the end of charging and the record's timestamp.
-        late = late or (oldest is not None and over is not None and over < oldest)
-        if normal and not late and self.plausibility.is_fine(order.values, began, over, latest):
-            return order
         doubts = self.plausibility.doubts(order.values, latest)
         aside = None
         if doubts and not release:
@@ -486,6 +560,10 @@ class Source:
         )
 
 
+def _reversed(gate: Gate, row: object, event: Event) -> str | None:
+    return fill_paths(gate.reverses, row, event) if gate.reverses else None
+
+
 def _opened(found: object) -> object:
     """What stands where orders do: text there may be JSON again."""
     if isinstance(found, str) and found.lstrip()[:1] in ("{", "["):
@@ -499,6 +577,9 @@ _Window = tuple[datetime | None, datetime | None, bool, bool]
 Earlier is too late by now (None: never too late); later cannot be (None: nobody knows what time it is); the record
 was written too long ago, whatever stands in it; somebody has looked at the doubts, and wants the coupon granted.
 """
+
+_Ready = tuple[tuple[Reader, ...], tuple[Reader, ...], str | None, tzinfo | None]
+"""What reads all fields of a row, and what those that name no station; the zone in which its times are shown."""
 
 _EPOCH, _MILLISECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
 
@@ -532,21 +613,24 @@ def _roll(place: Field, values: dict[str, Value]) -> None:
 _DAY, _NOTHING = timedelta(days=1), timedelta(0)
 
 
-def _tidy_identity(values: dict[str, Value], problems: dict[str, UnreadableError]) -> bool:
-    """Order number and plate: normalised, bounded, or not there. True for a mainland plate."""
+def _tidy_order_id(values: dict[str, Value], problems: dict[str, UnreadableError]) -> None:
+    """Bounded, or not there."""
     order_id = values.get("order_id")
-    if isinstance(order_id, str):
-        if "\0" in order_id:  # from a buffer of fixed length
-            order_id = values["order_id"] = order_id.strip("\0 ")
-        if is_placeholder(order_id) or not order_id:
-            del values["order_id"]
-        elif len(order_id) > MAX_ID or "\ufffd" in order_id:
-            _bound(values, problems, "order_id", order_id, MAX_ID)
+    if not isinstance(order_id, str):
+        return
+    if "\0" in order_id:  # from a buffer of fixed length
+        order_id = values["order_id"] = order_id.strip("\0 ")
+    if is_placeholder(order_id) or not order_id:
+        del values["order_id"]
+        return
+    _bound(values, problems, "order_id", order_id, MAX_ID)
+
+
+def _tidy_plate(values: dict[str, Value], problems: dict[str, UnreadableError]) -> bool:
+    """Normalised, bounded, or not there. True for a mainland one."""
     written = values.get("plate")
     if not isinstance(written, str):
         return False
-    if plates.is_normal(written):
-        return True
     written = written[: 4 * MAX_PLATE]
     plate = plates.normalise(written)
     if not plate or is_placeholder(written) or is_placeholder(plate) or written.lower() in NO_PLATE:
@@ -580,38 +664,38 @@ def _unfit(identity: str, longest: int) -> UnreadableError | None:
 
 
 def _measure(
-    values: dict[str, Value], problems: Mapping[str, UnreadableError], rules: tzinfo | None
+    values: dict[str, Value],
+    moments: Mapping[str, Moment],
+    problems: Mapping[str, UnreadableError],
+    rules: tzinfo | None,
 ) -> tuple[datetime | None, datetime | None]:
     """Start and end, in UTC, which the values show in this zone; and how long it took, if the source does not say so."""
     measured = "seconds" in values or "seconds" in problems
-    started, ended = values.get("started_at"), values.get("ended_at")
-    began = over = None
-    if isinstance(started, datetime):
-        began, values["started_at"] = placed(started, rules)
-    if isinstance(ended, datetime):
-        over, values["ended_at"] = placed(ended, rules)
-        if began is not None and over < began and not measured:
-            # Of two equal hours in autumn it was the second one.
-            second = placed(ended.replace(fold=1), rules)
-            if second[0] >= began:
-                over, values["ended_at"] = second
+    began, _ = _placed("started_at", values, moments, rules)
+    over, ended = _placed("ended_at", values, moments, rules)
+    if began is not None and over is not None and ended is not None and over < began and not measured:
+        # Of two equal hours in autumn it was the second one.
+        second = placed(ended.replace(fold=1), rules)
+        if second[0] >= began:
+            over, values["ended_at"] = second
     if not measured:
         if began is not None and over is not None:
             lasted = over - began
-            values["seconds"] = lasted.days * 86400 + lasted.seconds  # whole ones, down
+            values["seconds"] = lasted.days * 86400 + lasted.seconds
         elif "charging_seconds" in values:
             values["seconds"] = values["charging_seconds"]
     return began, over
 
 
-def _show(values: dict[str, Value], zone: Zone | None, times: tuple[str, ...]) -> None:
-    """What is made of the other values; and further times, in this zone."""
-    seconds = values.get("seconds")
-    if isinstance(seconds, int):
-        values["minutes"] = seconds // 60
-    if zone is not None:
-        values["zone"] = zone.name
-        for name in times:
-            moment = values.get(name)
-            if isinstance(moment, datetime):
-                values[name] = placed(moment, zone.rules)[1]
+def _placed(
+    name: str, values: dict[str, Value], moments: Mapping[str, Moment], rules: tzinfo | None
+) -> tuple[datetime | None, datetime | None]:
+    """A time in UTC, and as it was written; from here on the values show it in this zone."""
+    moment = moments.get(name)
+    if moment is not None:
+        return moment[0], moment[2]
+    written = values.get(name)
+    if not isinstance(written, datetime):
+        return None, None
+    instant, values[name] = placed(written, rules)
+    return instant, written

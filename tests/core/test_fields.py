@@ -427,15 +427,22 @@ def test_any_field_is_read_row_after_row_as_it_is_read_plainly(
 
 
 def agree(field: Field, row: dict[str, object], zone: Zone | None = None) -> None:
-    """What `take` finds is what `Field.get` finds, or refuses, to the letter."""
+    """What `take` finds is what `Field.get` finds, or refuses, to the letter; and a moment, what `placed` makes of it."""
     event = Event(row, row, b"key")
     value: object = None
     with suppress(UnreadableError):
         value = field.get(row, event, zone)
     values: dict[str, Value] = {}
+    problems: dict[str, UnreadableError] = {}
+    shown = ZoneInfo("Asia/Tokyo")
 
-    problems = take(readers_of([field]), row, event, zone, values)
+    moments = take(readers_of([field], zone, shown), row, event, values, problems)
 
+    for name, moment in moments.items():
+        assert isinstance(value, datetime)
+        assert repr(moment) == repr((*placed(value, shown), value))
+        assert repr(values.pop(name)) == repr(moment[1])
+        values[name] = moment[2]
     assert repr(values.get(field.name)) == repr(value)
     assert {name: (error.reason, error.detail) for name, error in problems.items()} == _refusal(
         field, row, zone

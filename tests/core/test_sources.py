@@ -743,3 +743,69 @@ def test_what_is_called_fine_at_a_glance_has_nothing_to_be_doubted(
 
 
 Y2000 = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+# -- At a glance ------------------------------------------------------------------------------------
+
+ZONES = book(
+    "{extends: canonical, zone: station, fields: {lasted: {paths: lasted, type: duration, unit: min}, "
+    "paid_at: {paths: paid_at, type: timestamp, format: iso}}}",
+    """
+deadline: 24h
+stations:
+  S1: {api_store_code: C1, zone: Asia/Shanghai, connectors: [G1]}
+  S2: {api_store_code: C2, zone: America/New_York}
+  S3: {api_store_code: C3}
+""",
+)
+WALL_CLOCKS = st.datetimes(
+    datetime.fromisoformat("2026-10-31T20:00:00"), datetime.fromisoformat("2026-11-02T08:00:00")
+).map(lambda time: time.isoformat(timespec="seconds"))
+TIMES = st.builds(str.__add__, WALL_CLOCKS, st.sampled_from(["", "Z", "+08:00", "-04:00", ".250", ".5Z"]))
+IDENTITIES = ["A1234567890", "A1", "0000-0000-0000", "unknown", "a" * 201, "a b \ufffd c d e f", "27.5", ""]
+AMOUNTS = st.integers(-5, 10**6) | st.decimals(-5, 500, places=3).map(float)
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "order_id": st.sampled_from(IDENTITIES),
+            "plate": st.sampled_from(["粤B12345", "粤BD12345", "粤b12345", "X", "无牌车", "未知", "粤" * 40]),
+            "ended_at": TIMES,
+        },
+        optional={
+            "station_id": st.sampled_from(["S1", "S2", "S3", "S9"]),
+            "connector_id": st.sampled_from(["G1", "G2"]),
+            "started_at": TIMES | st.sampled_from(["0001-01-01T00:00:00", "2026-13-01T00:00:00", "--"]),
+            "paid_at": TIMES,
+            "energy_kwh": AMOUNTS,
+            "total_fee_yuan": AMOUNTS,
+            "charging_seconds": AMOUNTS,
+            "lasted": AMOUNTS,
+            "stop_reason": st.sampled_from(["user", "null", "x" * 1001]),
+        },
+    ),
+    st.sampled_from([None, datetime(2026, 11, 1, 12, tzinfo=UTC), datetime(2026, 11, 3, tzinfo=UTC)]),
+)
+def test_what_is_read_at_a_glance_is_what_is_read_at_length(
+    row: dict[str, Any], now: datetime | None
+) -> None:
+    """Blanks around each value, a dot in the plate, a zero behind the order's number, numbers as text: all these are looked at."""
+    at_length = {name: f" {value} " for name, value in row.items()}
+    at_length["plate"] = (
+        f"{row['plate'][:2]}·{row['plate'][2:]}" if row["plate"][:1] == "粤" else row["plate"]
+    )
+    at_length["order_id"] = row["order_id"] and row["order_id"] + "\0"
+
+    for _ in range(2):  # and when its times come again
+        assert plain(read(ZONES, row, now)) == plain(read(ZONES, at_length, now))
+
+
+def plain(item: Order | Finding) -> object:
+    """All that is told of it, but for how it is worded."""
+    values = {
+        name: (value.isoformat(), value.fold, str(value.tzinfo)) if isinstance(value, datetime) else value
+        for name, value in (item.values or {}).items()
+    }
+    said = (item.outcome, item.reason) if isinstance(item, Finding) else (item.event_id, item.suspicions)
+    return said, [*values.items()]
