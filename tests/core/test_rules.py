@@ -815,7 +815,10 @@ def part_by_part(  # noqa: PLR0911  # the ways in which an order ends
     account, values, binding = rule.account, one.values, rules.compiler.bind(one.values)
     assert account is not None
     if reason is Reason.RULE_ERROR:
-        return name, reason, "when: fee_fen has no value"
+        assert rule.when is not None
+        failure = rule.when.evaluate(binding)
+        assert isinstance(failure, Failure)
+        return name, reason, f"when: {failure.message}"
     if "hold" in (account.state, rule.state) and not as_on:
         held = f"account {account.name}" if account.state == "hold" else f"rule {name}"
         return name, Reason.HOLD, f"{held} is on hold"
