@@ -1,6 +1,8 @@
-"""One record -> its resolutions: read, plan, call the platform until there is a last word, or a long wait.
+"""Records -> their resolutions: read, plan, call the platform until there is a last word, or a long wait.
 
-I/O only through Protocols.
+I/O only through Protocols. An order has no task of its own: what it waits for notes that it can go on, and all that can
+are heeded together, in one turn of the event loop: the interpreter does the same again and again faster than by turns.
+Only what waits between two calls is a coroutine.
 
 Orders of one ordering key (the plate) are delivered in the order of their records, and
 there is at most one request at a time for a key and for an event_id.
@@ -11,9 +13,9 @@ import random
 import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cache, partial
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -45,8 +47,8 @@ from consumer.core.retries import (
 from consumer.core.signing import encode_form
 from consumer.core.traces import TracedCall
 from consumer.core.values import Frozen
-from consumer.flow import Flow
-from consumer.gateway import Gateway
+from consumer.flow import Flow, Permit
+from consumer.gateway import Call, Gateway
 from consumer.metrics import Metrics
 
 
@@ -108,26 +110,45 @@ class Tracer(Protocol):
         ...
 
 
-class KeyedOrder:
-    """Queues, one a key: whoever holds a place goes when it is first in all the queues that it stands in.
+class Place(Struct, eq=False):
+    """One order's place in the queues of its keys.
 
-    This cannot deadlock. A place enters all its queues in one step, with no await
-    between, so every queue is sorted by the moment of entering. Of all places not yet
-    left, the oldest is therefore first in each of its queues: one can always go, and
-    each that leaves makes another one the oldest.
+    Attributes:
+        keys: the queues that it stands in; none once it was left.
+        behind: in how many of them somebody is before it.
+
     """
 
-    def __init__(self) -> None:
+    keys: tuple[Hashable, ...]
+    behind: int
+
+
+_NEVER = datetime.min.replace(tzinfo=UTC)
+
+_Placed = TypeVar("_Placed", bound=Place)
+
+
+class KeyedOrder(Generic[_Placed]):
+    """Queues, one a key: whoever holds a place goes when it is first in all the queues that it stands in.
+
+    This cannot deadlock. A place enters all its queues in one step, so every queue is sorted
+    by the moment of entering. Of all places not yet left, the oldest is therefore first in
+    each of its queues: one can always go, and each that leaves makes another one the oldest.
+    """
+
+    def __init__(self, on_first: Callable[[_Placed], object]) -> None:
+        """`on_first` is told of each place that has moved up to be first everywhere."""
+        self._on_first = on_first
         # Most keys have one place, and need no queue of their own.
-        self._queues: dict[Hashable, Place | deque[Place]] = {}
+        self._queues: dict[Hashable, _Placed | deque[_Placed]] = {}
 
     def __len__(self) -> int:
         """Keys with a place; the memory of a key ends with its last one."""
         return len(self._queues)
 
-    def enter(self, *keys: Hashable) -> "Place":
-        """Take a place at the end of each key's queue, at once; no two of the keys are equal."""
-        place = Place(self, keys)
+    def enter(self, place: _Placed, *keys: Hashable) -> bool:
+        """Take a place at the end of each key's queue; no two of the keys are equal. True: it is first everywhere."""
+        place.keys = keys
         for key in keys:
             queue = self._queues.setdefault(key, place)
             if queue is place:
@@ -136,9 +157,9 @@ class KeyedOrder:
                 queue = self._queues[key] = deque((queue,))
             queue.append(place)
             place.behind += 1
-        return place
+        return not place.behind
 
-    def leave(self, place: "Place") -> None:
+    def leave(self, place: _Placed) -> None:
         """Let the next ones move up; the place may be first, waiting, or gone already."""
         for key in place.keys:
             queue = self._queues[key]
@@ -151,54 +172,21 @@ class KeyedOrder:
                 continue
             queue.popleft()
             if queue:
-                queue[0].move_up()
+                following = queue[0]
+                following.behind -= 1
+                if not following.behind:
+                    self._on_first(following)
             else:
                 del self._queues[key]
         place.keys = ()
 
 
-class Place:
-    """One order's place in the queues of its keys.
+class Delivery:
+    """Delivers records.
 
     Attributes:
-        keys: the queues that it stands in; none once it was left.
-        behind: in how many of them somebody is before it.
+        under_way: the records that were begun and have not ended.
 
-    """
-
-    __slots__ = ("_owner", "_turn", "behind", "keys")
-
-    def __init__(self, owner: KeyedOrder, keys: tuple[Hashable, ...]) -> None:
-        self._owner = owner
-        self._turn: asyncio.Future[None] | None = None
-        self.keys = keys
-        self.behind = 0
-
-    async def turn(self) -> None:
-        """Wait until it is first everywhere. Cancelled or not, `leave` has to follow."""
-        if self.behind:
-            self._turn = asyncio.get_running_loop().create_future()
-            await self._turn
-
-    def move_up(self) -> None:
-        """One of its queues has it first now."""
-        self.behind -= 1
-        if not self.behind and self._turn is not None and not self._turn.done():
-            self._turn.set_result(None)
-
-    def leave(self) -> None:
-        """Give the place up. A second time does nothing."""
-        self._owner.leave(self)
-
-
-NOWHERE = KeyedOrder().enter()
-
-
-class Delivery:
-    """Delivers records. One task a record calls `deliver_prepared`; the tasks are made in each partition's order.
-
-    A task runs up to its first await before the next one starts. In that stretch its
-    orders enter the queues of their keys, so the queues have the order of the partitions.
     """
 
     def __init__(
@@ -222,6 +210,7 @@ class Delivery:
 
         Without a `tracer` nothing is noted for traces.
         """
+        self.under_way: set[UnderWay] = set()
         self._rules = rules
         self._flow = flow
         self._gateway = gateway
@@ -238,20 +227,63 @@ class Delivery:
         self._random = random
         self._tracer = tracer
         self._budgets: defaultdict[str, RetryBudget] = defaultdict(RetryBudget)
-        self._keys = KeyedOrder()
-        self._open = asyncio.Event()
-        self._open.set()
+        self._ready: deque[_Way] = deque()
+        self._answered: list[_Way] = []
+        self._held: list[_Way] = []
+        self._keys = KeyedOrder[_Way](self._ready.append)
+        self._awake = False
+        self._after_turn: Callable[[], None] | None = None
+        self._is_open = True
         self._begun = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._naps: set[asyncio.Timeout] = set()
+
+    # -- For intake ----------------------------------------------------------------------------------
+
+    def begin(self, records: Sequence[Record], ended: Callable[["UnderWay"], None]) -> None:
+        """Read and plan records, and let their orders go. `ended` is told of each once all its orders have ended.
+
+        Orders go in the order of their keys' records, as these are begun. Where something is wrong that is no
+        outcome, a bug or a broken configuration, the record has a `problem` instead of resolutions.
+        """
+        rules, now = self._rules(), self._clock()  # the same for a whole record, whatever is loaded meanwhile
+        traced = self._tracer is not None
+        read = [rules.read(record, now) for record in records]
+        for record, items in zip(records, read, strict=True):
+            whole = UnderWay(record, self, ended, now, [] if traced else None)
+            try:
+                for item in items:
+                    planned = self._plan(whole, item, rules, now)
+                    if isinstance(planned, Resolution):
+                        whole.resolutions.append(planned)
+                    else:
+                        whole.orders.append(planned)
+            except Exception as problem:  # noqa: BLE001  # it is of this record alone
+                whole.orders, whole.problem = [], problem
+            if not whole.orders:
+                self._all_ended(whole)
+                continue
+            self.under_way.add(whole)
+            whole.left = len(whole.orders)
+            for way in whole.orders:
+                plate, event_id = way.order.plate, way.order.event_id
+                # Should one order's event_id be another one's plate, they wait for each other, and nothing else comes of it.
+                keys = (plate, event_id) if plate != event_id else (plate,)
+                if self._keys.enter(way, *keys):
+                    self._ready.append(way)
+        self.wake()
+
+    def after_turns(self, call: Callable[[], None]) -> None:
+        """Call this at the end of each turn: then it is known what more can be begun."""
+        self._after_turn = call
 
     def hold(self) -> None:
         """Begin no further record: those without a call so far wait, and are left to the next owner untouched.
 
         Those that were begun end soon: where they would have to wait between calls, they go to a retry topic.
         """
-        self._open.clear()
+        self._is_open = False
         self._flow.hold()
         now = asyncio.get_running_loop().time()
         for nap in self._naps:
@@ -259,78 +291,135 @@ class Delivery:
 
     def release(self) -> None:
         """Begin records again."""
-        self._open.set()
+        self._is_open = True
         self._flow.release()
+        if self._held:
+            self._ready += self._held
+            self._held.clear()
+            self.wake()
 
     async def quiet(self) -> None:
         """Until each record for which a call was made has ended."""
         await self._quiet.wait()
 
-    async def deliver(self, record: Record) -> tuple[Resolution, ...]:
-        """What became of each of the record's orders, by index: from its bytes to their ends."""
-        (prepared,) = self.prepare([record])
-        return await self.deliver_prepared(prepared)
+    def abandon(self, whole: "UnderWay") -> list["asyncio.Task[None]"]:
+        """Nobody waits for this record any more; what was cancelled for that is on its way to its end."""
+        self.under_way.discard(whole)
+        waits = []
+        for way in whole.orders:
+            if not way.over:
+                way.over = True
+                self._free(way)
+                if way.call is not None:
+                    way.call.cancel()
+                if way.waits is not None:
+                    way.waits.cancel()
+                    waits.append(way.waits)
+                self._keys.leave(way)
+        self._leave(whole)
+        self.wake()  # others may have moved up
+        return waits
 
-    def prepare(self, records: Sequence[Record]) -> list["Prepared"]:
-        """Read and plan records. Never raises: what goes wrong is raised by `deliver_prepared`.
+    # -- A turn --------------------------------------------------------------------------------------
 
-        All are read, and then all are planned: the interpreter does the same again and again faster than by turns.
-        """
-        rules, now = self._rules(), self._clock()  # the same for a whole record, whatever is loaded meanwhile
-        traced = self._tracer is not None
-        read = [rules.read(record, now) for record in records]
-        prepared = [Prepared(record, now, [] if traced else None) for record in records]
-        for one, items in zip(prepared, read, strict=True):
+    def wake(self) -> None:
+        """Something can go on: heed it in the next turn of the event loop, with whatever else can by then."""
+        if not self._awake:
+            self._awake = True
+            asyncio.get_running_loop().call_soon(self._turn)
+
+    def answered(self, way: "_Way") -> None:
+        """Its call has ended."""
+        self._answered.append(way)
+        self.wake()
+
+    def decided(self, way: "_Way") -> None:
+        """Its permit says what came of it."""
+        self._ready.append(way)
+        self.wake()
+
+    def _turn(self) -> None:
+        answered, self._answered = self._answered, []
+        if answered:
+            now, at = self._monotonic(), self._clock()
+            for way in answered:
+                if not way.over:
+                    self._heed(way, now, at)
+        self._let_go()
+        self._awake = False
+        if self._after_turn is not None:
+            self._after_turn()  # what it begins has a turn of its own, with what else there is by then
+        if self._answered:
+            self.wake()
+
+    def _let_go(self) -> None:
+        ready = self._ready
+        while ready:
+            way = ready.popleft()
+            if way.over:
+                continue
             try:
-                for item in items:
-                    planned = self._plan(one, item, rules, now)
-                    if isinstance(planned, Resolution):
-                        one.ended.append(planned)
-                    else:
-                        one.orders.append(planned)
-            except Exception as problem:  # noqa: BLE001  # it is of this record alone
-                one.problem = problem
-        return prepared
+                ended = self._go(way)
+            except Exception as bug:  # noqa: BLE001  # it is of this record alone
+                self._fail(way, bug)
+                continue
+            if ended is not None:
+                self._end(way, ended)
 
-    async def deliver_prepared(self, prepared: "Prepared") -> tuple[Resolution, ...]:
-        """What became of each of the record's orders, by index.
+    def _end(self, way: "_Way", resolution: Resolution) -> None:
+        """The order's place is free, and with its last order the record has ended."""
+        whole = way.whole
+        way.over = True
+        self._keys.leave(way)
+        whole.resolutions.append(resolution)
+        whole.left -= 1
+        if not whole.left:
+            self._all_ended(whole)
 
-        An exception is a bug or a broken configuration: the record is not done then.
-        It leaves when all the record's orders have ended, and none keeps its place.
-        """
-        if prepared.problem is not None:
-            raise prepared.problem
-        orders, resolutions = prepared.orders, prepared.ended
-        prepared.orders = []  # they know of it as well: no circle is left for the garbage collector
-        try:
-            for order in orders:
-                order.place = self._place_of(order.order)
-            # Up to here nothing was awaited: see the class.
-            if len(orders) == 1:
-                resolutions.append(await self._deliver_order(orders[0]))
-            elif orders:
-                resolutions += await self._deliver_orders(orders)
-        finally:
-            for order in orders:
-                self._keys.leave(order.place)
-            if prepared.begun:
-                self._ended_one()
-        if len(resolutions) > 1:
-            resolutions.sort(key=lambda resolution: resolution.index)
-        return tuple(resolutions) if prepared.calls is None else self._traced(prepared, resolutions)
+    def _fail(self, way: "_Way", bug: Exception) -> None:
+        """The record will have a problem once its other orders have ended: none is left calling unwatched."""
+        if way.over:
+            return
+        whole = way.whole
+        way.over = True
+        self._free(way)
+        self._keys.leave(way)
+        whole.problem = whole.problem or bug
+        whole.left -= 1
+        if not whole.left:
+            self._all_ended(whole)
 
-    def _ended_one(self) -> None:
-        self._begun -= 1
-        if not self._begun:
-            self._quiet.set()
+    def _all_ended(self, whole: "UnderWay") -> None:
+        self.under_way.discard(whole)
+        self._leave(whole)
+        if len(whole.resolutions) > 1:
+            whole.resolutions.sort(key=lambda resolution: resolution.index)
+        if whole.calls is not None and whole.problem is None:
+            assert self._tracer is not None, "else no calls are noted"
+            whole.resolutions = list(
+                self._tracer.tell(whole.record, whole.began_at, whole.resolutions, whole.calls)
+            )
+        whole.ended(whole)
 
-    def _traced(self, prepared: "Prepared", resolutions: Sequence[Resolution]) -> tuple[Resolution, ...]:
-        assert self._tracer is not None, "else no calls are noted"
-        return self._tracer.tell(prepared.record, prepared.began_at, resolutions, prepared.calls or ())
+    def _leave(self, whole: "UnderWay") -> None:
+        whole.orders = []  # they know of it as well: no circle is left for the garbage collector
+        if whole.begun:
+            whole.begun = False
+            self._begun -= 1
+            if not self._begun:
+                self._quiet.set()
+
+    def _free(self, way: "_Way") -> None:
+        """What it holds, or waits for, is others'."""
+        permit, way.permit = way.permit, None
+        if permit is not None:
+            permit.close()
+
+    # -- Before a call -------------------------------------------------------------------------------
 
     def _plan(
-        self, whole: "Prepared", item: Order | Finding, rules: Rules, now: datetime
-    ) -> "Resolution | _OrderDelivery":
+        self, whole: "UnderWay", item: Order | Finding, rules: Rules, now: datetime
+    ) -> "Resolution | _Way":
         """An end, or an order that can be delivered; it has no place yet."""
         if isinstance(item, Finding):
             return self._found(rules, whole.record, item, now)
@@ -340,42 +429,35 @@ class Delivery:
         context = whole.record.retry
         attempts = NO_ATTEMPTS if context is None else context.attempts
         ambiguous = whole.record.maybe_sent or attempts.ambiguous
-        delivery = _OrderDelivery(whole, item, plan, rules, rules, attempts, ambiguous)
+        way = _Way((), 0, whole, item, plan, rules, rules, attempts, ambiguous)
         if plan.shadow:
-            return delivery.resolution(Outcome.SHADOW, now)
+            return way.resolution(Outcome.SHADOW, now)
         if context is not None:
-            delivery.excused = excused_seconds(context, now)
-            too_late = self._too_late(delivery, context, now)
+            way.excused = excused_seconds(context, now)
+            too_late = self._too_late(way, context, now)
             if too_late is not None:
                 return too_late
-        self._secret(delivery)  # a missing one is found before a place is taken
-        return delivery
+        self._secret(way)  # a missing one is found before a place is taken
+        return way
 
-    def _place_of(self, order: Order) -> Place:
-        """Should one order's event_id be another one's plate, they wait for each other, and nothing else comes of it."""
-        plate, event_id = order.plate, order.event_id
-        return self._keys.enter(plate, event_id) if plate != event_id else self._keys.enter(plate)
-
-    def _too_late(
-        self, delivery: "_OrderDelivery", context: RetryContext, now: datetime
-    ) -> Resolution | None:
+    def _too_late(self, way: "_Way", context: RetryContext, now: datetime) -> Resolution | None:
         """An order whose deadline passed in a retry topic (the service was away): its last reply is its end."""
         if not context.attempts.count:
             return None
-        rows = delivery.rules.replies.rows
+        rows = way.rules.replies.rows
         row = rows.get(context.label) or rows["other"]
-        record, order = delivery.whole.record, delivery.order
-        deadline = _deadline(delivery.rules, order, record, context.label, delivery.excused)
+        record, order = way.whole.record, way.order
+        deadline = _deadline(way.rules, order, record, context.label, way.excused)
         if deadline is None or now <= deadline:
             return None
         if row.outcome is Outcome.GRANTED:
-            delivery.ambiguous = False
-        return delivery.resolution(
+            way.ambiguous = False
+        return way.resolution(
             row.outcome,
             now,
             detail="its deadline passed while it waited for another attempt",
             dead_letter=row.dead_letter,
-            attempts=delivery.so_far(),
+            attempts=way.so_far(),
             words=context.words,
             label=context.label,
         )
@@ -415,12 +497,12 @@ class Delivery:
             later,
         )
 
-    def _secret(self, delivery: "_OrderDelivery") -> tuple[str, str]:
-        """Its name and itself: looked up for every call, so that an order which waits at the stop line meets a corrected one."""
-        account = delivery.request.account
-        name = delivery.rules.accounts[account].secret
+    def _secret(self, way: "_Way") -> str:
+        """Looked up for every call, so that an order which waits at the stop line meets a corrected one."""
+        account = way.request.account
+        name = way.rules.accounts[account].secret
         try:
-            return name, self._secrets[name]
+            return self._secrets[name]
         except KeyError:
             problem = Problem(
                 f"accounts.{account}.secret",
@@ -429,117 +511,146 @@ class Delivery:
             )
             raise ConfigurationError([problem]) from None
 
-    async def _deliver_orders(self, deliveries: "Sequence[_OrderDelivery]") -> list[Resolution]:
-        """All of them end before an exception of one goes on: none is left calling unwatched."""
-        ends = await asyncio.gather(*map(self._deliver_order, deliveries), return_exceptions=True)
-        resolutions: list[Resolution] = []
-        for end in ends:
-            if isinstance(end, BaseException):
-                raise end
-            resolutions.append(end)
-        return resolutions
-
-    async def _deliver_order(self, delivery: "_OrderDelivery") -> Resolution:
-        """Attempts, with the place held throughout and a permit only while a call is under way."""
-        try:
-            if delivery.place.behind:
-                await delivery.place.turn()
-            while True:
-                if not delivery.whole.begun:
-                    await self._open.wait()
-                if self._rules() is not delivery.seen:
-                    ended = self._look_again(delivery)
-                    if ended is not None:
-                        return ended
-                call = await self._call(delivery)
-                if isinstance(call, Resolution):
-                    return call
-                if call is not None:
-                    step = DONE if call.reply.then is Then.FINAL else await self._next_step(delivery, call)
-                    ended = self._heed(delivery, call, step)
-                    if ended is not None:
-                        return ended
-        finally:
-            self._keys.leave(delivery.place)
-
-    async def _call(self, delivery: "_OrderDelivery") -> "_Call | Resolution | None":
-        """One call, once there is leave for it. None: while it waited, something changed."""
-        whole, request = delivery.whole, delivery.request
-        account = request.account
-        with self._flow.permit(account) as permit:
+    def _go(self, way: "_Way") -> Resolution | None:
+        """As far as it comes: to its end, to a call, or to something that it has to wait for."""
+        whole, permit = way.whole, way.permit
+        if permit is None:
+            if not (whole.begun or self._is_open):
+                self._held.append(way)
+                return None
+            if self._rules() is not way.seen:
+                ended = self._look_again(way)
+                if ended is not None:
+                    return ended
+            permit = way.permit = self._flow.permit(way.request.account)
             if not permit.given:
-                await permit.wait()
-                delivery.excused += permit.stopped_seconds
-                if self._is_changed(delivery):
-                    return None
-                if not permit.given:
-                    return self._set_aside(delivery, permit.waits_for)
-            if not whole.begun and not self._begin(whole):
-                return None  # held
-            name, secret = self._secret(delivery)
-            began_at, started = self._clock(), self._monotonic()
-            # It is encoded only now, so that waiting orders keep no bodies.
-            body = encode_form(request.sent(began_at), secret)
-            url = request.url or self._url
-            end = await self._gateway.post(url, body)
-            now, ended_at = self._monotonic(), self._clock()
-            reply = _without(delivery.rules.replies.classify(end, ended_at), secret, delivery.order.plate)
-            self._requests(account, reply.label).inc()
-            self._request_seconds(account).observe(now - started)
-            self._budgets[account].note_call(now)
-            if whole.calls is not None:
-                whole.calls.append(TracedCall(delivery.order.index, url, began_at, ended_at, reply))
-            outdated = reply.then is Then.STOP and await self._was_outdated(name, secret, reply)
-            if not outdated:
-                permit.report(reply)
-        return _Call(end, reply, began_at, ended_at, now - started, outdated)
+                permit.wait(way)
+                return None
+        else:
+            way.excused += permit.stopped_seconds
+            if not permit.given or self._is_changed(way):
+                changed = self._is_changed(way)
+                self._free(way)
+                ended = None if changed else self._set_aside(way, permit.waits_for)
+                return ended if ended is not None else self._go(way)
+        if not whole.begun and not self._begin(whole):
+            self._free(way)
+            self._held.append(way)
+            return None
+        self._call(way)
+        return None
 
-    async def _was_outdated(self, name: str, secret: str, reply: Reply) -> bool:
+    def _call(self, way: "_Way") -> None:
+        request = way.request
+        way.secret = secret = self._secret(way)
+        way.began_at = at = self._clock()
+        way.started = self._monotonic()
+        # It is encoded only now, so that waiting orders keep no bodies.
+        body = encode_form(request.sent(at), secret)
+        way.call = self._gateway.start(request.url or self._url, body, way)
+
+    # -- After a call --------------------------------------------------------------------------------
+
+    def _heed(self, way: "_Way", now: float, at: datetime) -> None:
+        """Its call has ended, as of now (seconds of a clock of no date, and the date)."""
+        try:
+            ended = self._judge(way, now, at)
+        except Exception as bug:  # noqa: BLE001  # it is of this record alone
+            self._fail(way, bug)
+            return
+        if ended is not None:
+            self._end(way, ended)
+
+    def _judge(self, way: "_Way", now: float, at: datetime) -> Resolution | None:
+        """The call's meaning. None: something follows, now or later."""
+        end, way.call = way.end, None
+        if isinstance(end, Exception):
+            raise end
+        assert end is not None, "it was noted"
+        account, permit, seconds = way.request.account, way.permit, now - way.started
+        assert permit is not None, "it is held throughout a call"
+        reply = _without(way.rules.replies.classify(end, at), way.secret, way.order.plate)
+        self._requests(account, reply.label).inc()
+        self._request_seconds(account).observe(seconds)
+        self._budgets[account].note_call(now)
+        if way.whole.calls is not None:
+            url = way.request.url or self._url
+            way.whole.calls.append(TracedCall(way.order.index, url, way.began_at, at, reply))
+        call = _Call(end, reply, at, seconds)
+        if reply.then is not Then.STOP:
+            permit.report(reply)
+            self._free(way)
+            if reply.then is Then.FINAL:
+                return self._meaning(way, call, DONE)
+        way.waits = asyncio.get_running_loop().create_task(self._go_on(way, call))
+        return None
+
+    async def _go_on(self, way: "_Way", call: "_Call") -> None:
+        """After a call that was not the last word."""
+        try:
+            outdated = call.reply.then is Then.STOP and await self._was_outdated(way, call.reply)
+            if way.permit is not None and not outdated:
+                way.permit.report(call.reply)
+            self._free(way)
+            step = await self._next_step(way, call, outdated=outdated)
+            ended = self._meaning(way, call, step)
+        except Exception as bug:  # noqa: BLE001  # it is of this record alone
+            self._fail(way, bug)
+            return
+        way.waits = None
+        if ended is not None:
+            self._end(way, ended)
+        else:
+            self._ready.append(way)
+        self.wake()
+
+    async def _was_outdated(self, way: "_Way", reply: Reply) -> bool:
         """Whether the platform refused a call for its secret, and there is another one by now."""
         if reply.is_redirect:
             return False
-        if self._read_again is not None and self._secrets[name] == secret:
+        name = way.rules.accounts[way.request.account].secret
+        if self._read_again is not None and self._secrets[name] == way.secret:
             await self._read_again(name)
-        return self._secrets[name] != secret
+        return self._secrets[name] != way.secret
 
-    async def _next_step(self, delivery: "_OrderDelivery", call: "_Call") -> NextStep:
+    async def _next_step(self, way: "_Way", call: "_Call", *, outdated: bool) -> NextStep:
         """What comes after a call that is not the last one yet. `Again` comes when its time has come."""
-        record, reply, account = delivery.whole.record, call.reply, delivery.request.account
-        if call.outdated:
+        record, reply, account = way.whole.record, call.reply, way.request.account
+        if outdated:
             self._flow.probe_now(account)  # if this was the probe, it has told nothing
         now = self._monotonic()
         decide = partial(
             next_step,
             reply,
-            delivery.calls + 1,
+            way.calls + 1,
             self._policy,
             self._random(),
             now=call.ended_at,
-            deadline=_deadline(delivery.rules, delivery.order, record, reply.label, delivery.excused),
+            deadline=_deadline(way.rules, way.order, record, reply.label, way.excused),
             context=record.retry,
-            excused=delivery.excused,
+            excused=way.excused,
         )
-        step = decide(in_budget=self._in_budget(account, reply, now) and self._open.is_set())
+        step = decide(in_budget=self._in_budget(account, reply, now) and self._is_open)
         if not isinstance(step, Again):
             return step
         self._budgets[account].spend(now)
         return step if await self._nap(step.after) else decide(in_budget=False)
 
-    def _heed(self, delivery: "_OrderDelivery", call: "_Call", step: NextStep) -> Resolution | None:
+    def _meaning(self, way: "_Way", call: "_Call", step: NextStep) -> Resolution | None:
         """What the call means for the order. None: another one follows now."""
         end, reply = call.end, call.reply
-        delivery.reply = reply
+        way.reply = reply
         if reply.ambiguous or (isinstance(end, Answered) and end.resent):
-            delivery.ambiguous = True
+            way.ambiguous = True
         if not isinstance(step, Stopped):
-            delivery.calls += 1
-            before = delivery.attempts
-            first_at = before.first_at or call.began_at
-            delivery.attempts = Attempts(before.count + 1, first_at, call.ended_at, call.seconds)
+            way.calls += 1
+            before = way.attempts
+            first_at = before.first_at or way.began_at
+            way.attempts = Attempts(before.count + 1, first_at, call.ended_at, call.seconds)
         if step is DONE:
-            return self._ended(delivery, end, reply, None)
+            return self._ended(way, end, reply, None)
         if isinstance(step, Later):
-            return self._ended(delivery, end, reply, step)
+            return self._ended(way, end, reply, step)
         self._metrics.retries.labels(reply.label).inc()
         return None
 
@@ -555,33 +666,31 @@ class Delivery:
             self._naps.discard(nap)
         return True
 
-    def _is_changed(self, delivery: "_OrderDelivery") -> bool:
+    def _is_changed(self, way: "_Way") -> bool:
         """Its account or rule is not what it was: changed, on hold, gone. Other changes are for records to come."""
-        rules, request = self._rules(), delivery.request
-        if rules is delivery.seen:
+        rules, request = self._rules(), way.request
+        if rules is way.seen:
             return False
-        return rules.terms(request.account, request.rule) != delivery.seen.terms(
-            request.account, request.rule
-        )
+        return rules.terms(request.account, request.rule) != way.seen.terms(request.account, request.rule)
 
-    def _look_again(self, delivery: "_OrderDelivery") -> Resolution | None:
+    def _look_again(self, way: "_Way") -> Resolution | None:
         """An order under other rules: where its account or rule is changed, as if it had come back from a retry topic."""
-        if not self._is_changed(delivery):
+        if not self._is_changed(way):
             return None
-        rules, whole, order, now = self._rules(), delivery.whole, delivery.order, self._clock()
-        delivery.seen = rules
+        rules, whole, order, now = self._rules(), way.whole, way.order, self._clock()
+        way.seen = rules
         items = rules.read(whole.record, now)
         item = next((item for item in items if item.index == order.index), None)
         # The platform knows it by its event_id, and its turn is that of its plate: they cannot change any more.
         if not isinstance(item, Order) or (item.event_id, item.plate) != (order.event_id, order.plate):
             return None
         planned = self._plan(whole, item, rules, now)
-        if isinstance(planned, _OrderDelivery):
-            delivery.order, delivery.request, delivery.rules = item, planned.request, rules
+        if isinstance(planned, _Way):
+            way.order, way.request, way.rules = item, planned.request, rules
             return None
-        later = planned.later and replace(planned.later, excused_seconds=delivery.excused)
-        planned = replace(planned, attempts=delivery.so_far(), later=later)
-        reply = delivery.reply
+        later = planned.later and replace(planned.later, excused_seconds=way.excused)
+        planned = replace(planned, attempts=way.so_far(), later=later)
+        reply = way.reply
         return planned if reply is None else replace(planned, words=reply.words, label=reply.label)
 
     def _in_budget(self, account: str, reply: Reply, now: float) -> bool:
@@ -591,41 +700,39 @@ class Delivery:
         self._metrics.retry_budget_used_up.inc()
         return False
 
-    def _begin(self, whole: "Prepared") -> bool:
-        if self._open.is_set():
+    def _begin(self, whole: "UnderWay") -> bool:
+        if self._is_open:
             whole.begun = True
             self._begun += 1
             self._quiet.clear()
         return whole.begun
 
-    def _set_aside(self, delivery: "_OrderDelivery", wait: Wait) -> Resolution | None:
+    def _set_aside(self, way: "_Way", wait: Wait) -> Resolution | None:
         """It waits where it is in nobody's way: its account is refused while others go on, or the member drains.
 
         None: the next owner does it, without a call by this one.
         """
-        if not delivery.whole.begun and not self._open.is_set():
+        if not way.whole.begun and not self._is_open:
             return None
-        now, context, reply = self._clock(), delivery.whole.record.retry, delivery.reply
-        return delivery.resolution(
+        now, context, reply = self._clock(), way.whole.record.retry, way.reply
+        return way.resolution(
             Outcome.PLATFORM_FAILED,
             now,
-            attempts=delivery.so_far(),
+            attempts=way.so_far(),
             words=reply.words if reply else context.words if context else NO_WORDS,
             label=reply.label if reply else context.label if context else "",
-            later=self._policy.later(wait, now, context, excused=delivery.excused),
+            later=self._policy.later(wait, now, context, excused=way.excused),
         )
 
-    def _ended(
-        self, delivery: "_OrderDelivery", end: AttemptEnd, reply: Reply, later: Later | None
-    ) -> Resolution:
+    def _ended(self, way: "_Way", end: AttemptEnd, reply: Reply, later: Later | None) -> Resolution:
         if reply.outcome is Outcome.GRANTED and later is None:
-            delivery.ambiguous = False
-        return delivery.resolution(
+            way.ambiguous = False
+        return way.resolution(
             reply.outcome,
             self._clock(),
             detail="" if isinstance(end, Answered) else _no_answer(end.error, sent=isinstance(end, NoAnswer)),
             dead_letter=reply.dead_letter,
-            attempts=delivery.so_far(),
+            attempts=way.so_far(),
             words=reply.words,
             label=reply.label,
             later=later,
@@ -633,43 +740,41 @@ class Delivery:
 
 
 class _Call(Frozen):
-    """How one request went.
-
-    Attributes:
-        outdated: it was refused for a secret that is another one by now.
-
-    """
+    """How one request went."""
 
     end: AttemptEnd
     reply: Reply
-    began_at: datetime
     ended_at: datetime
     seconds: float
-    outdated: bool
 
 
-class Prepared(Struct):
-    """A record that was read and planned, and what its orders share.
+class UnderWay(Struct, eq=False):
+    """A record that was begun, and what its orders share.
 
     Attributes:
+        ended: told when it has.
         calls: so far; None where nobody traces them.
-        ended: orders that need no call, or no further one.
-        orders: to be delivered.
-        problem: why it could not be prepared.
+        resolutions: of the orders that have ended; of all, by index, once it has ended itself.
+        problem: why it has none.
+        orders: that need a call, until all have ended.
+        left: how many of them have not ended.
         begun: a call was made for one of the orders.
 
     """
 
     record: Record
+    delivery: Delivery
+    ended: Callable[["UnderWay"], None]
     began_at: datetime
-    calls: list[TracedCall] | None
-    ended: list[Resolution] = []
-    orders: "list[_OrderDelivery]" = []
+    calls: list[TracedCall] | None = None
+    resolutions: list[Resolution] = []
+    orders: "list[_Way]" = []
     problem: Exception | None = None
+    left: int = 0
     begun: bool = False
 
 
-class _OrderDelivery(Struct):
+class _Way(Place):
     """What one order carries through its delivery.
 
     Attributes:
@@ -679,20 +784,47 @@ class _OrderDelivery(Struct):
         calls: since the record was taken in.
         excused: seconds that it has waited for no fault of its own.
         reply: of the last call.
+        permit: it waits for leave to call, or is calling.
+        call: under way.
+        secret, began_at, started: of the last call, which began then by the two clocks.
+        end: of the last call, not heeded yet; or the bug that there was instead.
+        waits: between two calls.
+        over: nothing more will become of it.
 
     """
 
-    whole: Prepared
+    whole: UnderWay
     order: Order
     request: CouponRequest
     rules: Rules
     seen: Rules
     attempts: Attempts
     ambiguous: bool
-    place: Place = NOWHERE
     calls: int = 0
     excused: float = 0.0
     reply: Reply | None = None
+    permit: Permit | None = None
+    call: Call | None = None
+    secret: str = ""
+    began_at: datetime = _NEVER
+    started: float = 0.0
+    end: AttemptEnd | Exception | None = None
+    waits: "asyncio.Task[None] | None" = None
+    over: bool = False
+
+    def decided(self) -> None:
+        """For its permit."""
+        self.whole.delivery.decided(self)
+
+    def answered(self, end: AttemptEnd) -> None:
+        """For its call."""
+        self.end = end
+        self.whole.delivery.answered(self)
+
+    def failed(self, bug: Exception) -> None:
+        """For its call, likewise."""
+        self.end = bug
+        self.whole.delivery.answered(self)
 
     def so_far(self) -> Attempts:
         """As they are told."""

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import partial
-from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol
 
 import structlog
 from structlog.typing import FilteringBoundLogger
@@ -38,6 +37,10 @@ _SOONEST = 0.001
 
 _LOOK_SECONDS = 0.005
 """How often it is seen how late this process is, while calls are under way; it costs a thousandth of a core."""
+
+
+SUPPLY = 32
+"""Orders that wait for leave, so that there is always one: those that one turn of the event loop takes, and some."""
 
 
 class Hold(StrEnum):
@@ -199,8 +202,19 @@ class Flow:
         self.holding = False
 
     def permit(self, account: str) -> "Permit":
-        """`with flow.permit(account) as permit:`, and wait if it is not given; one call, then `permit.report(reply)`."""
-        return Permit(self._gate(account))
+        """Wait if it is not given; then one call, `permit.report(reply)`, and `permit.close()` whatever happens."""
+        return Permit(self._gates.get(account) or self._gate(account))
+
+    @property
+    def supplied(self) -> bool:
+        """More orders would only wait: each account has some that do, or nothing is left of what all of them share."""
+        gates = self._gates
+        if self.in_flight >= self.max_in_flight:
+            return sum([len(gate.waiting) for gate in gates.values()]) >= SUPPLY
+        for account in self._accounts:
+            if len(gates[account].waiting) < SUPPLY:
+                return False
+        return bool(self._accounts)
 
     @property
     def halted(self) -> Mapping[str, str]:
@@ -291,8 +305,15 @@ class Flow:
         return gate
 
 
+class Waiter(Protocol):
+    """An order that waits for leave."""
+
+    def decided(self) -> None:
+        """Its permit says what came of it. This is no place to do more than to note it."""
+
+
 class Permit:
-    """Leave for one order to make one call. Entered in order of asking, left when the call is over.
+    """Leave for one order to make one call: asked for when it is made, held until it is closed.
 
     Attributes:
         given: there is leave. If not at once, `wait` for it; if not then, another order probes the account's
@@ -302,47 +323,53 @@ class Permit:
 
     """
 
-    waits_for = Wait.BREAKER
-    stopped_seconds = 0.0
+    __slots__ = ("_began", "_gate", "_leave", "_stopped", "_waiter", "given", "stopped_seconds", "waits_for")
 
     def __init__(self, gate: "_Gate") -> None:
         self._gate = gate
-
-    def __enter__(self) -> Self:
-        self._began = now = self._gate.flow.monotonic()
-        self._leave = self._gate.take_now(now)
-        self.given = self._leave is not None
-        return self
-
-    async def wait(self) -> None:
-        """Until there is leave, or none will be given."""
-        gate = self._gate
-        stopped = gate.breaker.stopped_seconds(self._began)
-        self._leave = await gate.wait()
         self._began = now = gate.flow.monotonic()
-        self.stopped_seconds = gate.breaker.stopped_seconds(now) - stopped
-        self.given = self._leave is not None
-        if not self.given:
+        self._leave = leave = gate.take_now(now)
+        self._waiter: Waiter | None = None
+        self.given = leave is not None
+        self.stopped_seconds = 0.0
+
+    def wait(self, waiter: Waiter) -> None:
+        """Tell `waiter`, once, when there is leave, or none will be given."""
+        self._stopped = self._gate.breaker.stopped_seconds(self._began)
+        self._waiter = waiter
+        self._gate.wait(self)
+
+    def decide(self, leave: Pass | None) -> None:
+        """For its gate: there is leave, or none."""
+        gate, waiter = self._gate, self._waiter
+        assert waiter is not None, "only who waits is told"
+        self._waiter = None
+        self._leave = leave
+        self._began = now = gate.flow.monotonic()
+        self.stopped_seconds = gate.breaker.stopped_seconds(now) - self._stopped
+        self.given = leave is not None
+        if leave is None:
             self.waits_for = Wait.STOP if gate.breaker.why is Why.STOP else Wait.BREAKER
+        waiter.decided()
 
     def report(self, reply: Reply) -> None:
         """Tell how the call ended; without this, a probe has told nothing."""
         if self._leave is None:
-            raise RuntimeError(
-                "one permit, one report: enter the permit first, and enter a new one to call again"
-            )
+            raise RuntimeError("one permit, one report: ask for a new one to call again")
         self._gate.report(self._leave, reply, self._began)
         self._leave = None
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if not self.given:
-            return
-        if self._leave is not None:
-            self._gate.lost(self._leave)
-            self._leave = None
-        self._gate.ended()
+    def close(self) -> None:
+        """The call is over, or there will be none: to be said once."""
+        if self._waiter is not None:
+            self._waiter = None
+            self._gate.leave(self)
+        elif self.given:
+            if self._leave is not None:
+                self._gate.lost(self._leave)
+                self._leave = None
+            self.given = False
+            self._gate.ended()
 
 
 class _Bounds:
@@ -404,7 +431,7 @@ class _Gate:
             else None
         )
         self.bounds = _Bounds(flow.share, now)
-        self.waiting: deque[asyncio.Future[Pass | None]] = deque()
+        self.waiting: deque[Permit] = deque()
         self.in_flight = 0
         self.held: Hold | None = None
         self.look_in = float("inf")
@@ -471,10 +498,8 @@ class _Gate:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for waiter in self.waiting:
-            if not waiter.done():
-                waiter.set_result(None)
-        self.waiting.clear()
+        while self.waiting:
+            self.waiting.popleft().decide(None)
         self.held = None
 
     def forget(self) -> None:
@@ -491,31 +516,24 @@ class _Gate:
             return None
         return self._take(now)
 
-    async def wait(self) -> Pass | None:
-        """Leave to call, once there is; None for an order that is set aside, or sent away."""
+    def wait(self, permit: Permit) -> None:
+        """It is decided once there is leave; without any where its order is set aside, or sent away."""
         if self.flow.holding:
-            return None
-        waiter: asyncio.Future[Pass | None] = asyncio.get_running_loop().create_future()
-        self.waiting.append(waiter)
+            permit.decide(None)
+            return
+        self.waiting.append(permit)
         if self.flow.in_turn and not self.open:
             self.flow.queue(self)
             self.flow.serve()
         elif len(self.waiting) == 1 or self.open:
             self.let_through()
-        try:
-            return await waiter
-        except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled():
-                leave = waiter.result()
-                if leave is not None:  # given, and its task was cancelled before it could use it
-                    self.lost(leave)
-                    self.ended()
-            elif waiter in self.waiting:
-                first = self.waiting[0] is waiter
-                self.waiting.remove(waiter)
-                if first:
-                    self.let_through()
-            raise
+
+    def leave(self, permit: Permit) -> None:
+        """Who waits does so no longer."""
+        first = self.waiting[0] is permit
+        self.waiting.remove(permit)
+        if first:
+            self.let_through()
 
     def let_through(self, *, one: bool = False) -> bool:
         """Give leave to as many as nothing holds back, and see to it that the next is looked at again. True if any."""
@@ -524,15 +542,12 @@ class _Gate:
             self._timer = None
         waiting, any_through = self.waiting, False
         while waiting:
-            if waiting[0].done():  # cancelled; its task has yet to notice
-                waiting.popleft()
-                continue
             if one and any_through:
                 return True
             now = self.flow.monotonic()
             self.held = self._holds(now)
             if self.held is None:
-                waiting.popleft().set_result(self._take(now))
+                waiting.popleft().decide(self._take(now))
                 any_through = True
                 continue
             if self.held in _SHARED:
@@ -589,9 +604,7 @@ class _Gate:
         if not self.flow.others_go_on():
             return
         while len(self.waiting) > (0 if self.breaker.state is State.HALF_OPEN else 1):
-            waiter = self.waiting.pop()
-            if not waiter.done():
-                waiter.set_result(None)
+            self.waiting.pop().decide(None)
 
     # -- How a call ended -----------------------------------------------------------------------------
 

@@ -10,11 +10,11 @@ and the next owner does it again.
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from typing import Any, Protocol
 
 import structlog
@@ -27,7 +27,7 @@ from consumer.core.headers import read_replay, read_retry
 from consumer.core.offsets import Tracker
 from consumer.core.outcomes import Resolution
 from consumer.core.status import LedgerStatus, Memory, PartitionStatus
-from consumer.delivery import Prepared
+from consumer.delivery import UnderWay
 from consumer.ledger import Done, Ledger
 from consumer.link import Membership, TopicPartition, ended, words
 from consumer.logs import Intervals
@@ -47,7 +47,7 @@ POLL_RECORDS = 200
 """Records taken in one poll."""
 
 TURN_RECORDS = 20
-"""Records taken in one turn of the event loop, so that it stays short, and what they tell is heeded."""
+"""Records begun in one turn of the event loop, so that it stays short, and what they tell is heeded."""
 
 STEER_SECONDS = 0.05
 """How often each partition is looked at, if nothing happens before: polls may be hundreds a second, and partitions as many."""
@@ -121,14 +121,15 @@ class Bounds:
 class Deliverer(Protocol):
     """What intake needs of `delivery.Delivery`."""
 
-    async def deliver(self, record: Record) -> Sequence[Resolution]:
-        """What became of each of the record's orders."""
+    @property
+    def under_way(self) -> Collection[UnderWay]:
+        """The records that were begun and have not ended."""
 
-    def prepare(self, records: Sequence[Record]) -> Sequence[Prepared]:
-        """What can be done for records without waiting; never raises."""
+    def begin(self, records: Sequence[Record], ended: Callable[[UnderWay], None]) -> None:
+        """Let records go; `ended` is told of each when it has ended."""
 
-    async def deliver_prepared(self, prepared: Prepared) -> Sequence[Resolution]:
-        """The rest, likewise: what became of each of the record's orders."""
+    def after_turns(self, call: Callable[[], None]) -> None:
+        """Call this whenever more may be wanted."""
 
     def hold(self) -> None:
         """Begin no further record."""
@@ -137,7 +138,10 @@ class Deliverer(Protocol):
         """Begin records again."""
 
     async def quiet(self) -> None:
-        """Until each record that was begun has ended."""
+        """Until each record for which a call was made has ended."""
+
+    def abandon(self, whole: UnderWay) -> list[asyncio.Task[None]]:
+        """Nobody waits for this record any more; what was cancelled for that."""
 
 
 MakeLedger = Callable[
@@ -175,6 +179,9 @@ class Assignment:
     """What one assignment of the group holds; it is closed, and never used again.
 
     Attributes:
+        backlog: records taken in and not begun: they wait here, where each takes the least, while enough are.
+        kept_back: those of topics that have since turned out to be unreadable.
+        failed: how often bugs of ours kept a record from its end so far.
         crowded: partitions that hold half of what may be held, or more.
     """
 
@@ -183,7 +190,9 @@ class Assignment:
     ledger: Ledger
     own_ids: tuple[str, str]
     writing: "asyncio.Task[str | None] | None" = None
-    deliveries: "dict[Coordinates, asyncio.Task[None]]" = field(default_factory=dict)
+    backlog: deque[Record] = field(default_factory=deque)
+    kept_back: list[Record] = field(default_factory=list)
+    failed: Counter[Coordinates] = field(default_factory=Counter)
     crowded: set[TopicPartition] = field(default_factory=set)
     admitting: bool = True
     closed: bool = False
@@ -212,6 +221,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         delivery: Deliverer,
         make_ledger: MakeLedger,
         pause_reason: Callable[[], str | None],
+        supplied: Callable[[], bool],
         bounds: Bounds,
         metrics: Metrics,
         retry_topics: Collection[str] = (),
@@ -237,6 +247,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._delivery = delivery
         self._make_ledger = make_ledger
         self._pause_reason = pause_reason
+        self._supplied = supplied
         self._bounds = bounds
         self._share = max(1, bounds.records // 2)
         self._metrics = metrics
@@ -261,8 +272,8 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._polled_at = monotonic()
         self._held_up_by: str | None = None
         self._steer_at = self._account_at = monotonic()
-        self._in_turn = 0
         self._seen_reasons = {FULL, LEDGER, OFFSET_MAP, NOT_DUE, UNREADABLE}
+        delivery.after_turns(self._begin_more)
 
     # -- The poll loop --------------------------------------------------------------------------------
 
@@ -293,6 +304,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         """Other rules are in force: what could not be read may be read now."""
         for topic in list(self._unreadable):
             self._forget_unreadable(topic)
+        self._begin_more()
 
     @property
     def partitions(self) -> list[TopicPartition]:
@@ -363,7 +375,8 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             self.last_turn = before = now
             held = self._assignment
             for partition, records in batches.items():
-                await self._take_in(held, partition, records)
+                self._take_in(held, partition, records)
+            self._begin_more()
 
     async def _wait_for_room(self) -> None:
         """A short fullness is waited for: pausing would throw away what was fetched ahead."""
@@ -543,35 +556,19 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
 
     # -- Records --------------------------------------------------------------------------------------
 
-    async def _take_in(
-        self, held: Assignment | None, partition: TopicPartition, records: Sequence[Any]
-    ) -> None:
+    def _take_in(self, held: Assignment | None, partition: TopicPartition, polled: Sequence[Any]) -> None:
         """Of an assignment that is over, or not yet open, nothing is taken: it will be read again."""
-        if held is None or partition not in held.places:
+        if held is None or self._assignment is not held or partition not in held.places or not held.admitting:
             return
-        first = 0
-        while first < len(records):
-            some = records[first : first + TURN_RECORDS - self._in_turn]
-            if self._assignment is not held or not self._admit(held, partition, some):
-                return
-            first += len(some)
-            self._in_turn += len(some)
-            if self._in_turn >= TURN_RECORDS:
-                self._in_turn = 0
-                await asyncio.sleep(0)
-
-    def _admit(self, held: Assignment, partition: TopicPartition, polled: Sequence[Any]) -> bool:
-        """Take some records in. False: nothing more of this partition can be taken now."""
-        if not held.admitting:
-            return False
         place = held.places[partition]
         if polled[0].offset < place.position:
             self._begin_anew(held, partition, polled[0].offset)
-            return False
+            return
         topic, number = partition
         waits, stays = topic in self._retry_topics, self._is_unreadable(topic)
         tracker, retry, refused = place.tracker, None, ""
         taken: list[Record] = []
+        taken_at = asyncio.get_running_loop().time()
         new = tuple.__new__  # which a NamedTuple's own constructor only calls, at twice its price
         for each in polled:
             offset, headers = each.offset, tuple(each.headers)
@@ -598,11 +595,11 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
                 retry,
                 read_replay(headers) if headers else None,
                 refused,
+                taken_at,
             )
             taken.append(record)
         if taken:
-            self._begin(held, partition, place, taken)
-        return not stays
+            self._hold(held, partition, place, taken)
 
     def _waits(self, place: Place, offset: int, retry: RetryContext) -> bool:
         """Whether the order at `offset` is not due yet."""
@@ -612,7 +609,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         place.not_due = retry.due_at
         return True
 
-    def _begin(
+    def _hold(
         self, held: Assignment, partition: TopicPartition, place: Place, records: Sequence[Record]
     ) -> None:
         self._records_of(partition.topic).inc(len(records))
@@ -621,11 +618,19 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         place.records += len(records)
         if place.records >= self._share and len(held.places) > 1:
             held.crowded.add(partition)
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        for prepared in self._delivery.prepare(records):
-            task = loop.create_task(self._deliver_one(held, prepared, now))
-            held.deliveries[prepared.record.coordinates] = task
+        held.backlog += records
+
+    def _begin_more(self) -> None:
+        """Of what was taken in, unless enough orders wait for leave to call."""
+        held = self._assignment
+        if held is None or not held.backlog or not held.admitting or self._supplied():
+            return
+        backlog = held.backlog
+        some = [backlog.popleft() for _ in range(min(len(backlog), TURN_RECORDS))]
+        if self._unreadable:
+            held.kept_back += [each for each in some if self._is_unreadable(each.coordinates.topic)]
+            some = [each for each in some if not self._is_unreadable(each.coordinates.topic)]
+        self._delivery.begin(some, partial(self._ended, held))
 
     def _begin_anew(self, held: Assignment, partition: TopicPartition, offset: int) -> None:
         """The log ends before our place: it was cut or made anew, and what we hold of it says nothing any more."""
@@ -640,38 +645,40 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         held.admitting = False
         self._consumer.rejoin()
 
-    async def _deliver_one(self, held: Assignment, prepared: Prepared, taken_at: float) -> None:
-        record = prepared.record
-        try:
-            try:
-                resolutions = await self._delivery.deliver_prepared(prepared)
-            except Exception as bug:  # noqa: BLE001 - it is told, and tried again
-                resolutions = await self._deliver_again(record, bug)
-            if held.closed:
-                self._metrics.late_completions.inc()
-            else:
-                if self._unreadable or not (resolutions and resolutions[0].readable):
-                    self._note_readable(record.coordinates.topic, resolutions)
-                held.ledger.add(record, resolutions, taken_at)
-        finally:
-            del held.deliveries[record.coordinates]
+    def _ended(self, held: Assignment, whole: UnderWay) -> None:
+        """Of what ends after its assignment nothing is written: the next owner does it again."""
+        if held.closed:
+            self._metrics.late_completions.inc()
+            return
+        record, resolutions = whole.record, whole.resolutions
+        if whole.problem is not None:
+            self._deliver_again(held, record, whole.problem)
+            return
+        if self._unreadable or not (resolutions and resolutions[0].readable):
+            self._note_readable(record.coordinates.topic, resolutions)
+        held.ledger.add(record, resolutions, record.taken_at)
 
-    async def _deliver_again(self, record: Record, bug: Exception) -> Sequence[Resolution]:
+    def _deliver_again(self, held: Assignment, record: Record, bug: Exception) -> None:
         """After a bug of ours. The record is not lost: it holds its frontier until it ends."""
-        pause = 1.0
-        while True:
-            log.error("intake.delivery_failed", exc_info=bug, **record.coordinates._asdict())
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 60.0)
-            try:
-                return await self._delivery.deliver(record)
-            except Exception as again:  # noqa: BLE001 - likewise
-                bug = again
+        place = record.coordinates
+        log.error("intake.delivery_failed", exc_info=bug, **place._asdict())
+        pause = min(2.0 ** held.failed[place], 60.0)
+        held.failed[place] += 1
+
+        def begin_again() -> None:
+            if held.admitting:
+                self._delivery.begin([record], partial(self._ended, held))
+
+        asyncio.get_running_loop().call_later(pause, begin_again)
 
     def _forget_unreadable(self, topic: str) -> None:
         self._unreadable.pop(topic, None)
         self._metrics.unreadable_alarm.labels(topic).set(0)
         self._steer_at = self._monotonic()
+        held = self._assignment
+        if held is not None and held.kept_back:
+            held.backlog.extendleft(reversed(held.kept_back))  # those of other topics are kept back again
+            held.kept_back.clear()
 
     def _note_readable(self, topic: str, resolutions: Sequence[Resolution]) -> None:
         """A topic of which nothing can be read is rather a mistake of ours than a thousand dead letters."""
@@ -812,17 +819,16 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         deadline = loop.time() + self._bounds.drain
         flush_reserve = min(2.0, self._bounds.drain / 4)
         self._delivery.hold()
-        log.info("intake.draining", why=why, records=len(held.deliveries))
+        log.info("intake.draining", why=why, records=held.records - held.ledger.pending)
         try:
             try:
                 async with asyncio.timeout(self._bounds.drain - flush_reserve):
                     await self._delivery.quiet()
             except TimeoutError:
                 log.warning("intake.drain_ran_out_of_time", seconds=self._bounds.drain)
-            abandoned = list(held.deliveries.values())
-            for task in abandoned:
-                task.cancel()
-            await asyncio.gather(*abandoned, return_exceptions=True)
+            abandoned = list(self._delivery.under_way)
+            waits = [wait for whole in abandoned for wait in self._delivery.abandon(whole)]
+            await asyncio.gather(*waits, return_exceptions=True)
             held.ledger.close()
             if held.writing is not None:
                 await asyncio.wait([held.writing], timeout=max(0.1, deadline - loop.time()))
@@ -873,8 +879,8 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
     def _discard(self, held: Assignment) -> None:
         held.closed = True
         held.admitting = False
-        for task in held.deliveries.values():
-            task.cancel()
+        for whole in list(self._delivery.under_way):
+            self._delivery.abandon(whole)
         metrics = self._metrics
         of_partitions = (metrics.lag, metrics.frontier, metrics.map_bytes)
         for tp in held.places:

@@ -252,6 +252,7 @@ class Service:
             delivery=delivery,
             make_ledger=make_ledger,
             pause_reason=lambda: self._flow.pause_reason,
+            supplied=lambda: self._flow.supplied,
             bounds=intake.Bounds(
                 settings.intake.max_records,
                 settings.intake.max_bytes,

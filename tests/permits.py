@@ -1,14 +1,28 @@
 """A permit, waited for where it is not given at once."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from consumer.flow import Flow, Permit
 
 
+class _Waiter:
+    def __init__(self) -> None:
+        self.is_decided = asyncio.Event()
+
+    def decided(self) -> None:
+        self.is_decided.set()
+
+
 @asynccontextmanager
 async def permit_of(flow: Flow, account: str) -> AsyncIterator[Permit]:
-    with flow.permit(account) as permit:
+    permit = flow.permit(account)
+    try:
         if not permit.given:
-            await permit.wait()
+            waiter = _Waiter()
+            permit.wait(waiter)
+            await waiter.is_decided.wait()
         yield permit
+    finally:
+        permit.close()

@@ -24,10 +24,11 @@ from consumer.core.outcomes import Finding, Later, Outcome, Reason, Resolution
 from consumer.core.replies import Answered, AttemptEnd, NoAnswer, NotSent, ReplyTable
 from consumer.core.retries import RetryPolicy
 from consumer.core.signing import sign
-from consumer.delivery import Delivery, KeyedOrder, Rules, Tracer
+from consumer.delivery import Delivery, KeyedOrder, Place, Rules, Tracer
 from consumer.flow import Flow
-from consumer.gateway import Gateway, HttpGateway
+from consumer.gateway import HttpGateway
 from consumer.metrics import Metrics
+from tests.deliveries import Posts, Started, deliver
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 SECRETS = {"main-secret": "e9ae5402dbabc68c1c4xxxx"}
@@ -112,7 +113,7 @@ class Setup:
 
 
 def setup(
-    gateway: Gateway,
+    gateway: Posts,
     *,
     rules: Callable[[], Rules] | None = None,
     url: str = "http://gateway/event",
@@ -143,7 +144,7 @@ def setup(
     delivery = Delivery(
         rules=rules or (lambda: book),
         flow=flow,
-        gateway=gateway,
+        gateway=gateway if isinstance(gateway, HttpGateway) else Started(gateway),
         secrets=secrets,
         read_again=read_again,
         policy=policy,
@@ -166,9 +167,9 @@ def order(event_id: str = "E1", plate: str = "粤BA1471", **more: Any) -> dict[s
     return {"event_id": event_id, "plate": plate, **more}
 
 
-async def deliver_one(gateway: Gateway, one: Record | None = None) -> tuple[Resolution, Setup]:
+async def deliver_one(gateway: Posts, one: Record | None = None) -> tuple[Resolution, Setup]:
     parts = setup(gateway)
-    (resolution,) = await parts.delivery.deliver(one or record(order()))
+    (resolution,) = await deliver(parts.delivery, one or record(order()))
     return resolution, parts
 
 
@@ -207,8 +208,8 @@ async def test_findings_end_without_a_request() -> None:
     gateway = ScriptedGateway(GRANTED)
     parts = setup(gateway)
 
-    found, unmatched, shadow = await parts.delivery.deliver(
-        record({"finding": "reversal"}, order("E2", unmatched=True), order("E3", shadow=True))
+    found, unmatched, shadow = await deliver(
+        parts.delivery, record({"finding": "reversal"}, order("E2", unmatched=True), order("E3", shadow=True))
     )
 
     assert gateway.calls == []
@@ -228,7 +229,7 @@ async def test_a_record_keeps_the_rules_that_it_began_with() -> None:
     current = [book]
     parts = setup(gateway, rules=lambda: current[0])
 
-    delivering = asyncio.create_task(parts.delivery.deliver(record(order())))
+    delivering = asyncio.create_task(deliver(parts.delivery, record(order())))
     await asyncio.sleep(0)
     current[0] = FakeRules(hash="hash-2")
 
@@ -241,7 +242,7 @@ async def test_a_missing_secret_is_named_without_a_call() -> None:
     parts = setup(gateway, secrets={})
 
     with pytest.raises(ConfigurationError, match=r"accounts\.main\.secret: there is no secret 'main-secret'"):
-        await parts.delivery.deliver(record(order()))
+        await deliver(parts.delivery, record(order()))
 
     assert gateway.calls == []
 
@@ -279,10 +280,10 @@ async def test_a_sleeping_order_holds_no_permit() -> None:
         await asyncio.sleep(60)
 
     parts.delivery._sleep = sleep
-    sleeper = asyncio.create_task(parts.delivery.deliver(record(order("E1", "粤B00001"))))
+    sleeper = asyncio.create_task(deliver(parts.delivery, record(order("E1", "粤B00001"))))
     await asyncio.wait_for(asleep.wait(), 30)
 
-    (resolution,) = await asyncio.wait_for(parts.delivery.deliver(record(order("E2", "粤B00002"))), 30)
+    (resolution,) = await asyncio.wait_for(deliver(parts.delivery, record(order("E2", "粤B00002"))), 30)
 
     assert resolution.outcome is Outcome.GRANTED
     sleeper.cancel()
@@ -357,7 +358,7 @@ async def test_an_order_at_the_stop_line_meets_a_corrected_secret() -> None:
 
     parts = setup(Strict(), secrets=secrets)
 
-    (resolution,) = await asyncio.wait_for(parts.delivery.deliver(record(order())), 30)
+    (resolution,) = await asyncio.wait_for(deliver(parts.delivery, record(order())), 30)
 
     assert resolution.outcome is Outcome.GRANTED
 
@@ -391,7 +392,7 @@ async def test_a_secret_that_was_exchanged_is_read_again_before_the_account_coun
     platform = Exchanged(valid="new", on_file="new")
     parts = platform.setup()
 
-    resolutions = [await parts.delivery.deliver(record(order(f"E{number}"))) for number in range(3)]
+    resolutions = [await deliver(parts.delivery, record(order(f"E{number}"))) for number in range(3)]
 
     assert platform.answers == ["refused", "granted", "granted", "granted"]
     assert platform.read == 1
@@ -405,7 +406,7 @@ async def test_calls_that_were_under_way_while_the_secret_was_exchanged_are_made
     parts = platform.setup()
 
     ends = await asyncio.gather(
-        *(parts.delivery.deliver(record(order(f"E{number}", f"P{number}"))) for number in range(20))
+        *(deliver(parts.delivery, record(order(f"E{number}", f"P{number}"))) for number in range(20))
     )
 
     assert {resolution.outcome for (resolution,) in ends} == {Outcome.GRANTED}
@@ -416,7 +417,7 @@ async def test_calls_that_were_under_way_while_the_secret_was_exchanged_are_made
 async def test_a_secret_that_is_as_it_was_stops_the_line_and_the_probe_finds_the_new_one_by_itself() -> None:
     platform = Exchanged(valid="new", on_file="old")
     parts = platform.setup()
-    delivering = asyncio.create_task(parts.delivery.deliver(record(order())))
+    delivering = asyncio.create_task(deliver(parts.delivery, record(order())))
     async with asyncio.timeout(30):
         while parts.value("coupon_config_alarm", account="main") != 1:  # noqa: ASYNC110  # a metric sets no event
             await asyncio.sleep(0.001)
@@ -434,7 +435,7 @@ async def test_a_redirect_says_nothing_of_the_secret() -> None:
     gateway = ScriptedGateway(Answered(302, b""), GRANTED)
     parts = setup(gateway, secrets=platform.secrets, read_again=platform.read_again)
 
-    await parts.delivery.deliver(record(order()))
+    await deliver(parts.delivery, record(order()))
 
     assert platform.read == 0
     assert parts.value("coupon_breaker_opened_total", account="main", why="stop") == 1
@@ -443,36 +444,34 @@ async def test_a_redirect_says_nothing_of_the_secret() -> None:
 # Keys.
 
 
-async def test_a_place_waits_for_all_its_keys_and_frees_them() -> None:
-    keys = KeyedOrder()
-    first, second, third = keys.enter("a", "x"), keys.enter("b", "y"), keys.enter("a", "y")
-    await first.turn()
-    await second.turn()
-    waiting = asyncio.create_task(third.turn())
-    await asyncio.sleep(0)
+def test_a_place_waits_for_all_its_keys_and_frees_them() -> None:
+    moved_up: list[Place] = []
+    keys = KeyedOrder[Place](moved_up.append)
+    first, second, third = (Place((), 0) for _ in range(3))
+    assert keys.enter(first, "a", "x")
+    assert keys.enter(second, "b", "y")
+    assert not keys.enter(third, "a", "y")
 
-    first.leave()
-    await asyncio.sleep(0)
-    assert not waiting.done()
-    second.leave()
-    await asyncio.wait_for(waiting, 30)
+    keys.leave(first)
+    assert moved_up == []
+    keys.leave(second)
+    assert moved_up == [third]
 
-    third.leave()
-    third.leave()
+    keys.leave(third)
+    keys.leave(third)
     assert len(keys) == 0
 
 
-async def test_a_place_left_in_the_middle_of_a_queue_lets_nobody_overtake() -> None:
-    keys = KeyedOrder()
-    first, second, third = (keys.enter("a") for _ in range(3))
-    second.leave()
-    waiting = asyncio.create_task(third.turn())
-    await asyncio.sleep(0)
-    assert not waiting.done()
+def test_a_place_left_in_the_middle_of_a_queue_lets_nobody_overtake() -> None:
+    moved_up: list[Place] = []
+    keys = KeyedOrder[Place](moved_up.append)
+    first, second, third = (Place((), 0) for _ in range(3))
+    assert [keys.enter(place, "a") for place in (first, second, third)] == [True, False, False]
 
-    first.leave()
-
-    await asyncio.wait_for(waiting, 30)
+    keys.leave(second)
+    assert moved_up == []
+    keys.leave(first)
+    assert moved_up == [third]
 
 
 class CountingGateway:
@@ -503,7 +502,7 @@ async def test_orders_of_a_plate_go_in_order_and_no_key_is_under_way_twice() -> 
         for number in range(100)
     ]
 
-    ends = await asyncio.gather(*map(parts.delivery.deliver, records))
+    ends = await asyncio.gather(*(deliver(parts.delivery, one) for one in records))
 
     first_calls = list(dict.fromkeys(gateway.order))
     for plate in range(7):
@@ -522,7 +521,7 @@ async def test_one_event_pushed_twice_with_two_plates_is_not_under_way_twice() -
     gateway = CountingGateway()
     parts = setup(gateway)
 
-    await asyncio.gather(*(parts.delivery.deliver(record(order("E1", f"P{n}"))) for n in range(20)))
+    await asyncio.gather(*(deliver(parts.delivery, record(order("E1", f"P{n}"))) for n in range(20)))
 
     assert gateway.together == 1
 
@@ -531,8 +530,9 @@ async def test_orders_of_one_record_run_together_and_come_back_by_index() -> Non
     gateway = CountingGateway()
     parts = setup(gateway)
 
-    ends = await parts.delivery.deliver(
-        record(order("E0", "P0"), {"finding": "delete"}, *(order(f"E{n}", f"P{n}") for n in range(2, 9)))
+    ends = await deliver(
+        parts.delivery,
+        record(order("E0", "P0"), {"finding": "delete"}, *(order(f"E{n}", f"P{n}") for n in range(2, 9))),
     )
 
     assert [end.index for end in ends] == list(range(9))
@@ -547,7 +547,9 @@ async def test_cancelling_gives_back_places_and_permits() -> None:
 
     parts = setup(Hanging(), max_in_flight=2)
     tasks = [
-        asyncio.create_task(parts.delivery.deliver(record(order(f"E{n}", f"P{n % 3}"), order(f"F{n}", "P0"))))
+        asyncio.create_task(
+            deliver(parts.delivery, record(order(f"E{n}", f"P{n % 3}"), order(f"F{n}", "P0")))
+        )
         for n in range(10)
     ]
     for _ in range(3):
@@ -558,8 +560,8 @@ async def test_cancelling_gives_back_places_and_permits() -> None:
 
     assert len(parts.delivery._keys) == 0
     assert parts.value("coupon_requests_in_flight") == 0
-    parts.delivery._gateway = ScriptedGateway(GRANTED)
-    (resolution,) = await asyncio.wait_for(parts.delivery.deliver(record(order("E1", "P0"))), 30)
+    parts.delivery._gateway = Started(ScriptedGateway(GRANTED))
+    (resolution,) = await asyncio.wait_for(deliver(parts.delivery, record(order("E1", "P0"))), 30)
     assert resolution.outcome is Outcome.GRANTED
 
 
@@ -567,7 +569,7 @@ async def test_a_bug_in_planning_gives_back_the_places_taken_before() -> None:
     parts = setup(ScriptedGateway(GRANTED))
 
     with pytest.raises(ZeroDivisionError):
-        await parts.delivery.deliver(record(order("E1"), order("E2", bug=True)))
+        await deliver(parts.delivery, record(order("E1"), order("E2", bug=True)))
 
     assert len(parts.delivery._keys) == 0
 
@@ -586,7 +588,7 @@ async def test_a_bug_in_one_order_comes_out_after_its_siblings_have_ended() -> N
     parts = setup(Buggy(GRANTED))
 
     with pytest.raises(ZeroDivisionError):
-        await parts.delivery.deliver(record(order("E1", "P1"), order("E2", "P2")))
+        await deliver(parts.delivery, record(order("E1", "P1"), order("E2", "P2")))
 
     assert len(ended) == 1
     assert len(parts.delivery._keys) == 0
@@ -625,7 +627,7 @@ async def test_every_reply_over_http_ends_as_its_sample_says(sample: dict[str, A
         return web.Response(status=sample["status"], body=text.encode(), headers=sample.get("headers"))
 
     async with platform(handler) as parts:
-        delivering = asyncio.create_task(parts.delivery.deliver(record(order())))
+        delivering = asyncio.create_task(deliver(parts.delivery, record(order())))
         if expected["then"] == "stop":
             await until_paused(parts)
             assert parts.flow.halted == {"main": expected["label"]}
@@ -659,7 +661,7 @@ async def test_a_refused_account_halts_and_goes_on_with_every_order_once_it_is_l
 
     async with platform(handler) as parts:
         tasks = [
-            asyncio.create_task(parts.delivery.deliver(record(order(f"E{n}", f"P{n}")))) for n in range(30)
+            asyncio.create_task(deliver(parts.delivery, record(order(f"E{n}", f"P{n}")))) for n in range(30)
         ]
         await until_paused(parts)
         assert parts.flow.halted == {"main": str(status)}
@@ -685,7 +687,7 @@ async def test_the_server_never_counts_more_than_max_in_flight() -> None:
         return web.json_response({"code": "1001"})
 
     async with platform(handler, max_in_flight=8) as parts:
-        await asyncio.gather(*(parts.delivery.deliver(record(order(f"E{n}", f"P{n}"))) for n in range(100)))
+        await asyncio.gather(*(deliver(parts.delivery, record(order(f"E{n}", f"P{n}"))) for n in range(100)))
 
     assert highest == 8
 
@@ -696,7 +698,7 @@ async def test_times_of_first_and_last_call_are_told() -> None:
     parts.delivery._rules = AnyTime
     parts.delivery._clock = lambda: next(times)
 
-    (resolution,) = await parts.delivery.deliver(record(order()))
+    (resolution,) = await deliver(parts.delivery, record(order()))
 
     first, last = resolution.attempts.first_at, resolution.attempts.last_at
     assert first is not None
@@ -715,9 +717,10 @@ class AnyTime(FakeRules):
 async def test_while_held_a_begun_record_ends_and_no_other_is_begun() -> None:
     gateway = ScriptedGateway(NoAnswer("timeout"), GRANTED)
     parts = setup(gateway, max_in_flight=1)
-    begun = asyncio.create_task(parts.delivery.deliver(record(order("E1"))))
-    waiting = asyncio.create_task(parts.delivery.deliver(record(order("E2", "粤BA1472"), offset=1)))
-    await asyncio.sleep(0)  # its first call is under way, the other waits for the permit
+    begun = asyncio.create_task(deliver(parts.delivery, record(order("E1"))))
+    waiting = asyncio.create_task(deliver(parts.delivery, record(order("E2", "粤BA1472"), offset=1)))
+    for _ in range(4):
+        await asyncio.sleep(0)  # its first call is under way, the other waits for the permit
     assert len(gateway.calls) == 1
 
     parts.delivery.hold()
@@ -735,9 +738,9 @@ async def test_while_held_a_begun_record_ends_and_no_other_is_begun() -> None:
     assert later.outcome is Outcome.GRANTED
 
 
-async def begun_and_waiting(gateway: ScriptedGateway, parts: Setup) -> asyncio.Task[tuple[Resolution, ...]]:
+async def begun_and_waiting(gateway: ScriptedGateway, parts: Setup) -> asyncio.Task[Sequence[Resolution]]:
     """A record that was called for once, and now waits between two calls."""
-    task = asyncio.create_task(parts.delivery.deliver(record(order("E1"))))
+    task = asyncio.create_task(deliver(parts.delivery, record(order("E1"))))
     for _ in range(5):
         await asyncio.sleep(0)
     assert len(gateway.calls) == 1
@@ -775,7 +778,7 @@ async def test_while_held_a_call_that_fails_is_not_made_again_within_seconds() -
     gateway = HangingGateway()
     parts = setup(gateway, policy=LATER)
     parts.delivery._sleep = sleep_for_ever
-    calling = asyncio.create_task(parts.delivery.deliver(record(order())))
+    calling = asyncio.create_task(deliver(parts.delivery, record(order())))
     await asyncio.sleep(0.01)
 
     parts.delivery.hold()
@@ -790,7 +793,7 @@ async def test_while_held_who_waits_for_its_first_call_is_left_to_the_next_owner
     gateway = ScriptedGateway(REFUSED, GRANTED)
     parts = setup(gateway, policy=LATER, probe_seconds=3600)
     begun = await begun_and_waiting(gateway, parts)
-    untouched = asyncio.create_task(parts.delivery.deliver(record(order("E2", "粤BA1472"), offset=1)))
+    untouched = asyncio.create_task(deliver(parts.delivery, record(order("E2", "粤BA1472"), offset=1)))
     await asyncio.sleep(0)
 
     parts.delivery.hold()
@@ -818,7 +821,7 @@ async def test_without_retry_topics_a_drain_still_makes_the_calls_that_are_due()
 
 async def test_a_record_that_is_cancelled_is_no_longer_waited_for() -> None:
     parts = setup(HangingGateway())
-    task = asyncio.create_task(parts.delivery.deliver(record(order())))
+    task = asyncio.create_task(deliver(parts.delivery, record(order())))
     await asyncio.sleep(0.01)
     parts.delivery.hold()
     task.cancel()
@@ -862,8 +865,8 @@ async def test_an_order_that_failed_thrice_waits_in_a_retry_topic_and_gives_its_
     gateway = ScriptedGateway(FAILED, FAILED, FAILED, GRANTED)
     parts = setup(gateway, policy=LATER)
 
-    (waiting,) = await parts.delivery.deliver(record(order()))
-    (other,) = await asyncio.wait_for(parts.delivery.deliver(record(order("E2"), offset=1)), 30)
+    (waiting,) = await deliver(parts.delivery, record(order()))
+    (other,) = await asyncio.wait_for(deliver(parts.delivery, record(order("E2"), offset=1)), 30)
 
     assert waiting.later == Later(Wait.REPLY, 0, NOW + timedelta(minutes=1), 1, 0, 0.0)
     assert (waiting.label, waiting.attempts.count, waiting.words.code) == ("1500", 3, "1500")
@@ -874,7 +877,7 @@ async def test_a_car_that_has_not_entered_is_asked_for_once_at_a_time() -> None:
     gateway = ScriptedGateway(NOT_ENTERED)
     parts = setup(gateway, policy=LATER)
 
-    (waiting,) = await parts.delivery.deliver(record(order()))
+    (waiting,) = await deliver(parts.delivery, record(order()))
 
     assert (len(gateway.calls), parts.slept) == (1, [])
     assert waiting.later is not None
@@ -884,7 +887,7 @@ async def test_a_car_that_has_not_entered_is_asked_for_once_at_a_time() -> None:
 async def test_attempts_go_on_counting_where_the_last_one_left_off() -> None:
     parts = setup(ScriptedGateway(GRANTED), policy=LATER)
 
-    (resolution,) = await parts.delivery.deliver(retried(order()))
+    (resolution,) = await deliver(parts.delivery, retried(order()))
 
     assert (resolution.outcome, resolution.later) == (Outcome.GRANTED, None)
     assert resolution.attempts.count == 4
@@ -895,7 +898,7 @@ async def test_attempts_go_on_counting_where_the_last_one_left_off() -> None:
 async def test_each_time_there_are_as_many_tries_at_once_and_then_the_next_topic() -> None:
     parts = setup(ScriptedGateway(FAILED), policy=LATER)
 
-    (resolution,) = await parts.delivery.deliver(retried(order(), tier=1))
+    (resolution,) = await deliver(parts.delivery, retried(order(), tier=1))
 
     assert resolution.attempts.count == 6
     assert resolution.later == Later(Wait.REPLY, 1, NOW + timedelta(minutes=5), 2, 0, 0.0)
@@ -905,7 +908,7 @@ async def test_each_time_there_are_as_many_tries_at_once_and_then_the_next_topic
 async def test_a_grant_that_may_be_ours_is_still_known_after_the_wait(before: bool, after: bool) -> None:
     parts = setup(ScriptedGateway(DUPLICATE), policy=LATER)
 
-    (resolution,) = await parts.delivery.deliver(retried(order(), attempts=Attempts(1, ambiguous=before)))
+    (resolution,) = await deliver(parts.delivery, retried(order(), attempts=Attempts(1, ambiguous=before)))
 
     assert (resolution.outcome, resolution.attempts.ambiguous) == (Outcome.ALREADY_GRANTED, after)
 
@@ -913,7 +916,7 @@ async def test_a_grant_that_may_be_ours_is_still_known_after_the_wait(before: bo
 async def test_a_timeout_before_the_wait_is_carried_along() -> None:
     parts = setup(ScriptedGateway(NoAnswer("timeout")), policy=LATER)
 
-    (resolution,) = await parts.delivery.deliver(record(order()))
+    (resolution,) = await deliver(parts.delivery, record(order()))
 
     assert resolution.later is not None
     assert resolution.attempts.ambiguous
@@ -923,7 +926,7 @@ async def test_where_the_next_wait_would_pass_the_deadline_the_last_reply_is_the
     book = FakeRules(lasts=timedelta(seconds=59))
     parts = setup(ScriptedGateway(FAILED), policy=LATER, rules=lambda: book)
 
-    (resolution,) = await parts.delivery.deliver(record(order()))
+    (resolution,) = await deliver(parts.delivery, record(order()))
 
     assert (resolution.outcome, resolution.later) == (Outcome.PLATFORM_FAILED, None)
     assert (resolution.attempts.count, resolution.dead_letter) == (3, True)
@@ -934,7 +937,7 @@ async def test_an_order_whose_deadline_passed_while_the_service_was_away_ends_wi
     gateway = ScriptedGateway(GRANTED)
     parts = setup(gateway, policy=LATER, rules=lambda: book)
 
-    (resolution,) = await parts.delivery.deliver(retried(order()))
+    (resolution,) = await deliver(parts.delivery, retried(order()))
 
     assert gateway.calls == []
     assert (resolution.outcome, resolution.label, resolution.later) == (Outcome.PLATFORM_FAILED, "1500", None)
@@ -947,7 +950,7 @@ async def test_time_at_the_stop_line_moves_the_deadline() -> None:
     book = FakeRules(lasts=timedelta(seconds=-1))
     parts = setup(ScriptedGateway(GRANTED), policy=LATER, rules=lambda: book)
 
-    (resolution,) = await parts.delivery.deliver(retried(order(), wait=Wait.STOP))
+    (resolution,) = await deliver(parts.delivery, retried(order(), wait=Wait.STOP))
 
     assert resolution.outcome is Outcome.GRANTED
 
@@ -955,9 +958,10 @@ async def test_time_at_the_stop_line_moves_the_deadline() -> None:
 async def test_an_order_on_hold_waits_and_is_looked_at_again() -> None:
     parts = setup(ScriptedGateway(GRANTED), policy=LATER)
 
-    (waiting,) = await parts.delivery.deliver(record({"finding": "hold"}))
-    (again,) = await parts.delivery.deliver(
-        retried({"finding": "hold"}, wait=Wait.HOLD, waits=1, tier=0, attempts=Attempts(), label="")
+    (waiting,) = await deliver(parts.delivery, record({"finding": "hold"}))
+    (again,) = await deliver(
+        parts.delivery,
+        retried({"finding": "hold"}, wait=Wait.HOLD, waits=1, tier=0, attempts=Attempts(), label=""),
     )
 
     assert waiting.later == Later(Wait.HOLD, 0, NOW + timedelta(minutes=1), 0, 1, 0.0)
@@ -967,7 +971,7 @@ async def test_an_order_on_hold_waits_and_is_looked_at_again() -> None:
 async def test_without_retry_topics_a_hold_is_an_end() -> None:
     parts = setup(ScriptedGateway(GRANTED))
 
-    (held,) = await parts.delivery.deliver(record({"finding": "hold"}))
+    (held,) = await deliver(parts.delivery, record({"finding": "hold"}))
 
     assert (held.outcome, held.reason, held.later) == (Outcome.SKIPPED, Reason.HOLD, None)
 
@@ -990,12 +994,12 @@ async def test_orders_of_a_refused_account_wait_in_a_retry_topic_while_others_go
     book = TwoAccounts(accounts={"main": Account("main-secret"), "refused": Account("main-secret")})
     parts = setup(ByAccount(), policy=LATER, rules=lambda: book, accounts=("main", "refused"))
 
-    prober = asyncio.create_task(parts.delivery.deliver(record(order("refused-0", "P0"))))
+    prober = asyncio.create_task(deliver(parts.delivery, record(order("refused-0", "P0"))))
     await asyncio.sleep(0.02)
     ends = await asyncio.wait_for(
         asyncio.gather(
             *(
-                parts.delivery.deliver(record(order(f"{account}-{n}", f"P{account}{n}"), offset=n))
+                deliver(parts.delivery, record(order(f"{account}-{n}", f"P{account}{n}"), offset=n))
                 for n in range(1, 4)
                 for account in ("main", "refused")
             )

@@ -31,7 +31,7 @@ from aiohttp.test_utils import TestServer
 
 from consumer import certificates
 from consumer.core.replies import Answered, NoAnswer, NotSent
-from consumer.gateway import AiohttpGateway, Gateway, GatewayClient, HttpGateway, gateway_of
+from consumer.gateway import AiohttpGateway, GatewayClient, HttpGateway, gateway_of
 from consumer.sandbox import wire
 from consumer.settings.model import Gateway as GatewaySettings
 from tests.pki import Authority
@@ -54,7 +54,7 @@ def client(request: pytest.FixtureRequest) -> Client:
 
 
 @pytest.fixture
-async def gateway(client: Client) -> AsyncIterator[Gateway]:
+async def gateway(client: Client) -> AsyncIterator[GatewayClient]:
     async with client(connect_seconds=1, total_seconds=1, max_reply_bytes=1000) as opened:
         yield opened
 
@@ -142,7 +142,7 @@ async def never_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
     await reader.read()
 
 
-async def test_the_form_arrives_byte_by_byte_with_its_content_type(gateway: Gateway) -> None:
+async def test_the_form_arrives_byte_by_byte_with_its_content_type(gateway: GatewayClient) -> None:
     seen: list[tuple[bytes, str, dict[str, str]]] = []
 
     async def handler(request: web.Request) -> web.Response:
@@ -160,7 +160,7 @@ async def test_the_form_arrives_byte_by_byte_with_its_content_type(gateway: Gate
 
 
 @pytest.mark.parametrize("status", [200, 302, 400, 401, 403, 404, 429, 500, 502, 503])
-async def test_the_body_is_read_whatever_the_status(gateway: Gateway, status: int) -> None:
+async def test_the_body_is_read_whatever_the_status(gateway: GatewayClient, status: int) -> None:
     async def handler(request: web.Request) -> web.Response:
         headers = {"Retry-After": "7", "Location": "/elsewhere", "Set-Cookie": "a=b"}
         return web.Response(status=status, body=b"why", headers=headers)
@@ -181,7 +181,7 @@ async def test_the_date_of_each_reply_is_told(client: Client) -> None:
     assert dates == ["Sun, 01 Mar 2026 12:00:00 GMT"]
 
 
-async def test_no_cookie_is_sent_back(gateway: Gateway) -> None:
+async def test_no_cookie_is_sent_back(gateway: GatewayClient) -> None:
     cookies: list[str | None] = []
 
     async def handler(request: web.Request) -> web.Response:
@@ -195,7 +195,7 @@ async def test_no_cookie_is_sent_back(gateway: Gateway) -> None:
     assert cookies == [None, None]
 
 
-async def test_a_reply_larger_than_any_of_the_platform_is_cut(gateway: Gateway) -> None:
+async def test_a_reply_larger_than_any_of_the_platform_is_cut(gateway: GatewayClient) -> None:
     async def handler(request: web.Request) -> web.Response:
         return web.Response(body=b"x" * 1_000_000)
 
@@ -205,7 +205,7 @@ async def test_a_reply_larger_than_any_of_the_platform_is_cut(gateway: Gateway) 
     assert end == Answered(200, b"x" * 1000)
 
 
-async def test_a_compressed_reply_is_bounded_by_what_it_unpacks_to(gateway: Gateway) -> None:
+async def test_a_compressed_reply_is_bounded_by_what_it_unpacks_to(gateway: GatewayClient) -> None:
     async def handler(request: web.Request) -> web.Response:
         return web.Response(body=gzip.compress(b"x" * 10_000_000), headers={"Content-Encoding": "gzip"})
 
@@ -215,7 +215,7 @@ async def test_a_compressed_reply_is_bounded_by_what_it_unpacks_to(gateway: Gate
     assert end == Answered(200, b"x" * 1000)
 
 
-async def test_an_empty_reply_is_an_answer(gateway: Gateway) -> None:
+async def test_an_empty_reply_is_an_answer(gateway: GatewayClient) -> None:
     async with raw_server(say(b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\n\r\n")) as url:
         assert await gateway.post(url, b"a=1") == Answered(500, b"")
 
@@ -231,7 +231,7 @@ async def test_an_empty_reply_is_an_answer(gateway: Gateway) -> None:
     ],
     ids=["body cut off", "chunks cut off", "head cut off", "garbage", "nothing"],
 )
-async def test_a_reply_that_breaks_off_is_no_answer(gateway: Gateway, reply: bytes) -> None:
+async def test_a_reply_that_breaks_off_is_no_answer(gateway: GatewayClient, reply: bytes) -> None:
     async with raw_server(say(reply)) as url:
         end = await gateway.post(url, b"a=1")
 
@@ -239,7 +239,7 @@ async def test_a_reply_that_breaks_off_is_no_answer(gateway: Gateway, reply: byt
     assert end.error.startswith("reset: ")
 
 
-async def test_a_reset_is_no_answer(gateway: Gateway) -> None:
+async def test_a_reset_is_no_answer(gateway: GatewayClient) -> None:
     async with raw_server(reset) as url:
         end = await gateway.post(url, b"a=1")
 
@@ -261,7 +261,7 @@ async def test_a_body_that_stalls_is_a_timeout(client: Client) -> None:
         assert await gateway.post(url, b"a=1") == NoAnswer("timeout")
 
 
-async def test_a_refused_connection_was_certainly_not_sent(gateway: Gateway) -> None:
+async def test_a_refused_connection_was_certainly_not_sent(gateway: GatewayClient) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
@@ -275,7 +275,7 @@ async def test_a_refused_connection_was_certainly_not_sent(gateway: Gateway) -> 
 @pytest.mark.parametrize(
     "url", ["http://no-such-host.invalid/event", "ftp://127.0.0.1/", "http://[::1/", "nonsense"]
 )
-async def test_what_cannot_be_connected_to_was_certainly_not_sent(gateway: Gateway, url: str) -> None:
+async def test_what_cannot_be_connected_to_was_certainly_not_sent(gateway: GatewayClient, url: str) -> None:
     assert isinstance(await gateway.post(url, b"a=1"), NotSent)
 
 
@@ -301,7 +301,7 @@ async def test_a_failed_tls_handshake_was_certainly_not_sent(client: Client) -> 
 
 
 async def test_a_stale_kept_connection_is_replaced_at_once_and_the_answer_says_so(
-    gateway: Gateway,
+    gateway: GatewayClient,
 ) -> None:
     async with raw_server(answer_then_close_on_the_next_request, say(OK)) as url:
         first = await gateway.post(url, b"a=1")
@@ -348,7 +348,7 @@ async def test_a_408_on_a_kept_connection_was_said_before_the_request_came(clien
         assert await gateway.post(url, b"a=1") == Answered(408, b"")
 
 
-async def test_a_stale_connection_is_replaced_only_once(gateway: Gateway) -> None:
+async def test_a_stale_connection_is_replaced_only_once(gateway: GatewayClient) -> None:
     async with raw_server(answer_then_close_on_the_next_request, say(b"")) as url:
         await gateway.post(url, b"a=1")
         end = await gateway.post(url, b"a=2")
@@ -356,13 +356,15 @@ async def test_a_stale_connection_is_replaced_only_once(gateway: Gateway) -> Non
     assert isinstance(end, NoAnswer)
 
 
-async def test_a_new_connection_that_closes_is_not_replaced(gateway: Gateway) -> None:
+async def test_a_new_connection_that_closes_is_not_replaced(gateway: GatewayClient) -> None:
     async with raw_server(say(b"")) as url:
         assert isinstance(await gateway.post(url, b"a=1"), NoAnswer)
 
 
 @pytest.mark.parametrize("abort", [False, True], ids=["closed", "reset"])
-async def test_a_kept_connection_whose_reply_broke_off_is_not_replaced(gateway: Gateway, abort: bool) -> None:
+async def test_a_kept_connection_whose_reply_broke_off_is_not_replaced(
+    gateway: GatewayClient, abort: bool
+) -> None:
     connections = 0
 
     async def break_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -385,7 +387,7 @@ async def test_a_kept_connection_whose_reply_broke_off_is_not_replaced(gateway: 
 
 
 async def test_when_the_replacement_finds_nobody_the_first_sending_is_still_in_doubt(
-    gateway: Gateway,
+    gateway: GatewayClient,
 ) -> None:
     listener: list[asyncio.Server] = []
 
@@ -414,7 +416,7 @@ async def test_a_gateway_that_is_not_open_says_so(client: Client) -> None:
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_a_redirect_is_an_answer_and_what_was_signed_goes_nowhere_else(
-    gateway: Gateway, status: int
+    gateway: GatewayClient, status: int
 ) -> None:
     elsewhere: list[bytes] = []
 
@@ -442,13 +444,13 @@ async def test_a_redirect_is_an_answer_and_what_was_signed_goes_nowhere_else(
     ],
     ids=["chunks and trailers", "interim 100 and 103", "until it closes", "no reason phrase"],
 )
-async def test_a_reply_in_any_lawful_shape_is_read(gateway: Gateway, reply: bytes) -> None:
+async def test_a_reply_in_any_lawful_shape_is_read(gateway: GatewayClient, reply: bytes) -> None:
     async with raw_server(say(reply)) as url:
         assert await gateway.post(url, b"a=1") == Answered(200, b'{"code":"1001"}')
 
 
 @pytest.mark.parametrize("status", [0, 50, 99, 600, 999])
-async def test_a_status_of_no_class_that_there_is_is_an_answer(gateway: Gateway, status: int) -> None:
+async def test_a_status_of_no_class_that_there_is_is_an_answer(gateway: GatewayClient, status: int) -> None:
     """What it means is for the reply table (RFC 9110, 15)."""
     reply = OK.replace(b"200 OK", b"%03d Else" % status)
 
@@ -459,7 +461,7 @@ async def test_a_status_of_no_class_that_there_is_is_an_answer(gateway: Gateway,
 @pytest.mark.parametrize("status", [b"000", b"050", b"099"])
 @pytest.mark.parametrize("padding", [b"", b"x" * 2000], ids=["short", "longer than any reply"])
 async def test_a_status_below_100_is_no_interim_reply_and_what_follows_it_no_other(
-    gateway: Gateway, status: bytes, padding: bytes
+    gateway: GatewayClient, status: bytes, padding: bytes
 ) -> None:
     async with raw_server(say(b"HTTP/1.1 %b Else\r\n\r\n%b%b" % (status, OK, padding)), say(OK)) as url:
         first = await gateway.post(url, b"a=1")
@@ -471,7 +473,9 @@ async def test_a_status_below_100_is_no_interim_reply_and_what_follows_it_no_oth
 
 
 @pytest.mark.parametrize("status", [b"20", b"2000", b"-20", b"2x0"])
-async def test_a_status_that_is_not_of_three_digits_is_no_answer(gateway: Gateway, status: bytes) -> None:
+async def test_a_status_that_is_not_of_three_digits_is_no_answer(
+    gateway: GatewayClient, status: bytes
+) -> None:
     async with raw_server(say(OK.replace(b"200", status))) as url:
         end = await gateway.post(url, b"a=1")
 
@@ -479,7 +483,7 @@ async def test_a_status_that_is_not_of_three_digits_is_no_answer(gateway: Gatewa
     assert end.error.startswith("reset: ")
 
 
-async def test_a_change_to_another_protocol_is_no_answer(gateway: Gateway) -> None:
+async def test_a_change_to_another_protocol_is_no_answer(gateway: GatewayClient) -> None:
     """Nobody asked for one."""
     switch = b"HTTP/1.1 101 Else\r\nConnection: upgrade\r\nUpgrade: h2c\r\n\r\n"
     async with raw_server(say(switch), say(OK)) as url:
@@ -585,7 +589,7 @@ async def test_a_head_without_end_is_no_answer_and_is_not_read_for_ever(
     assert sent < 50_000_000
 
 
-async def test_a_packed_reply_that_cannot_be_unpacked_is_no_answer(gateway: Gateway) -> None:
+async def test_a_packed_reply_that_cannot_be_unpacked_is_no_answer(gateway: GatewayClient) -> None:
     packed = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nwhat"
     async with raw_server(say(packed)) as url:
         assert isinstance(await gateway.post(url, b"a=1"), NoAnswer)
@@ -609,7 +613,9 @@ async def test_an_answer_that_comes_before_the_request_is_out_is_heard(client: C
     assert second == Answered(200, GRANT)
 
 
-async def test_more_body_than_its_length_says_is_never_taken_for_the_next_reply(gateway: Gateway) -> None:
+async def test_more_body_than_its_length_says_is_never_taken_for_the_next_reply(
+    gateway: GatewayClient,
+) -> None:
     async def too_much(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await say(OK + wire.reply(b'{"code":"WRONG"}'))(reader, writer)
         await reader.read()

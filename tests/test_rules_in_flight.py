@@ -1,7 +1,7 @@
 """Rules that change while an order waits for its call: it is looked at again where its account or rule is another."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qs
 
@@ -18,6 +18,7 @@ from consumer.core.rules import RuleBook
 from consumer.delivery import Delivery
 from consumer.flow import Flow
 from consumer.metrics import Metrics
+from tests.deliveries import Started, deliver
 
 NOW = datetime(2026, 11, 25, 12, 0, tzinfo=UTC)
 GRANTED = Answered(200, b'{"code":"1001"}')
@@ -82,7 +83,7 @@ class World:
         self.delivery = Delivery(
             rules=lambda: self.rules,
             flow=self.flow,
-            gateway=self,
+            gateway=Started(self),
             secrets={"main": "a secret"},
             policy=RetryPolicy(delays=delays),
             url="http://platform/event",
@@ -111,11 +112,11 @@ class World:
         ]
         self.flow.use_accounts(list(self.rules.accounts), changed)
 
-    def begin(self, one: Record) -> "asyncio.Task[tuple[Resolution, ...]]":
-        return asyncio.create_task(self.delivery.deliver(one))
+    def begin(self, one: Record) -> "asyncio.Task[Sequence[Resolution]]":
+        return asyncio.create_task(deliver(self.delivery, one))
 
 
-async def end(task: "asyncio.Task[tuple[Resolution, ...]]") -> Resolution:
+async def end(task: "asyncio.Task[Sequence[Resolution]]") -> Resolution:
     (resolution,) = await asyncio.wait_for(task, 5)
     return resolution
 

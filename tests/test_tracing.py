@@ -32,6 +32,7 @@ from consumer.core.traces import TracedCall
 from consumer.metrics import Metrics
 from consumer.tracing import Tracing
 from tests.collector import CLIENT, CONSUMER, Collector, Sent
+from tests.deliveries import deliver
 from tests.test_delivery import FAILED, GRANTED, ScriptedGateway, record, setup
 
 AT = datetime(2026, 3, 1, 12, 0, 0, 123_456, tzinfo=UTC)
@@ -290,7 +291,7 @@ async def test_delivery_tells_each_call_that_it_made() -> None:
         world = World(collector.url)
         parts = setup(ScriptedGateway(FAILED, GRANTED), tracer=world.tracing)
         async with world.tracing:
-            (told,) = await parts.delivery.deliver(record({"plate": "粤B12345", "event_id": "E1"}))
+            (told,) = await deliver(parts.delivery, record({"plate": "粤B12345", "event_id": "E1"}))
 
     calls = [span for span in collector.spans if span.kind == CLIENT]
     assert [span.attributes["charging_coupon.code"] for span in calls] == ["1500", "1001"]
@@ -302,7 +303,7 @@ async def test_delivery_tells_each_call_that_it_made() -> None:
 async def test_without_a_tracer_nothing_is_noted() -> None:
     parts = setup(ScriptedGateway(GRANTED))
 
-    (told,) = await parts.delivery.deliver(record({"plate": "粤B12345", "event_id": "E1"}))
+    (told,) = await deliver(parts.delivery, record({"plate": "粤B12345", "event_id": "E1"}))
 
     assert told.traceparent is None
 

@@ -142,6 +142,7 @@ class Record(Frozen):
         retry: what waits in it, in a retry topic.
         replay: who sent it back, where somebody did.
         refused: why it can be no order of ours; empty where it can.
+        taken_at: when it was taken in, seconds on the event loop's clock.
 
     """
 
@@ -154,6 +155,7 @@ class Record(Frozen):
     retry: RetryContext | None = None
     replay: Replay | None = None
     refused: str = ""
+    taken_at: float = 0.0
 
     @property
     def origin(self) -> Coordinates:

@@ -8,23 +8,28 @@ from typing import Protocol, Self
 
 from consumer import certificates
 from consumer.core.replies import AttemptEnd
+from consumer.gateway.common import Call, Caller
 from consumer.gateway.http1 import HttpGateway
 from consumer.gateway.with_aiohttp import AiohttpGateway
 from consumer.settings.model import Gateway as GatewaySettings
 
-__all__ = ["AiohttpGateway", "Gateway", "GatewayClient", "HttpGateway", "gateway_of"]
+__all__ = ["AiohttpGateway", "Call", "Caller", "Gateway", "GatewayClient", "HttpGateway", "gateway_of"]
 
 
 class Gateway(Protocol):
     """Where coupons are asked for."""
 
-    async def post(self, url: str, body: bytes) -> AttemptEnd:
-        """Post one signed form. Never raises for what the network or the platform does."""
+    def start(self, url: str, body: bytes, caller: Caller) -> Call:
+        """Post one signed form, and tell the caller how that ended: nothing that network or platform do is raised."""
         ...
 
 
 class GatewayClient(Gateway, Protocol):
     """What opens connections there, and closes them."""
+
+    async def post(self, url: str, body: bytes) -> AttemptEnd:
+        """Post one signed form, and wait for its end. Raises nothing for what the network or the platform does."""
+        ...
 
     async def __aenter__(self) -> Self: ...
 

@@ -1,14 +1,18 @@
 """What clients of the platform share. Does no I/O but to read certificates."""
 
+import asyncio
 import functools
 import os
 import re
 import ssl
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Protocol
 
 from consumer import __version__
 from consumer.core.errors import CouponConsumerError
+from consumer.core.replies import AttemptEnd
 
 RETIRE_SECONDS = 5.0
 """Age from which certificates whose handshakes fail are given up for new ones."""
@@ -20,6 +24,84 @@ HEADERS = {
     "User-Agent": f"charging-coupon-consumer/{__version__}",
 }
 """Of each request."""
+
+
+class Caller(Protocol):
+    """Who waits for a call's end."""
+
+    def answered(self, end: AttemptEnd) -> None:
+        """How the call ended. Told once, and perhaps before `start` returns: to be noted, and heeded later."""
+
+    def failed(self, bug: Exception) -> None:
+        """Told instead, likewise: a bug of ours."""
+
+
+class Call(Protocol):
+    """A call that was started."""
+
+    def cancel(self) -> object:
+        """Nobody waits for it any more: its caller is told nothing. Of no effect once it has ended."""
+
+
+class Posting(ABC):
+    """What starts calls, awaited."""
+
+    @abstractmethod
+    def start(self, url: str, body: bytes, caller: Caller) -> Call:
+        """Post one signed form."""
+
+    async def post(self, url: str, body: bytes) -> AttemptEnd:
+        """Post one signed form, and wait for its end."""
+        waiting = _Waiting()
+        call = self.start(url, body, waiting)
+        try:
+            return await waiting.end
+        finally:
+            call.cancel()
+
+
+class _Waiting:
+    def __init__(self) -> None:
+        self.end: asyncio.Future[AttemptEnd] = asyncio.get_running_loop().create_future()
+
+    def answered(self, end: AttemptEnd) -> None:
+        if not self.end.done():
+            self.end.set_result(end)
+
+    def failed(self, bug: Exception) -> None:
+        if not self.end.done():
+            self.end.set_exception(bug)
+
+
+class Starting(ABC):
+    """What posts by a coroutine, started."""
+
+    def __init__(self) -> None:
+        self._started: set[asyncio.Task[None]] = set()
+
+    @abstractmethod
+    async def post(self, url: str, body: bytes) -> AttemptEnd:
+        """Post one signed form, and wait for its end."""
+
+    def start(self, url: str, body: bytes, caller: Caller) -> Call:
+        """Post one signed form."""
+        task = asyncio.get_running_loop().create_task(self._post(url, body, caller))
+        self._started.add(task)
+        task.add_done_callback(self._started.discard)
+        return task
+
+    async def _post(self, url: str, body: bytes, caller: Caller) -> None:
+        try:
+            end = await self.post(url, body)
+        except Exception as bug:  # noqa: BLE001  # it is the caller's to tell
+            caller.failed(bug)
+        else:
+            caller.answered(end)
+
+    async def ended(self) -> None:
+        """Wait for what was started and is not over."""
+        if self._started:
+            await asyncio.wait(list(self._started))
 
 
 def read_again(

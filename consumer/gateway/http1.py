@@ -15,7 +15,16 @@ from msgspec.structs import replace
 from yarl import URL
 
 from consumer.core.replies import Answered, AttemptEnd, NoAnswer, NotSent
-from consumer.gateway.common import HEADERS, RETIRE_SECONDS, name, read_again, system_context, unpacked
+from consumer.gateway.common import (
+    HEADERS,
+    RETIRE_SECONDS,
+    Caller,
+    Posting,
+    name,
+    read_again,
+    system_context,
+    unpacked,
+)
 
 IDLE_SECONDS = 15.0
 """Longest wait of a connection for its next call: there are as many as were of use lately."""
@@ -32,7 +41,7 @@ _HEEDED = _FRAMES | {b"date", b"retry-after", b"content-encoding"}
 _Addresses = Sequence[aiohappyeyeballs.AddrInfoType]
 
 
-class HttpGateway:
+class HttpGateway(Posting):
     """The platform over HTTP. Enter it (`async with`) to use it, leave it to close its connections."""
 
     def __init__(
@@ -94,42 +103,29 @@ class HttpGateway:
 
     # -- A call --------------------------------------------------------------------------------------
 
-    async def post(self, url: str, body: bytes) -> AttemptEnd:
+    def start(self, url: str, body: bytes, caller: Caller) -> "_Call":
         """Post one signed form; a kept connection that had gone stale is replaced at once, once, by a new one."""
         if self._loop is None:
             raise RuntimeError("the gateway is not open: use `async with`")
         now = self._loop.time()
-        deadline = now + self._total_seconds
         site = self._sites.get(url)
+        call = _Call(self, site, body, now + self._total_seconds, caller)
         if site is None:
             try:
-                site = self._sites[url] = _Site(url)
+                call.site = site = self._sites[url] = _Site(url)
             except ValueError:
-                return NotSent("InvalidURL")
+                call.end(NotSent("InvalidURL"))
+                return call
         kept = site.kept(now)
         if kept is None:
-            return await self._post_on_new(site, body, deadline)
-        end = await kept.call(body, deadline)
-        if end is not None:
-            return end
-        # It is stale, and so may be whatever else is kept. The first sending may have arrived all the same.
-        end = await self._post_on_new(site, body, deadline)
-        if isinstance(end, NotSent):
-            return NoAnswer(f"reset: {end.error}")
-        return replace(end, resent=True) if isinstance(end, Answered) else end
-
-    async def _post_on_new(self, site: "_Site", body: bytes, deadline: float) -> AttemptEnd:
-        try:
-            connection = await self._connect(site, deadline)
-        except (OSError, ValueError) as error:  # UnicodeError of a name that cannot be one, among others
-            return NotSent(name(error))
-        end = await connection.call(body, deadline)
-        assert end is not None, "only a kept connection can be stale"
-        return end
+            call.go_on_new()
+        else:
+            kept.take(call, now)
+        return call
 
     # -- Connections ---------------------------------------------------------------------------------
 
-    async def _connect(self, site: "_Site", deadline: float) -> "_Connection":
+    async def connect(self, site: "_Site", deadline: float) -> "_Connection":
         """A connection that nothing was sent on. Raises OSError or ValueError where there is none."""
         loop = asyncio.get_running_loop()
         if self._loop is None:
@@ -188,6 +184,80 @@ class HttpGateway:
             connection.heed_time(loop.time())
         shortest = min(self.read_seconds, self._total_seconds)
         self._watch = loop.call_later(min(0.1, shortest / 10), self._watch_times)
+
+
+class _Call:
+    """One call, on whatever connections it takes.
+
+    Attributes:
+        site: None for a URL that cannot be one.
+        deadline: on the event loop's clock.
+        connection: that it is on now.
+
+    """
+
+    __slots__ = ("_caller", "_connecting", "_gateway", "_is_second", "body", "connection", "deadline", "site")
+
+    def __init__(
+        self, gateway: HttpGateway, site: "_Site | None", body: bytes, deadline: float, caller: Caller
+    ) -> None:
+        self._gateway = gateway
+        self.site = site
+        self.body = body
+        self.deadline = deadline
+        self._caller: Caller | None = caller
+        self.connection: _Connection | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._is_second = False
+
+    def go_on_new(self) -> None:
+        """Send it on a connection that nothing was sent on."""
+        self._connecting = asyncio.get_running_loop().create_task(self._connect())
+
+    def send_again(self) -> None:
+        """Its kept connection was stale, and so may be whatever else is kept. The first sending may have arrived all the same."""
+        self.connection = None
+        self._is_second = True
+        self.go_on_new()
+
+    async def _connect(self) -> None:
+        assert self.site is not None, "else there is nowhere to connect to"
+        try:
+            connection = await self._gateway.connect(self.site, self.deadline)
+        except (OSError, ValueError) as error:  # UnicodeError of a name that cannot be one, among others
+            self.end(NotSent(name(error)))
+            return
+        except Exception as bug:  # noqa: BLE001  # it is the caller's to tell
+            caller, self._caller = self._caller, None
+            if caller is not None:
+                caller.failed(bug)
+            return
+        finally:
+            self._connecting = None
+        if self._caller is None:
+            connection.close()
+        else:
+            connection.take(self, asyncio.get_running_loop().time())
+
+    def end(self, end: AttemptEnd) -> None:
+        """So it went."""
+        caller, self._caller, self.connection = self._caller, None, None
+        if caller is None:
+            return
+        if self._is_second:
+            if isinstance(end, NotSent):
+                end = NoAnswer(f"reset: {end.error}")
+            elif isinstance(end, Answered):
+                end = replace(end, resent=True)
+        caller.answered(end)
+
+    def cancel(self) -> None:
+        """Nobody waits for it any more, and nobody is told. It may have arrived."""
+        self._caller = None
+        if self._connecting is not None:
+            self._connecting.cancel()
+        if self.connection is not None:
+            self.connection.abandon()
 
 
 class _Site:
@@ -251,8 +321,11 @@ class _Connection(asyncio.Protocol):
         self._gateway = gateway
         self._site = site
         self._loop = asyncio.get_running_loop()
-        self._end: asyncio.Future[AttemptEnd | None] | None = None
+        self._call: _Call | None = None
         self._calls = 0
+        self._status: int | None = None  # until the head of what is no interim reply has come
+        self._body: list[bytes] = []
+        self._headers: dict[bytes, bytes] = {}
         self._parser = HttpResponseParser(self)
         self._parser.set_dangerous_leniencies(
             # Folded and bare lines, as old servers write them. There is nobody behind us whom they could mislead.
@@ -272,27 +345,23 @@ class _Connection(asyncio.Protocol):
 
     # -- The request ---------------------------------------------------------------------------------
 
-    async def call(self, body: bytes, deadline: float) -> AttemptEnd | None:
-        """Post it. None: the kept connection was closed before anything of a reply came, so that it was stale."""
+    def take(self, call: "_Call", now: float) -> None:
+        """Post it."""
         if self._transport.is_closing():
-            return NotSent("ServerDisconnected")
+            call.end(NotSent("ServerDisconnected"))
+            return
         self._calls += 1
-        self._used_at = self._loop.time()
-        self._deadline = deadline
+        self._used_at = now
         self._received = 0
-        self._status: int | None = None  # until the head of what is no interim reply has come
+        self._status = None
         self._complete = self._keeps = False
         self._room = self._gateway.max_reply_bytes
-        self._body: list[bytes] = []
-        self._headers: dict[bytes, bytes] = {}
-        end: asyncio.Future[AttemptEnd | None] = self._loop.create_future()
-        self._end = end
+        self._body = []
+        self._headers = {}
+        self._call = call
+        call.connection = self
+        body = call.body
         self._transport.write(b"%b%d\r\n\r\n%b" % (self._site.request_begins, len(body), body))
-        try:
-            return await end
-        finally:
-            if self._end is end:  # the caller has given up
-                self.give_up(None)
 
     def is_usable(self, now: float) -> bool:
         """For another call."""
@@ -302,7 +371,7 @@ class _Connection(asyncio.Protocol):
     # -- The reply -----------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        if self._end is None:
+        if self._call is None:
             self._transport.abort()  # nobody has asked
             return
         self._used_at = self._loop.time()
@@ -364,8 +433,8 @@ class _Connection(asyncio.Protocol):
         end = NoAnswer("reset: not unpacked") if body is None else Answered(self._status, body, words)
         # A reply that came before the whole request was out leaves the rest of it in the way.
         if keep and not self._transport.get_write_buffer_size() and self.is_usable(self._used_at):
-            self._resolve(end)
             self._site.idle[self] = None
+            self._resolve(end)
         else:
             self.give_up(end)
 
@@ -373,8 +442,8 @@ class _Connection(asyncio.Protocol):
 
     def heed_time(self, now: float) -> None:
         """End a call that takes too long, or the connection if it has been of no use for too long."""
-        if self._end is not None:
-            if now >= self._deadline or now - self._used_at >= self._gateway.read_seconds:
+        if self._call is not None:
+            if now >= self._call.deadline or now - self._used_at >= self._gateway.read_seconds:
                 self.give_up(NoAnswer("timeout"))
         elif now - self._used_at >= IDLE_SECONDS or not self.is_usable(now):
             self.close()
@@ -383,7 +452,7 @@ class _Connection(asyncio.Protocol):
         self._gateway.connections.discard(self)
         self._site.idle.pop(self, None)
         self.lost.set_result(None)
-        if self._end is None:
+        if self._call is None:
             return
         if exc is None and self._status is not None and _FRAMES.isdisjoint(self._headers):
             self._answer(keep=False)
@@ -393,16 +462,26 @@ class _Connection(asyncio.Protocol):
             self._resolve(NoAnswer("reset: " + ("ServerDisconnected" if exc is None else name(exc))))
 
     def give_up(self, end: AttemptEnd | None) -> None:
-        """The call, if there is one, ends so; whatever else comes on this connection is for nobody."""
+        """The call, if there is one, ends so (None: see `_resolve`); whatever else comes on this connection is for nobody."""
         self._resolve(end)
         self._site.idle.pop(self, None)
         self._transport.abort()
+
+    def abandon(self) -> None:
+        """Nobody waits for its call any more."""
+        self._call = None
+        self.give_up(None)
 
     def close(self) -> None:
         self._site.idle.pop(self, None)
         self._transport.close()
 
     def _resolve(self, end: AttemptEnd | None) -> None:
-        future, self._end = self._end, None
-        if future is not None and not future.done():
-            future.set_result(end)
+        """The call, if there is one, ends so. None: a kept connection was closed before anything of a reply came."""
+        call, self._call = self._call, None
+        if call is None:
+            return
+        if end is None:
+            call.send_again()
+        else:
+            call.end(end)

@@ -10,7 +10,7 @@ from typing import Self
 import aiohttp
 
 from consumer.core.replies import Answered, AttemptEnd, NoAnswer, NotSent
-from consumer.gateway.common import HEADERS, RETIRE_SECONDS, name, read_again
+from consumer.gateway.common import HEADERS, RETIRE_SECONDS, Starting, name, read_again
 
 _NOT_SENT = (
     aiohttp.ConnectionTimeoutError,
@@ -22,7 +22,7 @@ _NOT_SENT = (
 _CLOSED = (aiohttp.ClientOSError, aiohttp.ClientConnectionResetError, aiohttp.ServerDisconnectedError)
 
 
-class AiohttpGateway:
+class AiohttpGateway(Starting):
     """The platform over HTTP. Enter it (`async with`) to open its connections, leave it to close them."""
 
     def __init__(
@@ -41,6 +41,7 @@ class AiohttpGateway:
         on_tls: Callable[[str | None], None] = lambda _problem: None,
     ) -> None:
         """As `HttpGateway`, and `proxy_credentials` gives `user:password`. Connections retire all at once."""
+        super().__init__()
         self._timeout = aiohttp.ClientTimeout(
             total=total_seconds, connect=connect_seconds, sock_read=read_seconds
         )
@@ -68,6 +69,7 @@ class AiohttpGateway:
         self._retired.clear()
         for pool in pools:
             await pool.close()
+        await self.ended()
 
     async def post(self, url: str, body: bytes) -> AttemptEnd:
         """Post one signed form; a kept connection that had gone stale is replaced at once, once, by a new one."""

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from consumer.core.limits import AdaptiveLimit, LimitPolicy
 from consumer.core.replies import AttemptEnd
-from consumer.gateway import Gateway, HttpGateway
+from consumer.gateway import GatewayClient, HttpGateway
 from consumer.sandbox.gateway import SandboxGateway
 from consumer.sandbox.scenarios import Phase, Scenario
 from tests.bench.load import Apart, Calls, Member, Platform, run, spend
@@ -210,7 +210,7 @@ async def _stop_now_and_then(every: float, seconds: float) -> None:
 class OverSockets(Calls):
     """A platform that is called over HTTP."""
 
-    gateway: Gateway | None = None
+    gateway: GatewayClient | None = None
 
     async def _answer(self, url: str, body: bytes) -> AttemptEnd:
         assert self.gateway is not None

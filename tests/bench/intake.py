@@ -25,7 +25,7 @@ from consumer.core.events import Coordinates, Record
 from consumer.core.offsets import Tracker, encode_map
 from consumer.core.outcomes import Outcome, Resolution
 from consumer.decoding import as_decoded
-from consumer.delivery import Prepared
+from consumer.delivery import Delivery, UnderWay
 from consumer.intake import Bounds, Intake
 from consumer.ledger import Done, Ledger, partition_of
 from consumer.link import CommittedOffset, GroupConsumer, Membership, TopicPartition
@@ -145,16 +145,26 @@ class Deliverer:
     def __init__(self, *, stuck: bool) -> None:
         self._stuck = stuck
         self._ends = [GRANTED]
+        self.under_way: set[UnderWay] = set()
 
-    def prepare(self, records: Sequence[Record]) -> Sequence[Prepared]:
-        return [Prepared(record, BEGAN_AT, None) for record in records]
+    def begin(self, records: Sequence[Record], ended: Callable[[UnderWay], None]) -> None:
+        going = []
+        for record in records:
+            whole = UnderWay(record, cast("Delivery", self), ended, BEGAN_AT, None, self._ends)
+            if not (self._stuck and record.coordinates.offset == 0):
+                going.append(whole)
+        asyncio.get_running_loop().call_soon(self._end, going)
 
-    async def deliver_prepared(self, prepared: Prepared) -> Sequence[Resolution]:
-        return await self.deliver(prepared.record)
+    def _end(self, going: Sequence[UnderWay]) -> None:
+        for whole in going:
+            whole.ended(whole)
+        self._after_turn()
 
-    async def deliver(self, record: Record) -> Sequence[Resolution]:
-        await (asyncio.Event().wait() if self._stuck and record.coordinates.offset == 0 else asyncio.sleep(0))
-        return self._ends
+    def after_turns(self, call: Callable[[], None]) -> None:
+        self._after_turn = call
+
+    def abandon(self, _whole: UnderWay) -> list[asyncio.Task[None]]:
+        return []
 
     def hold(self) -> None: ...
 
@@ -249,6 +259,7 @@ async def take_in(load: Load, *, stuck: bool = False) -> float:
         delivery=Deliverer(stuck=stuck),
         make_ledger=ledger,
         pause_reason=lambda: None,
+        supplied=lambda: False,
         bounds=Bounds(drain=0.1),
         metrics=Metrics(CollectorRegistry()),
     )

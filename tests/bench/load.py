@@ -25,6 +25,7 @@ from consumer.delivery import Delivery
 from consumer.flow import Flow
 from consumer.metrics import Metrics
 from consumer.sandbox.gateway import DEMO_APP_ID, DEMO_APP_SECRET, Workers
+from tests.deliveries import Started, deliver
 from tests.simulation.virtual import VirtualLoop
 
 GRANTED = Answered(200, b'{"code":"1001"}')
@@ -241,7 +242,7 @@ class Member:
         self._delivery = Delivery(
             rules=lambda: rules,
             flow=self.flow,
-            gateway=gateway,
+            gateway=Started(gateway),
             secrets={"secret": DEMO_APP_SECRET},
             policy=RetryPolicy(delays=delays),
             url=url,
@@ -287,7 +288,7 @@ class Member:
     async def _deliver(self, number: int) -> None:
         name = f"{self._name}{number}"
         record = Record(Coordinates("charges", 0, number), 0, None, name.encode(), ())
-        (end,) = await self._delivery.deliver(record)
+        (end,) = await deliver(self._delivery, record)
         self.ends[_word(end)] += 1
         self.held -= 1
         self._free.set()

@@ -24,11 +24,12 @@ from consumer.core.coupons import CouponRequest
 from consumer.core.events import Coordinates, Order, Record
 from consumer.core.offsets import Tracker
 from consumer.core.outcomes import OutcomeContext, PlateMode, Privacy, Resolution
-from consumer.core.replies import Answered, AttemptEnd
+from consumer.core.replies import Answered
 from consumer.core.retries import RetryPolicy
 from consumer.core.signing import encode_form
-from consumer.delivery import Delivery
+from consumer.delivery import Delivery, UnderWay
 from consumer.flow import Flow
+from consumer.gateway import Caller
 from consumer.intake import TURN_RECORDS
 from consumer.ledger import Bounds, Encoder, Ledger
 from consumer.link import Committed, CommittedOffset, KafkaLink, Outgoing, TopicPartition
@@ -77,8 +78,11 @@ class Kafka:
 class Platform:
     """Answers at once."""
 
-    async def post(self, _url: str, _body: bytes) -> AttemptEnd:
-        return Answered(200, REPLY)
+    def start(self, _url: str, _body: bytes, caller: Caller) -> "Platform":
+        caller.answered(Answered(200, REPLY))
+        return self
+
+    def cancel(self) -> None: ...
 
 
 def records(load: Load) -> list[Record]:
@@ -137,11 +141,15 @@ def stages(  # noqa: C901  # a list of loops
         for _ in events:
             book.replies.classify(Answered(200, REPLY), NOW)
 
+    def ended(whole: UnderWay) -> None:
+        resolutions.extend(whole.resolutions)
+
     async def deliver() -> None:
         resolutions.clear()
         for first in range(0, len(events), TURN_RECORDS):
-            for prepared in delivery.prepare(events[first : first + TURN_RECORDS]):
-                resolutions.extend(await delivery.deliver_prepared(prepared))
+            delivery.begin(events[first : first + TURN_RECORDS], ended)
+            while delivery.under_way:
+                await asyncio.sleep(0)
 
     async def encode() -> None:
         for resolution in resolutions:

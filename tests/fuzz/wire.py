@@ -11,7 +11,7 @@ from random import Random
 from typing import cast
 
 from consumer.core.replies import Answered, AttemptEnd, NoAnswer
-from consumer.gateway.http1 import HttpGateway, _Connection, _Site
+from consumer.gateway.http1 import HttpGateway, _Call, _Connection, _Site
 from consumer.sandbox import wire
 from tests.fuzz.target import Mutate, Target
 
@@ -58,6 +58,17 @@ def check(data: bytes) -> None:
         assert whole.retry_after is None or whole.retry_after == whole.retry_after.strip()
 
 
+class Caller:
+    end: AttemptEnd | None = None
+
+    def answered(self, end: AttemptEnd) -> None:
+        assert self.end is None
+        self.end = end
+
+    def failed(self, bug: Exception) -> None:
+        raise bug
+
+
 def ended(parts: list[bytes]) -> AttemptEnd | None:
     """How the call ends that these bytes are the answer to, after which the other end hangs up."""
     return _loop.run_until_complete(_called(parts))
@@ -65,15 +76,16 @@ def ended(parts: list[bytes]) -> AttemptEnd | None:
 
 async def _called(parts: list[bytes]) -> AttemptEnd | None:
     gateway, transport = HttpGateway(max_reply_bytes=MOST), Transport()
-    connection = _Connection(gateway, _Site("http://platform.example/"), 60.0)
+    site = _Site("http://platform.example/")
+    connection = _Connection(gateway, site, 60.0)
     connection.connection_made(cast("asyncio.Transport", transport))
-    call = asyncio.ensure_future(connection.call(b"a=1", _loop.time() + 60))
-    await asyncio.sleep(0)
+    caller = Caller()
+    connection.take(_Call(gateway, site, b"a=1", _loop.time() + 60, caller), _loop.time())
     for part in parts:
         if not transport.is_closing():
             connection.data_received(part)
     connection.connection_lost(None)
-    end = await call
+    end = caller.end
     # How much of it had come is seen in the words.
     return NoAnswer("reset") if isinstance(end, NoAnswer) and end.error.startswith("reset: ") else end
 

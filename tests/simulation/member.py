@@ -20,6 +20,7 @@ from consumer.link import Membership, TopicPartition
 from consumer.metrics import Metrics
 from consumer.publishing import Publisher
 from consumer.transactions import TransactionalLink, TransactionWriter
+from tests.deliveries import Started
 from tests.simulation.consumer import FakeConsumer
 from tests.simulation.kafka import CLUSTER_ID, FakeKafka
 from tests.simulation.platform import NOBODY, Platform
@@ -225,6 +226,7 @@ class Member:
             delivery=self._delivery(),
             make_ledger=make_ledger,
             pause_reason=lambda: self._flow.pause_reason,
+            supplied=lambda: self._flow.supplied,
             bounds=intake.Bounds(records=world.max_records, drain=world.timing.drain),
             metrics=self._metrics,
             retry_topics=world.retry_topics,
@@ -236,7 +238,7 @@ class Member:
         return Delivery(
             rules=rules,
             flow=self._flow,
-            gateway=self._gateway,
+            gateway=Started(self._gateway),
             secrets={"main": SECRET},
             policy=RetryPolicy(
                 max_attempts_now=2,

@@ -5,7 +5,6 @@ Each mutation is a context manager that replaces a piece of `consumer` and puts 
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
 from typing import Any
 
 from msgspec import structs
@@ -14,7 +13,7 @@ from consumer import intake, takeover, transactions
 from consumer.core.events import NO_ATTEMPTS, Record, RetryContext
 from consumer.core.headers import read_retry
 from consumer.core.offsets import Tracker, UnusableMap, decode_map
-from consumer.delivery import Prepared
+from consumer.delivery import Delivery, UnderWay
 from consumer.intake import Intake
 from consumer.ledger import Ledger
 from consumer.link import (
@@ -114,20 +113,16 @@ def generation_taken_at_sending() -> Iterator[None]:
 @_mutation
 def straggler_let_in() -> Iterator[None]:
     """What an earlier assignment began is neither cancelled, nor dropped when it ends."""
-    drain = Intake._drain
 
-    async def drain_without_end(self: Any, held: Any, why: str) -> None:
-        await drain(self, replace(held, deliveries={}), why)
-        held.deliveries = {}
+    def abandon_nothing(_self: Any, _whole: UnderWay) -> list[Any]:
+        return []
 
-    async def deliver_one(self: Any, held: Any, prepared: Prepared, taken_at: float) -> None:
-        record = prepared.record
-        resolutions = await self._delivery.deliver_prepared(prepared)
-        now = self._assignment or held
+    def ended(self: Any, held: Any, whole: UnderWay) -> None:
+        now, record = self._assignment or held, whole.record
         if TopicPartition(*record.coordinates[:2]) in now.places:
-            now.ledger.add(record, resolutions, taken_at)
+            now.ledger.add(record, whole.resolutions, record.taken_at)
 
-    with _replaced((Intake, "_drain", drain_without_end), (Intake, "_deliver_one", deliver_one)):
+    with _replaced((Delivery, "abandon", abandon_nothing), (Intake, "_ended", ended)):
         yield
 
 
