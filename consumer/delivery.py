@@ -11,7 +11,7 @@ there is at most one request at a time for a key and for an event_id.
 import asyncio
 import random
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
@@ -125,6 +125,8 @@ class Place(Struct, eq=False):
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
+_NO_ORDERS: "list[_Way]" = []
+
 _Placed = TypeVar("_Placed", bound=Place)
 
 
@@ -186,6 +188,8 @@ class Delivery:
 
     Attributes:
         under_way: the records that were begun and have not ended.
+        ready: orders that can go on.
+        answered: orders whose calls have ended, not heeded yet.
 
     """
 
@@ -211,6 +215,8 @@ class Delivery:
         Without a `tracer` nothing is noted for traces.
         """
         self.under_way: set[UnderWay] = set()
+        self.ready: deque[_Way] = deque()
+        self.answered: list[_Way] = []
         self._rules = rules
         self._flow = flow
         self._gateway = gateway
@@ -227,10 +233,8 @@ class Delivery:
         self._random = random
         self._tracer = tracer
         self._budgets: defaultdict[str, RetryBudget] = defaultdict(RetryBudget)
-        self._ready: deque[_Way] = deque()
-        self._answered: list[_Way] = []
         self._held: list[_Way] = []
-        self._keys = KeyedOrder[_Way](self._ready.append)
+        self._keys = KeyedOrder[_Way](self.ready.append)
         self._awake = False
         self._after_turn: Callable[[], None] | None = None
         self._is_open = True
@@ -271,7 +275,7 @@ class Delivery:
                 # Should one order's event_id be another one's plate, they wait for each other, and nothing else comes of it.
                 keys = (plate, event_id) if plate != event_id else (plate,)
                 if self._keys.enter(way, *keys):
-                    self._ready.append(way)
+                    self.ready.append(way)
         self.wake()
 
     def after_turns(self, call: Callable[[], None]) -> None:
@@ -294,7 +298,7 @@ class Delivery:
         self._is_open = True
         self._flow.release()
         if self._held:
-            self._ready += self._held
+            self.ready += self._held
             self._held.clear()
             self.wake()
 
@@ -328,32 +332,20 @@ class Delivery:
             self._awake = True
             asyncio.get_running_loop().call_soon(self._turn)
 
-    def answered(self, way: "_Way") -> None:
-        """Its call has ended."""
-        self._answered.append(way)
-        self.wake()
-
-    def decided(self, way: "_Way") -> None:
-        """Its permit says what came of it."""
-        self._ready.append(way)
-        self.wake()
-
     def _turn(self) -> None:
-        answered, self._answered = self._answered, []
+        answered, self.answered = self.answered, []
         if answered:
-            now, at = self._monotonic(), self._clock()
-            for way in answered:
-                if not way.over:
-                    self._heed(way, now, at)
+            self._heed(answered)
         self._let_go()
         self._awake = False
         if self._after_turn is not None:
             self._after_turn()  # what it begins has a turn of its own, with what else there is by then
-        if self._answered:
+        if self.answered:
             self.wake()
 
     def _let_go(self) -> None:
-        ready = self._ready
+        """Each as far as it comes; and then those that came to a call make it, one step of all after the other."""
+        ready, calling = self.ready, []
         while ready:
             way = ready.popleft()
             if way.over:
@@ -365,6 +357,10 @@ class Delivery:
                 continue
             if ended is not None:
                 self._end(way, ended)
+            elif way.permit is not None and way.permit.given:
+                calling.append(way)
+        if calling:
+            self._call(calling)
 
     def _end(self, way: "_Way", resolution: Resolution) -> None:
         """The order's place is free, and with its last order the record has ended."""
@@ -402,7 +398,7 @@ class Delivery:
         whole.ended(whole)
 
     def _leave(self, whole: "UnderWay") -> None:
-        whole.orders = []  # they know of it as well: no circle is left for the garbage collector
+        whole.orders = _NO_ORDERS  # they know of it as well: no circle is left for the garbage collector
         if whole.begun:
             whole.begun = False
             self._begun -= 1
@@ -512,7 +508,7 @@ class Delivery:
             raise ConfigurationError([problem]) from None
 
     def _go(self, way: "_Way") -> Resolution | None:
-        """As far as it comes: to its end, to a call, or to something that it has to wait for."""
+        """As far as it comes: to its end, to leave for a call, or to something that it has to wait for."""
         whole, permit = way.whole, way.permit
         if permit is None:
             if not (whole.begun or self._is_open):
@@ -528,62 +524,118 @@ class Delivery:
                 return None
         else:
             way.excused += permit.stopped_seconds
-            if not permit.given or self._is_changed(way):
-                changed = self._is_changed(way)
+            changed = way.seen is not self._rules() and self._is_changed(way)
+            if changed or not permit.given:
                 self._free(way)
                 ended = None if changed else self._set_aside(way, permit.waits_for)
                 return ended if ended is not None else self._go(way)
         if not whole.begun and not self._begin(whole):
             self._free(way)
             self._held.append(way)
-            return None
-        self._call(way)
         return None
 
-    def _call(self, way: "_Way") -> None:
-        request = way.request
-        way.secret = secret = self._secret(way)
-        way.began_at = at = self._clock()
-        way.started = self._monotonic()
-        # It is encoded only now, so that waiting orders keep no bodies.
-        body = encode_form(request.sent(at), secret)
-        way.call = self._gateway.start(request.url or self._url, body, way)
+    def _call(self, ways: "Sequence[_Way]") -> None:
+        """They are encoded only now, so that waiting orders keep no bodies."""
+        at, monotonic, start = self._clock(), self._monotonic, self._gateway.start
+        posts: list[tuple[_Way, str, bytes]] = []
+        for way in ways:
+            request = way.request
+            try:
+                way.secret = secret = self._secret(way)
+                posts.append((way, request.url or self._url, encode_form(request.sent(at), secret)))
+            except Exception as bug:  # noqa: BLE001  # it is of this record alone
+                self._fail(way, bug)
+        for way, url, body in posts:
+            way.began_at = at
+            way.started = monotonic()
+            way.call = start(url, body, way)
 
     # -- After a call --------------------------------------------------------------------------------
 
-    def _heed(self, way: "_Way", now: float, at: datetime) -> None:
-        """Its call has ended, as of now (seconds of a clock of no date, and the date)."""
-        try:
-            ended = self._judge(way, now, at)
-        except Exception as bug:  # noqa: BLE001  # it is of this record alone
-            self._fail(way, bug)
-            return
-        if ended is not None:
-            self._end(way, ended)
+    def _heed(self, ways: "Sequence[_Way]") -> None:
+        """Their calls have ended. One step of all after the other: classify, count, give the permits back, end."""
+        now, at = self._monotonic(), self._clock()
+        replied: list[tuple[_Way, _Call]] = []
+        for way in ways:
+            if way.over:
+                continue
+            end, way.call = way.end, None
+            if end is None or isinstance(end, Exception):
+                self._fail(way, end or AssertionError("how it ended is noted before it is heeded"))
+                continue
+            try:
+                reply = way.rules.replies.classify(end, at)
+            except Exception as bug:  # noqa: BLE001  # it is of this record alone
+                self._fail(way, bug)
+                continue
+            words = reply.words
+            if words.message or words.hint:
+                reply = _without(reply, way.secret, way.order.plate)
+            replied.append((way, _Call(end, reply, at, now - way.started)))
+        self._count(replied, now)
+        for way, call in replied:
+            reply = call.reply
+            if reply.then is not Then.STOP:
+                permit, way.permit = way.permit, None
+                assert permit is not None, "it is held throughout a call"
+                permit.end(reply, now)
+                if reply.then is Then.FINAL:
+                    self._end(way, self._ended(way, call))
+                    continue
+            way.waits = asyncio.get_running_loop().create_task(self._go_on(way, call))
+        self._flow.settle()
 
-    def _judge(self, way: "_Way", now: float, at: datetime) -> Resolution | None:
-        """The call's meaning. None: something follows, now or later."""
-        end, way.call = way.end, None
-        if isinstance(end, Exception):
-            raise end
-        assert end is not None, "it was noted"
-        account, permit, seconds = way.request.account, way.permit, now - way.started
-        assert permit is not None, "it is held throughout a call"
-        reply = _without(way.rules.replies.classify(end, at), way.secret, way.order.plate)
-        self._requests(account, reply.label).inc()
-        self._request_seconds(account).observe(seconds)
-        self._budgets[account].note_call(now)
-        if way.whole.calls is not None:
-            url = way.request.url or self._url
-            way.whole.calls.append(TracedCall(way.order.index, url, way.began_at, at, reply))
-        call = _Call(end, reply, at, seconds)
-        if reply.then is not Then.STOP:
-            permit.report(reply)
-            self._free(way)
-            if reply.then is Then.FINAL:
-                return self._meaning(way, call, DONE)
-        way.waits = asyncio.get_running_loop().create_task(self._go_on(way, call))
-        return None
+    def _count(self, replied: "Sequence[tuple[_Way, _Call]]", now: float) -> None:
+        """Those of a turn are much alike, and each metric is moved once."""
+        seconds: defaultdict[str, list[float]] = defaultdict(list)
+        labels: Counter[tuple[str, str]] = Counter()
+        for way, call in replied:
+            account = way.request.account
+            labels[account, call.reply.label] += 1
+            seconds[account].append(call.seconds)
+            calls = way.whole.calls
+            if calls is not None:
+                url = way.request.url or self._url
+                calls.append(TracedCall(way.order.index, url, way.began_at, call.ended_at, call.reply))
+        for both, count in labels.items():
+            self._requests(*both).inc(count)
+        for account, each in seconds.items():
+            self._request_seconds(account).observe_all(each)
+            self._budgets[account].note_calls(now, len(each))
+
+    def _ended(self, way: "_Way", call: "_Call", later: Later | None = None) -> Resolution:
+        """It ends with this call, or waits in a retry topic."""
+        end, reply, at = call.end, call.reply, call.ended_at
+        order, request, before, outcome = way.order, way.request, way.attempts, reply.outcome
+        detail, ambiguous = "", way.ambiguous or reply.ambiguous
+        if not isinstance(end, Answered):
+            detail = _no_answer(end.error, sent=isinstance(end, NoAnswer))
+        elif end.resent:
+            ambiguous = True
+        if outcome is Outcome.GRANTED and later is None:
+            ambiguous = False
+        return Resolution(
+            way.whole.record,
+            order.index,
+            outcome,
+            at if later is None else self._clock(),
+            None,  # of a request there is no reason: the detail and the platform's words tell
+            detail,
+            reply.dead_letter,
+            order.source,
+            request.rule,
+            request.account,
+            way.rules.hash,
+            order.values,
+            order.suspicions,
+            None,  # and it reverses nothing
+            request.parameters,
+            request.metadata,
+            Attempts(before.count + 1, before.first_at or way.began_at, at, call.seconds, ambiguous),
+            reply.words,
+            reply.label,
+            later,
+        )
 
     async def _go_on(self, way: "_Way", call: "_Call") -> None:
         """After a call that was not the last word."""
@@ -601,7 +653,7 @@ class Delivery:
         if ended is not None:
             self._end(way, ended)
         else:
-            self._ready.append(way)
+            self.ready.append(way)
         self.wake()
 
     async def _was_outdated(self, way: "_Way", reply: Reply) -> bool:
@@ -638,6 +690,10 @@ class Delivery:
 
     def _meaning(self, way: "_Way", call: "_Call", step: NextStep) -> Resolution | None:
         """What the call means for the order. None: another one follows now."""
+        if step is DONE:
+            return self._ended(way, call)
+        if isinstance(step, Later):
+            return self._ended(way, call, step)
         end, reply = call.end, call.reply
         way.reply = reply
         if reply.ambiguous or (isinstance(end, Answered) and end.resent):
@@ -647,10 +703,6 @@ class Delivery:
             before = way.attempts
             first_at = before.first_at or way.began_at
             way.attempts = Attempts(before.count + 1, first_at, call.ended_at, call.seconds)
-        if step is DONE:
-            return self._ended(way, end, reply, None)
-        if isinstance(step, Later):
-            return self._ended(way, end, reply, step)
         self._metrics.retries.labels(reply.label).inc()
         return None
 
@@ -722,20 +774,6 @@ class Delivery:
             words=reply.words if reply else context.words if context else NO_WORDS,
             label=reply.label if reply else context.label if context else "",
             later=self._policy.later(wait, now, context, excused=way.excused),
-        )
-
-    def _ended(self, way: "_Way", end: AttemptEnd, reply: Reply, later: Later | None) -> Resolution:
-        if reply.outcome is Outcome.GRANTED and later is None:
-            way.ambiguous = False
-        return way.resolution(
-            reply.outcome,
-            self._clock(),
-            detail="" if isinstance(end, Answered) else _no_answer(end.error, sent=isinstance(end, NoAnswer)),
-            dead_letter=reply.dead_letter,
-            attempts=way.so_far(),
-            words=reply.words,
-            label=reply.label,
-            later=later,
         )
 
 
@@ -814,17 +852,23 @@ class _Way(Place):
 
     def decided(self) -> None:
         """For its permit."""
-        self.whole.delivery.decided(self)
+        delivery = self.whole.delivery
+        delivery.ready.append(self)
+        delivery.wake()
 
     def answered(self, end: AttemptEnd) -> None:
         """For its call."""
         self.end = end
-        self.whole.delivery.answered(self)
+        delivery = self.whole.delivery
+        delivery.answered.append(self)
+        delivery.wake()
 
     def failed(self, bug: Exception) -> None:
         """For its call, likewise."""
         self.end = bug
-        self.whole.delivery.answered(self)
+        delivery = self.whole.delivery
+        delivery.answered.append(self)
+        delivery.wake()
 
     def so_far(self) -> Attempts:
         """As they are told."""

@@ -107,6 +107,7 @@ class Flow:
         sets_aside: orders of a refused account need not wait here while other accounts go on:
             there are retry topics.
         holding: nobody is to wait here now.
+        freed: calls are over that others may have waited for; see `settle`.
         lateness: of this process, as far as it was seen: while calls are under way.
 
     """
@@ -131,6 +132,7 @@ class Flow:
         self.in_flight = 0
         self.sets_aside = sets_aside
         self.holding = False
+        self.freed = False
         self.metrics = metrics
         self.monotonic = monotonic
         self.wall = wall
@@ -204,6 +206,17 @@ class Flow:
     def permit(self, account: str) -> "Permit":
         """Wait if it is not given; then one call, `permit.report(reply)`, and `permit.close()` whatever happens."""
         return Permit(self._gates.get(account) or self._gate(account))
+
+    def settle(self) -> None:
+        """Calls are over: let those go on who waited for that."""
+        if not self.freed:
+            return
+        self.freed = False
+        if self.in_turn:
+            self.serve()
+        for gate in self._gates.values():
+            if gate.waiting and (not gate.in_turn or gate.open):
+                gate.let_through()
 
     @property
     def supplied(self) -> bool:
@@ -356,8 +369,19 @@ class Permit:
         """Tell how the call ended; without this, a probe has told nothing."""
         if self._leave is None:
             raise RuntimeError("one permit, one report: ask for a new one to call again")
-        self._gate.report(self._leave, reply, self._began)
+        self._gate.report(self._leave, reply, self._began, self._gate.flow.monotonic())
         self._leave = None
+
+    def end(self, reply: Reply, now: float) -> None:
+        """`report` and `close` in one, for many: who waits is let through by `Flow.settle`."""
+        gate, leave = self._gate, self._leave
+        assert leave is not None, "one permit, one report: ask for a new one to call again"
+        self._leave = None
+        self.given = False
+        gate.report(leave, reply, self._began, now)
+        gate.in_flight -= 1
+        gate.flow.in_flight -= 1
+        gate.flow.freed = True
 
     def close(self) -> None:
         """The call is over, or there will be none: to be said once."""
@@ -608,8 +632,7 @@ class _Gate:
 
     # -- How a call ended -----------------------------------------------------------------------------
 
-    def report(self, leave: Pass, reply: Reply, began: float) -> None:
-        now = self.flow.monotonic()
+    def report(self, leave: Pass, reply: Reply, began: float, now: float) -> None:
         if reply.then is Then.STOP:
             if self.breaker.stop(leave, now):
                 self._note_stop(reply)

@@ -84,11 +84,11 @@ class RetryBudget:
         self._slots: deque[_Slot] = deque([self._slot])
         self._ends = 0
 
-    def note_call(self, now: float) -> None:
-        """A call was made, the first for its order or not."""
+    def note_calls(self, now: float, count: int = 1) -> None:
+        """So many calls were made, the first for their orders or not."""
         if now >= self._ends:
             self._turn(int(now))
-        self._slot.calls += 1
+        self._slot.calls += count
 
     def allows(self, now: float) -> bool:
         """True if there is one left."""

@@ -148,7 +148,7 @@ def stages(  # noqa: C901  # a list of loops
         resolutions.clear()
         for first in range(0, len(events), TURN_RECORDS):
             delivery.begin(events[first : first + TURN_RECORDS], ended)
-            while delivery.under_way:
+            while delivery.under_way:  # noqa: ASYNC110  # it sets no event
                 await asyncio.sleep(0)
 
     async def encode() -> None:

@@ -197,7 +197,7 @@ def test_retries_are_a_tenth_of_the_calls_of_ten_seconds_or_a_few(calls: list[tu
     again: list[float] = []
     for failed, passed in calls:
         now += passed
-        budget.note_call(now)
+        budget.note_calls(now)
         made.append(now)
         if failed and budget.allows(now):
             budget.spend(now)
@@ -209,7 +209,7 @@ def test_retries_are_a_tenth_of_the_calls_of_ten_seconds_or_a_few(calls: list[tu
 def test_single_failures_are_retried_where_there_are_few_calls() -> None:
     budget = RetryBudget()
     for minute in range(60):
-        budget.note_call(minute * 60)
+        budget.note_calls(minute * 60)
         assert budget.allows(minute * 60)
         budget.spend(minute * 60)
 
