@@ -621,7 +621,8 @@ class _Gate:
         flow.in_flight += 1
         if flow.in_flight == 1:
             flow.look_how_late()
-        return self.breaker.admit(now)
+        breaker = self.breaker
+        return breaker.admit(now) if breaker.shut else breaker.leave
 
     def _set_aside(self) -> None:
         """While other accounts go on, only one order waits here: the one that will probe."""
@@ -641,7 +642,7 @@ class _Gate:
         if self.limit is not None:
             self.limit.ended(now, now - began, self.in_flight, failed=in_trouble)
         if not in_trouble:
-            if self.breaker.succeed(leave, now):
+            if not self.breaker.calm and self.breaker.succeed(leave, now):
                 self._note_answer()
         elif self.breaker.fail(leave, now, reply.retry_after or 0.0):
             self._note_trouble(reply)
