@@ -3,11 +3,11 @@
 import logging
 import re
 import sys
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from consumer.core.rules import RuleBook
     from consumer.core.sources import Source
     from consumer.settings import Settings
-
-T = TypeVar("T")
 
 SettingsFile = Annotated[
     Path | None,
@@ -285,17 +283,3 @@ def keep_logs_quiet(hide: Iterable[str] = ()) -> None:
 
     logs.configure("error", hide=hide)
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-
-
-def run_fast(main: Coroutine[Any, Any, T]) -> T:
-    """As asyncio.run, on the fastest event loop there is."""
-    import asyncio
-
-    try:
-        import uvloop
-    except ImportError:  # not on Windows
-        new_event_loop = None
-    else:
-        new_event_loop = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(main)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from consumer.cli.common import Format, FormatOption, SettingsFile, print_table, run_fast
+from consumer.cli.common import Format, FormatOption, SettingsFile, print_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,8 +34,6 @@ def run(
 
     SIGTERM and SIGINT drain and end it; SIGHUP has it read the rules at once.
     """
-    import gc
-
     import structlog
 
     reading, service = _checked(settings)
@@ -46,10 +44,7 @@ def run(
         return
     for warning in reading.warnings:
         structlog.get_logger(__name__).warning("settings.variable_ignored", problem=str(warning))
-    gc.collect()
-    gc.freeze()  # what is here stays: looking through ten thousand rules would hold everything up
-    # A thousand events on their way are some 30,000 objects, and none of them is garbage that counting does not find.
-    gc.set_threshold(GARBAGE)
+    prepare_memory()
     serve(service)
 
 
@@ -152,7 +147,19 @@ def _checked(file: "Path | None") -> "tuple[Reading, Service]":
 
 def serve(service: "Service") -> None:
     """Runs the service until it is told to stop."""
-    run_fast(_until_told_to_stop(service))
+    from consumer import eventloop
+
+    eventloop.run(_until_told_to_stop(service))
+
+
+def prepare_memory() -> None:
+    """Once all is loaded that stays."""
+    import gc
+
+    gc.collect()
+    gc.freeze()  # what is here stays: looking through ten thousand rules would hold everything up
+    # A thousand events on their way are some 30,000 objects, and none of them is garbage that counting does not find.
+    gc.set_threshold(GARBAGE)
 
 
 async def _until_told_to_stop(service: "Service") -> None:

@@ -5,26 +5,26 @@ import json
 import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from math import inf
-from pathlib import Path
+from statistics import fmean
+from typing import Any
 
-from consumer import rulebook
 from consumer.cli.common import this_command
-from consumer.sandbox.figures import Window, read
-from consumer.sandbox.gateway import DEMO_APP_SECRET, SandboxGateway
+from consumer.cli.served import Look, Served
+from consumer.sandbox.figures import Pace, Window, quantile
+from consumer.sandbox.gateway import DEMO_APP_SECRET
+from consumer.sandbox.journal import Journal
+from consumer.sandbox.platform import Platform
 from consumer.sandbox.reconcile import OutcomeFields, Produced, Report, reconcile
 from consumer.sandbox.samples import SampleEvent, sample_events
-from consumer.sandbox.scenarios import Scenario
+from consumer.sandbox.scenarios import Moment, Scenario
 from consumer.sandbox.screen import Screen
-from consumer.sandbox.traffic import committed_offsets, follow_outcomes, produce, read_outcomes
+from consumer.sandbox.traffic import OutcomeReader, committed_offsets, produce
 from consumer.sandbox.view import State
-from consumer.service import Service
-from consumer.settings import Settings
 from consumer.topics import TopicSpec, ensure_topics
 
 PARTITIONS = 3
@@ -33,8 +33,6 @@ PATIENCE = 60.0
 
 DRAIN_SECONDS = 15.0
 _TICK = 0.25  # seconds between two pictures
-_LAST_LOOKS = 8
-"""Pictures after the last outcome at most: until the service has looked how far behind it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +66,19 @@ class _Tally:
         self.last = time.monotonic()
 
 
+@dataclass
+class _Looks:
+    """The last one before the first outcome, and the latest."""
+
+    first: Look | None = None
+    last: Look | None = None
+
+    def note(self, look: Look) -> None:
+        if self.first is None or not look.reading.orders:
+            self.first = look
+        self.last = look
+
+
 class Play:
     """A scenario, played once.
 
@@ -84,28 +95,32 @@ class Play:
         names: Names | None = None,
         tamper: Callable[[list[OutcomeFields]], list[OutcomeFields]] = lambda outcomes: outcomes,
     ) -> None:
-        self._scenario = scenario
         self._events = scenario.events if events is None else events
+        self._scenario = scenario.with_many(self._events)
         self._seed = seed
         self._keep = keep
         self._names = names or Names()
         self._tamper = tamper
         self._tally = _Tally()
+        self._looks = _Looks()
 
     async def run(self, servers: str, screen: Screen) -> Report:
         """Returns when all is reconciled and taken down again, but for the topics."""
-        await self._create_topics(servers, screen)
-        async with SandboxGateway(scenario=self._scenario, seed=self._seed) as gateway:
-            service = self._service(servers, gateway)
-            async with _running(service) as running:
-                produced = await self._produce_and_watch(servers, service, gateway, running, screen)
+        async with (
+            Served() as service,
+            Platform(self._scenario, self._seed) as platform,
+        ):
+            await self._create_topics(servers, screen)
+            async with OutcomeReader(servers, self._names.outcomes) as reader:
+                produced = await self._produce_and_watch(servers, service, platform, reader, screen)
                 if not self._keep:
-                    await _drain(service, running, screen)
-                report = await self._reconcile(servers, produced, gateway)
-                screen.summary(report, self._names.dead_letters)
+                    await _drain(service, screen)
+                journal = await platform.journal()
+                report = await self._reconcile(servers, produced, journal, reader)
+                screen.summary(report, self._names.dead_letters, self._pace(journal, reader))
                 if self._keep:
-                    await self._until_interrupted(servers, gateway, service, running, screen)
-                    await _drain(service, running, screen)
+                    await self._until_interrupted(servers, platform, service, reader, screen)
+                    await _drain(service, screen)
         return report
 
     async def _create_topics(self, servers: str, screen: Screen) -> None:
@@ -113,71 +128,72 @@ class Play:
         await ensure_topics(servers, dict.fromkeys(names, TopicSpec(PARTITIONS, 1)))
         screen.step(f"Created {', '.join(names)}")
 
-    def _service(self, servers: str, gateway: SandboxGateway) -> Service:
-        rules = Path(str(files("consumer.sandbox") / "demo-rules.yaml"))
+    def _settings(self, servers: str, platform: Platform) -> Mapping[str, Any]:
+        """Of the service, as a settings file has them."""
         names = self._names
-        settings = Settings.model_validate(
-            {
-                "kafka": {
-                    "bootstrap_servers": [servers],
-                    "topics": {
-                        "events": [names.events],
-                        "outcomes": names.outcomes,
-                        "dead_letters": names.dead_letters,
-                    },
-                    "group_id": names.group,
+        return {
+            "kafka": {
+                "bootstrap_servers": [servers],
+                "topics": {
+                    "events": [names.events],
+                    "outcomes": names.outcomes,
+                    "dead_letters": names.dead_letters,
                 },
-                "rules": rules,
-                "gateway": {
-                    "url": gateway.url,
-                    "connect_timeout": self._scenario.call_timeout,
-                    "total_timeout": self._scenario.call_timeout,
-                },
-                "retries": {"base": "200ms", "cap": "1s", "delays": []},  # nobody watches for minutes
-                "secrets": {"demo_app": DEMO_APP_SECRET, "plate_hash": "the demo's plates are no one's"},
-                "drain_timeout": DRAIN_SECONDS,
-                "web": {"host": "127.0.0.1", "port": 0},
-            }
-        )
-        return Service(settings, rules=rulebook.load(rules))
+                "group_id": names.group,
+            },
+            "rules": str(files("consumer.sandbox") / "demo-rules.yaml"),
+            "gateway": {
+                "url": platform.url,
+                "connect_timeout": self._scenario.call_timeout,
+                "total_timeout": self._scenario.call_timeout,
+            },
+            "retries": {"base": "200ms", "cap": "1s", "delays": []},  # nobody watches for minutes
+            "secrets": {"demo_app": DEMO_APP_SECRET, "plate_hash": "the demo's plates are no one's"},
+            "drain_timeout": DRAIN_SECONDS,
+            "web": {"host": "127.0.0.1", "port": 0},
+        }
 
     async def _produce_and_watch(
         self,
         servers: str,
-        service: Service,
-        gateway: SandboxGateway,
-        running: "asyncio.Task[None]",
+        service: Served,
+        platform: Platform,
+        reader: OutcomeReader,
         screen: Screen,
     ) -> list[Produced]:
         """Returns when every order has an outcome, or when none has come for too long."""
         rate, tally = self._scenario.rate(self._events), self._tally
-        how = "as fast as they go" if rate == inf else f"{rate:.0f} a second"
-        screen.step(f"Sending {self._events} charges, {how}; the service runs")
         samples = sample_events(self._events, now=datetime.now(UTC), seed=self._seed)
         producing = asyncio.create_task(
             produce(servers, self._names.events, samples, rate=rate, on_sent=tally.sent)
         )
-        watching = asyncio.create_task(self._watch(servers, screen))
-        began = time.monotonic()
-        window = Window(read(service.metrics, began))
+        watching = asyncio.create_task(self._watch(reader, screen))
         try:
-            last_looks = _LAST_LOOKS
-            while last_looks:
+            if rate == inf:
+                screen.step(f"Sending {self._events} charges at once; the service then works them off")
+                await producing
+            else:
+                screen.step(f"Sending {self._events} charges, {rate:.0f} a second; the service runs")
+            await service.start(self._settings(servers, platform))
+            began = time.monotonic()
+            self._looks.note(look := await service.look())
+            window = Window(look.reading)
+            over = False
+            while not over:
                 await asyncio.wait(
-                    [task for task in (running, watching, producing) if not task.done()],
+                    [task for task in (watching, producing) if not task.done()],
                     timeout=_TICK,
                     return_when=asyncio.FIRST_EXCEPTION,
                 )
-                if producing.done():
-                    producing.result()  # raises why it failed
-                if running.done() or watching.done():
-                    (running if running.done() else watching).result()
-                    raise RuntimeError("the service ended before it was told to")
-                window.add(read(service.metrics, time.monotonic()))
-                screen.show(self._state(window, gateway, screen, time.monotonic() - began))
-                if producing.done() and tally.done >= tally.orders:
-                    last_looks = last_looks - 1 if window.last.lag else 0
-                elif producing.done() and time.monotonic() - tally.last > PATIENCE:
+                for task in (producing, watching):
+                    if task.done():
+                        task.result()  # raises why it failed
+                over = producing.done() and tally.done >= tally.orders
+                look = await service.look()
+                self._looks.note(look)
+                window.add(look.reading)
+                screen.show(self._state(window, await platform.moment(), screen, time.monotonic() - began))
+                if not over and producing.done() and time.monotonic() - tally.last > PATIENCE:
                     screen.step(f"No further outcome for {PATIENCE:.0f} s; reconciling what there is")
                     break
             return await producing
@@ -186,15 +202,13 @@ class Play:
                 task.cancel()
             await asyncio.wait([producing, watching])
 
-    async def _watch(self, servers: str, screen: Screen) -> None:
-        async with aclosing(follow_outcomes(servers, self._names.outcomes)) as outcomes:
-            async for outcome in outcomes:
+    async def _watch(self, reader: OutcomeReader, screen: Screen) -> None:
+        while True:
+            for outcome in await reader.further():
                 self._tally.ended(outcome)
                 screen.outcome(outcome)
 
-    def _state(self, window: Window, gateway: SandboxGateway, screen: Screen, seconds: float) -> State:
-        moment = gateway.moment()
-        assert moment is not None
+    def _state(self, window: Window, moment: Moment, screen: Screen, seconds: float) -> State:
         tally, now = self._tally, window.last
         return State(
             scenario=self._scenario.name,
@@ -207,7 +221,6 @@ class Play:
             orders=tally.orders,
             done=tally.done,
             rate=window.rate,
-            lag=now.lag,
             in_flight=now.in_flight,
             p50=window.latency(0.5),
             p99=window.latency(0.99),
@@ -218,45 +231,52 @@ class Play:
             examples=screen.examples,
         )
 
-    async def _reconcile(self, servers: str, produced: list[Produced], gateway: SandboxGateway) -> Report:
-        outcomes = self._tamper(await read_outcomes(servers, self._names.outcomes))
+    async def _reconcile(
+        self, servers: str, produced: list[Produced], journal: Journal, reader: OutcomeReader
+    ) -> Report:
+        outcomes = self._tamper(await reader.read_to_the_end())
         committed = await committed_offsets(servers, self._names.group, self._names.events)
-        return reconcile(produced, outcomes, gateway.journal, committed, troubled=self._scenario.fails)
+        return reconcile(produced, outcomes, journal, committed, troubled=self._scenario.fails)
+
+    def _pace(self, journal: Journal, reader: OutcomeReader) -> Pace | None:
+        """None where the charges were spread over time."""
+        first, last, calls = self._looks.first, self._looks.last, journal.entries
+        if self._scenario.rate(self._events) != inf or first is None or last is None or not calls:
+            return None
+        orders = last.reading.orders - first.reading.orders
+        before, after = first.reading.calls, last.reading.calls
+        return Pace(
+            orders=orders,
+            seconds=reader.last_at - min(call.received_at for call in calls).timestamp(),
+            cpu_us=(last.cpu_seconds - first.cpu_seconds) / max(1, orders) * 1e6,
+            p50=quantile(before, after, 0.5) or 0.0,
+            p99=quantile(before, after, 0.99) or 0.0,
+            platform=fmean(call.seconds for call in calls),
+        )
 
     async def _until_interrupted(
-        self,
-        servers: str,
-        gateway: SandboxGateway,
-        service: Service,
-        running: "asyncio.Task[None]",
-        screen: Screen,
+        self, servers: str, platform: Platform, service: Served, reader: OutcomeReader, screen: Screen
     ) -> None:
         """Shows what comes, until Ctrl-C or SIGTERM, which here is no failure."""
         interrupted = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, interrupted.set)
-        screen.lines(*self._ways_in(servers, gateway, service))
-        waiting = asyncio.create_task(interrupted.wait())
-        showing = asyncio.create_task(self._show_further(servers, screen))
+        screen.lines(*self._ways_in(servers, platform, (await service.look()).port))
+        tasks = [
+            asyncio.create_task(each)
+            for each in (interrupted.wait(), _show_further(reader, screen), _until_it_ends(service))
+        ]
         try:
-            await asyncio.wait([waiting, running, showing], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            waiting.cancel()
-            showing.cancel()
-            await asyncio.wait([waiting, showing])
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
             for number in (signal.SIGINT, signal.SIGTERM):  # from here on they end it at once
                 loop.remove_signal_handler(number)
 
-    async def _show_further(self, servers: str, screen: Screen) -> None:
-        seen = 0
-        async with aclosing(follow_outcomes(servers, self._names.outcomes)) as outcomes:
-            async for outcome in outcomes:
-                seen += 1
-                if seen > self._tally.done:
-                    screen.each_outcome(outcome)
-
-    def _ways_in(self, servers: str, gateway: SandboxGateway, service: Service) -> list[str]:
+    def _ways_in(self, servers: str, platform: Platform, port: int | None) -> list[str]:
         names = self._names
         command = this_command()
         ended = datetime.now(UTC).replace(microsecond=0)
@@ -273,8 +293,8 @@ class Play:
             "All of it goes on running:",
             f"  Kafka               {servers}",
             f"  topics              {names.events}, {names.outcomes}, {names.dead_letters}",
-            f"  platform's journal  {gateway.base_url}/",
-            f"  service's page      http://127.0.0.1:{service.port}/ and its /metrics",
+            f"  platform's journal  {platform.base_url}/",
+            f"  service's page      http://127.0.0.1:{port}/ and its /metrics",
             "",
             "Send a charge of your own, and see its outcome below (a plate that ends in 1002 has not entered):",
             f"  export CHARGING_COUPON__KAFKA__BOOTSTRAP_SERVERS={servers}",
@@ -287,21 +307,21 @@ class Play:
         ]
 
 
-@asynccontextmanager
-async def _running(service: Service) -> "AsyncIterator[asyncio.Task[None]]":
-    """The service in a task that does not outlive this."""
-    running = asyncio.create_task(service.run())
-    try:
-        yield running
-    finally:
-        if not running.done():
-            running.cancel()
-            await asyncio.wait([running], timeout=5)
+async def _show_further(reader: OutcomeReader, screen: Screen) -> None:
+    while True:
+        for outcome in await reader.further():
+            screen.each_outcome(outcome)
 
 
-async def _drain(service: Service, running: "asyncio.Task[None]", screen: Screen) -> None:
+async def _until_it_ends(service: Served) -> None:
+    """Raises RuntimeError then."""
+    while True:
+        await service.look()
+        await asyncio.sleep(_TICK)
+
+
+async def _drain(service: Served, screen: Screen) -> None:
     """Stopped as by SIGTERM: it drains, flushes and leaves the group."""
     screen.step("Stopping the service: it drains, commits and leaves the group")
-    service.stop()
     async with asyncio.timeout(2 * DRAIN_SECONDS):
-        await running
+        await service.stop()

@@ -209,10 +209,12 @@ class SandboxGateway:
 
     def moment(self) -> Moment | None:
         """Where the scenario is; None without one."""
-        if self.scenario is None:
-            return None
+        return None if self.scenario is None else self.scenario.at(self.scenario_seconds() or 0.0)
+
+    def scenario_seconds(self) -> float | None:
+        """Since the first call; None before."""
         began = self._scenario_began
-        return self.scenario.at(0.0 if began is None else time.monotonic() - began)
+        return None if began is None else time.monotonic() - began
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
         """Listens; port 0 takes any free one. Raises OSError if it cannot."""
@@ -277,10 +279,11 @@ class SandboxGateway:
         form = read_form(request.content_type, request.body, self._apps, self._metadata_form)
         work = _Work(request, form, asyncio.get_running_loop().time())
         self._arrive(work)
-        answer, work.granted = self._decide(form, work.event_id, work.plate)
-        work.answer = answer = self._delivered(answer, work.event_id)
+        moment = self.moment()
+        answer, work.granted = self._decide(form, work.event_id, work.plate, moment)
+        work.answer = answer = self._delivered(answer, work.event_id, moment)
         work.serial = self.journal.grants.get(work.event_id, "") if answer.code == "1001" else ""
-        self._workers.work(self._delay(answer)).add_done_callback(partial(self._end, work))
+        self._workers.work(self._delay(answer, moment)).add_done_callback(partial(self._end, work))
 
     def _arrive(self, work: _Work) -> None:
         """Counts the call among those under way, and tells it whom it overlaps."""
@@ -306,7 +309,7 @@ class SandboxGateway:
                 if not under_way[key]:
                     del under_way[key]
 
-    def _decide(self, form: Form, event_id: str, plate: str) -> tuple[Answer, bool]:
+    def _decide(self, form: Form, event_id: str, plate: str, moment: Moment | None) -> tuple[Answer, bool]:
         """The answer, and whether this call grants the coupon: once for each event_id."""
         if form.refused is not None:
             refused = form.refused
@@ -316,16 +319,15 @@ class SandboxGateway:
         journal = self.journal
         journal.calls_by_event[event_id] += 1
         call = Call(event_id, plate, journal.calls_by_event[event_id], form.parameters)
-        answer = self._trouble(call) or self._answer(call)
+        answer = self._trouble(call, moment) or self._answer(call)
         if answer.grants:
             journal.write_grant(event_id, f"{self._random.getrandbits(128):032x}", call.nth)
         else:
             journal.write_call(event_id, answer.name)
         return answer, answer.grants
 
-    def _trouble(self, call: Call) -> Answer | None:
+    def _trouble(self, call: Call, moment: Moment | None) -> Answer | None:
         """How the scenario lets this call fail, if it does."""
-        moment = self.moment()
         if moment is None:
             return None
         if moment.phase.rate is not None and not self._within(moment.phase.rate):
@@ -339,10 +341,9 @@ class SandboxGateway:
         self._troubled[call.event_id] += 1
         return answer
 
-    def _delivered(self, answer: Answer, event_id: str) -> Answer:
+    def _delivered(self, answer: Answer, event_id: str, moment: Moment | None) -> Answer:
         """On the wire as the scenario has it, unless the answer itself says how."""
-        moment = self.moment()
-        if moment is None or answer.delivery is not Delivery.REPLY:
+        if moment is None or not moment.phase.deliveries or answer.delivery is not Delivery.REPLY:
             return answer
         nth = self.journal.calls_by_event[event_id]
         way = drawn(moment.phase.deliveries, f"{self._seed}/{moment.phase.name}/wire/{event_id}/{nth}")
@@ -359,7 +360,8 @@ class SandboxGateway:
     def _answer(self, call: Call) -> Answer:
         if call.event_id in self.journal.grants:
             return ANSWERS["1403"]
-        met = replace(call, nth=call.nth - self._troubled[call.event_id])  # else its story would skip a step
+        troubled = self._troubled.get(call.event_id)
+        met = replace(call, nth=call.nth - troubled) if troubled else call  # else its story would skip a step
         return (
             (self.script(call) if self.script else None)
             or by_plate(met)
@@ -367,10 +369,9 @@ class SandboxGateway:
             or ANSWERS["1001"]
         )
 
-    def _delay(self, answer: Answer) -> float:
+    def _delay(self, answer: Answer, moment: Moment | None) -> float:
         if answer.latency is not None:
             return answer.latency
-        moment = self.moment()
         latency, jitter = (
             (self.latency, self._jitter) if moment is None else (moment.latency, moment.phase.jitter)
         )

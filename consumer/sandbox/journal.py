@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
 
+from msgspec import Struct
+
 from consumer.sandbox.answers import Delivery
 
 KEPT = 200_000
@@ -18,8 +20,7 @@ SHOWN = 200
 """Calls on the page."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True):
     """One call.
 
     Attributes:

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
-from itertools import chain, count
+from itertools import accumulate, chain, count
 from typing import Any
 
 from consumer.core.events import Headers
@@ -24,6 +24,7 @@ UNKNOWN_STATION = "HK-0900"
 _CHINA = timezone(timedelta(hours=8))
 _LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
 _CITIES = ("粤B", "粤A", "川A", "京A", "沪C", "浙A", "苏E", "鄂A")
+_JSON = json.JSONEncoder(ensure_ascii=False)
 _HEADERS: Headers = (("content-type", b"application/json"), ("schema", b"charging-completed.v1"))
 
 
@@ -86,10 +87,11 @@ def sample_events(amount: int, *, now: datetime, seed: int = 1) -> Iterator[Samp
     All charges ended within the hour before `now`, which is aware.
     """
     maker = _Maker(now, random.Random(seed))  # noqa: S311  # not for security
-    first = iter(KINDS)
-    drawn = (maker.random.choices(list(KINDS), [kind.share for kind in KINDS.values()])[0] for _ in count())
-    for name, _ in zip(chain(first, drawn), range(amount), strict=False):
-        yield replace(KINDS[name].make(maker), kind=name)
+    names, shares = list(KINDS), list(accumulate(kind.share for kind in KINDS.values()))
+    drawn = (maker.random.choices(names, cum_weights=shares)[0] for _ in count())
+    for name, _ in zip(chain(names, drawn), range(amount), strict=False):
+        sample = KINDS[name].make(maker)
+        yield SampleEvent(name, sample.key, sample.value, sample.headers, sample.expected)
 
 
 class _Maker:
@@ -107,7 +109,7 @@ class _Maker:
         ended = self._now - timedelta(seconds=self.random.randint(5, 3000))
         energy = round(minutes / 60 * self.random.uniform(6.5, 60), 3)
         order = {
-            "order_id": f"MA5DA{ended:%Y%m%d%H%M%S}{next(self._numbers):08d}",
+            "order_id": f"MA5DA{ended.strftime('%Y%m%d%H%M%S')}{next(self._numbers):08d}",
             "plate": self.plate(),
             "station_id": self.random.choice(STATIONS),
             "connector_id": str(self.random.randint(1, 24)),
@@ -163,7 +165,7 @@ def _event(key: str, value: bytes | None, *expected: Expected) -> SampleEvent:
 
 
 def _json(value: object) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode()
+    return _JSON.encode(value).encode()
 
 
 # -- One function a kind that is more than a plate ------------------------------------------------------

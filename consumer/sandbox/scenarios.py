@@ -7,7 +7,6 @@ offer whatever is in there.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from math import inf
-from types import MappingProxyType
 
 from consumer.sandbox.answers import Delivery
 
@@ -36,8 +35,8 @@ class Phase:
     seconds: float
     latency: tuple[float, float]
     jitter: float = 0.6
-    failures: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
-    deliveries: Mapping[Delivery, float] = field(default_factory=lambda: MappingProxyType({}))
+    failures: Mapping[str, float] = field(default_factory=dict)
+    deliveries: Mapping[Delivery, float] = field(default_factory=dict)
     capacity: int | None = None
     rate: float | None = None
 
@@ -77,6 +76,8 @@ class Scenario:
         events: records that the demo produces unless told otherwise.
         call_timeout: seconds that the demo's service waits for a reply; ample where waiting
             too long is not the point, for machines that have more to do.
+        latency_of_many: mean seconds until a reply where more than `MOST_WATCHED` records go as fast as they can;
+            None: as ever. So that it is not for the platform that the service waits.
 
     """
 
@@ -85,6 +86,7 @@ class Scenario:
     phases: tuple[Phase, ...]
     events: int
     call_timeout: float = 30.0
+    latency_of_many: float | None = None
 
     @property
     def seconds(self) -> float:
@@ -116,6 +118,13 @@ class Scenario:
             return evenly
         return inf if events > MOST_WATCHED else max(evenly, self.events / self.seconds)
 
+    def with_many(self, events: int) -> "Scenario":
+        """As it is where so many are produced."""
+        if self.latency_of_many is None or self.rate(events) != inf:
+            return self
+        both = (self.latency_of_many, self.latency_of_many)
+        return replace(self, phases=tuple(replace(phase, latency=both) for phase in self.phases))
+
     def scaled(self, factor: float) -> "Scenario":
         """The same in so many times the time: phases, latencies and timeout."""
         phases = tuple(
@@ -142,6 +151,7 @@ STEADY = Scenario(
     "the platform answers within about a tenth of a second",
     (Phase("well", "answers at once", 20.0, _WELL),),
     events=600,
+    latency_of_many=0.02,
 )
 SLOW = Scenario(
     "slow",

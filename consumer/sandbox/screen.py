@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.status import Status
 from rich.text import Text
 
+from consumer.sandbox.figures import Pace
 from consumer.sandbox.reconcile import OutcomeFields, Report
 from consumer.sandbox.summary import summarise
 from consumer.sandbox.view import Example, State, plain_line, render
@@ -39,7 +40,7 @@ class Screen:
         self._view: Live | None = None
         self._status: Status | None = None
         self._step = Text()
-        self._shown: Counter[str] = Counter()
+        self._shown: Counter[tuple[str, str | None]] = Counter()
         self._examples: list[Example] = []
         self._phase = ""
         self._troubled = False
@@ -98,19 +99,19 @@ class Screen:
 
     def outcome(self, outcome: OutcomeFields) -> None:
         """The first ones of each kind, in the view also some of the others; plates masked."""
-        example = Example.of(outcome)
-        self._shown[example.kind] += 1
-        rare = self._shown[example.kind] <= SHOWN_OF_EACH
+        kind = (outcome["outcome"], outcome["reason"])
+        self._shown[kind] += 1
+        rare = self._shown[kind] <= SHOWN_OF_EACH
         if not self._live:
             if rare:
                 if self._shown.total() == 1:
                     self._say(f"Outcomes, a sample: the first {SHOWN_OF_EACH} of each kind")
-                self._print_example(example)
+                self._print_example(Example.of(outcome))
             return
         now = time.monotonic()
         if rare or now - self._outcome_at > _EXAMPLE_EVERY:
             self._outcome_at = now
-            self._examples = [*self._examples[-_EXAMPLES_KEPT:], example]
+            self._examples = [*self._examples[-_EXAMPLES_KEPT:], Example.of(outcome)]
 
     def each_outcome(self, outcome: OutcomeFields) -> None:
         """A line for it, plate masked."""
@@ -123,12 +124,12 @@ class Screen:
         for line in lines:
             self._console.print(line, markup=False, soft_wrap=True)
 
-    def summary(self, report: Report, dead_letters: str) -> None:
+    def summary(self, report: Report, dead_letters: str, pace: Pace | None = None) -> None:
         """What was sent, what became of it, and whether all of it agrees. `dead_letters` is the topic's name."""
         self._end_view()
         self._end_status()
         self._console.print()
-        for line in summarise(report, dead_letters, self._console.width):
+        for line in summarise(report, dead_letters, self._console.width, pace):
             self._console.print(line, soft_wrap=True)
 
     def _say(self, line: str) -> None:

@@ -5,6 +5,7 @@ from textwrap import wrap
 
 from rich.text import Text
 
+from consumer.sandbox.figures import Pace
 from consumer.sandbox.reconcile import Report
 
 MOST_PROBLEMS = 20
@@ -36,15 +37,17 @@ _KIND, _ORDERS = 28, 6
 _NUMBER, _NAME = 6, 17
 
 
-def summarise(report: Report, dead_letters: str, width: int) -> list[Text]:
+def summarise(report: Report, dead_letters: str, width: int, pace: Pace | None = None) -> list[Text]:
     """What was sent and what became of it; who has a coupon, who has none, and why; or what disagrees, by name.
 
     `dead_letters` is the topic's name. The lines are broken to `width`, but for those that name a disagreement.
+    With a `pace` it also says how fast that was.
     """
     lines = list(_table(report, width))
     if report.agrees:
         sections = [
             _verdict(report, width),
+            _how_fast(pace, width) if pace else (),
             _scenario(report, width),
             _with_coupon(report, width),
             _without_coupon(report, width),
@@ -79,6 +82,16 @@ def _verdict(report: Report, width: int) -> Iterator[Text]:
         "Every record's offset is committed, so that after a restart none would be read again.",
         width,
         "green",
+    )
+
+
+def _how_fast(pace: Pace, width: int) -> Iterator[Text]:
+    yield from _paragraph(
+        f"{pace.orders} orders took {pace.seconds:.1f} s: {pace.orders / pace.seconds:.0f} a second, on a machine that the "
+        f"service shares with Kafka, the platform and this demo. The service itself used {pace.cpu_us:.0f} µs of CPU "
+        f"time an order. Half of its calls were answered within {pace.p50 * 1000:.0f} ms (p50), 99 of 100 within "
+        f"{pace.p99 * 1000:.0f} ms (p99), of which the platform took {pace.platform * 1000:.0f} ms on average.",
+        width,
     )
 
 

@@ -15,8 +15,6 @@ def _metrics() -> Metrics:
     metrics.retries.labels("503").inc(4)
     metrics.dead_letters.labels("invalid", "not_json").inc()
     metrics.in_flight.set(5)
-    metrics.lag.labels("events", "0").set(7)
-    metrics.lag.labels("events", "1").set(2)
     return metrics
 
 
@@ -24,12 +22,12 @@ def test_metrics_are_summed_over_their_labels() -> None:
     reading = read(_metrics(), 10.0)
 
     assert (reading.at, reading.orders, reading.repeated, reading.dead_letters) == (10.0, 4, 4, 1)
-    assert (reading.in_flight, reading.lag) == (5, 9)
+    assert reading.in_flight == 5
     assert reading.replies == {"1001": 3, "503": 4}
 
 
 def _reading(at: float, orders: int) -> Reading:
-    return Reading(at, orders, {}, (), 0, 0, 0, 0)
+    return Reading(at, orders, {}, (), 0, 0, 0)
 
 
 def test_the_rate_is_that_of_the_last_seconds_only() -> None:

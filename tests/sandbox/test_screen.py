@@ -53,7 +53,6 @@ STATE = State(
     orders=440,
     done=400,
     rate=28.0,
-    lag=3,
     in_flight=12,
     p50=0.08,
     p99=1.9,
@@ -63,7 +62,7 @@ STATE = State(
     outcomes={},
     examples=[],
 )
-DONE = replace(STATE, produced=600, done=440, lag=0)
+DONE = replace(STATE, produced=600, done=440)
 
 
 def test_outcomes_are_shown_with_masked_plates_and_only_the_first_of_each_kind() -> None:

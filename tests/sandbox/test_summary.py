@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from consumer.sandbox.figures import Pace
 from consumer.sandbox.reconcile import Charges, Report, Row
 from consumer.sandbox.summary import MOST_PROBLEMS, summarise
 
@@ -183,3 +184,13 @@ def test_no_line_is_wider_than_the_terminal_or_ends_in_blanks(width: int, report
 
     assert max(len(line) for line in lines) <= width
     assert [line for line in lines if line != line.rstrip()] == []
+
+
+def test_a_demo_in_which_nothing_held_the_service_up_says_how_fast_it_was() -> None:
+    pace = Pace(orders=20_000, seconds=4.0, cpu_us=121.4, p50=0.0312, p99=0.0904, platform=0.02)
+
+    shown = " ".join(line.plain for line in summarise(STEADY, "dead.letters", 100, pace))
+
+    assert "20000 orders took 4.0 s: 5000 a second" in shown
+    assert "The service itself used 121 µs of CPU time an order." in shown
+    assert "within 31 ms (p50), 99 of 100 within 90 ms (p99), of which the platform took 20 ms" in shown

@@ -1,9 +1,12 @@
 import json
-from urllib.parse import quote, quote_plus
+import re
+from urllib.parse import quote, quote_plus, unquote_to_bytes
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from consumer.sandbox.verify import Form, expected_sign, read_form
+from consumer.sandbox.verify import Form, _decode, expected_sign, read_form
 
 SECRETS = {"op1": "s3cret"}
 FORM = "application/x-www-form-urlencoded; charset=utf-8"
@@ -184,3 +187,33 @@ def test_metadata_is_taken_in_each_of_its_forms(more: dict[str, str]) -> None:
 )
 def test_metadata_of_another_shape_is_refused(more: dict[str, str], hint: str) -> None:
     assert hint in _hint(_signed(**more))
+
+
+def _decoded_plainly(part: bytes) -> str | None:
+    if re.search(rb"%(?![0-9A-Fa-f]{2})", part):
+        return None
+    try:
+        return unquote_to_bytes(part.replace(b"+", b" ")).decode()
+    except UnicodeDecodeError:
+        return None
+
+
+@given(st.text().map(lambda text: quote_plus(text).encode()))
+def test_what_a_browser_encodes_is_decoded(part: bytes) -> None:
+    assert _decode(part) == _decoded_plainly(part)
+
+
+@given(
+    st.lists(
+        st.sampled_from([b"%", b"=", b"4", b"a", b"F", b"+", b"\r", b"\n", b" ", b"%E5%85%85", b"%0a", b"x"])
+    )
+)
+def test_what_nobody_encodes_is_decoded_to_the_letter_or_refused(parts: list[bytes]) -> None:
+    part = b"".join(parts)
+    decoded: str | None
+    try:
+        decoded = _decode(part)
+    except ValueError:
+        decoded = None
+
+    assert decoded == _decoded_plainly(part)

@@ -1,0 +1,83 @@
+"""The demo's platform: a sandbox gateway in a process of its own. Starts that process, and is it."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+
+from consumer import eventloop
+from consumer.sandbox.apart import Apart, attend
+from consumer.sandbox.gateway import SandboxGateway
+from consumer.sandbox.journal import Journal
+from consumer.sandbox.scenarios import Moment, Scenario
+
+
+class Platform:
+    """As seen from the demo. Enter it.
+
+    Attributes:
+        url: the endpoint; base_url: the page.
+
+    """
+
+    url: str
+    base_url: str
+
+    def __init__(self, scenario: Scenario, seed: int) -> None:
+        self._scenario = scenario
+        self._seed = seed
+        self._apart = Apart("the platform", __name__)
+        self._began: float | None = None
+
+    async def __aenter__(self) -> Self:
+        await self._apart.__aenter__()
+        try:
+            self.url, self.base_url = await self._apart.ask((self._scenario, self._seed))
+        except BaseException:
+            await self._apart.__aexit__(*sys.exc_info())
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._apart.__aexit__(kind, error, trace)
+
+    async def moment(self) -> Moment:
+        """Where the scenario is, which begins with the first call."""
+        if self._began is None and (seconds := await self._apart.ask("seconds")) is not None:
+            self._began = time.monotonic() - seconds
+        return self._scenario.at(0.0 if self._began is None else time.monotonic() - self._began)
+
+    async def journal(self) -> Journal:
+        """What it received and granted, so far."""
+        journal: Journal = await self._apart.ask("journal")
+        return journal
+
+
+class _Actor:
+    """In that process."""
+
+    gateway: SandboxGateway | None = None
+
+    async def answer(self, question: object) -> object:
+        gateway = self.gateway
+        if gateway is None:
+            assert isinstance(question, tuple)
+            scenario, seed = question
+            self.gateway = gateway = SandboxGateway(scenario=scenario, seed=seed)
+            await gateway.start()
+            return gateway.url, gateway.base_url
+        return gateway.journal if question == "journal" else gateway.scenario_seconds()
+
+
+def main(number: int) -> None:
+    """That process."""
+    eventloop.run(_play(number))
+
+
+async def _play(number: int) -> None:
+    actor = _Actor()
+    await attend(number, actor.answer)
+    if actor.gateway is not None:
+        await actor.gateway.stop()
