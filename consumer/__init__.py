@@ -30,7 +30,7 @@ can write there any more; `credentials` follows the files of secrets and certifi
 `rotation` has the connections to Kafka follow them; `waiting` gets the service to a Kafka that is not there
 yet (`connection`, `certificates`: TLS and SASL), `link` speaks to Kafka's coordinators, `selfcheck` looks at
 the machine first, `topics` at what Kafka must offer. `core.status` is what the service says of itself at one
-moment, `page` how a browser shows it; `tracing`, an extra, tells a collector of each order and call (`core.traces`).
+moment, `web` serves it (`serving`), `page` is how a browser shows it; `tracing`, an extra, tells a collector of each order and call (`core.traces`).
 `replay` sends dead letters back to where the path begins, each once (`core.letters`). `lookup`
 finds records, to be explained and compared, and what became of orders (`core.inquiry`).
 

@@ -3,18 +3,27 @@
 Read only: GET and HEAD, and nothing else.
 """
 
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, tzinfo
+from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
+from urllib.parse import parse_qs
 
 import orjson
-from aiohttp import web
+import structlog
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from consumer.core.errors import ConfigurationError, Problem
 from consumer.core.status import Status, as_json
 from consumer.page import POLICY, page
+from consumer.serving import Request, Server
+
+log = structlog.get_logger(__name__)
+
+_CUT_OFF_SECONDS = 1.0
+"""For replies to be read, once the server ends."""
 
 
 class Health(Protocol):
@@ -33,26 +42,34 @@ class Health(Protocol):
         ...
 
 
+class Page(NamedTuple):
+    """What is answered."""
+
+    content_type: str
+    body: bytes
+    headers: Mapping[str, str] = {}
+    status: HTTPStatus = HTTPStatus.OK
+
+
 class WebServer:
     """The HTTP server, listening within its `async with` block."""
 
     def __init__(self, host: str, port: int, *, registry: CollectorRegistry, health: Health) -> None:
         self._host, self._port = host, port
         self._registry, self._health = registry, health
-        app = web.Application()
-        app.router.add_get("/", self._page)
-        app.router.add_get("/status.json", self._status)
-        app.router.add_get("/metrics", self._metrics)
-        app.router.add_get("/healthz", self._healthz)
-        app.router.add_get("/readyz", self._readyz)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        self._pages: Mapping[str, Callable[[Request], Page]] = {
+            "/": self._page,
+            "/status.json": self._status,
+            "/metrics": self._metrics,
+            "/healthz": self._healthz,
+            "/readyz": self._readyz,
+        }
+        self._server = Server(self._take, most_body=0)
 
     async def __aenter__(self) -> Self:
-        await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, self._host, self._port).start()
+            self._port = await self._server.start(self._host, self._port, tls=None)
         except OSError as error:
-            await self._runner.cleanup()
             why = f"cannot listen on {self._host}:{self._port}: {error.strerror}"
             raise ConfigurationError(
                 [Problem("web.port", why, "free it, or set web.host and web.port")]
@@ -62,37 +79,51 @@ class WebServer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._runner.cleanup()
+        await self._server.stop(_CUT_OFF_SECONDS)
 
     @property
     def port(self) -> int:
         """The port that it listens on, also where the setting was 0."""
-        return int(self._runner.addresses[0][1])
+        return self._port
 
-    async def _page(self, request: web.Request) -> web.Response:
+    def _take(self, request: Request) -> None:
+        find = self._pages.get(request.path)
+        if find is None:
+            page_ = _refusal(HTTPStatus.NOT_FOUND)
+        elif request.method not in _READING:
+            page_ = _refusal(HTTPStatus.METHOD_NOT_ALLOWED, {"Allow": ", ".join(_READING)})
+        else:
+            try:
+                page_ = find(request)
+            except Exception:  # a bug of ours in one page, and the others go on
+                log.exception("web.page_failed", path=request.path)
+                page_ = _refusal(HTTPStatus.INTERNAL_SERVER_ERROR)
+        request.connection.reply(page_.status, page_.body, page_.content_type, page_.headers)
+
+    def _page(self, request: Request) -> Page:
         """For a browser the page, for everybody else the same as JSON."""
-        if "text/html" not in request.headers.get("Accept", ""):
-            return await self._status(request)
-        refresh = request.query.get("refresh") != "off"
+        if "text/html" not in request.accept:
+            return self._status(request)
+        refresh = parse_qs(request.query).get("refresh") != ["off"]
         text = page(self._health.status(), _zone(), refresh=refresh)
-        headers = {**_ONLY_HERE, "Content-Security-Policy": POLICY}
-        return web.Response(text=text, content_type="text/html", headers=headers)
+        return Page(_HTML, text.encode(), {**_ONLY_HERE, "Content-Security-Policy": POLICY})
 
-    async def _status(self, _request: web.Request) -> web.Response:
-        response = _json_response(as_json(self._health.status(), _zone()))
-        response.headers.update(_ONLY_HERE)
-        return response
+    def _status(self, _request: Request) -> Page:
+        return _json_page(as_json(self._health.status(), _zone()), _ONLY_HERE)
 
-    async def _metrics(self, request: web.Request) -> web.Response:
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        return web.Response(body=encode(self._registry), headers={"Content-Type": content_type})
+    def _metrics(self, request: Request) -> Page:
+        encode, content_type = choose_encoder(request.accept)
+        return Page(content_type, encode(self._registry))
 
-    async def _healthz(self, _request: web.Request) -> web.Response:
+    def _healthz(self, _request: Request) -> Page:
         return _verdict(*self._health.healthy())
 
-    async def _readyz(self, _request: web.Request) -> web.Response:
+    def _readyz(self, _request: Request) -> Page:
         return _verdict(*self._health.ready())
 
+
+_READING = ("GET", "HEAD")
+_HTML, _PLAIN, _JSON_TYPE = "text/html; charset=utf-8", "text/plain; charset=utf-8", "application/json"
 
 _ONLY_HERE = {
     "Cache-Control": "no-store",
@@ -108,14 +139,19 @@ def _zone() -> tzinfo:
     return datetime.now().astimezone().tzinfo or UTC
 
 
-def _verdict(ok: bool, details: dict[str, Any]) -> web.Response:
-    return _json_response({"ok": ok, **details}, status=200 if ok else 503)
+def _refusal(status: HTTPStatus, headers: Mapping[str, str] | None = None) -> Page:
+    return Page(_PLAIN, f"{status}: {status.phrase}\n".encode(), headers or {}, status)
+
+
+def _verdict(ok: bool, details: dict[str, Any]) -> Page:
+    return _json_page({"ok": ok, **details}, status=HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE)
 
 
 _JSON = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z
 """For people, and whatever the details have for keys."""
 
 
-def _json_response(body: dict[str, Any], status: int = 200) -> web.Response:
-    text = orjson.dumps(body, default=str, option=_JSON)
-    return web.Response(status=status, body=text, content_type="application/json")
+def _json_page(
+    body: dict[str, Any], headers: Mapping[str, str] | None = None, status: HTTPStatus = HTTPStatus.OK
+) -> Page:
+    return Page(_JSON_TYPE, orjson.dumps(body, default=str, option=_JSON), headers or {}, status)

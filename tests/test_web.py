@@ -146,6 +146,21 @@ async def test_pages_can_only_be_read(path: str) -> None:
                 assert reply.status == 405
 
 
+async def test_what_there_is_not_is_not_found() -> None:
+    async with a_server() as server:
+        assert (await fetched(server, "/favicon.ico"))[0] == 404
+
+
+async def test_a_page_that_fails_takes_no_other_with_it() -> None:
+    class Failing(SetHealth):
+        def status(self) -> Status:
+            raise RuntimeError("a bug")
+
+    async with a_server(Failing()) as server:
+        assert (await fetched(server, "/status.json"))[0] == 500
+        assert (await fetched(server, "/healthz"))[0] == 200
+
+
 async def test_a_port_in_use_is_a_configuration_error() -> None:
     async with a_server() as first:
         second = WebServer("127.0.0.1", first.port, registry=CollectorRegistry(), health=SetHealth())

@@ -35,8 +35,8 @@ from consumer.sandbox.answers import (
 )
 from consumer.sandbox.journal import Entry, Journal, page
 from consumer.sandbox.scenarios import Moment, Scenario
-from consumer.sandbox.server import Request, Server
 from consumer.sandbox.verify import Form, read_form
+from consumer.serving import Request, Server
 
 ENDPOINT = "/gate/1.0/parking/mcoupon/event"
 DEMO_APP_ID = "op0000000000000demo"

@@ -1,7 +1,7 @@
-"""HTTP/1.1 for the sandbox gateway: requests in, bytes out. Serves on a socket, knows nothing of coupons.
+"""HTTP/1.1 for `web` and the sandbox's gateway: requests in, bytes out. Serves on a socket, knows nothing of coupons.
 
-Written for what one call costs: on a machine of two cores the platform of a demo runs beside the service, and
-a framework's request and response objects cost more than all that a gateway does for a call.
+Written for what it costs: a web framework is a tenth of the service's memory; and on a machine of two cores the platform
+of a demo runs beside the service, where its request and response objects cost more than all that a gateway does for a call.
 """
 
 import asyncio
@@ -16,10 +16,11 @@ from typing import cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
-from consumer.sandbox import wire
-
 IDLE_SECONDS = 75.0
 """After which a connection that nobody uses is closed."""
+
+MOST_HEAD = 64 * 1024
+"""Bytes of what comes before a request's body."""
 
 _NO_HEADERS: Mapping[str, str] = {}
 _BACKLOG = 1024
@@ -29,17 +30,31 @@ class Request:
     """One request, as it came.
 
     Attributes:
+        accept: the header, empty where there is none.
+        query: what stands behind the path.
         refused: the status that answers it whatever it asks for: it was too large.
         expects: it waits for a word before it sends its body (RFC 9110, 10.1.1).
 
     """
 
-    __slots__ = ("body", "connection", "content_type", "expects", "method", "path", "refused")
+    __slots__ = (
+        "accept",
+        "body",
+        "connection",
+        "content_type",
+        "expects",
+        "method",
+        "path",
+        "query",
+        "refused",
+    )
 
     def __init__(self, connection: "_Connection") -> None:
         self.connection = connection
         self.method = ""
         self.path = ""
+        self.query = ""
+        self.accept = ""
         self.content_type = ""
         self.body = b""
         self.refused: int | None = None
@@ -55,6 +70,9 @@ class _Connection(asyncio.Protocol):
 
     Attributes:
         transport: to send by hand what no lawful reply is.
+        busy: a request is under way, or waits.
+        held: it waits for the replies before it to be read.
+        used_at: by `time.monotonic()`, when a request was answered last.
         notes: whatever the handler has to remember of this connection.
 
     """
@@ -70,9 +88,12 @@ class _Connection(asyncio.Protocol):
         self._incoming = Request(self)
         self._parts: list[bytes] = []
         self._room = most_body
+        self._room_for_head = float(MOST_HEAD)
         self._waiting: deque[tuple[Request, bool]] = deque()
         self._keeps = True
-        self.busy = False
+        self._without_body = False
+        self._may_write = True
+        self.busy = self.held = False
         self.used_at = time.monotonic()
         self.notes: object = None
 
@@ -91,10 +112,15 @@ class _Connection(asyncio.Protocol):
     # -- Requests ------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
+        self._room_for_head -= len(data)
         try:
             self._parser.feed_data(data)
-        except (HttpParserError, HttpParserUpgrade):
-            self._refuse_what_is_no_http()
+        except HttpParserUpgrade:
+            return  # what asked for it is answered as if it had not (RFC 9110, 7.8), and was the last
+        except HttpParserError:
+            self._refuse(HTTPStatus.BAD_REQUEST)
+        if self._room_for_head < 0:
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
 
     def on_message_begin(self) -> None:
         self._incoming = Request(self)
@@ -108,12 +134,15 @@ class _Connection(asyncio.Protocol):
         field = field.lower()
         if field == b"content-type":
             self._incoming.content_type = value.decode("latin-1")
+        elif field == b"accept":
+            self._incoming.accept = value.decode("latin-1")
         elif field == b"expect":
             self._incoming.expects = value.lower() == b"100-continue"
 
     def on_headers_complete(self) -> None:
+        self._room_for_head = float("inf")
         if self._incoming.expects:
-            self.transport.write(wire.CONTINUE)
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, part: bytes) -> None:
         self._room -= len(part)
@@ -123,24 +152,35 @@ class _Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         request = self._incoming
         request.method = self._parser.get_method().decode("latin-1")
-        request.path = request.path.partition("?")[0]
+        request.path, _, request.query = request.path.partition("?")
+        self._room_for_head = float(MOST_HEAD)
         if self._room < 0:
             request.refused = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
         else:
             parts = self._parts
             request.body = parts[0] if len(parts) == 1 else b"".join(parts)
-        self._waiting.append((request, self._parser.should_keep_alive()))
+        self._waiting.append(
+            (request, self._parser.should_keep_alive() and not self._parser.should_upgrade())
+        )
         if not self.busy:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """To the next request, once the replies so far are read."""
+        self.busy, self.held = True, not self._may_write
+        if not self.held:
             self._take()
 
     def _take(self) -> None:
         request, self._keeps = self._waiting.popleft()
-        self.busy = True
+        self._without_body = request.method == "HEAD"
         self._handle(request)
 
-    def _refuse_what_is_no_http(self) -> None:
+    def _refuse(self, status: HTTPStatus) -> None:
+        """What cannot be read on from here; what is under way is cut off."""
         if self.is_open and not self.busy:
-            self.transport.write(wire.reply(b"", HTTPStatus.BAD_REQUEST, close=True))
+            self._keeps = False
+            self.reply(status, b"", "text/plain")
         self.transport.close()
 
     # -- Replies -------------------------------------------------------------------------------------
@@ -160,18 +200,31 @@ class _Connection(asyncio.Protocol):
             lines += "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
         if not self._keeps:
             lines += b"Connection: close\r\n"
-        self.transport.write(b"%bContent-Length: %d\r\n\r\n%b" % (lines, len(body), body))
+        sent = b"" if self._without_body else body
+        self.transport.write(b"%bContent-Length: %d\r\n\r\n%b" % (lines, len(body), sent))
         self.done()
 
     def done(self) -> None:
         """Whatever was to be sent for the request under way is sent."""
         if not self._keeps:
             self.transport.close()
+        self.used_at = time.monotonic()
         if self._waiting:  # and is still busy; not here, or many of them would be answered within each other
-            asyncio.get_running_loop().call_soon(self._take)
+            asyncio.get_running_loop().call_soon(self._go_on)
             return
         self.busy = False
-        self.used_at = time.monotonic()
+
+    def pause_writing(self) -> None:
+        """Who does not read what he is told is not listened to."""
+        self._may_write = False
+        self.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Until he has read it."""
+        self._may_write = True
+        self.transport.resume_reading()
+        if self.held:
+            self._go_on()
 
 
 @functools.lru_cache(maxsize=64)
@@ -232,6 +285,6 @@ class Server:
     def _close_idle(self) -> None:
         now = time.monotonic()
         for connection in list(self._connections):
-            if not connection.busy and now - connection.used_at > IDLE_SECONDS:
-                connection.transport.close()
+            if (connection.held or not connection.busy) and now - connection.used_at > IDLE_SECONDS:
+                connection.transport.abort()  # who has not read what he was told by now will not
         self._sweep = asyncio.get_running_loop().call_later(IDLE_SECONDS / 5, self._close_idle)
