@@ -490,6 +490,17 @@ def test_asking_for_help_loads_nothing_heavy() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
 
 
+def test_the_service_loads_nothing_large_that_it_can_do_without() -> None:
+    """Each is megabytes of every member's memory; what needs one loads it then."""
+    code = (
+        "import sys; from consumer.cli import run; run.load_structlog();"
+        "import consumer.service, consumer.rulebook, consumer.logs;"
+        "print(sorted({'opentelemetry', 'pygments', 'rich'} & set(sys.modules)))"
+    )
+
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"
+
+
 class StoppableService:
     """Runs until it is stopped, and then asks for a signal once more, if the test wants it."""
 

@@ -649,7 +649,8 @@ async def beside_the_usual(
     table(found)
     floors = {
         "usual": "aiokafka, aiohttp, prometheus_client",
-        "service": "consumer.cli.run, consumer.service, consumer.rulebook, consumer.logs",
+        "service": "consumer.cli.run; consumer.cli.run.load_structlog(); "
+        "import consumer.service, consumer.rulebook, consumer.logs",
     }
     for who in whos:
         print(f"{who}: {import_floor(floors[who]):.0f} MB of RSS are its imports")
