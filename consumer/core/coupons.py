@@ -8,6 +8,7 @@ from enum import StrEnum
 import orjson
 
 from consumer.core.outcomes import Finding
+from consumer.core.signing import LaidOut, Layout
 from consumer.core.values import Frozen
 
 OWN_PARAMETERS = frozenset(
@@ -131,7 +132,7 @@ class Datum(Frozen):
 class Form:
     """The fields of a rule's requests in the order of the endpoint's document; what is the same in all is filled in."""
 
-    __slots__ = ("_full", "_general", "_metadata", "_own", "_text", "_whole")
+    __slots__ = ("_general", "_layout", "_metadata", "_own", "_text", "_whole")
 
     def __init__(
         self, account: Account, api_type: str, metadata: Sequence[tuple[str, str]], own: Mapping[str, str]
@@ -150,9 +151,13 @@ class Form:
             **self._metadata.blank,
             **account.parameters,
         }
-        self._whole = {**self._general, **own}
-        self._full = False
-        self._full = len(self.filled("-", "-", "-", "-", (0,) * len(metadata), {})) == len(self._whole)
+        whole = {**self._general, **own}
+        filled = {"api_store_code", "event_id", "plate", "subject", "metadata"}
+        self._whole = {name: text for name, text in whole.items() if text or name in filled}
+        self._layout: Layout | None = None
+        if self._text or not metadata:
+            fields = {name: None if name in filled else text for name, text in self._whole.items()}
+            self._layout = Layout(fields, self._metadata.texts)
 
     def filled(  # noqa: PLR0917  # by position, since names cost time
         self,
@@ -164,21 +169,40 @@ class Form:
         station: Mapping[str, str],
     ) -> dict[str, str]:
         """For one order, with its station's parameters over the account's; what is empty stays out (domain: signature)."""
-        form = (self._general if station else self._whole).copy()
+        layout = self._layout
+        if layout is None or station or not (api_store_code and event_id and plate and subject):
+            return self._filled_otherwise(api_store_code, event_id, plate, subject, values, station)
+        metadata = self._text % values
+        form = LaidOut(self._whole)
         form["api_store_code"] = api_store_code
         form["event_id"] = event_id
         form["plate"] = plate
         form["subject"] = subject
-        if self._text:
-            form["metadata"] = self._text % values
-        elif values:
-            self._metadata.fill(form, values)
-        if station:
-            form |= station
-            form |= self._own
-        elif self._full and api_store_code and event_id and plate and subject:
-            return form
-        return form if all(form.values()) else {name: text for name, text in form.items() if text}
+        if metadata:
+            form["metadata"] = metadata
+        form.layout = layout
+        form.filled = api_store_code, event_id, plate, subject, metadata, values
+        return form
+
+    def _filled_otherwise(  # noqa: PLR0917  # as above
+        self,
+        api_store_code: str,
+        event_id: str,
+        plate: str,
+        subject: str,
+        values: tuple[int, ...],
+        station: Mapping[str, str],
+    ) -> dict[str, str]:
+        """With other fields than the layout knows of."""
+        form = self._general.copy()
+        form["api_store_code"] = api_store_code
+        form["event_id"] = event_id
+        form["plate"] = plate
+        form["subject"] = subject
+        self._metadata.fill(form, values)
+        form |= station
+        form |= self._own
+        return {name: text for name, text in form.items() if text}
 
 
 class MetadataFields:
@@ -186,28 +210,30 @@ class MetadataFields:
 
     Attributes:
         blank: the fields, with gaps for values.
+        texts: of the one text what stands around the values.
         text: the one text, with `%d` for each value; empty where there is none.
 
     """
 
-    __slots__ = ("_values", "blank", "text")
+    __slots__ = ("_values", "blank", "text", "texts")
 
     def __init__(self, metadata: Sequence[tuple[str, str]], written: MetadataFormat) -> None:
         self.blank: dict[str, str] = {}
-        self.text = ""
+        self.texts: list[str] = []
         self._values: list[str] = []
-        if not metadata:
-            return
-        if written is MetadataFormat.JSON:
+        if metadata and written is MetadataFormat.JSON:
             self.blank["metadata"] = ""
-            data = [f'{_json(key)}:{{"name":{_json(name)},"value":' for key, name in metadata]
-            self.text = "{" + ",".join([datum.replace("%", "%%") + "%d}" for datum in data]) + "}"
-            return
-        shape = "metadata.{}.{}" if written is MetadataFormat.DOTTED else "metadata[{}].{}"
-        for key, name in metadata:
-            self._values.append(shape.format(key, "value"))
-            self.blank[shape.format(key, "name")] = name
-            self.blank[self._values[-1]] = ""
+            for key, name in metadata:
+                before = "}," if self.texts else "{"
+                self.texts.append(f'{before}{_json(key)}:{{"name":{_json(name)},"value":')
+            self.texts.append("}}")
+        elif metadata:
+            shape = "metadata.{}.{}" if written is MetadataFormat.DOTTED else "metadata[{}].{}"
+            for key, name in metadata:
+                self._values.append(shape.format(key, "value"))
+                self.blank[shape.format(key, "name")] = name
+                self.blank[self._values[-1]] = ""
+        self.text = "%d".join([text.replace("%", "%%") for text in self.texts])
 
     def fill(self, form: dict[str, str], values: tuple[int, ...]) -> None:
         """Each value into its gap."""
@@ -225,6 +251,5 @@ def metadata_fields(metadata: Sequence[Datum], written: MetadataFormat) -> dict[
     """The fields that tell of these, and no others."""
     fields = MetadataFields([(datum.key, datum.name) for datum in metadata], written)
     form = fields.blank.copy()
-    if metadata:
-        fields.fill(form, tuple([datum.value for datum in metadata]))
+    fields.fill(form, tuple([datum.value for datum in metadata]))
     return form

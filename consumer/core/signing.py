@@ -1,20 +1,24 @@
 """Parameters and a secret -> the signature and the signed form. Performs no I/O."""
 
 import hashlib
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache, partial
 from operator import itemgetter
 from typing import Any
-from urllib.parse import quote_plus, urlencode
+from urllib.parse import quote_plus
 
+_quote: Callable[[str], str]
 try:
     from yarl._quoting import _Quoter
-except (
-    ImportError
-):  # a name of its own, which it may give up; then forms are encoded as plainly as they can be
-    _quote = None
+except ImportError:  # a name of its own, which it may give up
+    _quote = quote_plus
 else:
-    _quote = _Quoter(qs=True, requote=False)
+    _quote = _Quoter(qs=True, requote=False)  # written in C: in a seventh of the time
+_md5: Callable[[bytes], Any]
+try:
+    from _md5 import md5 as _md5  # type: ignore[import-not-found,no-redef]  # typeshed leaves it out
+except ImportError:  # likewise; it spares a way about OpenSSL, a fifth of the time
+    _md5 = partial(hashlib.md5, usedforsecurity=False)
 
 
 def signature_base(parameters: Mapping[str, str], app_secret: str) -> str:
@@ -30,7 +34,8 @@ def sign(parameters: Mapping[str, str], app_secret: str) -> str:
 
 
 def _hashed(base: str) -> str:
-    return hashlib.md5(base.encode(), usedforsecurity=False).hexdigest().upper()
+    digits: str = _md5(base.encode()).hexdigest()
+    return digits.upper()
 
 
 def encode_form(parameters: Mapping[str, str], app_secret: str) -> bytes:
@@ -39,28 +44,25 @@ def encode_form(parameters: Mapping[str, str], app_secret: str) -> bytes:
     Empty values are left out: that satisfies each of the three ways in which the
     documents word their treatment (domain: signature). Raises UnicodeEncodeError for half a surrogate pair.
     """
+    if type(parameters) is LaidOut:
+        return parameters.layout.encode(parameters, app_secret)
     if "app_secret" in parameters:
         raise ValueError("`app_secret` is never sent: take it out of the rules' extra parameters")
     values = [*parameters.values()]
     if "sign" in parameters or not all(values):
         parameters = {name: value for name, value in parameters.items() if value and name != "sign"}
         values = [*parameters.values()]
-    layout = _layout(tuple(parameters))
+    names = _names(tuple(parameters))
     values.append(app_secret)
-    signed = layout.signed.copy()
-    signed[1::2] = layout.sorted(values)
+    signed = names.signed.copy()
+    signed[1::2] = names.sorted(values)
     values[-1] = _hashed("".join(signed))
-    if _quote is None:
-        return plainly_encoded(dict(zip((*parameters, "sign"), values, strict=True)))
-    parts = layout.body.copy()
-    parts[1::2] = map(_quote, values)  # written in C: in a seventh of the time
-    body = "".join(parts).encode("ascii")
-    for mark, escape in _LEFT_BARE:
-        body = body.replace(mark, escape)
-    return body
+    parts = names.body.copy()
+    parts[1::2] = map(_quote, values)
+    return _escaped("".join(parts))
 
 
-class _Layout:
+class _Names:
     """All of a form but its values, for the few sets of names that there are.
 
     Attributes:
@@ -83,13 +85,84 @@ def _with_gaps(names: list[str]) -> list[str]:
     return [part for number, name in enumerate(names) for part in (f"{'&' * bool(number)}{name}=", "")]
 
 
-_layout = lru_cache(maxsize=256)(_Layout)
+_names = lru_cache(maxsize=256)(_Names)
 
 
-def plainly_encoded(form: Mapping[str, str]) -> bytes:
-    """Names and values percent-encoded, a space as `+`."""
-    return urlencode(form).encode("ascii")
+class LaidOut(dict[str, str]):
+    """A form's fields, which know how most of them are signed and encoded. It never changes.
+
+    Attributes:
+        filled: store code, event id, plate, subject, metadata, and the numbers in it.
+
+    """
+
+    __slots__ = ("filled", "layout")
+
+    layout: "Layout"
+    filled: tuple[str, str, str, str, str, tuple[int, ...]]
+
+
+class Layout:
+    """The form of a rule, signed and encoded but for the fields that each order fills."""
+
+    __slots__ = ("_body", "_metadata", "_signed")
+
+    def __init__(self, fields: Mapping[str, str | None], metadata: Sequence[str]) -> None:
+        """`fields` are all, without a value where orders fill them; `metadata` the texts around its numbers."""
+        signed = _before_gaps([*sorted(fields.items()), ("app_secret", None)])
+        body = _before_gaps(
+            [*((_quoted(name), text and _quoted(text)) for name, text in fields.items()), ("sign", None)]
+        )
+        if "metadata" not in fields:  # each order fills it with nothing
+            signed.insert(2, "")
+            body.insert(4, "")
+        self._signed, self._body = tuple(signed), tuple(body)
+        self._metadata = "{}".join(map(_quoted, metadata)).format  # where it is quoted, it has no braces
+
+    def encode(self, form: LaidOut, app_secret: str) -> bytes:
+        """As `encode_form`, in a straight line: to put any values into any gaps takes twice as long."""
+        store, event_id, plate, subject, metadata, numbers = form.filled
+        a, b, c, d, e, f = self._signed
+        base = f"{a}{store}{b}{event_id}{c}{metadata}{d}{plate}{e}{subject}{f}{app_secret}"
+        signature = _md5(base.encode()).hexdigest().upper()
+        store, event_id, plate, subject = _quote(store), _quote(event_id), _quote(plate), _quote(subject)
+        a, b, c, d, e, f = self._body
+        body = f"{a}{store}{b}{event_id}{c}{plate}{d}{subject}{e}{self._metadata(*numbers)}{f}{signature}"
+        # One look after the other: that is quicker than any for all of them.
+        if (
+            "(" in body
+            or ")" in body
+            or "," in body
+            or "'" in body
+            or "*" in body
+            or "!" in body
+            or "$" in body
+        ):
+            return _escaped(body)
+        return body.encode("ascii")
+
+
+def _before_gaps(fields: Iterable[tuple[str, str | None]]) -> list[str]:
+    """The text before each value that is not known, of which one stands at the end."""
+    texts = [""]
+    for number, (name, text) in enumerate(fields):
+        texts[-1] += f"{'&' * bool(number)}{name}={text or ''}"
+        if text is None:
+            texts.append("")
+    return texts[:-1]
+
+
+def _quoted(text: str) -> str:
+    """What cannot be encoded is told of when it is signed."""
+    return quote_plus(text, errors="replace")
+
+
+def _escaped(quoted: str) -> bytes:
+    """With those marks escaped that yarl's quoter leaves as they are."""
+    body = quoted.encode("ascii")
+    for mark, escape in _LEFT_BARE:
+        body = body.replace(mark, escape)
+    return body
 
 
 _LEFT_BARE = tuple((mark.encode(), b"%%%02X" % ord(mark)) for mark in "!$'()*,")
-"""What yarl's quoter leaves as it is."""

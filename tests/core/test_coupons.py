@@ -3,10 +3,11 @@
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
+from urllib.parse import urlencode
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
@@ -17,8 +18,10 @@ from consumer.core.coupons import (
     Datum,
     Form,
     MetadataFormat,
+    is_free_parameter,
     metadata_fields,
 )
+from consumer.core.signing import encode_form, sign
 
 MAIN = Account("main", "op01", "main", "charging")
 MINUTES = Datum("minutes", "充电时长", 29)
@@ -65,6 +68,65 @@ def test_a_stations_parameter_replaces_the_accounts_and_the_rules_replaces_both(
 
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
+    [*"!$'()*,", "100%", "{}", "%d", "a b", "&=+", "充电 \U0001f697"]
+)
+FREE = st.dictionaries(
+    (NAMES | st.sampled_from(["a", "appz", "m", "Z", "p", "q", "zz"])).filter(is_free_parameter),
+    TEXTS,
+    max_size=4,
+)
+
+
+@settings(max_examples=300)
+@given(
+    st.tuples(TEXTS, TEXTS, TEXTS, TEXTS),
+    FREE,
+    FREE,
+    FREE | st.just({}),
+    st.dictionaries(NAMES, st.tuples(TEXTS, st.integers(0, LARGEST_VALUE)), max_size=3),
+    st.sampled_from(MetadataFormat),
+)
+def test_a_filled_form_is_signed_and_encoded_like_any_that_has_its_fields(
+    filled: tuple[str, str, str, str],
+    accounts: dict[str, str],
+    own: dict[str, str],
+    station: dict[str, str],
+    some: dict[str, tuple[str, int]],
+    written: MetadataFormat,
+) -> None:
+    account = replace(MAIN, parameters=accounts, metadata_format=written)
+    data = [Datum(key, name, value) for key, (name, value) in some.items()]
+    form = Form(account, "a type", [(datum.key, datum.name) for datum in data], own)
+
+    found = form.filled(*filled, tuple(datum.value for datum in data), station)
+
+    store, event_id, plate, subject = filled
+    plain = {
+        "app_id": "op01",
+        "api_store_code": store,
+        "api_type": "a type",
+        "event_id": event_id,
+        "plate": plate,
+        "subject": subject,
+        **metadata_fields(data, written),
+        **accounts,
+        **station,
+        **own,
+    }
+    sent = {name: text for name, text in plain.items() if text}
+    signed = sent | {"sign": sign(sent, "S 充")}
+    assert [*found.items()] == [*sent.items()]
+    assert encode_form(found, "S 充") == urlencode(signed).encode()
+
+
+def test_half_a_surrogate_pair_in_an_accounts_parameter_is_never_sent() -> None:
+    form = Form(replace(MAIN, parameters={"merchant": "a\ud83d"}), "charging", (), {"\ud83d": "b"})
+
+    with pytest.raises(UnicodeEncodeError):
+        encode_form(form.filled("S1", "E1", "粤BD12345", "x", (), {}), "S")
 
 
 @given(st.dictionaries(NAMES, st.tuples(NAMES, st.integers(0, LARGEST_VALUE)), min_size=1, max_size=4))
