@@ -133,7 +133,8 @@ async def _play(servers: str, prefix: str, scenario: Scenario, **options: Any) -
     text = io.StringIO()
     names = Names(f"{prefix}.events", f"{prefix}.outcomes", f"{prefix}.dead", f"{prefix}.group")
     with Screen(Console(file=text)) as screen:
-        report = await Play(scenario, names=names, **options).run(servers, screen)
+        async with Play(scenario, names=names, **options) as play:
+            report = await play.run(servers, screen)
     return report, text.getvalue()
 
 

@@ -71,14 +71,17 @@ def demo(
 
 
 async def _show(play: "Play", screen: "Screen") -> "Report":
+    from consumer import eventloop
     from consumer.sandbox.broker import EmbeddedBroker
 
+    eventloop.prepare_memory()
     _let_sigterm_cancel()
     async with AsyncExitStack() as stack:
         broker = EmbeddedBroker()
-        await broker.start(screen.step)
         stack.push_async_exit(broker)
-        report = await play.run(broker.bootstrap_servers, screen)
+        async with play:  # ends before Kafka does
+            await broker.start(screen.step)
+            report = await play.run(broker.bootstrap_servers, screen)
         await broker.stop(screen.step)
     return report
 

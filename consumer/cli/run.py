@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from consumer.service import Service
     from consumer.settings import InForce, Reading
 
-GARBAGE = 20_000
-"""Objects more than before, at which Python looks for cycles among the newest: its own 700 took a twelfth of the CPU."""
-
 
 def run(
     *,
@@ -37,6 +34,8 @@ def run(
     load_structlog()
     import structlog
 
+    from consumer import eventloop
+
     reading, service = _checked(settings)
     if print_settings:
         for warning in reading.warnings:
@@ -45,7 +44,7 @@ def run(
         return
     for warning in reading.warnings:
         structlog.get_logger(__name__).warning("settings.variable_ignored", problem=str(warning))
-    prepare_memory()
+    eventloop.prepare_memory()
     serve(service)
 
 
@@ -162,16 +161,6 @@ def serve(service: "Service") -> None:
     from consumer import eventloop
 
     eventloop.run(_until_told_to_stop(service))
-
-
-def prepare_memory() -> None:
-    """Once all is loaded that stays."""
-    import gc
-
-    gc.collect()
-    gc.freeze()  # what is here stays: looking through ten thousand rules would hold everything up
-    # A thousand events on their way are some 30,000 objects, and none of them is garbage that counting does not find.
-    gc.set_threshold(GARBAGE)
 
 
 async def _until_told_to_stop(service: "Service") -> None:

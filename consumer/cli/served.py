@@ -32,7 +32,7 @@ class Look:
 
 
 class Served:
-    """The service, as seen from the demo. Enter it: then it is ready to start."""
+    """The service, as seen from the demo. Enter it: then it gets ready to start."""
 
     def __init__(self) -> None:
         self._apart = Apart("the service", __name__)
@@ -85,16 +85,15 @@ class _Actor:
                 return Look(reading, time.process_time(), self.service.port)
 
     def _start(self, given: dict[str, Any]) -> None:
-        from consumer import rulebook
+        from consumer import eventloop, rulebook
         from consumer.cli.common import keep_logs_quiet
-        from consumer.cli.run import prepare_memory
         from consumer.service import Service
         from consumer.settings import Settings
 
         settings = Settings.model_validate(given)
         keep_logs_quiet(hide=given["secrets"].values())
         self.service = Service(settings, rules=rulebook.load(settings.rules))
-        prepare_memory()
+        eventloop.prepare_memory()
         self.running = asyncio.create_task(self.service.run())
         self.started.set()
 

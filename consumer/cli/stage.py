@@ -6,12 +6,14 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from math import inf
 from statistics import fmean
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from consumer.cli.common import this_command
 from consumer.cli.served import Look, Served
@@ -80,7 +82,7 @@ class _Looks:
 
 
 class Play:
-    """A scenario, played once.
+    """A scenario, played once. Enter it, and run it.
 
     `tamper` stands between the outcome topic and the reconciliation: tests lose and double outcomes there.
     """
@@ -103,24 +105,37 @@ class Play:
         self._tamper = tamper
         self._tally = _Tally()
         self._looks = _Looks()
+        self._service = Served()
+        self._platform = Platform(self._scenario, seed)
+
+    async def __aenter__(self) -> Self:
+        """Its processes get ready, which takes as long as Kafka does to start."""
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._service)
+            await stack.enter_async_context(self._platform)
+            self._processes = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._processes.__aexit__(kind, error, trace)
 
     async def run(self, servers: str, screen: Screen) -> Report:
-        """Returns when all is reconciled and taken down again, but for the topics."""
-        async with (
-            Served() as service,
-            Platform(self._scenario, self._seed) as platform,
-        ):
-            await self._create_topics(servers, screen)
-            async with OutcomeReader(servers, self._names.outcomes) as reader:
-                produced = await self._produce_and_watch(servers, service, platform, reader, screen)
-                if not self._keep:
-                    await _drain(service, screen)
-                journal = await platform.journal()
-                report = await self._reconcile(servers, produced, journal, reader)
-                screen.summary(report, self._names.dead_letters, self._pace(journal, reader))
-                if self._keep:
-                    await self._until_interrupted(servers, platform, service, reader, screen)
-                    await _drain(service, screen)
+        """Returns when all is reconciled, and the service has ended."""
+        service, platform = self._service, self._platform
+        await self._create_topics(servers, screen)
+        await platform.start()
+        async with OutcomeReader(servers, self._names.outcomes) as reader:
+            produced = await self._produce_and_watch(servers, service, platform, reader, screen)
+            if not self._keep:
+                await _drain(service, screen)
+            journal = await platform.journal()
+            report = await self._reconcile(servers, produced, journal, reader)
+            screen.summary(report, self._names.dead_letters, self._pace(journal, reader))
+            if self._keep:
+                await self._until_interrupted(servers, platform, service, reader, screen)
+                await _drain(service, screen)
         return report
 
     async def _create_topics(self, servers: str, screen: Screen) -> None:

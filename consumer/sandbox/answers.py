@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import yaml
+from msgspec import Struct
 
 from consumer.core.errors import ConfigurationError, Problem
 
@@ -159,8 +160,7 @@ PLATE_ENDINGS: Mapping[str, tuple[str, ...]] = {
 """The last four characters of a plate -> what it is answered."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(Struct, frozen=True):
     """A request that was found in order and was not granted before.
 
     Attributes:
@@ -187,14 +187,12 @@ def by_plate(call: Call) -> Answer | None:
 
 def by_chance(call: Call, rates: Mapping[str, float], seed: str) -> Answer | None:
     """An answer drawn by its rate; the same for the same seed, whatever the order of the calls."""
-    name = drawn(rates, f"{seed}/{call.event_id}/{call.nth}")
+    name = drawn(rates, f"{seed}/{call.event_id}/{call.nth}") if rates else None
     return None if name is None else ANSWERS[name]
 
 
 def drawn(rates: Mapping[T, float], seed: str) -> T | None:
     """One of them by its rate, or none."""
-    if not rates:  # a generator of its own costs as much as all else that a call needs
-        return None
     left = random.Random(seed).random()  # noqa: S311  # not for security
     for each, rate in rates.items():
         left -= rate

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import orjson
+from msgspec import structs
 
 from consumer.sandbox import wire
 from consumer.sandbox.answers import (
@@ -47,6 +48,7 @@ _DATA_NODE = "SANDBOX-1"
 _PAGES = ("/", "/journal")
 _MAX_BODY = 256 * 1024
 _CUT_OFF_SECONDS = 1.0
+_MOMENT_SECONDS = 0.005
 _HANG_SECONDS = 600.0
 _TRICKLE_SECONDS = 0.1
 """Between two bytes."""
@@ -176,6 +178,7 @@ class SandboxGateway:
         self.script = script
         self.scenario = scenario
         self._scenario_began: float | None = None
+        self._looked: tuple[Scenario | None, float, Moment | None] = (None, 0.0, None)
         self._troubled: Counter[str] = Counter()
         self.latency = latency
         self._jitter = jitter
@@ -208,8 +211,16 @@ class SandboxGateway:
         return f"http{'s' if self._tls else ''}://{host}:{port}"
 
     def moment(self) -> Moment | None:
-        """Where the scenario is; None without one."""
-        return None if self.scenario is None else self.scenario.at(self.scenario_seconds() or 0.0)
+        """Where the scenario is, to a few milliseconds; None without one."""
+        scenario = self.scenario
+        if scenario is None:
+            return None
+        seconds = self.scenario_seconds() or 0.0
+        of, at, moment = self._looked
+        if of is not scenario or not 0 <= seconds - at < _MOMENT_SECONDS:
+            moment = scenario.at(seconds)
+            self._looked = (scenario, seconds, moment)
+        return moment
 
     def scenario_seconds(self) -> float | None:
         """Since the first call; None before."""
@@ -361,7 +372,9 @@ class SandboxGateway:
         if call.event_id in self.journal.grants:
             return ANSWERS["1403"]
         troubled = self._troubled.get(call.event_id)
-        met = replace(call, nth=call.nth - troubled) if troubled else call  # else its story would skip a step
+        met = (
+            structs.replace(call, nth=call.nth - troubled) if troubled else call
+        )  # else its story would skip a step
         return (
             (self.script(call) if self.script else None)
             or by_plate(met)

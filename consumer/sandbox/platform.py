@@ -1,6 +1,5 @@
 """The demo's platform: a sandbox gateway in a process of its own. Starts that process, and is it."""
 
-import sys
 import time
 from types import TracebackType
 from typing import Self
@@ -13,10 +12,10 @@ from consumer.sandbox.scenarios import Moment, Scenario
 
 
 class Platform:
-    """As seen from the demo. Enter it.
+    """As seen from the demo. Enter it: then it gets ready to start.
 
     Attributes:
-        url: the endpoint; base_url: the page.
+        url: the endpoint, once started; base_url: the page.
 
     """
 
@@ -31,12 +30,11 @@ class Platform:
 
     async def __aenter__(self) -> Self:
         await self._apart.__aenter__()
-        try:
-            self.url, self.base_url = await self._apart.ask((self._scenario, self._seed))
-        except BaseException:
-            await self._apart.__aexit__(*sys.exc_info())
-            raise
         return self
+
+    async def start(self) -> None:
+        """Returns once it listens."""
+        self.url, self.base_url = await self._apart.ask((self._scenario, self._seed))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -73,6 +71,7 @@ class _Actor:
 
 def main(number: int) -> None:
     """That process."""
+    eventloop.prepare_memory()
     eventloop.run(_play(number))
 
 

@@ -12,6 +12,7 @@ import re
 from binascii import a2b_qp
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 REQUIRED = ("app_id", "api_store_code", "api_type", "event_id", "plate", "subject", "sign")
 """Fields that the endpoint's document marks as required (1.4)."""
@@ -67,7 +68,7 @@ def read_form(
     for pair in body.split(b"&"):
         left, equals, right = pair.partition(b"=")
         try:
-            name, value = _decode(left), _decode(right)
+            name, value = _decode_name(left), _decode(right)
         except ValueError:
             equals = b""
         if not equals:
@@ -118,6 +119,9 @@ def _decode(part: bytes) -> str:
     if len(decoded) != len(part) - 2 * part.count(b"%") or b"%\n" in part or b"%\r" in part:
         raise ValueError("a percent sign that encodes nothing")
     return decoded.decode("utf-8")
+
+
+_decode_name = lru_cache(maxsize=64)(_decode)
 
 
 def _check_presence(fields: Mapping[str, str]) -> Refused | None:

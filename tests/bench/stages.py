@@ -19,7 +19,6 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from consumer import rulebook
-from consumer.cli.run import GARBAGE
 from consumer.core.coupons import CouponRequest
 from consumer.core.events import Coordinates, Order, Record
 from consumer.core.offsets import Tracker
@@ -28,6 +27,7 @@ from consumer.core.replies import Answered
 from consumer.core.retries import RetryPolicy
 from consumer.core.signing import encode_form
 from consumer.delivery import Delivery, UnderWay
+from consumer.eventloop import GARBAGE
 from consumer.flow import Flow
 from consumer.gateway import Caller
 from consumer.intake import TURN_RECORDS

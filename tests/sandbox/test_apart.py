@@ -39,6 +39,7 @@ def _is_there(process: int) -> bool:
 
 async def test_a_platform_apart_answers_and_hands_its_whole_journal_over() -> None:
     async with Platform(STEADY, seed=3) as platform, aiohttp.ClientSession() as http:
+        await platform.start()
         assert (await platform.moment()).phase.name == "well"
         kind = {"Content-Type": "application/x-www-form-urlencoded"}
         for event_id in ("E1", "E2"):
@@ -53,6 +54,7 @@ async def test_a_platform_apart_answers_and_hands_its_whole_journal_over() -> No
 
 async def test_a_platforms_scenario_begins_with_the_first_call() -> None:
     async with Platform(BROWN_OUT.scaled(0.05), seed=3) as platform, aiohttp.ClientSession() as http:
+        await platform.start()
         await asyncio.sleep(0.4)  # longer than its first phase
         assert (await platform.moment()).phase.name == "well"
         async with http.post(platform.url, data=_form("E1")):
