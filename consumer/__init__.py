@@ -42,7 +42,7 @@ continue" (`core.errors`).
 What a deployment sets is in `settings`; what a coupon is granted for is in the rules file
 (`rulebook` loads it). Whoever speaks to Kafka gets there by `connection`; `link` sends what is asked
 until its answer is final, `waiting` waits for a Kafka that is not ready, and says so. `selfcheck`
-looks whether the machine can do the work. `sandbox` has a platform and a Kafka to try all this with.
+looks whether the machine can do the work, and `eventloop` is what it is done on. `sandbox` has a platform and a Kafka to try all this with.
 """
 
 __version__ = "0.1.0"
