@@ -35,6 +35,7 @@ PATIENCE = 60.0
 
 DRAIN_SECONDS = 15.0
 _TICK = 0.25  # seconds between two pictures
+_IDLE_TICK = 1.0  # seconds between two looks whether the service is still there
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,7 +333,7 @@ async def _until_it_ends(service: Served) -> None:
     """Raises RuntimeError then."""
     while True:
         await service.look()
-        await asyncio.sleep(_TICK)
+        await asyncio.sleep(_IDLE_TICK)
 
 
 async def _drain(service: Served, screen: Screen) -> None:
