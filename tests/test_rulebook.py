@@ -17,6 +17,7 @@ from consumer.core.errors import ConfigurationError
 from consumer.core.formats import Event, decode
 from consumer.core.replies import Then
 from consumer.core.slices import ITEMS, at_once
+from consumer.core.sources import Directory
 from consumer.rulebook import Files, let_go
 from consumer.rulebook.model import RulesModel
 
@@ -228,7 +229,7 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file() -> None:
 )
 def test_the_canonical_preset_reads_every_example(path: Path) -> None:
     source = rulebook.parse(SMALLEST).sources[0]
-    items = source.read(Event(decode(path.read_bytes())), lambda *_: None)
+    items = source.read(Event(decode(path.read_bytes())), Directory({}, {}))
 
     assert {getattr(item, "reason", None) for item in items} <= {None, "plate_missing"}
 

@@ -3,11 +3,11 @@
 import binascii
 from base64 import b64decode
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from consumer.core.events import Record
-from consumer.core.formats import Event, Path, Refusal, decode, first_at
+from consumer.core.formats import UNDECODABLE, Event, Path, Refusal, decode, decoder, first_at
 from consumer.core.outcomes import Reason
 
 CHARSETS = (
@@ -47,9 +47,23 @@ class Envelope:
     steps: tuple[Step, ...] = ()
     words: tuple[str, ...] = ()
 
+    _plain: bool = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        plain = not (self.skip or self.registry or self.charset or self.text or self.steps)
+        object.__setattr__(self, "_plain", plain)
+
     def open(self, record: Record) -> Event | Refusal:
         """The event. The record has a value."""
-        body = self._decoded(record.value or b"")
+        value = record.value or b""
+        if self._plain:  # nothing is taken off what nearly all producers write
+            try:
+                body = decoder.decode(value)
+            except UNDECODABLE:
+                pass  # it is told why below
+            else:
+                return Event(body, body, record.key, record.headers)
+        body = self._decoded(value)
         if isinstance(body, Refusal):
             return body
         event = Event(body, body, record.key, record.headers)
@@ -182,10 +196,10 @@ def _converted(value: object, schema: Mapping[str, object]) -> object:
         return _or_as_it_is(connect_decimal(value.get("value"), value.get("scale")), value)
     if kind == "struct" and isinstance(value, dict):
         fields = schema.get("fields")
-        for field in fields if isinstance(fields, list) else []:
-            if isinstance(field, dict) and value.get(str(field.get("field"))) is not None:
-                place = str(field["field"])
-                value[place] = _converted(value[place], field)
+        for each in fields if isinstance(fields, list) else []:
+            if isinstance(each, dict) and value.get(str(each.get("field"))) is not None:
+                place = str(each["field"])
+                value[place] = _converted(value[place], each)
     items = schema.get("items" if kind == "array" else "values")
     if isinstance(items, dict):
         if kind == "array" and isinstance(value, list):

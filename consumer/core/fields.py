@@ -436,8 +436,9 @@ Read = Callable[[object], Value]
 Get = Callable[[dict[str, object], Event], Value | None]
 """A row, its event -> the value in our terms, or None. Raises UnreadableError."""
 
-Moment = tuple[datetime, datetime, datetime]
-"""A time in UTC, to be compared with others; by the clocks of the zone that it is shown in; and as it was written."""
+Moment = tuple[datetime, datetime, datetime, int]
+"""A time of whole seconds: in UTC, to be compared with others; by the clocks of the zone that it is shown in; as it was
+written; in seconds since 1970."""
 
 Recall = Callable[[str], Moment | None]
 """A text that may be a time of whole seconds -> the time; None where it has to be looked at."""
@@ -516,7 +517,7 @@ def take(  # noqa: C901, PLR0912  # one straight line: a call for each value wou
         if type(raw) is str:
             if texts:
                 text = raw.strip()
-                if 0 < len(text) <= MAX_TEXT:
+                if text and len(text) <= MAX_TEXT:
                     values[name] = text
                     continue
             elif recall is not None:
@@ -756,7 +757,10 @@ def _recall_in(written: str, rules: tzinfo | None, shown: tzinfo | None) -> Reca
     @lru_cache(maxsize=REPEATED)
     def recall(text: str) -> Moment | None:
         found = plain(text, rules)
-        return None if found is None else (*placed(found, shown), found)
+        if found is None:
+            return None
+        instant, local = placed(found, shown)
+        return instant, local, found, (instant - _EPOCH) // _SECOND
 
     return recall
 

@@ -35,9 +35,11 @@ class Refusal:
     detail: str
 
 
-_decoder = msgspec.json.Decoder(
-    float_hook=Decimal
-)  # exact: orjson turns a 27-digit order number into a float
+decoder = msgspec.json.Decoder(float_hook=Decimal)
+"""Exact: orjson turns a 27-digit order number into a float."""
+
+UNDECODABLE = (RecursionError, msgspec.DecodeError, UnicodeDecodeError, InvalidOperation)
+"""What it raises where `decode` has to say why, or can mend it."""
 
 
 def decode(value: bytes | str) -> object | Refusal:
@@ -45,7 +47,7 @@ def decode(value: bytes | str) -> object | Refusal:
     if isinstance(value, str):
         value = value.encode("utf-8", "surrogatepass")
     try:
-        event: object = _decoder.decode(value)
+        event: object = decoder.decode(value)
     except RecursionError:
         return Refusal(Reason.TOO_DEEP, "objects or lists are nested too deeply")
     except (msgspec.ValidationError, InvalidOperation):
@@ -70,7 +72,7 @@ def _explain_or_mend(value: bytes, complaint: str) -> object | Refusal:
     try:
         json.loads(text, parse_constant=_refuse_constant)
         # What is left are halves of surrogate pairs, from names that were cut: they cannot be encoded again.
-        event: object = _decoder.decode(_ESCAPE.sub(_mend, text))
+        event: object = decoder.decode(_ESCAPE.sub(_mend, text))
     except _NotFiniteError as error:
         return Refusal(Reason.NOT_FINITE, f"{error} is not a number of JSON")
     except RecursionError:

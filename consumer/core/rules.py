@@ -17,7 +17,7 @@ from consumer.core.outcomes import Finding, Outcome, Reason
 from consumer.core.planning import Metadatum, Planner, Rule, ended
 from consumer.core.replies import ReplyTable
 from consumer.core.retries import excused_seconds
-from consumer.core.sources import Source, Station
+from consumer.core.sources import YEAR_2000_MS, Directory, Source, Station
 
 __all__ = ["Account", "Metadatum", "Rule", "RuleBook"]
 
@@ -31,6 +31,7 @@ class RuleBook:
         replies: how the platform's answers are understood.
         sources: in the file's order.
         stations: by id.
+        directory: the same, as events name them.
         rules: in the file's order.
         compiler: of their expressions.
 
@@ -54,7 +55,7 @@ class RuleBook:
         self.sources = tuple(sources)
         self.rules = tuple(rules)
         self.stations = stations
-        self._connectors = connectors
+        self.directory = Directory(stations, connectors)
         self.compiler = compiler
         self._by_topic = {topic: source for source in self.sources for topic in source.topics}
         self._any_topic = next((source for source in self.sources if not source.topics), None)
@@ -75,7 +76,7 @@ class RuleBook:
         return [
             [*self.rules],
             self.stations,
-            self._connectors,
+            self.directory.connectors,
             *self._planner.parts(),
             *self.compiler.parts(),
         ]
@@ -87,14 +88,20 @@ class RuleBook:
 
         Of a record that comes back (a retry, a replay) only the order that it is about, as it was sent.
         """
+        if record.retry is None and record.replay is None and not record.refused:
+            source = self._by_topic.get(record.coordinates.topic, self._any_topic)
+            if source is not None:
+                return self.read_as(source, record, now)
+        return self._read_again(record, now)
+
+    def _read_again(self, record: Record, now: datetime) -> tuple[Order | Finding, ...]:
+        """What comes back; or nobody reads."""
         if record.refused:
             return (_invalid(Reason.SCHEMA, record.refused),)
-        topic = record.coordinates.topic if record.retry is None else record.retry.origin.topic
-        source = self._by_topic.get(topic, self._any_topic)
+        topic = record.origin.topic
+        source = self.source_for(topic)
         if source is None:
             return (_invalid(Reason.SCHEMA, f"no source reads the topic {topic}", index=record.only or 0),)
-        if record.retry is None and record.replay is None:
-            return self.read_as(source, record, now)
         excused = excused_seconds(record.retry, now)
         items = self.read_as(source, record, now - timedelta(seconds=excused) if excused else now)
         if record.only is None:
@@ -116,9 +123,9 @@ class RuleBook:
                 return (_refused(event, source.name),)
             items = source.read(
                 event,
-                self.find_station,
+                self.directory,
                 now,
-                None if source.deadline is None else _recorded_ms(record),
+                record.timestamp_ms if retry is None else retry.timestamp_ms,
                 # `expired` says that there never was an attempt; and whoever replays an order wants it sent.
                 expires=replay is None and (retry is None or retry.attempts.count == 0),
                 release=replay is not None and replay.release,
@@ -163,12 +170,6 @@ class RuleBook:
         """What must be equal in other rules, for an order that waits under these to go on as it is."""
         return self.accounts.get(account), self._states.get(rule)
 
-    def find_station(self, station_id: str | None, connector_id: str | None) -> Station | None:
-        """By its own number, else by that of one of its connectors."""
-        if station_id is None and connector_id is not None:
-            station_id = self._connectors.get(connector_id)
-        return None if station_id is None else self.stations.get(station_id)
-
     # -- An order ------------------------------------------------------------------------------------
 
     def plan(self, order: Order, *, as_on: bool = False) -> CouponRequest | Finding:
@@ -180,13 +181,13 @@ class RuleBook:
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_YEAR_2000_MS, _YEAR_9000_MS = 946_684_800_000, 221_845_392_000_000
+_YEAR_9000_MS = 221_845_392_000_000
 
 
 def _recorded_ms(record: Record) -> int | None:
     """None where the producer wrote none, or seconds for milliseconds."""
     milliseconds = record.timestamp_ms if record.retry is None else record.retry.timestamp_ms
-    return milliseconds if _YEAR_2000_MS <= milliseconds <= _YEAR_9000_MS else None
+    return milliseconds if YEAR_2000_MS <= milliseconds <= _YEAR_9000_MS else None
 
 
 def _recorded_at(record: Record) -> datetime | None:

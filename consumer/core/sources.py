@@ -1,9 +1,10 @@
 """How the events of a topic are read: unpacked, split into rows, gated, read field by field, doubted. Performs no I/O."""
 
-from collections.abc import Callable, KeysView, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
 from enum import StrEnum
+from functools import lru_cache
 
 from consumer.core import plates
 from consumer.core.envelopes import ENCRYPTED, SEALS, Envelope, is_encrypted
@@ -13,6 +14,7 @@ from consumer.core.fields import (
     MAX_TEXT,
     NO_DIGITS_BUT_ZERO,
     NOWHERE,
+    PLACEHOLDERS,
     Field,
     FieldType,
     Moment,
@@ -111,6 +113,14 @@ class Gate:
         return Outcome.SKIPPED, self.reason, f"`{place}` is `{value[:40]}`"
 
 
+_Glance = tuple[str, frozenset[str], bool, Gate]
+"""A gate, behind the key under which it looks first, its values, and whether it skips the others."""
+
+
+def _glance_of(gate: Gate) -> _Glance:
+    return gate.paths[0].name or NOWHERE, gate.values, gate.inverted, gate
+
+
 # -- Plausibility -----------------------------------------------------------------------------------
 
 _IN_2000 = datetime(2000, 1, 2, tzinfo=UTC)
@@ -204,8 +214,26 @@ NO_PLATE = frozenset(
 )
 """Texts that systems write where they have no plate, beside placeholders."""
 
-FindStation = Callable[[str | None, str | None], Station | None]
-"""By station_id, else by connector_id."""
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """Stations, as events name them.
+
+    Attributes:
+        stations: by their own number.
+        connectors: the number of their station, by that of each.
+
+    """
+
+    stations: Mapping[str, Station]
+    connectors: Mapping[str, str]
+
+    def find(self, station_id: str | None, connector_id: str | None) -> Station | None:
+        """By its own number, else by that of one of its connectors."""
+        if station_id is None and connector_id is not None:
+            station_id = self.connectors.get(connector_id)
+        return None if station_id is None else self.stations.get(station_id)
+
 
 NAMING_FIELDS = ("station_id", "connector_id")
 """Fields that find the station; a source has them first."""
@@ -247,11 +275,14 @@ class Source:
     _ready: dict[object, "_Ready"] = field(init=False, repr=False, compare=False)
     _event_id: FieldText = field(init=False, repr=False, compare=False)
     _times: tuple[str, ...] = field(init=False, repr=False, compare=False)
-    _required: KeysView[str] = field(init=False, repr=False, compare=False)
+    _gates: tuple["_Glance", ...] = field(init=False, repr=False, compare=False)
+    _required: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    _tells_seconds: bool = field(init=False, repr=False, compare=False)
     _has_made: bool = field(init=False, repr=False, compare=False)
     _is_named_by_order: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        places = [place for fields in (self.fields, *self.overrides.values()) for place in fields]
         ready: dict[str, object] = {
             "_apart": self._look_twice(),
             "_station_key": self._key_of_station(),
@@ -262,10 +293,10 @@ class Source:
                 for place in self.fields
                 if place.type is FieldType.TIMESTAMP and place.name not in ("started_at", "ended_at")
             ),
-            "_required": dict.fromkeys(place.name for place in self.fields if place.required).keys(),
-            "_has_made": any(
-                place.is_made for fields in (self.fields, *self.overrides.values()) for place in fields
-            ),
+            "_gates": tuple(map(_glance_of, self.gates)),
+            "_required": tuple(place.name for place in self.fields if place.required),
+            "_tells_seconds": any(place.name == "seconds" for place in places),
+            "_has_made": any(place.is_made for place in places),
             "_is_named_by_order": self.event_id.text == "{order_id}",
         }
         for name, value in ready.items():
@@ -286,9 +317,9 @@ class Source:
     def read(
         self,
         event: Event,
-        find_station: FindStation,
+        directory: Directory,
         now: datetime | None = None,
-        recorded_ms: int | None = None,
+        recorded_ms: int = -1,
         *,
         expires: bool = True,
         release: bool = False,
@@ -297,19 +328,19 @@ class Source:
 
         Without `now` neither the deadline nor the future is looked at; without `expires` the
         deadline is not. With `release` nothing is set aside: its doubts only mark it.
-        `recorded_ms` is when the record was written, in milliseconds since 1970, where that is known.
+        `recorded_ms` is when the record was written, in milliseconds since 1970; where it cannot be, nobody knows.
         """
         body = event.body
         oldest = latest = None
         late = False
         if now is not None:
-            latest = now + self.plausibility.future
-            if expires and self.deadline is not None:
-                oldest = now - self.deadline
-                late = recorded_ms is not None and recorded_ms < -((_EPOCH - oldest) // _MILLISECOND)
+            latest, oldest, oldest_ms = _bounds(
+                now, self.plausibility.future, self.deadline if expires else None
+            )
+            late = YEAR_2000_MS <= recorded_ms < oldest_ms
         window = oldest, latest, late, release
         if self._apart is not None and type(body) is dict and body.keys().isdisjoint(self._apart):
-            return (self._read_order(0, body, event, find_station, window),)
+            return (self._read_order(0, body, event, directory, window),)
         if not isinstance(body, dict | list):
             detail = f"{kind_of(body)} where an object is expected"
             if isinstance(body, str):
@@ -324,9 +355,7 @@ class Source:
         if len(rows) > MAX_ORDERS:
             detail = f"{len(rows)} orders in one record, more than {MAX_ORDERS}"
             return (self._invalid(0, Reason.TOO_LARGE, detail),)
-        return tuple(
-            [self._read_row(index, row, event, find_station, window) for index, row in enumerate(rows)]
-        )
+        return tuple([self._read_row(index, row, event, directory, window) for index, row in enumerate(rows)])
 
     def rows(self, event: Event) -> list[object]:
         """Where its orders stand, each of them still to be read."""
@@ -343,7 +372,7 @@ class Source:
         return event.body if isinstance(event.body, list) else [event.body]
 
     def _read_row(
-        self, index: int, row: object, event: Event, find_station: FindStation, window: "_Window"
+        self, index: int, row: object, event: Event, directory: Directory, window: "_Window"
     ) -> Order | Finding:
         row = _opened(row)
         if isinstance(row, Refusal):
@@ -352,13 +381,16 @@ class Source:
             return self._invalid(index, Reason.SCHEMA, f"{kind_of(row)} where an order is expected")
         if row is not event.body and is_encrypted(row) and self._finds_nothing(row):
             return self._invalid(index, ENCRYPTED.reason, ENCRYPTED.detail)
-        return self._read_order(index, row, event, find_station, window)
+        return self._read_order(index, row, event, directory, window)
 
     def _read_order(
-        self, index: int, row: dict[str, object], event: Event, find_station: FindStation, window: "_Window"
+        self, index: int, row: dict[str, object], event: Event, directory: Directory, window: "_Window"
     ) -> Order | Finding:
-        values, problems, began, over, normal = self._take(row, event, find_station)
-        for gate in self.gates:
+        values, problems, order_id, plate, began, over = self._take(row, event, directory)
+        for key, texts, inverted, gate in self._gates:
+            raw = row.get(key)
+            if type(raw) is str and (text := raw.strip()) and (text in texts) is inverted:
+                continue
             verdict = gate.test(row, event)
             if verdict is not None:
                 outcome, reason, detail = verdict
@@ -367,16 +399,12 @@ class Source:
         if problems and "ended_at" in problems and problems["ended_at"].reason is Reason.NOT_FINISHED:
             detail = "ended_at: a time that means none"
             return self._ended(index, Outcome.SKIPPED, Reason.NOT_FINISHED, detail, values)
-        order_id = values.get("order_id")
-        if (
-            normal
-            and not problems
-            and self._is_named_by_order
-            and type(order_id) is str
-            and values.keys() >= self._required
-        ):
-            values["event_id"] = order_id  # fit already
-            order = Order(index, self.name, order_id, order_id, str(values["plate"]), values)
+        fit = not problems and self._is_named_by_order
+        for name in self._required:
+            fit = fit and name in values
+        if fit and order_id is not None and plate is not None:
+            values["event_id"] = order_id
+            order = Order(index, self.name, order_id, order_id, plate, values)
         else:
             found = self._order(index, values, problems)
             if isinstance(found, Finding):
@@ -385,7 +413,7 @@ class Source:
         oldest, latest, late, release = window
         # Counted from the earlier of the end of charging and the record's timestamp.
         late = late or (oldest is not None and over is not None and over < oldest)
-        if normal and not late and self.plausibility.is_fine(values, began, over, latest):
+        if plate is not None and not late and self.plausibility.is_fine(values, began, over, latest):
             return order
         return self._judged(order, latest, late=late, release=release)
 
@@ -395,21 +423,19 @@ class Source:
         return all(place.find(row, alone) is None for place in self.fields)
 
     def _take(  # noqa: C901, PLR0912  # one straight line, since each call would cost as much as what is done in it
-        self, row: dict[str, object], event: Event, find_station: FindStation
-    ) -> tuple[dict[str, Value], dict[str, UnreadableError], datetime | None, datetime | None, bool]:
-        """What can be read, and what cannot; start and end in UTC; whether the plate is a mainland one.
+        self, row: dict[str, object], event: Event, directory: Directory
+    ) -> "_Taken":
+        """What can be read, and what cannot; order number, and plate if it is a mainland one; start and end in UTC.
 
         What is as it nearly always is, is told at a glance; all else is asked of functions.
         """
         values: dict[str, Value] = {}
         problems: dict[str, UnreadableError] = {}
         raw = row.get(self._station_key)
-        station_id = raw.strip() if type(raw) is str else ""
-        named = 0 < len(station_id) <= MAX_TEXT
-        if named:
-            station = find_station(station_id, None)
+        if type(raw) is str and (station_id := raw.strip()) and len(station_id) <= MAX_TEXT:
+            station, named = directory.stations.get(station_id), True
         else:
-            station = self._station_of(row, event, find_station, values, problems)
+            station, named = self._station_of(row, event, directory, values, problems), False
         zone = None if station is None else station.zone
         if station is not None and self.overrides and station.id in self.overrides:
             whole, others, zone_name, rules = self._ready_for(zone, station.id)
@@ -421,13 +447,15 @@ class Source:
         order_id, plate = values.get("order_id"), values.get("plate")
         if not (
             type(order_id) is str
-            and LONGEST_PLACEHOLDER < len(order_id) <= MAX_ID
+            and (len(order_id) > LONGEST_PLACEHOLDER or order_id.casefold() not in PLACEHOLDERS)
             and order_id.strip(NO_DIGITS_BUT_ZERO)
+            and len(order_id) <= MAX_ID
             and "\0" not in order_id
             and "\ufffd" not in order_id
         ):
-            _tidy_order_id(values, problems)
-        normal = (type(plate) is str and plates.plausible(plate) is not None) or _tidy_plate(values, problems)
+            order_id = _tidy_order_id(values, problems)
+        if type(plate) is not str or plates.plausible(plate) is None:
+            plate = _tidy_plate(values, problems)
         if self._has_made:
             of_station = None if station is None else self.overrides.get(station.id)
             _make(of_station or self.fields, values, problems)
@@ -438,13 +466,12 @@ class Source:
                 values["api_store_code"] = station.api_store_code
 
         start, end = moments.get("started_at"), moments.get("ended_at")
-        if start is None or end is None or start[0] > end[0] or "seconds" in values or "seconds" in problems:
+        if start is None or end is None or start[3] > end[3] or self._tells_seconds:
             began, over = _measure(values, moments, problems, rules)
+            seconds = values.get("seconds")
         else:
             began, over = start[0], end[0]
-            lasted = over - began
-            values["seconds"] = lasted.days * 86400 + lasted.seconds  # whole ones, down
-        seconds = values.get("seconds")
+            values["seconds"] = seconds = end[3] - start[3]
         if type(seconds) is int:
             values["minutes"] = seconds // 60
         if zone_name is not None:
@@ -452,13 +479,13 @@ class Source:
         for name in self._times:
             if name not in moments:
                 _placed(name, values, moments, rules)
-        return values, problems, began, over, normal
+        return values, problems, order_id, plate, began, over
 
     def _station_of(
         self,
         row: dict[str, object],
         event: Event,
-        find_station: FindStation,
+        directory: Directory,
         values: dict[str, Value],
         problems: dict[str, UnreadableError],
     ) -> Station | None:
@@ -469,7 +496,7 @@ class Source:
             naming = self._ready["naming"] = readers, readers, None, None
         take(naming[0], row, event, values, problems)
         station_id, connector_id = values.get("station_id"), values.get("connector_id")
-        return find_station(
+        return directory.find(
             station_id if isinstance(station_id, str) else None,
             connector_id if isinstance(connector_id, str) else None,
         )
@@ -578,10 +605,34 @@ Earlier is too late by now (None: never too late); later cannot be (None: nobody
 was written too long ago, whatever stands in it; somebody has looked at the doubts, and wants the coupon granted.
 """
 
+_Taken = tuple[
+    dict[str, Value],
+    dict[str, UnreadableError],
+    str | None,
+    str | None,
+    datetime | None,
+    datetime | None,
+]
+
 _Ready = tuple[tuple[Reader, ...], tuple[Reader, ...], str | None, tzinfo | None]
 """What reads all fields of a row, and what those that name no station; the zone in which its times are shown."""
 
+
+@lru_cache(maxsize=16)
+def _bounds(
+    now: datetime, future: timedelta, lasts: timedelta | None
+) -> tuple[datetime, datetime | None, int]:
+    """The same for all that is read at once: what an end may be, latest and, where it can be too late, oldest; in milliseconds too."""
+    if lasts is None:
+        return now + future, None, 0
+    oldest = now - lasts
+    return now + future, oldest, -((_EPOCH - oldest) // _MILLISECOND)
+
+
 _EPOCH, _MILLISECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
+
+YEAR_2000_MS = 946_684_800_000
+"""Records that seem to be older are of producers that write no time, or seconds for milliseconds."""
 
 
 def _make(fields: tuple[Field, ...], values: dict[str, Value], problems: dict[str, UnreadableError]) -> None:
@@ -613,45 +664,47 @@ def _roll(place: Field, values: dict[str, Value]) -> None:
 _DAY, _NOTHING = timedelta(days=1), timedelta(0)
 
 
-def _tidy_order_id(values: dict[str, Value], problems: dict[str, UnreadableError]) -> None:
+def _tidy_order_id(values: dict[str, Value], problems: dict[str, UnreadableError]) -> str | None:
     """Bounded, or not there."""
     order_id = values.get("order_id")
     if not isinstance(order_id, str):
-        return
+        return None
     if "\0" in order_id:  # from a buffer of fixed length
         order_id = values["order_id"] = order_id.strip("\0 ")
     if is_placeholder(order_id) or not order_id:
         del values["order_id"]
-        return
-    _bound(values, problems, "order_id", order_id, MAX_ID)
+        return None
+    return order_id if _is_bounded("order_id", order_id, MAX_ID, values, problems) else None
 
 
-def _tidy_plate(values: dict[str, Value], problems: dict[str, UnreadableError]) -> bool:
-    """Normalised, bounded, or not there. True for a mainland one."""
+def _tidy_plate(values: dict[str, Value], problems: dict[str, UnreadableError]) -> str | None:
+    """Normalised, bounded, or not there. It is returned if it is a mainland one then."""
     written = values.get("plate")
     if not isinstance(written, str):
-        return False
+        return None
     written = written[: 4 * MAX_PLATE]
     plate = plates.normalise(written)
     if not plate or is_placeholder(written) or is_placeholder(plate) or written.lower() in NO_PLATE:
         del values["plate"]
-        return False
+        return None
     values["plate"] = plate
-    _bound(values, problems, "plate", plate, MAX_PLATE)
-    return plates.is_normal(plate)
+    bounded = _is_bounded("plate", plate, MAX_PLATE, values, problems)
+    return plate if bounded and plates.is_normal(plate) else None
 
 
-def _bound(
-    values: dict[str, Value],
-    problems: dict[str, UnreadableError],
+def _is_bounded(
     name: str,
     identity: str,
     longest: int,
-) -> None:
+    values: dict[str, Value],
+    problems: dict[str, UnreadableError],
+) -> bool:
+    """Else it is no value but a problem."""
     unfit = _unfit(identity, longest)
     if unfit is not None:
         problems[name] = unfit
         del values[name]
+    return unfit is None
 
 
 def _unfit(identity: str, longest: int) -> UnreadableError | None:

@@ -270,7 +270,7 @@ class _Row:
 
     def _fields(self, values: Mapping[str, Value]) -> Iterator[FieldReading]:
         station_id, connector_id = values.get("station_id"), values.get("connector_id")
-        station = self.book.find_station(
+        station = self.book.directory.find(
             station_id if isinstance(station_id, str) else None,
             connector_id if isinstance(connector_id, str) else None,
         )

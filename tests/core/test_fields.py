@@ -440,7 +440,8 @@ def agree(field: Field, row: dict[str, object], zone: Zone | None = None) -> Non
 
     for name, moment in moments.items():
         assert isinstance(value, datetime)
-        assert repr(moment) == repr((*placed(value, shown), value))
+        assert repr(moment[:3]) == repr((*placed(value, shown), value))
+        assert moment[3] == value.timestamp()
         assert repr(values.pop(name)) == repr(moment[1])
         values[name] = moment[2]
     assert repr(values.get(field.name)) == repr(value)

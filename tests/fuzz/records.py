@@ -154,7 +154,7 @@ def check(data: bytes) -> None:
             assert event.detail
             assert "\n" not in event.detail
             return
-        items = source.read(event, book.find_station, now, release=bool(flags & RELEASED))
+        items = source.read(event, book.directory, now, release=bool(flags & RELEASED))
     except RecursionError:  # the rule book says `too_deep`
         return
     assert items
