@@ -7,10 +7,11 @@ import socket
 import ssl
 from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Self, cast
+from typing import NamedTuple, Self, cast
 
 import aiohappyeyeballs
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
+from msgspec import Struct
 from msgspec.structs import replace
 from yarl import URL
 
@@ -35,6 +36,10 @@ NAME_SECONDS = 10.0
 FRAMING_BYTES = 512 * 1024
 """Bytes of a reply beside its body, at most: heads, trailer, the frames of chunks."""
 
+KNOWN_HEADS = 64
+"""Heads of replies that are remembered of a platform, at most."""
+
+_HEAD_ENDS = b"\r\n\r\n"
 _FRAMES = frozenset({b"content-length", b"transfer-encoding"})
 _HEEDED = _FRAMES | {b"date", b"retry-after", b"content-encoding"}
 
@@ -109,13 +114,14 @@ class HttpGateway(Posting):
             raise RuntimeError("the gateway is not open: use `async with`")
         now = self._loop.time()
         site = self._sites.get(url)
-        call = _Call(self, site, body, now + self._total_seconds, caller)
         if site is None:
             try:
-                call.site = site = self._sites[url] = _Site(url)
+                site = self._sites[url] = _Site(url)
             except ValueError:
+                call = _Call(self, None, body, now, caller)
                 call.end(NotSent("InvalidURL"))
                 return call
+        call = _Call(self, site, body, now + self._total_seconds, caller)
         kept = site.kept(now)
         if kept is None:
             call.go_on_new()
@@ -186,65 +192,65 @@ class HttpGateway(Posting):
         self._watch = loop.call_later(min(0.1, shortest / 10), self._watch_times)
 
 
-class _Call:
+class _Call(Struct, eq=False):
     """One call, on whatever connections it takes.
 
     Attributes:
         site: None for a URL that cannot be one.
         deadline: on the event loop's clock.
+        caller: None once it was told, or waits no longer.
         connection: that it is on now.
+        is_second: its first sending may have arrived.
 
     """
 
-    __slots__ = ("_caller", "_connecting", "_gateway", "_is_second", "body", "connection", "deadline", "site")
-
-    def __init__(
-        self, gateway: HttpGateway, site: "_Site | None", body: bytes, deadline: float, caller: Caller
-    ) -> None:
-        self._gateway = gateway
-        self.site = site
-        self.body = body
-        self.deadline = deadline
-        self._caller: Caller | None = caller
-        self.connection: _Connection | None = None
-        self._connecting: asyncio.Task[None] | None = None
-        self._is_second = False
+    gateway: HttpGateway
+    site: "_Site | None"
+    body: bytes
+    deadline: float
+    caller: Caller | None
+    connection: "_Connection | None" = None
+    connecting: "asyncio.Task[None] | None" = None
+    is_second: bool = False
 
     def go_on_new(self) -> None:
         """Send it on a connection that nothing was sent on."""
-        self._connecting = asyncio.get_running_loop().create_task(self._connect())
+        self.connecting = asyncio.get_running_loop().create_task(self._connect())
 
     def send_again(self) -> None:
         """Its kept connection was stale, and so may be whatever else is kept. The first sending may have arrived all the same."""
         self.connection = None
-        self._is_second = True
+        self.is_second = True
         self.go_on_new()
 
     async def _connect(self) -> None:
         assert self.site is not None, "else there is nowhere to connect to"
         try:
-            connection = await self._gateway.connect(self.site, self.deadline)
+            connection = await self.gateway.connect(self.site, self.deadline)
         except (OSError, ValueError) as error:  # UnicodeError of a name that cannot be one, among others
             self.end(NotSent(name(error)))
             return
         except Exception as bug:  # noqa: BLE001  # it is the caller's to tell
-            caller, self._caller = self._caller, None
+            caller, self.caller = self.caller, None
             if caller is not None:
                 caller.failed(bug)
             return
         finally:
-            self._connecting = None
-        if self._caller is None:
+            self.connecting = None
+        now = asyncio.get_running_loop().time()
+        if self.caller is None:
             connection.close()
+        elif connection.is_usable(now):
+            connection.take(self, now)
         else:
-            connection.take(self, asyncio.get_running_loop().time())
+            self.end(NotSent("ServerDisconnected"))
 
     def end(self, end: AttemptEnd) -> None:
         """So it went."""
-        caller, self._caller, self.connection = self._caller, None, None
+        caller, self.caller, self.connection = self.caller, None, None
         if caller is None:
             return
-        if self._is_second:
+        if self.is_second:
             if isinstance(end, NotSent):
                 end = NoAnswer(f"reset: {end.error}")
             elif isinstance(end, Answered):
@@ -253,9 +259,9 @@ class _Call:
 
     def cancel(self) -> None:
         """Nobody waits for it any more, and nobody is told. It may have arrived."""
-        self._caller = None
-        if self._connecting is not None:
-            self._connecting.cancel()
+        self.caller = None
+        if self.connecting is not None:
+            self.connecting.cancel()
         if self.connection is not None:
             self.connection.abandon()
 
@@ -265,6 +271,7 @@ class _Site:
 
     Attributes:
         idle: the one used last comes last, and is taken first; so those that are too many grow old.
+        heads: of replies that came in one piece, and what was read in them. Most of a second are alike.
 
     """
 
@@ -279,6 +286,7 @@ class _Site:
         lines = [f"POST {parts.raw_path_qs} HTTP/1.1", *(f"{key}: {value}" for key, value in headers.items())]
         self.request_begins = "\r\n".join([*lines, "Content-Length: "]).encode()
         self.idle: dict[_Connection, None] = {}
+        self.heads: dict[bytes, _Head] = {}
         self._looking_up: asyncio.Future[_Addresses] | None = None
         self._looked_up_at = 0.0
 
@@ -290,6 +298,14 @@ class _Site:
                 return connection
             connection.close()
         return None
+
+    def remember(self, reply: bytes, read: Answered) -> None:
+        """A reply that came in one piece, and nothing more with it: its head, if its body is as it came."""
+        ends = reply.find(_HEAD_ENDS) + len(_HEAD_ENDS)
+        if ends >= len(_HEAD_ENDS) and reply[ends:] == read.body:
+            if len(self.heads) >= KNOWN_HEADS:
+                self.heads.clear()
+            self.heads[reply[:ends]] = _Head(read.status, len(read.body), read.retry_after)
 
     async def addresses(self, seconds: float) -> _Addresses:
         """Looked up once for all who ask within so many seconds. Raises OSError."""
@@ -309,6 +325,14 @@ class _Site:
         self._looking_up = None
 
 
+class _Head(NamedTuple):
+    """What a reply's head says: its status, the bytes of its body, and when to come again."""
+
+    status: int
+    length: int
+    retry_after: str | None
+
+
 class _Connection(asyncio.Protocol):
     """One connection, and the call that it is for at a time.
 
@@ -323,6 +347,7 @@ class _Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._call: _Call | None = None
         self._calls = 0
+        self._received = 0
         self._status: int | None = None  # until the head of what is no interim reply has come
         self._body: list[bytes] = []
         self._headers: dict[bytes, bytes] = {}
@@ -346,18 +371,10 @@ class _Connection(asyncio.Protocol):
     # -- The request ---------------------------------------------------------------------------------
 
     def take(self, call: "_Call", now: float) -> None:
-        """Post it."""
-        if self._transport.is_closing():
-            call.end(NotSent("ServerDisconnected"))
-            return
+        """Post it; the connection is usable."""
         self._calls += 1
         self._used_at = now
         self._received = 0
-        self._status = None
-        self._complete = self._keeps = False
-        self._room = self._gateway.max_reply_bytes
-        self._body = []
-        self._headers = {}
         self._call = call
         call.connection = self
         body = call.body
@@ -375,6 +392,14 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()  # nobody has asked
             return
         self._used_at = self._loop.time()
+        if not self._received:
+            ends = data.find(_HEAD_ENDS) + len(_HEAD_ENDS)
+            head = self._site.heads.get(data[:ends])
+            if head is not None and len(data) == ends + head.length:
+                self._received = len(data)
+                self._answer(Answered(head.status, data[ends:], head.retry_after), keep=True)
+                return
+            self._begin_to_read()
         self._received += len(data)
         wrong = ""
         try:
@@ -382,11 +407,22 @@ class _Connection(asyncio.Protocol):
         except (HttpParserError, HttpParserUpgrade) as error:
             wrong = f"{name(error)} ({error})"  # of a set of words, nothing that came
         if self._complete or self._room <= 0:
-            self._answer(keep=self._complete and self._keeps and not wrong)
+            keeps = self._complete and self._keeps and not wrong
+            end = self._reply()
+            if keeps and self._received == len(data) and isinstance(end, Answered) and end.status != 408:
+                self._site.remember(data, end)
+            self._answer(end, keep=keeps)
         elif wrong:
             self.give_up(NoAnswer(f"reset: {wrong}"))
         elif self._received > self._gateway.max_reply_bytes + FRAMING_BYTES:
             self.give_up(NoAnswer("reset: more head than any reply has"))
+
+    def _begin_to_read(self) -> None:
+        self._status = None
+        self._complete = self._keeps = False
+        self._room = self._gateway.max_reply_bytes
+        self._body = []
+        self._headers = {}
 
     def on_message_begin(self) -> None:
         if self._complete:
@@ -416,11 +452,11 @@ class _Connection(asyncio.Protocol):
             self._complete = True
             self._keeps = self._parser.should_keep_alive()
 
-    def _answer(self, *, keep: bool) -> None:
+    def _reply(self) -> AttemptEnd | None:
+        """The call's end that was read. None: it is none of this call's."""
         if self._status == 408 and self._calls > 1:
             # Said to the connection, for want of a request, and not of this one (RFC 9110, 15.5.9).
-            self.give_up(None)
-            return
+            return None
         assert self._status is not None, "interim replies have no body, and complete nothing"
         headers = self._headers
         retry_after = headers.get(b"retry-after")
@@ -430,9 +466,12 @@ class _Connection(asyncio.Protocol):
         if b"content-encoding" in headers or self._room < 0:
             encoding = headers.get(b"content-encoding", b"")
             body = unpacked(received, encoding, self._gateway.max_reply_bytes)
-        end = NoAnswer("reset: not unpacked") if body is None else Answered(self._status, body, words)
+        return NoAnswer("reset: not unpacked") if body is None else Answered(self._status, body, words)
+
+    def _answer(self, end: AttemptEnd | None, *, keep: bool) -> None:
         # A reply that came before the whole request was out leaves the rest of it in the way.
-        if keep and not self._transport.get_write_buffer_size() and self.is_usable(self._used_at):
+        is_over = keep and end is not None and not self._transport.get_write_buffer_size()
+        if is_over and self.is_usable(self._used_at):
             self._site.idle[self] = None
             self._resolve(end)
         else:
@@ -454,8 +493,8 @@ class _Connection(asyncio.Protocol):
         self.lost.set_result(None)
         if self._call is None:
             return
-        if exc is None and self._status is not None and _FRAMES.isdisjoint(self._headers):
-            self._answer(keep=False)
+        if exc is None and self._received and self._status is not None and _FRAMES.isdisjoint(self._headers):
+            self._answer(self._reply(), keep=False)
         elif self._calls > 1 and not self._received:
             self._resolve(None)
         else:
