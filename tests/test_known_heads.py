@@ -3,7 +3,7 @@
 import asyncio
 from typing import cast
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from consumer.core.replies import AttemptEnd
@@ -64,6 +64,8 @@ async def ends_of(pieces: list[bytes], site: _Site) -> list[AttemptEnd | str | N
     return ends
 
 
+@example([HEADS[7] + b"\r\n"] * 2)
+@example([HEADS[0] + b"\r\n{}"] * 3)
 @given(st.lists(replies, min_size=1, max_size=3).map(lambda few: few * 3))
 def test_a_reply_whose_head_is_known_is_read_as_one_whose_head_is_new(pieces: list[bytes]) -> None:
     knowing, forgetful = _Site("http://platform.example/"), _Site("http://platform.example/")

@@ -285,7 +285,7 @@ class _Site:
         headers = {"Host": parts.host_port_subcomponent, **HEADERS}
         lines = [f"POST {parts.raw_path_qs} HTTP/1.1", *(f"{key}: {value}" for key, value in headers.items())]
         self.request_begins = "\r\n".join([*lines, "Content-Length: "]).encode()
-        self.idle: dict[_Connection, None] = {}
+        self.idle: list[_Connection] = []
         self.heads: dict[bytes, _Head] = {}
         self._looking_up: asyncio.Future[_Addresses] | None = None
         self._looked_up_at = 0.0
@@ -293,11 +293,16 @@ class _Site:
     def kept(self, now: float) -> "_Connection | None":
         """A connection that has answered before, as far as is known still open."""
         while self.idle:
-            connection, _ = self.idle.popitem()
+            connection = self.idle.pop()
             if connection.is_usable(now):
                 return connection
             connection.close()
         return None
+
+    def forget(self, connection: "_Connection") -> None:
+        """It waits for no call any more, if it did."""
+        if connection in self.idle:
+            self.idle.remove(connection)
 
     def remember(self, reply: bytes, read: Answered) -> None:
         """A reply that came in one piece, and nothing more with it: its head, if its body is as it came."""
@@ -397,7 +402,7 @@ class _Connection(asyncio.Protocol):
             head = self._site.heads.get(data[:ends])
             if head is not None and len(data) == ends + head.length:
                 self._received = len(data)
-                self._answer(Answered(head.status, data[ends:], head.retry_after), keep=True)
+                self._answer(Answered(head.status, data[ends:], head.retry_after), keeps=True)
                 return
             self._begin_to_read()
         self._received += len(data)
@@ -411,7 +416,7 @@ class _Connection(asyncio.Protocol):
             end = self._reply()
             if keeps and self._received == len(data) and isinstance(end, Answered) and end.status != 408:
                 self._site.remember(data, end)
-            self._answer(end, keep=keeps)
+            self._answer(end, keeps=keeps)
         elif wrong:
             self.give_up(NoAnswer(f"reset: {wrong}"))
         elif self._received > self._gateway.max_reply_bytes + FRAMING_BYTES:
@@ -468,12 +473,19 @@ class _Connection(asyncio.Protocol):
             body = unpacked(received, encoding, self._gateway.max_reply_bytes)
         return NoAnswer("reset: not unpacked") if body is None else Answered(self._status, body, words)
 
-    def _answer(self, end: AttemptEnd | None, *, keep: bool) -> None:
-        # A reply that came before the whole request was out leaves the rest of it in the way.
-        is_over = keep and end is not None and not self._transport.get_write_buffer_size()
-        if is_over and self.is_usable(self._used_at):
-            self._site.idle[self] = None
-            self._resolve(end)
+    def _answer(self, end: AttemptEnd | None, *, keeps: bool) -> None:
+        call = self._call
+        if (
+            keeps
+            and end is not None
+            and call is not None
+            # A reply that came before the whole request was out leaves the rest of it in the way.
+            and not self._transport.get_write_buffer_size()
+            and self.is_usable(self._used_at)
+        ):
+            self._call = None
+            self._site.idle.append(self)
+            call.end(end)
         else:
             self.give_up(end)
 
@@ -489,12 +501,12 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._gateway.connections.discard(self)
-        self._site.idle.pop(self, None)
+        self._site.forget(self)
         self.lost.set_result(None)
         if self._call is None:
             return
         if exc is None and self._received and self._status is not None and _FRAMES.isdisjoint(self._headers):
-            self._answer(self._reply(), keep=False)
+            self._answer(self._reply(), keeps=False)
         elif self._calls > 1 and not self._received:
             self._resolve(None)
         else:
@@ -503,7 +515,7 @@ class _Connection(asyncio.Protocol):
     def give_up(self, end: AttemptEnd | None) -> None:
         """The call, if there is one, ends so (None: see `_resolve`); whatever else comes on this connection is for nobody."""
         self._resolve(end)
-        self._site.idle.pop(self, None)
+        self._site.forget(self)
         self._transport.abort()
 
     def abandon(self) -> None:
@@ -512,7 +524,7 @@ class _Connection(asyncio.Protocol):
         self.give_up(None)
 
     def close(self) -> None:
-        self._site.idle.pop(self, None)
+        self._site.forget(self)
         self._transport.close()
 
     def _resolve(self, end: AttemptEnd | None) -> None:
