@@ -148,38 +148,39 @@ class KeyedOrder(Generic[_Placed]):
         """Keys with a place; the memory of a key ends with its last one."""
         return len(self._queues)
 
-    def enter(self, place: _Placed, *keys: Hashable) -> bool:
+    def enter(self, place: _Placed, keys: tuple[Hashable, ...]) -> bool:
         """Take a place at the end of each key's queue; no two of the keys are equal. True: it is first everywhere."""
         place.keys = keys
+        queues = self._queues
         for key in keys:
-            queue = self._queues.setdefault(key, place)
+            queue = queues.setdefault(key, place)
             if queue is place:
                 continue
             if isinstance(queue, Place):
-                queue = self._queues[key] = deque((queue,))
+                queue = queues[key] = deque((queue,))
             queue.append(place)
             place.behind += 1
         return not place.behind
 
     def leave(self, place: _Placed) -> None:
         """Let the next ones move up; the place may be first, waiting, or gone already."""
+        queues = self._queues
         for key in place.keys:
-            queue = self._queues[key]
+            queue = queues.pop(key)
             if queue is place:
-                del self._queues[key]
                 continue
             assert isinstance(queue, deque), "another place is in it, too"
             if queue[0] is not place:
                 queue.remove(place)
-                continue
-            queue.popleft()
-            if queue:
+            else:
+                queue.popleft()
+                if not queue:
+                    continue
                 following = queue[0]
                 following.behind -= 1
                 if not following.behind:
                     self._on_first(following)
-            else:
-                del self._queues[key]
+            queues[key] = queue
         place.keys = ()
 
 
@@ -274,7 +275,7 @@ class Delivery:
                 plate, event_id = way.order.plate, way.order.event_id
                 # Should one order's event_id be another one's plate, they wait for each other, and nothing else comes of it.
                 keys = (plate, event_id) if plate != event_id else (plate,)
-                if self._keys.enter(way, *keys):
+                if self._keys.enter(way, keys):
                     self.ready.append(way)
         self.wake()
 
@@ -390,12 +391,15 @@ class Delivery:
         self._leave(whole)
         if len(whole.resolutions) > 1:
             whole.resolutions.sort(key=lambda resolution: resolution.index)
-        if whole.calls is not None and whole.problem is None:
-            assert self._tracer is not None, "else no calls are noted"
-            whole.resolutions = list(
-                self._tracer.tell(whole.record, whole.began_at, whole.resolutions, whole.calls)
+        try:
+            if self._tracer is not None and whole.problem is None:
+                told = self._tracer.tell(whole.record, whole.began_at, whole.resolutions, whole.calls or ())
+                whole.resolutions = list(told)
+            whole.ended(whole)
+        except Exception as bug:  # noqa: BLE001  # it is of this record alone, which holds its frontier
+            asyncio.get_running_loop().call_exception_handler(
+                {"message": "a record that has ended cannot be told of", "exception": bug}
             )
-        whole.ended(whole)
 
     def _leave(self, whole: "UnderWay") -> None:
         whole.orders = _NO_ORDERS  # they know of it as well: no circle is left for the garbage collector
@@ -433,7 +437,8 @@ class Delivery:
             too_late = self._too_late(way, context, now)
             if too_late is not None:
                 return too_late
-        self._secret(way)  # a missing one is found before a place is taken
+        if rules.accounts[plan.account].secret not in self._secrets:
+            self._secret(way)  # a missing one is found before a place is taken
         return way
 
     def _too_late(self, way: "_Way", context: RetryContext, now: datetime) -> Resolution | None:
@@ -541,7 +546,8 @@ class Delivery:
         for way in ways:
             request = way.request
             try:
-                way.secret = secret = self._secret(way)
+                secret = self._secrets.get(way.rules.accounts[request.account].secret)
+                way.secret = secret = self._secret(way) if secret is None else secret
                 posts.append((way, request.url or self._url, encode_form(request.sent(at), secret)))
             except Exception as bug:  # noqa: BLE001  # it is of this record alone
                 self._fail(way, bug)

@@ -448,9 +448,9 @@ def test_a_place_waits_for_all_its_keys_and_frees_them() -> None:
     moved_up: list[Place] = []
     keys = KeyedOrder[Place](moved_up.append)
     first, second, third = (Place((), 0) for _ in range(3))
-    assert keys.enter(first, "a", "x")
-    assert keys.enter(second, "b", "y")
-    assert not keys.enter(third, "a", "y")
+    assert keys.enter(first, ("a", "x"))
+    assert keys.enter(second, ("b", "y"))
+    assert not keys.enter(third, ("a", "y"))
 
     keys.leave(first)
     assert moved_up == []
@@ -466,7 +466,7 @@ def test_a_place_left_in_the_middle_of_a_queue_lets_nobody_overtake() -> None:
     moved_up: list[Place] = []
     keys = KeyedOrder[Place](moved_up.append)
     first, second, third = (Place((), 0) for _ in range(3))
-    assert [keys.enter(place, "a") for place in (first, second, third)] == [True, False, False]
+    assert [keys.enter(place, ("a",)) for place in (first, second, third)] == [True, False, False]
 
     keys.leave(second)
     assert moved_up == []
