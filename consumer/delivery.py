@@ -253,10 +253,9 @@ class Delivery:
         outcome, a bug or a broken configuration, the record has a `problem` instead of resolutions.
         """
         rules, now = self._rules(), self._clock()  # the same for a whole record, whatever is loaded meanwhile
-        traced = self._tracer is not None
         read = [rules.read(record, now) for record in records]
         for record, items in zip(records, read, strict=True):
-            whole = UnderWay(record, self, ended, now, [] if traced else None)
+            whole = UnderWay(record, self, ended, now)
             try:
                 for item in items:
                     planned = self._plan(whole, item, rules, now)
@@ -346,20 +345,18 @@ class Delivery:
 
     def _let_go(self) -> None:
         """Each as far as it comes; and then those that came to a call make it, one step of all after the other."""
-        ready, calling = self.ready, []
+        ready, rules, calling = self.ready, self._rules(), list[_Way]()
         while ready:
             way = ready.popleft()
             if way.over:
                 continue
             try:
-                ended = self._go(way)
+                ended = self._go(way, rules, calling)
             except Exception as bug:  # noqa: BLE001  # it is of this record alone
                 self._fail(way, bug)
                 continue
             if ended is not None:
                 self._end(way, ended)
-            elif way.permit is not None and way.permit.given:
-                calling.append(way)
         if calling:
             self._call(calling)
 
@@ -393,7 +390,7 @@ class Delivery:
             whole.resolutions.sort(key=lambda resolution: resolution.index)
         try:
             if self._tracer is not None and whole.problem is None:
-                told = self._tracer.tell(whole.record, whole.began_at, whole.resolutions, whole.calls or ())
+                told = self._tracer.tell(whole.record, whole.began_at, whole.resolutions, whole.calls)
                 whole.resolutions = list(told)
             whole.ended(whole)
         except Exception as bug:  # noqa: BLE001  # it is of this record alone, which holds its frontier
@@ -512,14 +509,14 @@ class Delivery:
             )
             raise ConfigurationError([problem]) from None
 
-    def _go(self, way: "_Way") -> Resolution | None:
-        """As far as it comes: to its end, to leave for a call, or to something that it has to wait for."""
+    def _go(self, way: "_Way", rules: Rules, calling: "list[_Way]") -> Resolution | None:
+        """As far as it comes: to its end, to something that it has to wait for, or to those that call."""
         whole, permit = way.whole, way.permit
         if permit is None:
             if not (whole.begun or self._is_open):
                 self._held.append(way)
                 return None
-            if self._rules() is not way.seen:
+            if way.seen is not rules:
                 ended = self._look_again(way)
                 if ended is not None:
                     return ended
@@ -529,12 +526,16 @@ class Delivery:
                 return None
         else:
             way.excused += permit.stopped_seconds
-            changed = way.seen is not self._rules() and self._is_changed(way)
+            changed = way.seen is not rules and self._is_changed(way)
             if changed or not permit.given:
                 self._free(way)
                 ended = None if changed else self._set_aside(way, permit.waits_for)
-                return ended if ended is not None else self._go(way)
-        if not whole.begun and not self._begin(whole):
+                if ended is None:
+                    self.ready.append(way)  # it is looked at again
+                return ended
+        if whole.begun or self._begin(whole):
+            calling.append(way)
+        else:
             self._free(way)
             self._held.append(way)
         return None
@@ -574,8 +575,9 @@ class Delivery:
             except Exception as bug:  # noqa: BLE001  # it is of this record alone
                 self._fail(way, bug)
                 continue
-            words = reply.words
-            if words.message or words.hint:
+            message, hint = reply.words.message, reply.words.hint
+            said = message if hint is None else hint if message is None else f"{message}\n{hint}"
+            if said is not None and (way.secret in said or way.order.plate in said):
                 reply = _without(reply, way.secret, way.order.plate)
             replied.append((way, _Call(end, reply, at, now - way.started)))
         self._count(replied, now)
@@ -594,20 +596,21 @@ class Delivery:
     def _count(self, replied: "Sequence[tuple[_Way, _Call]]", now: float) -> None:
         """Those of a turn are much alike, and each metric is moved once."""
         seconds: defaultdict[str, list[float]] = defaultdict(list)
-        labels: Counter[tuple[str, str]] = Counter()
         for way, call in replied:
-            account = way.request.account
-            labels[account, call.reply.label] += 1
-            seconds[account].append(call.seconds)
-            calls = way.whole.calls
-            if calls is not None:
-                url = way.request.url or self._url
-                calls.append(TracedCall(way.order.index, url, way.began_at, call.ended_at, call.reply))
-        for both, count in labels.items():
-            self._requests(*both).inc(count)
+            seconds[way.request.account].append(call.seconds)
+        for (account, label), count in Counter(
+            [(way.request.account, call.reply.label) for way, call in replied]
+        ).items():
+            self._requests(account, label).inc(count)
         for account, each in seconds.items():
             self._request_seconds(account).observe_all(each)
             self._budgets[account].note_calls(now, len(each))
+        if self._tracer is not None:
+            for way, call in replied:
+                url = way.request.url or self._url
+                way.whole.calls.append(
+                    TracedCall(way.order.index, url, way.began_at, call.ended_at, call.reply)
+                )
 
     def _ended(self, way: "_Way", call: "_Call", later: Later | None = None) -> Resolution:
         """It ends with this call, or waits in a retry topic."""
@@ -797,7 +800,7 @@ class UnderWay(Struct, eq=False):
 
     Attributes:
         ended: told when it has.
-        calls: so far; None where nobody traces them.
+        calls: so far, where somebody traces them.
         resolutions: of the orders that have ended; of all, by index, once it has ended itself.
         problem: why it has none.
         orders: that need a call, until all have ended.
@@ -810,7 +813,7 @@ class UnderWay(Struct, eq=False):
     delivery: Delivery
     ended: Callable[["UnderWay"], None]
     began_at: datetime
-    calls: list[TracedCall] | None = None
+    calls: list[TracedCall] = []
     resolutions: list[Resolution] = []
     orders: "list[_Way]" = []
     problem: Exception | None = None

@@ -20,11 +20,13 @@ from functools import partial
 from typing import Protocol
 
 import structlog
+from msgspec import Struct
 from structlog.typing import FilteringBoundLogger
 
 from consumer.core.breakers import Breaker, BreakerPolicy, Pass, State, Why
 from consumer.core.events import Wait
 from consumer.core.limits import AdaptiveLimit, Lateness, LimitPolicy
+from consumer.core.outcomes import Outcome
 from consumer.core.rates import Share, TokenBucket
 from consumer.core.replies import Reply, Then
 from consumer.core.status import AccountStatus, Limits
@@ -205,7 +207,9 @@ class Flow:
 
     def permit(self, account: str) -> "Permit":
         """Wait if it is not given; then one call, `permit.report(reply)`, and `permit.close()` whatever happens."""
-        return Permit(self._gates.get(account) or self._gate(account))
+        gate, now = self._gates.get(account) or self._gate(account), self.monotonic()
+        leave = gate.take_now(now)
+        return Permit(gate, now, leave, leave is not None)
 
     def settle(self) -> None:
         """Calls are over: let those go on who waited for that."""
@@ -325,75 +329,84 @@ class Waiter(Protocol):
         """Its permit says what came of it. This is no place to do more than to note it."""
 
 
-class Permit:
+class Permit(Struct, eq=False):
     """Leave for one order to make one call: asked for when it is made, held until it is closed.
 
     Attributes:
+        began: when there was leave, or it was asked for.
+        leave: until the call's end is reported.
         given: there is leave. If not at once, `wait` for it; if not then, another order probes the account's
             breaker, and other accounts go on.
+        waiter: who waits for it.
+        stopped: how long the account had been refused when the wait began.
+        stopped_seconds: how long of the wait it was.
         waits_for: what an order without leave waits for.
-        stopped_seconds: how long of the wait the account was refused.
 
     """
 
-    __slots__ = ("_began", "_gate", "_leave", "_stopped", "_waiter", "given", "stopped_seconds", "waits_for")
-
-    def __init__(self, gate: "_Gate") -> None:
-        self._gate = gate
-        self._began = now = gate.flow.monotonic()
-        self._leave = leave = gate.take_now(now)
-        self._waiter: Waiter | None = None
-        self.given = leave is not None
-        self.stopped_seconds = 0.0
+    gate: "_Gate"
+    began: float
+    leave: Pass | None
+    given: bool
+    waiter: Waiter | None = None
+    stopped: float = 0.0
+    stopped_seconds: float = 0.0
+    waits_for: Wait = Wait.BREAKER
 
     def wait(self, waiter: Waiter) -> None:
         """Tell `waiter`, once, when there is leave, or none will be given."""
-        self._stopped = self._gate.breaker.stopped_seconds(self._began)
-        self._waiter = waiter
-        self._gate.wait(self)
+        gate = self.gate
+        self.stopped = gate.breaker.stopped_seconds(self.began)
+        self.waiter = waiter
+        gate.wait(self)
 
-    def decide(self, leave: Pass | None) -> None:
+    def decide(self, leave: Pass | None, now: float) -> None:
         """For its gate: there is leave, or none."""
-        gate, waiter = self._gate, self._waiter
+        gate, waiter = self.gate, self.waiter
         assert waiter is not None, "only who waits is told"
-        self._waiter = None
-        self._leave = leave
-        self._began = now = gate.flow.monotonic()
-        self.stopped_seconds = gate.breaker.stopped_seconds(now) - self._stopped
+        self.waiter = None
+        self.leave = leave
+        self.began = now
+        breaker = gate.breaker
+        if breaker.stopped_before != self.stopped or breaker.why is Why.STOP:
+            self.stopped_seconds = breaker.stopped_seconds(now) - self.stopped
         self.given = leave is not None
         if leave is None:
-            self.waits_for = Wait.STOP if gate.breaker.why is Why.STOP else Wait.BREAKER
+            self.waits_for = Wait.STOP if breaker.why is Why.STOP else Wait.BREAKER
         waiter.decided()
 
     def report(self, reply: Reply) -> None:
         """Tell how the call ended; without this, a probe has told nothing."""
-        if self._leave is None:
+        leave, self.leave = self.leave, None
+        if leave is None:
             raise RuntimeError("one permit, one report: ask for a new one to call again")
-        self._gate.report(self._leave, reply, self._began, self._gate.flow.monotonic())
-        self._leave = None
+        self.gate.report(leave, reply, self.began, self.gate.flow.monotonic())
 
     def end(self, reply: Reply, now: float) -> None:
         """`report` and `close` in one, for many: who waits is let through by `Flow.settle`."""
-        gate, leave = self._gate, self._leave
+        gate, leave = self.gate, self.leave
         assert leave is not None, "one permit, one report: ask for a new one to call again"
-        self._leave = None
+        self.leave = None
         self.given = False
-        gate.report(leave, reply, self._began, now)
+        if reply.outcome is Outcome.PLATFORM_FAILED or reply.then is Then.STOP or not gate.breaker.calm:
+            gate.report(leave, reply, self.began, now)
+        elif gate.limit is not None:  # as nearly always
+            gate.limit.ended(now, now - self.began, gate.in_flight)
         gate.in_flight -= 1
         gate.flow.in_flight -= 1
         gate.flow.freed = True
 
     def close(self) -> None:
         """The call is over, or there will be none: to be said once."""
-        if self._waiter is not None:
-            self._waiter = None
-            self._gate.leave(self)
+        if self.waiter is not None:
+            self.waiter = None
+            self.gate.leave(self)
         elif self.given:
-            if self._leave is not None:
-                self._gate.lost(self._leave)
-                self._leave = None
+            if self.leave is not None:
+                self.gate.lost(self.leave)
+                self.leave = None
             self.given = False
-            self._gate.ended()
+            self.gate.ended()
 
 
 class _Bounds:
@@ -522,8 +535,9 @@ class _Gate:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        now = self.flow.monotonic()
         while self.waiting:
-            self.waiting.popleft().decide(None)
+            self.waiting.popleft().decide(None, now)
         self.held = None
 
     def forget(self) -> None:
@@ -543,7 +557,7 @@ class _Gate:
     def wait(self, permit: Permit) -> None:
         """It is decided once there is leave; without any where its order is set aside, or sent away."""
         if self.flow.holding:
-            permit.decide(None)
+            permit.decide(None, self.flow.monotonic())
             return
         self.waiting.append(permit)
         if self.flow.in_turn and not self.open:
@@ -565,13 +579,15 @@ class _Gate:
             self._timer.cancel()
             self._timer = None
         waiting, any_through = self.waiting, False
+        if waiting and not one:
+            any_through = self._let_many_through()
         while waiting:
             if one and any_through:
                 return True
             now = self.flow.monotonic()
             self.held = self._holds(now)
             if self.held is None:
-                waiting.popleft().decide(self._take(now))
+                waiting.popleft().decide(self._take(now), now)
                 any_through = True
                 continue
             if self.held in _SHARED:
@@ -584,6 +600,29 @@ class _Gate:
             return any_through
         self.held = None
         return any_through
+
+    def _let_many_through(self) -> bool:
+        """As nearly always, where it is only a matter of how many are under way; the others are looked at one by one."""
+        flow, leave = self.flow, self.breaker.leave
+        if self.breaker.shut or self.bounds.bucket is not None or flow.bounds.bucket is not None:
+            return False
+        most = [flow.max_in_flight - flow.in_flight, len(self.waiting)]
+        if self.limit is not None:
+            most.append(self.limit.limit - self.in_flight)
+        if self.bounds.most is not None:
+            most.append(self.bounds.most - self.in_flight)
+        if flow.bounds.most is not None:
+            most.append(flow.bounds.most - flow.in_flight)
+        room = min(most)
+        if room <= 0:
+            return False
+        self.in_flight += room
+        flow.in_flight += room
+        flow.look_how_late()
+        now, take = flow.monotonic(), self.waiting.popleft
+        for _ in range(room):
+            take().decide(leave, now)
+        return True
 
     def _holds(self, now: float) -> Hold | None:  # noqa: PLR0911  # a list of reasons, first one counts
         """What holds the next order back now."""
@@ -629,7 +668,7 @@ class _Gate:
         if not self.flow.others_go_on():
             return
         while len(self.waiting) > (0 if self.breaker.state is State.HALF_OPEN else 1):
-            self.waiting.pop().decide(None)
+            self.waiting.pop().decide(None, self.flow.monotonic())
 
     # -- How a call ended -----------------------------------------------------------------------------
 

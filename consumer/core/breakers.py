@@ -93,6 +93,7 @@ class Breaker:
         calm: it is closed, and no failure is remembered: `succeed` would do nothing.
         why: what opened it; None while it is closed.
         leave: the one of a closed breaker.
+        stopped_before: seconds that the account was refused, all in all, before it was the last time.
 
     """
 
@@ -111,7 +112,7 @@ class Breaker:
         self._allowance = 0.0
         self._out = 0
         self._stopped_since = 0.0
-        self._stopped_before = 0.0
+        self.stopped_before = 0.0
 
     # -- May I? -------------------------------------------------------------------------------------
 
@@ -139,7 +140,7 @@ class Breaker:
 
     def stopped_seconds(self, now: float) -> float:
         """For how long, all in all, the account has been refused."""
-        return self._stopped_before + (now - self._stopped_since if self.why is Why.STOP else 0.0)
+        return self.stopped_before + (now - self._stopped_since if self.why is Why.STOP else 0.0)
 
     # -- How a call ended ---------------------------------------------------------------------------
 
@@ -244,7 +245,7 @@ class Breaker:
 
     def _close(self, now: float) -> None:
         if self.why is Why.STOP:
-            self._stopped_before += now - self._stopped_since
+            self.stopped_before += now - self._stopped_since
         self.state, self.shut, self.calm, self.why = State.CLOSED, False, True, None
         self._move()
 

@@ -150,7 +150,7 @@ class Deliverer:
     def begin(self, records: Sequence[Record], ended: Callable[[UnderWay], None]) -> None:
         going = []
         for record in records:
-            whole = UnderWay(record, cast("Delivery", self), ended, BEGAN_AT, None, self._ends)
+            whole = UnderWay(record, cast("Delivery", self), ended, BEGAN_AT, [], self._ends)
             if not (self._stuck and record.coordinates.offset == 0):
                 going.append(whole)
         asyncio.get_running_loop().call_soon(self._end, going)
