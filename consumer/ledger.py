@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import cache, lru_cache, partial
+from functools import cache, partial
 from typing import Protocol
 
 import structlog
@@ -34,6 +34,7 @@ from consumer.core.outcomes import (
     encode_retry,
     reduced,
 )
+from consumer.core.values import Memo
 from consumer.link import (
     Ambiguous,
     Committed,
@@ -159,11 +160,15 @@ class Entry(Outgoing, kw_only=True):
 
 
 def _entry(topic: str, message: Message, resolution: Resolution, *, tells: bool = True) -> Entry:
-    at = int(resolution.decided_at.timestamp() * 1000)
+    at = _MILLISECONDS[resolution.decided_at]
     key, value, headers = message.key, message.value, message.headers
     if tells:  # the default costs less than its name
         return Entry(topic, key, value, headers, at, resolution=resolution)
     return Entry(topic, key, value, headers, at, resolution=resolution, tells=False)
+
+
+_MILLISECONDS = Memo[datetime, int](lambda at: int(at.timestamp() * 1000), 256)
+"""Since the epoch. Orders that go on in one turn of the event loop are decided at one moment."""
 
 
 class Done(Struct):
@@ -277,9 +282,8 @@ class Ledger:
 
     def add(self, record: Record, resolutions: Sequence[Resolution], taken_at: float) -> None:
         """The record ended. Its resolutions and its offset go out with the next flush."""
-        topic, partition, _ = record.coordinates
         pending = self._pending
-        pending.append(Done(record, _partition(topic, partition), resolutions, taken_at))
+        pending.append(Done(record, _PARTITIONS[record.coordinates[:2]], resolutions, taken_at))
         if not self._work.is_set():
             self._begin_to_wait()
         if len(pending) >= self._bounds.records:
@@ -590,7 +594,7 @@ def _tell(resolution: Resolution) -> None:
 
 def partition_of(record: Record) -> TopicPartition:
     """Where it was read, as Kafka's client says it."""
-    return _partition(record.coordinates.topic, record.coordinates.partition)
+    return _PARTITIONS[record.coordinates[:2]]
 
 
-_partition = lru_cache(maxsize=4096)(TopicPartition)
+_PARTITIONS = Memo[tuple[str, int], TopicPartition](lambda place: TopicPartition(*place), 4096)

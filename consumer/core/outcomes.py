@@ -28,7 +28,7 @@ from consumer.core.events import (
 )
 from consumer.core.headers import Header, event_headers, own_headers, retry_headers
 from consumer.core.plates import DOTS, mask
-from consumer.core.values import Frozen
+from consumer.core.values import Frozen, Memo
 
 CE_TYPE = "charging-coupon.outcome.v1"
 TRACE_HEADERS = ("traceparent", "tracestate")
@@ -161,7 +161,7 @@ class Resolution(Frozen):
         index: the order's place in it.
         parameters: the request's fields as sent, without `sign`; None if none was built.
         metadata: the values computed by the rule, by metadata key.
-        decided_at: when this was decided, aware.
+        decided_at: when this was decided, by our own clock, in UTC.
         label: the last reply's metric label (`Reply.label`); empty where no call was made.
         later: it waits in a retry topic, and has no outcome yet.
         traceparent: of the span that tells of it, where it is traced.
@@ -303,7 +303,8 @@ def encode_outcome(  # noqa: C901, PLR0912, PLR0915 - each order comes through h
     if type(plate) is not str or not plate:
         plate = _text(plate) or parameters.get("plate")
     identity = outcome_id(context.cluster_id, origin, index)
-    decided_at = _instant(resolution.decided_at)
+    decided = resolution.decided_at
+    decided_at = _MOMENTS[decided]
 
     body = _BLANK.copy()
     body["outcome_id"] = identity
@@ -337,8 +338,8 @@ def encode_outcome(  # noqa: C901, PLR0912, PLR0915 - each order comes through h
     attempts = resolution.attempts
     body["attempts"] = {
         "count": attempts.count,
-        "first_at": _instant(attempts.first_at),
-        "last_at": _instant(attempts.last_at),
+        "first_at": _MOMENTS[attempts.first_at],
+        "last_at": decided_at if attempts.last_at is decided else _MOMENTS[attempts.last_at],
         "seconds": None if attempts.seconds is None else round(attempts.seconds, 6),
         "ambiguous": attempts.ambiguous,
     }
@@ -363,7 +364,7 @@ def encode_outcome(  # noqa: C901, PLR0912, PLR0915 - each order comes through h
         _SPECVERSION,
         ("ce_id", identity.encode("utf-8", "replace")),
         _TYPE,
-        _source(context.cluster_id, topic),
+        _SOURCES[context.cluster_id, topic],
         ("ce_time", b"" if decided_at is None else decided_at.encode()),
         _CONTENT_TYPE,
     ]
@@ -462,9 +463,7 @@ _OWN_HEADERS = 4096
 """Bytes: more than these take, with the longest name that a topic can have."""
 
 
-@lru_cache(maxsize=64)
-def _source(cluster_id: str, topic: str) -> Header:
-    return "ce_source", _utf8(f"/{cluster_id}/{topic}")
+_SOURCES = Memo[tuple[str, str], Header](lambda place: ("ce_source", _utf8(f"/{place[0]}/{place[1]}")), 64)
 
 
 def _trace_headers(resolution: Resolution) -> Iterable[Header]:
@@ -630,14 +629,13 @@ def plate_hash(plate: str | None, privacy: Privacy) -> str | None:
     """HMAC-SHA256, as the outcome topic holds it; None where it holds none."""
     if plate is None or not privacy.hashed:
         return None
-    inner, outer = _keyed(privacy.hash_key)
+    inner, outer = _KEYED[privacy.hash_key]
     inner, outer = inner.copy(), outer.copy()
     inner.update(_utf8(plate))
     outer.update(inner.digest())
     return outer.hexdigest()
 
 
-@lru_cache(maxsize=2)
 def _keyed(key: bytes) -> tuple["hashlib._Hash", "hashlib._Hash"]:
     """The two hashes of https://datatracker.ietf.org/doc/html/rfc2104, up to the text: `hmac` begins anew each time."""
     block = (key if len(key) <= _BLOCK else hashlib.sha256(key).digest()).ljust(_BLOCK, b"\0")
@@ -646,6 +644,7 @@ def _keyed(key: bytes) -> tuple["hashlib._Hash", "hashlib._Hash"]:
     )
 
 
+_KEYED = Memo(_keyed, 2)
 _BLOCK = 64
 """Bytes that SHA-256 takes at once."""
 
@@ -724,16 +723,22 @@ def _instant(value: Any) -> str | None:
         return None
     try:
         if value.tzinfo is UTC:
-            return f"{_day(value.toordinal())}{_MINUTES[value.hour * 60 + value.minute]}{_SECONDS[value.second]}{_FRACTIONS[value.microsecond // 1000]}"
+            return f"{_DAYS[value.toordinal()]}{_MINUTES[value.hour * 60 + value.minute]}{_SECONDS[value.second]}{_FRACTIONS[value.microsecond // 1000]}"
         offset = value.utcoffset()
         if offset.seconds % 60 or offset.microseconds:  # nowhere since 1972
             value, offset = value - offset, _NO_OFFSET
         minutes = (
             (value.toordinal() - offset.days) * 1440 + value.hour * 60 + value.minute - offset.seconds // 60
         )
-        return f"{_day(minutes // 1440)}{_MINUTES[minutes % 1440]}{_SECONDS[value.second]}{_FRACTIONS[value.microsecond // 1000]}"
+        return f"{_DAYS[minutes // 1440]}{_MINUTES[minutes % 1440]}{_SECONDS[value.second]}{_FRACTIONS[value.microsecond // 1000]}"
     except (AttributeError, ValueError, OverflowError):
         return None
+
+
+_MOMENTS = Memo[datetime | None, str | None](_instant, 256)
+"""Of our own clock, at which orders that go on in one turn of the event loop look together. In UTC: of a zone whose clock
+is set back, two moments can be equal.
+"""
 
 
 def _instant_of_ms(milliseconds: int) -> str | None:
@@ -743,16 +748,13 @@ def _instant_of_ms(milliseconds: int) -> str | None:
     seconds = milliseconds // 1000
     minutes = seconds // 60
     try:
-        return f"{_day(_FIRST_DAY + minutes // 1440)}{_MINUTES[minutes % 1440]}{_SECONDS[seconds % 60]}{_FRACTIONS[milliseconds % 1000]}"
+        return f"{_DAYS[_FIRST_DAY + minutes // 1440]}{_MINUTES[minutes % 1440]}{_SECONDS[seconds % 60]}{_FRACTIONS[milliseconds % 1000]}"
     except (ValueError, OverflowError):
         return None
 
 
-@lru_cache(maxsize=256)
-def _day(ordinal: int) -> str:
-    """Raises ValueError, OverflowError beyond the calendar's ends."""
-    return f"{date.fromordinal(ordinal).isoformat()}T"
-
+_DAYS = Memo[int, str](lambda ordinal: f"{date.fromordinal(ordinal).isoformat()}T", 256)
+"""Raises ValueError, OverflowError beyond the calendar's ends."""
 
 _NO_OFFSET = timedelta(0)
 _FIRST_DAY = date(1970, 1, 1).toordinal()
