@@ -202,7 +202,7 @@ class Form:
         self._metadata.fill(form, values)
         form |= station
         form |= self._own
-        return {name: text for name, text in form.items() if text}
+        return form if all(form.values()) else {name: text for name, text in form.items() if text}
 
 
 class MetadataFields:
