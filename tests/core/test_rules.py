@@ -671,6 +671,7 @@ CONDITIONS = st.sampled_from(
         "fee_fen > 100",  # fails where there is none
         'stop_reason == "user"',
         "!present.fee_fen",
+        "seconds > int('1000')",  # a conversion, which only CEL can do
     ]
 )
 SOME_RULES = st.lists(
