@@ -549,7 +549,8 @@ class Delivery:
             try:
                 secret = self._secrets.get(way.rules.accounts[request.account].secret)
                 way.secret = secret = self._secret(way) if secret is None else secret
-                posts.append((way, request.url or self._url, encode_form(request.sent(at), secret)))
+                sent = request.sent(at) if request.timestamped else request.parameters
+                posts.append((way, request.url or self._url, encode_form(sent, secret)))
             except Exception as bug:  # noqa: BLE001  # it is of this record alone
                 self._fail(way, bug)
         for way, url, body in posts:
