@@ -495,7 +495,7 @@ def test_the_service_loads_nothing_large_that_it_can_do_without() -> None:
     code = (
         "import sys; from consumer.cli import run; run.load_structlog();"
         "import consumer.service, consumer.rulebook, consumer.logs;"
-        "print(sorted({'opentelemetry', 'pygments', 'rich'} & set(sys.modules)))"
+        "print(sorted({'aiohttp', 'opentelemetry', 'pygments', 'rich'} & set(sys.modules)))"
     )
 
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"

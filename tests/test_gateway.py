@@ -31,7 +31,8 @@ from aiohttp.test_utils import TestServer
 
 from consumer import certificates
 from consumer.core.replies import Answered, NoAnswer, NotSent
-from consumer.gateway import AiohttpGateway, GatewayClient, HttpGateway, gateway_of
+from consumer.gateway import GatewayClient, HttpGateway, gateway_of
+from consumer.gateway.with_aiohttp import AiohttpGateway
 from consumer.sandbox import wire
 from consumer.settings.model import Gateway as GatewaySettings
 from tests.pki import Authority

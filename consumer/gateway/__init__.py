@@ -10,10 +10,9 @@ from consumer import certificates
 from consumer.core.replies import AttemptEnd
 from consumer.gateway.common import Call, Caller
 from consumer.gateway.http1 import HttpGateway
-from consumer.gateway.with_aiohttp import AiohttpGateway
 from consumer.settings.model import Gateway as GatewaySettings
 
-__all__ = ["AiohttpGateway", "Call", "Caller", "Gateway", "GatewayClient", "HttpGateway", "gateway_of"]
+__all__ = ["Call", "Caller", "Gateway", "GatewayClient", "HttpGateway", "gateway_of"]
 
 
 class Gateway(Protocol):
@@ -61,6 +60,8 @@ def gateway_of(
 
     make: Callable[..., GatewayClient] = HttpGateway
     if settings.client == "aiohttp" or settings.proxy is not None:
+        from consumer.gateway.with_aiohttp import AiohttpGateway  # noqa: PLC0415  # a tenth of a member's memory
+
         make = functools.partial(
             AiohttpGateway,
             proxy=settings.proxy,

@@ -25,7 +25,8 @@ import uvloop
 from httptools import HttpRequestParser
 
 from consumer.core.replies import Answered
-from consumer.gateway import AiohttpGateway, GatewayClient, HttpGateway
+from consumer.gateway import GatewayClient, HttpGateway
+from consumer.gateway.with_aiohttp import AiohttpGateway
 from consumer.sandbox import wire
 
 CLIENTS: Mapping[str, Callable[[], GatewayClient]] = {
