@@ -34,6 +34,7 @@ from consumer.core.events import Value
 from consumer.core.formats import Event, Path, first_at, found_at, placed_text, scalar_text
 from consumer.core.outcomes import Reason
 from consumer.core.templates import Template
+from consumer.core.values import Memo
 
 MAX_TEXT = 1000
 """Characters of a text field."""
@@ -440,7 +441,7 @@ Moment = tuple[datetime, datetime, datetime, int]
 """A time of whole seconds: in UTC, to be compared with others; by the clocks of the zone that it is shown in; as it was
 written; in seconds since 1970."""
 
-Recall = Callable[[str], Moment | None]
+Recall = Memo[str, Moment | None]
 """A text that may be a time of whole seconds -> the time; None where it has to be looked at."""
 
 ToWhole = Callable[[Decimal], int]
@@ -514,14 +515,15 @@ def take(  # noqa: C901, PLR0912  # one straight line: a call for each value wou
     get = row.get
     for key, name, texts, recall, number, elsewhere, look in readers:
         raw = get(key)
-        if type(raw) is str:
-            if texts:
+        if texts:
+            if type(raw) is str:
                 text = raw.strip()
                 if text and len(text) <= MAX_TEXT:
                     values[name] = text
                     continue
-            elif recall is not None:
-                found = recall(raw) if len(raw) in _WHOLE_SECONDS else None
+        elif recall is not None:
+            if type(raw) is str and len(raw) in _WHOLE_SECONDS:
+                found = recall[raw]
                 if found is not None:
                     values[name] = found[1]
                     moments[name] = found
@@ -683,7 +685,7 @@ def _time_readers_of(
             if plain is None or recall is None:
                 pass
             elif len(raw) in _WHOLE_SECONDS:
-                moment = recall(raw)
+                moment = recall[raw]
                 found = None if moment is None else moment[2]
             else:
                 found = plain(raw, rules)
@@ -754,15 +756,14 @@ def _recall_in(written: str, rules: tzinfo | None, shown: tzinfo | None) -> Reca
     """A memory of times that are written so, read in one zone and shown in another."""
     plain = _PLAIN_TIMES[written]
 
-    @lru_cache(maxsize=REPEATED)
-    def recall(text: str) -> Moment | None:
+    def moment_of(text: str) -> Moment | None:
         found = plain(text, rules)
         if found is None:
             return None
         instant, local = placed(found, shown)
         return instant, local, found, (instant - _EPOCH) // _SECOND
 
-    return recall
+    return Memo(moment_of, REPEATED)
 
 
 def placed(moment: datetime, rules: tzinfo | None) -> tuple[datetime, datetime]:

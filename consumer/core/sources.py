@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
 from enum import StrEnum
-from functools import lru_cache
 
 from consumer.core import plates
 from consumer.core.envelopes import ENCRYPTED, SEALS, Envelope, is_encrypted
@@ -31,6 +30,7 @@ from consumer.core.fields import (
 from consumer.core.formats import Event, Path, Refusal, decode, fill_paths, first_at, scalar_text
 from consumer.core.outcomes import Finding, Outcome, Reason
 from consumer.core.templates import FieldText, Template
+from consumer.core.values import Memo
 
 MAX_ORDERS = 1000
 """Orders that one record may hold."""
@@ -272,6 +272,9 @@ class Source:
     # Made ready for `read`, which no longer has to ask.
     _apart: frozenset[str] | None = field(init=False, repr=False, compare=False)
     _station_key: str = field(init=False, repr=False, compare=False)
+    _naming: tuple[Reader, ...] = field(init=False, repr=False, compare=False)
+    _bounds: Memo[datetime, "_Bounds"] = field(init=False, repr=False, compare=False)
+    _endless: Memo[datetime, "_Bounds"] = field(init=False, repr=False, compare=False)
     _ready: dict[object, "_Ready"] = field(init=False, repr=False, compare=False)
     _event_id: FieldText = field(init=False, repr=False, compare=False)
     _times: tuple[str, ...] = field(init=False, repr=False, compare=False)
@@ -282,10 +285,16 @@ class Source:
     _is_named_by_order: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        naming = readers_of(self.fields[: self._count_naming()], None, None)
         places = [place for fields in (self.fields, *self.overrides.values()) for place in fields]
         ready: dict[str, object] = {
             "_apart": self._look_twice(),
-            "_station_key": self._key_of_station(),
+            "_station_key": next(
+                (key for key, name, texts, *_ in naming if texts and name == "station_id"), NOWHERE
+            ),
+            "_naming": naming,
+            "_bounds": _bounds_of(self.plausibility.future, self.deadline),
+            "_endless": _bounds_of(self.plausibility.future, None),
             "_ready": {},
             "_event_id": FieldText(self.event_id),
             "_times": tuple(
@@ -308,12 +317,6 @@ class Source:
         last_is_whole = not self.orders or self.orders[-1].whole
         return frozenset(name for name in names if name) | SEALS if last_is_whole and all(names) else None
 
-    def _key_of_station(self) -> str:
-        """Under which a station's number is no more than text."""
-        fields = tuple(place for place in self.fields if place.name == "station_id")
-        readers = readers_of(fields, None, None)
-        return readers[0][0] if readers and readers[0][2] else NOWHERE
-
     def read(
         self,
         event: Event,
@@ -334,9 +337,7 @@ class Source:
         oldest = latest = None
         late = False
         if now is not None:
-            latest, oldest, oldest_ms = _bounds(
-                now, self.plausibility.future, self.deadline if expires else None
-            )
+            latest, oldest, oldest_ms = (self._bounds if expires else self._endless)[now]
             late = YEAR_2000_MS <= recorded_ms < oldest_ms
         window = oldest, latest, late, release
         if self._apart is not None and type(body) is dict and body.keys().isdisjoint(self._apart):
@@ -396,15 +397,15 @@ class Source:
                 outcome, reason, detail = verdict
                 dead, reverses = outcome is Outcome.INVALID, _reversed(gate, row, event)
                 return Finding(index, outcome, reason, detail, dead, values, reverses, source=self.name)
-        if problems and "ended_at" in problems and problems["ended_at"].reason is Reason.NOT_FINISHED:
-            detail = "ended_at: a time that means none"
-            return self._ended(index, Outcome.SKIPPED, Reason.NOT_FINISHED, detail, values)
         fit = not problems and self._is_named_by_order
         for name in self._required:
             fit = fit and name in values
         if fit and order_id is not None and plate is not None:
             values["event_id"] = order_id
             order = Order(index, self.name, order_id, order_id, plate, values)
+        elif "ended_at" in problems and problems["ended_at"].reason is Reason.NOT_FINISHED:
+            detail = "ended_at: a time that means none"
+            return self._ended(index, Outcome.SKIPPED, Reason.NOT_FINISHED, detail, values)
         else:
             found = self._order(index, values, problems)
             if isinstance(found, Finding):
@@ -436,12 +437,14 @@ class Source:
             station, named = directory.stations.get(station_id), True
         else:
             station, named = self._station_of(row, event, directory, values, problems), False
-        zone = None if station is None else station.zone
-        if station is not None and self.overrides and station.id in self.overrides:
-            whole, others, zone_name, rules = self._ready_for(zone, station.id)
+        if station is None:
+            ready = self._ready.get(None) or self._ready_for(None, None)
+        elif self.overrides and station.id in self.overrides:
+            ready = self._ready_for(station.zone, station.id)
         else:
-            ready = self._ready.get(None if zone is None else zone.name)
-            whole, others, zone_name, rules = ready or self._ready_for(zone, None)
+            zone = station.zone
+            ready = self._ready.get(zone and zone.name) or self._ready_for(zone, None)
+        whole, others, zone_name, rules = ready
         moments = take(whole if named else others, row, event, values, problems)
 
         order_id, plate = values.get("order_id"), values.get("plate")
@@ -490,11 +493,7 @@ class Source:
         problems: dict[str, UnreadableError],
     ) -> Station | None:
         """By all the fields that name it, which are read here."""
-        naming = self._ready.get("naming")
-        if naming is None:
-            readers = readers_of(self.fields[: self._count_naming()], None, None)
-            naming = self._ready["naming"] = readers, readers, None, None
-        take(naming[0], row, event, values, problems)
+        take(self._naming, row, event, values, problems)
         station_id, connector_id = values.get("station_id"), values.get("connector_id")
         return directory.find(
             station_id if isinstance(station_id, str) else None,
@@ -614,19 +613,25 @@ _Taken = tuple[
     datetime | None,
 ]
 
+"""See `Source._take`."""
+
 _Ready = tuple[tuple[Reader, ...], tuple[Reader, ...], str | None, tzinfo | None]
 """What reads all fields of a row, and what those that name no station; the zone in which its times are shown."""
 
 
-@lru_cache(maxsize=16)
-def _bounds(
-    now: datetime, future: timedelta, lasts: timedelta | None
-) -> tuple[datetime, datetime | None, int]:
-    """The same for all that is read at once: what an end may be, latest and, where it can be too late, oldest; in milliseconds too."""
-    if lasts is None:
-        return now + future, None, 0
-    oldest = now - lasts
-    return now + future, oldest, -((_EPOCH - oldest) // _MILLISECOND)
+_Bounds = tuple[datetime, datetime | None, int]
+
+
+def _bounds_of(future: timedelta, lasts: timedelta | None) -> Memo[datetime, _Bounds]:
+    """The same for all that is read at once: what an end may be, latest and, where it can be too late, oldest; this in milliseconds too."""
+
+    def bounds(now: datetime) -> _Bounds:
+        if lasts is None:
+            return now + future, None, 0
+        oldest = now - lasts
+        return now + future, oldest, -((_EPOCH - oldest) // _MILLISECOND)
+
+    return Memo(bounds, 16)
 
 
 _EPOCH, _MILLISECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)

@@ -706,6 +706,14 @@ def test_what_is_no_number_of_an_order_is_none(identity: object) -> None:
     assert end(CANONICAL, CHARGE | {"order_id": identity})[1] is Reason.ID_MISSING
 
 
+def test_a_text_has_a_thousand_characters_at_most() -> None:
+    longest = "x" * 1000
+
+    assert order(CANONICAL, CHARGE | {"stop_reason": longest}).values["stop_reason"] == longest
+    assert end(CANONICAL, CHARGE | {"stop_reason": f"{longest}x"})[:2] == (Outcome.INVALID, Reason.SCHEMA)
+    assert end(CANONICAL, CHARGE | {"station_id": f"{longest}x"})[:2] == (Outcome.INVALID, Reason.SCHEMA)
+
+
 TURN_OF_YEAR = st.none() | st.datetimes(
     datetime.fromisoformat("1999-12-30"),
     datetime.fromisoformat("2000-01-04"),
