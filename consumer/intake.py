@@ -25,7 +25,7 @@ from consumer.core.errors import BrokerUnavailableError, RefusedError
 from consumer.core.events import Coordinates, Headers, Record, RetryContext
 from consumer.core.headers import read_replay, read_retry
 from consumer.core.offsets import Tracker
-from consumer.core.outcomes import Resolution
+from consumer.core.outcomes import Outcome, Resolution
 from consumer.core.status import LedgerStatus, Memory, PartitionStatus
 from consumer.delivery import UnderWay
 from consumer.ledger import Done, Ledger
@@ -48,6 +48,9 @@ POLL_RECORDS = 200
 
 TURN_RECORDS = 20
 """Records begun in one turn of the event loop, so that it stays short, and what they tell is heeded."""
+
+UNWRITTEN = 900
+"""Records that have ended and are in no committed transaction, from which on nothing more is begun, if a flush is not larger."""
 
 STEER_SECONDS = 0.05
 """How often each partition is looked at, if nothing happens before: polls may be hundreds a second, and partitions as many."""
@@ -110,12 +113,15 @@ class Bounds:
 
     Attributes:
         unreadable: records of a topic in a row that cannot be read, after which it is paused; 0: never.
+        unwritten: records that have ended and are in no committed transaction, from which on nothing more is
+            begun: each takes ten times the memory of one that is not begun.
     """
 
     records: int = 2000
     bytes: int = 64 << 20
     drain: float = 20.0
     unreadable: int = 100
+    unwritten: int = UNWRITTEN
 
 
 class Deliverer(Protocol):
@@ -621,11 +627,14 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         held.backlog += records
 
     def _begin_more(self) -> None:
-        """Of what was taken in, unless enough orders wait for leave to call."""
+        """Of what was taken in, unless enough orders wait for leave to call, or enough records to be written."""
         held = self._assignment
         if held is None or not held.backlog or not held.admitting or self._supplied():
             return
         backlog = held.backlog
+        unbegun = len(backlog) + len(held.kept_back) + len(self._delivery.under_way)
+        if held.records - unbegun >= self._bounds.unwritten:
+            return
         some = [backlog.popleft() for _ in range(min(len(backlog), TURN_RECORDS))]
         if self._unreadable:
             held.kept_back += [each for each in some if self._is_unreadable(each.coordinates.topic)]
@@ -654,7 +663,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         if whole.problem is not None:
             self._deliver_again(held, record, whole.problem)
             return
-        if self._unreadable or not (resolutions and resolutions[0].readable):
+        if self._unreadable or not resolutions or resolutions[0].outcome is Outcome.INVALID:
             self._note_readable(record.coordinates.topic, resolutions)
         held.ledger.add(record, resolutions, record.taken_at)
 
@@ -713,6 +722,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             if item.record.retry is not None:
                 held.places[item.partition].dues.pop(item.record.coordinates.offset, None)
         self._room.set()
+        self._begin_more()
 
     # -- Assignment -----------------------------------------------------------------------------------
 

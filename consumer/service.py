@@ -258,6 +258,7 @@ class Service:
                 settings.intake.max_bytes,
                 settings.drain_timeout,
                 settings.intake.max_unreadable,
+                max(intake.UNWRITTEN, 3 * settings.ledger.flush_records),
             ),
             metrics=self.metrics,
             retry_topics=settings.retry_topics,

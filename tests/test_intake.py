@@ -198,6 +198,7 @@ class Room:
         start_from: str = "earliest",
         retries: bool = False,
         unreadable: int = 100,
+        unwritten: int = 900,
         records: int = 2000,
         pause_reason: str | None = None,
     ) -> None:
@@ -216,7 +217,7 @@ class Room:
             make_ledger=self._ledger,
             pause_reason=lambda: self.pause_reason,
             supplied=lambda: False,
-            bounds=intake.Bounds(records, drain=1.0, unreadable=unreadable),
+            bounds=intake.Bounds(records, drain=1.0, unreadable=unreadable, unwritten=unwritten),
             metrics=self.metrics,
             retry_topics=[PARTITION.topic] if retries else [],
             on_assigned=lambda partitions: self.shares.append(list(partitions)),
@@ -331,6 +332,18 @@ async def test_a_consumer_that_only_raises_is_told_and_then_given_up(monkeypatch
 def unreadable(offset: int) -> Resolution:
     record = Record(Coordinates("events", 0, offset), 0, None, b"")
     return Resolution(record, 0, Outcome.INVALID, NOW, Reason.NOT_JSON, "no JSON", dead_letter=True)
+
+
+async def test_nothing_more_is_begun_while_many_records_that_ended_are_not_written() -> None:
+    async with running(Room(unwritten=30)) as room:
+        room.link.refuses = True
+        room.consumer.polls.put_nowait(list(range(50, 130)))
+        await until(lambda: len(room.delivery.delivered) >= 30)
+        await asyncio.sleep(0.5)  # polls go on
+        assert len(room.delivery.delivered) == 40, "30, and what was begun with the last of them"
+
+        room.link.refuses = False
+        await room.delivers(list(range(50, 130)))
 
 
 async def test_a_topic_of_which_nothing_can_be_read_is_paused_with_one_alarm() -> None:
