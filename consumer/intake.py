@@ -43,8 +43,12 @@ _FENCE_SECONDS = 2.0
 POLL_SECONDS = 0.2
 """Longest wait for records in one poll; a pause or a stop is noticed within it."""
 
-POLL_RECORDS = 200
+POLL_RECORDS = 100
 """Records taken in one poll."""
+
+BACKLOG_RECORDS = 60
+"""Records that wait to be begun, from which on no more are polled. What waits long is in no cache of the processor any
+more when it is begun; where Kafka's client keeps what it has fetched, it is one stretch of bytes."""
 
 TURN_RECORDS = 20
 """Records begun in one turn of the event loop, so that it stays short, and what they tell is heeded."""
@@ -386,7 +390,8 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
 
     async def _wait_for_room(self) -> None:
         """A short fullness is waited for: pausing would throw away what was fetched ahead."""
-        if self._full():
+        held = self._assignment
+        if self._full() or (held is not None and len(held.backlog) >= BACKLOG_RECORDS):
             self._room.clear()
             try:
                 async with asyncio.timeout(1.0):
@@ -636,6 +641,8 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         if held.records - unbegun >= self._bounds.unwritten:
             return
         some = [backlog.popleft() for _ in range(min(len(backlog), TURN_RECORDS))]
+        if len(backlog) < BACKLOG_RECORDS:
+            self._room.set()
         if self._unreadable:
             held.kept_back += [each for each in some if self._is_unreadable(each.coordinates.topic)]
             some = [each for each in some if not self._is_unreadable(each.coordinates.topic)]

@@ -94,7 +94,7 @@ class Bounds:
     """
 
     interval: float = 0.1
-    records: int = 300
+    records: int = 200
     message_bytes: int = 1_000_000
 
 

@@ -26,6 +26,7 @@ _CLEAN, _RUNS, _BITMAP, _DEFLATED = 1, 2, 4, 8
 _MAX_SPAN = 1 << 32  # offsets that one map may reach over; more is no map of ours
 _MAX_INFLATED = 1 << 20
 _ONES = re.compile("1+")
+_SHORT = 512  # bytes of a map that need not be packed: zlib takes a quarter of a megabyte of the processor's caches for it
 _LONG = 1536  # bytes of a map that is half of what a commit may hold: from here on, it is worth trying both encodings
 
 
@@ -206,7 +207,7 @@ def _shorter(one: tuple[int, bytes], other: tuple[int, bytes]) -> tuple[int, byt
 
 def _deflated(kind: int, body: bytes) -> tuple[int, bytes]:
     """If that is shorter."""
-    if len(body) <= 32:
+    if len(body) <= _SHORT:
         return kind, body
     deflated = zlib.compress(body)
     return (kind | _DEFLATED, deflated) if len(deflated) < len(body) else (kind, body)

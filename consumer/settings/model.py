@@ -305,8 +305,8 @@ class Ledger(Group):
     flush_interval: Duration = 0.1
     """Longest wait of a finished record for its transaction. Default 100ms."""
 
-    flush_records: Count = 300
-    """Finished records at which the transaction is made at once. Default 300."""
+    flush_records: Count = 200
+    """Finished records at which the transaction is made at once. Default 200."""
 
 
 class PrivacySettings(Group):

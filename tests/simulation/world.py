@@ -160,7 +160,7 @@ def draw(seed: int) -> World:
         ),
         max_in_flight=rng.choice((1, 4, 16)),
         max_records=rng.choice((4, 20, 200)),
-        flush_records=rng.choice((1, 5, 300)),
+        flush_records=rng.choice((1, 5, 200)),
         old_broker=rng.random() < 0.4,
         copied_map=rng.random() < 0.1,
         static_members=rng.random() < 0.25,
