@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from consumer.core.replies import AttemptEnd
 from consumer.gateway import HttpGateway
-from consumer.gateway.http1 import KNOWN_HEADS, _Call, _Connection, _Head, _Site
+from consumer.gateway.http1 import KNOWN_HEADS, Connection, Head, Site
+from consumer.gateway.pool import Call
 from tests.fuzz.wire import Caller, Transport
 
 MOST = 40
@@ -40,22 +41,22 @@ replies = st.builds(
 )
 
 
-class Forgetful(dict[bytes, _Head]):
-    def __setitem__(self, key: bytes, value: _Head) -> None:
+class Forgetful(dict[bytes, Head]):
+    def __setitem__(self, key: bytes, value: Head) -> None:
         """Nothing is known."""
 
 
-async def ends_of(pieces: list[bytes], site: _Site) -> list[AttemptEnd | str | None]:
+async def ends_of(pieces: list[bytes], site: Site) -> list[AttemptEnd | str | None]:
     """How calls end that come one after the other, each on a kept connection where there is one, and get a piece each."""
     gateway, loop = HttpGateway(max_reply_bytes=MOST), asyncio.get_running_loop()
     ends: list[AttemptEnd | str | None] = []
     for piece in pieces:
         connection = site.kept(loop.time())
         if connection is None:
-            connection = _Connection(gateway, site, 60.0)
+            connection = Connection(gateway, site, 60.0)
             connection.connection_made(cast("asyncio.Transport", Transport()))
         caller = Caller()
-        call = _Call(gateway, site, b"a=1", loop.time() + 60, caller)
+        call = Call(gateway, site, b"a=1", loop.time() + 60, caller)
         connection.take(call, loop.time())
         connection.data_received(piece)
         ends.append("again" if call.is_second else caller.end)
@@ -68,14 +69,14 @@ async def ends_of(pieces: list[bytes], site: _Site) -> list[AttemptEnd | str | N
 @example([HEADS[0] + b"\r\n{}"] * 3)
 @given(st.lists(replies, min_size=1, max_size=3).map(lambda few: few * 3))
 def test_a_reply_whose_head_is_known_is_read_as_one_whose_head_is_new(pieces: list[bytes]) -> None:
-    knowing, forgetful = _Site("http://platform.example/"), _Site("http://platform.example/")
+    knowing, forgetful = Site("http://platform.example/"), Site("http://platform.example/")
     forgetful.heads = Forgetful()
 
     assert asyncio.run(ends_of(pieces, knowing)) == asyncio.run(ends_of(pieces, forgetful))
 
 
 def test_a_head_is_known_from_the_second_time_on_and_few_are() -> None:
-    site = _Site("http://platform.example/")
+    site = Site("http://platform.example/")
     pieces = [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX: %d\r\n\r\n{}" % n for n in range(KNOWN_HEADS + 5)]
 
     asyncio.run(ends_of(pieces, site))

@@ -1,4 +1,4 @@
-"""A signed form -> how the call ended: by connections of our own (`http1`), or by aiohttp (`with_aiohttp`)."""
+"""A signed form -> how the call ended: by connections of our own (`pool`, `http1`), or by aiohttp (`with_aiohttp`)."""
 
 import functools
 import ssl
@@ -9,7 +9,7 @@ from typing import Protocol, Self
 from consumer import certificates
 from consumer.core.replies import AttemptEnd
 from consumer.gateway.common import Call, Caller
-from consumer.gateway.http1 import HttpGateway
+from consumer.gateway.pool import HttpGateway
 from consumer.settings.model import Gateway as GatewaySettings
 
 __all__ = ["Call", "Caller", "Gateway", "GatewayClient", "HttpGateway", "gateway_of"]

@@ -1,37 +1,21 @@
-"""HTTP/1.1 over connections of our own, one call at a time on each. Decides nothing but whether the request was sent."""
+"""One connection that speaks HTTP/1.1 (RFC 9112), and the call that is on it. I/O by its transport."""
 
 import asyncio
 import functools
 import random
 import socket
-import ssl
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import NamedTuple, Self, cast
+from typing import NamedTuple, Protocol, cast
 
 import aiohappyeyeballs
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
-from msgspec import Struct
-from msgspec.structs import replace
 from yarl import URL
 
-from consumer.core.replies import Answered, AttemptEnd, NoAnswer, NotSent
-from consumer.gateway.common import (
-    HEADERS,
-    RETIRE_SECONDS,
-    Caller,
-    Posting,
-    name,
-    read_again,
-    system_context,
-    unpacked,
-)
+from consumer.core.replies import Answered, AttemptEnd, NoAnswer
+from consumer.gateway.common import HEADERS, name, unpacked
 
 IDLE_SECONDS = 15.0
 """Longest wait of a connection for its next call: there are as many as were of use lately."""
-
-NAME_SECONDS = 10.0
-"""Age from which a name's addresses are looked up again."""
 
 FRAMING_BYTES = 512 * 1024
 """Bytes of a reply beside its body, at most: heads, trailer, the frames of chunks."""
@@ -46,227 +30,47 @@ _HEEDED = _FRAMES | {b"date", b"retry-after", b"content-encoding"}
 _Addresses = Sequence[aiohappyeyeballs.AddrInfoType]
 
 
-class HttpGateway(Posting):
-    """The platform over HTTP. Enter it (`async with`) to use it, leave it to close its connections."""
-
-    def __init__(
-        self,
-        *,
-        connect_seconds: float = 5.0,
-        read_seconds: float | None = None,
-        total_seconds: float = 15.0,
-        max_reply_bytes: int = 64 * 1024,
-        lifetime_seconds: float = 60.0,
-        retire_seconds: float = RETIRE_SECONDS,
-        tls: Callable[[], ssl.SSLContext | None] = lambda: None,
-        on_date: Callable[[str], None] = lambda _date: None,
-        on_tls: Callable[[str | None], None] = lambda _problem: None,
-    ) -> None:
-        """Times in seconds: to connect, of silence while a reply is awaited or read, of a whole call.
-
-        After `lifetime_seconds` a connection takes no more calls: a name that leads elsewhere by then, and files
-        that `tls` reads, are heeded. `tls` gives None for the system's CAs, and raises OSError or ValueError for
-        files that cannot be used: then the ones before are kept. `on_tls` is told why, or None where they are good.
-        Where a handshake fails, they are read again after `retire_seconds`. `on_date` is told each reply's `Date`.
-        """
-        self.read_seconds = float("inf") if read_seconds is None else read_seconds
-        self.max_reply_bytes = max_reply_bytes
-        self.on_date = on_date
-        self.connections: set[_Connection] = set()
-        self.renewals = 0
-        self._connect_seconds = connect_seconds
-        self._total_seconds = total_seconds
-        self._lifetime_seconds = lifetime_seconds
-        self._retire_seconds = retire_seconds
-        self._tls = tls
-        self._on_tls = on_tls
-        self._context: ssl.SSLContext | None = None
-        self._context_read_at = self._context_retires_at = 0.0
-        self._sites: dict[str, _Site] = {}
-        self._connecting: set[asyncio.Timeout] = set()
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    async def __aenter__(self) -> Self:
-        self._loop = asyncio.get_running_loop()
-        self._read_certificates()
-        self._watch_times()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        loop, self._loop = self._loop, None
-        assert loop is not None, "entered before"
-        self._watch.cancel()
-        for patience in self._connecting:
-            patience.reschedule(loop.time())
-        lost = [connection.lost for connection in self.connections]
-        for connection in list(self.connections):
-            connection.give_up(NoAnswer("reset: the gateway was closed"))
-        if lost:
-            await asyncio.wait(lost)
-
-    # -- A call --------------------------------------------------------------------------------------
-
-    def start(self, url: str, body: bytes, caller: Caller) -> "_Call":
-        """Post one signed form; a kept connection that had gone stale is replaced at once, once, by a new one."""
-        if self._loop is None:
-            raise RuntimeError("the gateway is not open: use `async with`")
-        now = self._loop.time()
-        site = self._sites.get(url)
-        if site is None:
-            try:
-                site = self._sites[url] = _Site(url)
-            except ValueError:
-                call = _Call(self, None, body, now, caller)
-                call.end(NotSent("InvalidURL"))
-                return call
-        call = _Call(self, site, body, now + self._total_seconds, caller)
-        kept = site.kept(now)
-        if kept is None:
-            call.go_on_new()
-        else:
-            kept.take(call, now)
-        return call
-
-    # -- Connections ---------------------------------------------------------------------------------
-
-    async def connect(self, site: "_Site", deadline: float) -> "_Connection":
-        """A connection that nothing was sent on. Raises OSError or ValueError where there is none."""
-        loop = asyncio.get_running_loop()
-        if self._loop is None:
-            raise ConnectionAbortedError
-        patience = asyncio.timeout_at(min(loop.time() + self._connect_seconds, deadline))
-        try:
-            async with patience:
-                self._connecting.add(patience)
-                return await self._open(site)
-        except ssl.SSLError:
-            # The certificates may be others by now; but they are not read more often than every few seconds.
-            self._context_retires_at = min(
-                self._context_retires_at, self._context_read_at + self._retire_seconds
-            )
-            raise
-        except OSError:
-            site.forget_addresses()
-            raise
-        finally:
-            self._connecting.discard(patience)
-
-    async def _open(self, site: "_Site") -> "_Connection":
-        addresses = await site.addresses(min(NAME_SECONDS, self._lifetime_seconds))
-        connected = await aiohappyeyeballs.start_connection(
-            addresses,
-            happy_eyeballs_delay=0.25,
-            interleave=1,  # so long one is tried alone (RFC 8305, 5)
-        )
-        _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: _Connection(self, site, self._lifetime_seconds),
-            sock=connected,
-            ssl=self._certificates() if site.is_secure else None,
-            server_hostname=site.host.rstrip(".") if site.is_secure else None,
-        )
-        return connection
-
-    def _certificates(self) -> ssl.SSLContext:
-        if asyncio.get_running_loop().time() >= self._context_retires_at:
-            self._read_certificates()
-        return self._context or system_context()
-
-    def _read_certificates(self) -> None:
-        self._context = read_again(self._tls, self._context, self._on_tls)
-        self._context_read_at = asyncio.get_running_loop().time()
-        self._context_retires_at = self._context_read_at + self._lifetime_seconds
-
-    def renew(self) -> None:
-        """Certificates are others now: the next call gets a connection of its own."""
-        self._context_retires_at = 0.0
-        self.renewals += 1
-
-    def _watch_times(self) -> None:
-        """All times are looked at every so often: a timer for each call would cost more than the call's parsing."""
-        loop = asyncio.get_running_loop()
-        for connection in list(self.connections):
-            connection.heed_time(loop.time())
-        shortest = min(self.read_seconds, self._total_seconds)
-        self._watch = loop.call_later(min(0.1, shortest / 10), self._watch_times)
-
-
-class _Call(Struct, eq=False):
-    """One call, on whatever connections it takes.
+class Owner(Protocol):
+    """Whose connections they are (`pool.HttpGateway`).
 
     Attributes:
-        site: None for a URL that cannot be one.
-        deadline: on the event loop's clock.
-        caller: None once it was told, or waits no longer.
-        connection: that it is on now.
-        is_second: its first sending may have arrived.
+        connections: that are open.
+        read_seconds: longest silence while a reply is awaited or read.
+        max_reply_bytes: of a reply's body that are read.
+        renewals: how often all connections have become too old at once.
 
     """
 
-    gateway: HttpGateway
-    site: "_Site | None"
+    connections: "set[Connection]"
+    read_seconds: float
+    max_reply_bytes: int
+    renewals: int
+
+    @property
+    def on_date(self) -> Callable[[str], None]:
+        """Is told each reply's `Date`."""
+
+
+class Called(Protocol):
+    """A call that a connection is for (`pool.Call`).
+
+    Attributes:
+        deadline: on the event loop's clock.
+
+    """
+
     body: bytes
     deadline: float
-    caller: Caller | None
-    connection: "_Connection | None" = None
-    connecting: "asyncio.Task[None] | None" = None
-    is_second: bool = False
-
-    def go_on_new(self) -> None:
-        """Send it on a connection that nothing was sent on."""
-        self.connecting = asyncio.get_running_loop().create_task(self._connect())
-
-    def send_again(self) -> None:
-        """Its kept connection was stale, and so may be whatever else is kept. The first sending may have arrived all the same."""
-        self.connection = None
-        self.is_second = True
-        self.go_on_new()
-
-    async def _connect(self) -> None:
-        assert self.site is not None, "else there is nowhere to connect to"
-        try:
-            connection = await self.gateway.connect(self.site, self.deadline)
-        except (OSError, ValueError) as error:  # UnicodeError of a name that cannot be one, among others
-            self.end(NotSent(name(error)))
-            return
-        except Exception as bug:  # noqa: BLE001  # it is the caller's to tell
-            caller, self.caller = self.caller, None
-            if caller is not None:
-                caller.failed(bug)
-            return
-        finally:
-            self.connecting = None
-        now = asyncio.get_running_loop().time()
-        if self.caller is None:
-            connection.close()
-        elif connection.is_usable(now):
-            connection.take(self, now)
-        else:
-            self.end(NotSent("ServerDisconnected"))
+    connection: "Connection | None"
 
     def end(self, end: AttemptEnd) -> None:
         """So it went."""
-        caller, self.caller, self.connection = self.caller, None, None
-        if caller is None:
-            return
-        if self.is_second:
-            if isinstance(end, NotSent):
-                end = NoAnswer(f"reset: {end.error}")
-            elif isinstance(end, Answered):
-                end = replace(end, resent=True)
-        caller.answered(end)
 
-    def cancel(self) -> None:
-        """Nobody waits for it any more, and nobody is told. It may have arrived."""
-        self.caller = None
-        if self.connecting is not None:
-            self.connecting.cancel()
-        if self.connection is not None:
-            self.connection.abandon()
+    def send_again(self) -> None:
+        """The connection was stale: it goes on another one."""
 
 
-class _Site:
+class Site:
     """Where a URL leads: what each request there begins with, and the connections that wait for a call.
 
     Attributes:
@@ -285,12 +89,12 @@ class _Site:
         headers = {"Host": parts.host_port_subcomponent, **HEADERS}
         lines = [f"POST {parts.raw_path_qs} HTTP/1.1", *(f"{key}: {value}" for key, value in headers.items())]
         self.request_begins = "\r\n".join([*lines, "Content-Length: "]).encode()
-        self.idle: list[_Connection] = []
-        self.heads: dict[bytes, _Head] = {}
+        self.idle: list[Connection] = []
+        self.heads: dict[bytes, Head] = {}
         self._looking_up: asyncio.Future[_Addresses] | None = None
         self._looked_up_at = 0.0
 
-    def kept(self, now: float) -> "_Connection | None":
+    def kept(self, now: float) -> "Connection | None":
         """A connection that has answered before, as far as is known still open."""
         while self.idle:
             connection = self.idle.pop()
@@ -299,7 +103,7 @@ class _Site:
             connection.close()
         return None
 
-    def forget(self, connection: "_Connection") -> None:
+    def forget(self, connection: "Connection") -> None:
         """It waits for no call any more, if it did."""
         if connection in self.idle:
             self.idle.remove(connection)
@@ -310,7 +114,7 @@ class _Site:
         if ends >= len(_HEAD_ENDS) and reply[ends:] == read.body:
             if len(self.heads) >= KNOWN_HEADS:
                 self.heads.clear()
-            self.heads[reply[:ends]] = _Head(read.status, len(read.body), read.retry_after)
+            self.heads[reply[:ends]] = Head(read.status, len(read.body), read.retry_after)
 
     async def addresses(self, seconds: float) -> _Addresses:
         """Looked up once for all who ask within so many seconds. Raises OSError."""
@@ -330,7 +134,7 @@ class _Site:
         self._looking_up = None
 
 
-class _Head(NamedTuple):
+class Head(NamedTuple):
     """What a reply's head says: its status, the bytes of its body, and when to come again."""
 
     status: int
@@ -338,7 +142,7 @@ class _Head(NamedTuple):
     retry_after: str | None
 
 
-class _Connection(asyncio.Protocol):
+class Connection(asyncio.Protocol):
     """One connection, and the call that it is for at a time.
 
     Attributes:
@@ -346,11 +150,11 @@ class _Connection(asyncio.Protocol):
 
     """
 
-    def __init__(self, gateway: HttpGateway, site: _Site, lifetime: float) -> None:
-        self._gateway = gateway
+    def __init__(self, owner: Owner, site: Site, lifetime: float) -> None:
+        self._owner = owner
         self._site = site
         self._loop = asyncio.get_running_loop()
-        self._call: _Call | None = None
+        self._call: Called | None = None
         self._calls = 0
         self._received = 0
         self._status: int | None = None  # until the head of what is no interim reply has come
@@ -367,15 +171,16 @@ class _Connection(asyncio.Protocol):
         self._used_at = self._loop.time()
         # Not all connections, of all members of a fleet, end at the same moment.
         self._retires_at = self._used_at + lifetime * random.uniform(0.8, 1.0)  # noqa: S311  # jitter, not cryptography
-        self._renewals = gateway.renewals
+        self._renewals = owner.renewals
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """By the event loop: it is open."""
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is none by class
-        self._gateway.connections.add(self)
+        self._owner.connections.add(self)
 
     # -- The request ---------------------------------------------------------------------------------
 
-    def take(self, call: "_Call", now: float) -> None:
+    def take(self, call: Called, now: float) -> None:
         """Post it; the connection is usable."""
         self._calls += 1
         self._used_at = now
@@ -387,12 +192,13 @@ class _Connection(asyncio.Protocol):
 
     def is_usable(self, now: float) -> bool:
         """For another call."""
-        is_young = now < self._retires_at and self._renewals == self._gateway.renewals
+        is_young = now < self._retires_at and self._renewals == self._owner.renewals
         return is_young and not self._transport.is_closing()
 
     # -- The reply -----------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
+        """By the event loop: some of a reply, or all of it."""
         if self._call is None:
             self._transport.abort()  # nobody has asked
             return
@@ -419,26 +225,29 @@ class _Connection(asyncio.Protocol):
             self._answer(end, keeps=keeps)
         elif wrong:
             self.give_up(NoAnswer(f"reset: {wrong}"))
-        elif self._received > self._gateway.max_reply_bytes + FRAMING_BYTES:
+        elif self._received > self._owner.max_reply_bytes + FRAMING_BYTES:
             self.give_up(NoAnswer("reset: more head than any reply has"))
 
     def _begin_to_read(self) -> None:
         self._status = None
         self._complete = self._keeps = False
-        self._room = self._gateway.max_reply_bytes
+        self._room = self._owner.max_reply_bytes
         self._body = []
         self._headers = {}
 
     def on_message_begin(self) -> None:
+        """By the parser, as the next ones."""
         if self._complete:
             raise HttpParserError  # a second reply to one request: the parser stops here
 
     def on_header(self, field: bytes, value: bytes) -> None:
+        """One of the head, or of a trailer."""
         field = field.lower()
         if field in _HEEDED and self._status is None:  # else it is a trailer
             self._headers.setdefault(field, value.strip())  # cut in two, it comes with its blanks
 
     def on_headers_complete(self) -> None:
+        """Of a reply, or of an interim one before it."""
         status = self._parser.get_status_code()
         if 100 <= status < 200:
             self._headers.clear()
@@ -446,13 +255,15 @@ class _Connection(asyncio.Protocol):
             self._status = status
             date = self._headers.get(b"date")
             if date is not None:
-                self._gateway.on_date(date.decode("latin-1"))
+                self._owner.on_date(date.decode("latin-1"))
 
     def on_body(self, part: bytes) -> None:
+        """Some of it, without the frames of chunks."""
         self._body.append(part)
         self._room -= len(part)
 
     def on_message_complete(self) -> None:
+        """A whole reply, or an interim one."""
         if self._status is not None:  # else it was an interim reply
             self._complete = True
             self._keeps = self._parser.should_keep_alive()
@@ -470,7 +281,7 @@ class _Connection(asyncio.Protocol):
         body = received = b"".join(self._body)
         if b"content-encoding" in headers or self._room < 0:
             encoding = headers.get(b"content-encoding", b"")
-            body = unpacked(received, encoding, self._gateway.max_reply_bytes)
+            body = unpacked(received, encoding, self._owner.max_reply_bytes)
         return NoAnswer("reset: not unpacked") if body is None else Answered(self._status, body, words)
 
     def _answer(self, end: AttemptEnd | None, *, keeps: bool) -> None:
@@ -494,13 +305,14 @@ class _Connection(asyncio.Protocol):
     def heed_time(self, now: float) -> None:
         """End a call that takes too long, or the connection if it has been of no use for too long."""
         if self._call is not None:
-            if now >= self._call.deadline or now - self._used_at >= self._gateway.read_seconds:
+            if now >= self._call.deadline or now - self._used_at >= self._owner.read_seconds:
                 self.give_up(NoAnswer("timeout"))
         elif now - self._used_at >= IDLE_SECONDS or not self.is_usable(now):
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._gateway.connections.discard(self)
+        """By the event loop: it is closed, by whomever."""
+        self._owner.connections.discard(self)
         self._site.forget(self)
         self.lost.set_result(None)
         if self._call is None:
@@ -524,6 +336,7 @@ class _Connection(asyncio.Protocol):
         self.give_up(None)
 
     def close(self) -> None:
+        """It is of no use any more; no call is on it."""
         self._site.forget(self)
         self._transport.close()
 

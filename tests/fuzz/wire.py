@@ -11,7 +11,8 @@ from random import Random
 from typing import cast
 
 from consumer.core.replies import Answered, AttemptEnd, NoAnswer
-from consumer.gateway.http1 import HttpGateway, _Call, _Connection, _Site
+from consumer.gateway.http1 import Connection, Site
+from consumer.gateway.pool import Call, HttpGateway
 from consumer.sandbox import wire
 from tests.fuzz.target import Mutate, Target
 
@@ -76,11 +77,11 @@ def ended(parts: list[bytes]) -> AttemptEnd | None:
 
 async def _called(parts: list[bytes]) -> AttemptEnd | None:
     gateway, transport = HttpGateway(max_reply_bytes=MOST), Transport()
-    site = _Site("http://platform.example/")
-    connection = _Connection(gateway, site, 60.0)
+    site = Site("http://platform.example/")
+    connection = Connection(gateway, site, 60.0)
     connection.connection_made(cast("asyncio.Transport", transport))
     caller = Caller()
-    connection.take(_Call(gateway, site, b"a=1", _loop.time() + 60, caller), _loop.time())
+    connection.take(Call(gateway, site, b"a=1", _loop.time() + 60, caller), _loop.time())
     for part in parts:
         if not transport.is_closing():
             connection.data_received(part)
