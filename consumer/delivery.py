@@ -334,14 +334,16 @@ class Delivery:
 
     def _turn(self) -> None:
         answered, self.answered = self.answered, []
-        if answered:
-            self._heed(answered)
-        self._let_go()
-        self._awake = False
+        try:
+            if answered:
+                self._heed(answered)
+            self._let_go()
+        finally:
+            self._awake = False
+            if self.answered or self.ready:
+                self.wake()
         if self._after_turn is not None:
             self._after_turn()  # what it begins has a turn of its own, with what else there is by then
-        if self.answered:
-            self.wake()
 
     def _let_go(self) -> None:
         """Each as far as it comes; and then those that came to a call make it, one step of all after the other."""
@@ -556,7 +558,10 @@ class Delivery:
         for way, url, body in posts:
             way.began_at = at
             way.started = monotonic()
-            way.call = start(url, body, way)
+            try:
+                way.call = start(url, body, way)
+            except Exception as bug:  # noqa: BLE001  # likewise
+                self._fail(way, bug)
 
     # -- After a call --------------------------------------------------------------------------------
 
@@ -658,13 +663,13 @@ class Delivery:
             ended = self._meaning(way, call, step)
         except Exception as bug:  # noqa: BLE001  # it is of this record alone
             self._fail(way, bug)
-            return
-        way.waits = None
-        if ended is not None:
-            self._end(way, ended)
         else:
-            self.ready.append(way)
-        self.wake()
+            way.waits = None
+            if ended is not None:
+                self._end(way, ended)
+            else:
+                self.ready.append(way)
+        self.wake()  # or others, that have moved up
 
     async def _was_outdated(self, way: "_Way", reply: Reply) -> bool:
         """Whether the platform refused a call for its secret, and there is another one by now."""

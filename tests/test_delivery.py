@@ -26,7 +26,7 @@ from consumer.core.retries import RetryPolicy
 from consumer.core.signing import sign
 from consumer.delivery import Delivery, KeyedOrder, Place, Rules, Tracer
 from consumer.flow import Flow
-from consumer.gateway import HttpGateway
+from consumer.gateway import Call, Caller, HttpGateway
 from consumer.metrics import Metrics
 from tests.deliveries import Posts, Started, deliver
 
@@ -537,6 +537,50 @@ async def test_orders_of_one_record_run_together_and_come_back_by_index() -> Non
 
     assert [end.index for end in ends] == list(range(9))
     assert gateway.together > 1
+
+
+class BrokenError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("where", ["secrets", "gateway", "reading a secret again"])
+async def test_a_bug_ends_its_record_and_lets_the_next_of_the_plate_go_on(where: str) -> None:
+    bugs = [BrokenError(where)]
+
+    def break_once() -> None:
+        if bugs:
+            raise bugs.pop()
+
+    class Secrets(dict[str, str]):
+        def get(self, name: str, default: Any = None) -> Any:
+            if where == "secrets":
+                break_once()
+            return super().get(name, default)
+
+    class Gateway(Started):
+        def start(self, url: str, body: bytes, caller: Caller) -> Call:
+            if where == "gateway":
+                break_once()
+            return super().start(url, body, caller)
+
+    async def read_again(_name: str) -> None:
+        break_once()
+
+    ends = (REFUSED, GRANTED) if where == "reading a secret again" else (GRANTED,)
+    parts = setup(ScriptedGateway(*ends), secrets=Secrets(SECRETS), read_again=read_again)
+    parts.delivery._gateway = Gateway(ScriptedGateway(*ends))
+
+    async with asyncio.timeout(30):
+        first, second = await asyncio.gather(
+            *(deliver(parts.delivery, record(order(f"E{n}"), offset=n)) for n in range(2)),
+            return_exceptions=True,
+        )
+
+    assert isinstance(first, BrokenError)
+    assert not isinstance(second, BaseException)
+    assert [resolution.outcome for resolution in second] == [Outcome.GRANTED]
+    assert parts.value("coupon_requests_in_flight") == 0
+    assert len(parts.delivery._keys) == 0
 
 
 async def test_cancelling_gives_back_places_and_permits() -> None:
