@@ -9,12 +9,13 @@ The path of one record::
                       rebalance sign                                      the end     action    with their map
 
 1. `intake` polls, notes the offset in the partition's tracker (`core.offsets`) and begins records, some
-   at a time, as long as there are not enough orders that wait for leave to call. It pauses partitions
-   instead of falling behind or out of the group, and lives through rebalances: fence, then read, then seek.
+   at a time, as long as there are not enough orders that wait for leave to call, or ended records that
+   wait for their transaction. It pauses partitions instead of falling behind or out of the group, and
+   lives through rebalances: fence, then read, then seek.
 2. `delivery` begins: it reads the record's bytes into orders (`core.envelopes`, `core.formats`,
    `core.sources`, `core.fields`), finds each order's rule and builds its request (`core.rules`,
    `core.planning`, `core.expressions`, `core.coupons`). Orders with the same plate or event_id then
-   wait for each other. No order has a task: all that can go on does so together, in a turn of the loop.
+   wait for each other. No order has a task while it waits or calls: all that can go on does so together, in a turn of the loop.
 3. `flow` says when the order may call the platform; `gateway` posts the form that `core.signing`
    signed, and brings back what was said, without an opinion on it.
 4. `delivery` classifies the reply (`core.replies`): final, again in a moment, or later

@@ -239,7 +239,7 @@ class Delivery:
         self._awake = False
         self._after_turn: Callable[[], None] | None = None
         self._is_open = True
-        self._begun = 0
+        self._called = 0
         self._quiet = asyncio.Event()
         self._quiet.set()
         self._naps: set[asyncio.Timeout] = set()
@@ -253,7 +253,7 @@ class Delivery:
         outcome, a bug or a broken configuration, the record has a `problem` instead of resolutions.
         """
         rules, now = self._rules(), self._clock()  # the same for a whole record, whatever is loaded meanwhile
-        read = [rules.read(record, now) for record in records]
+        read = [rules.read(record, now) for record in records]  # which never raises
         for record, items in zip(records, read, strict=True):
             whole = UnderWay(record, self, ended, now)
             try:
@@ -283,18 +283,19 @@ class Delivery:
         self._after_turn = call
 
     def hold(self) -> None:
-        """Begin no further record: those without a call so far wait, and are left to the next owner untouched.
+        """Make no first call for a record: those without one so far wait, and are left to the next owner untouched.
 
-        Those that were begun end soon: where they would have to wait between calls, they go to a retry topic.
+        Those with one end soon: where they would have to wait between calls, they go to a retry topic, if there are any.
         """
         self._is_open = False
         self._flow.hold()
         now = asyncio.get_running_loop().time()
         for nap in self._naps:
-            nap.reschedule(now)
+            if not nap.expired():
+                nap.reschedule(now)
 
     def release(self) -> None:
-        """Begin records again."""
+        """Make first calls again."""
         self._is_open = True
         self._flow.release()
         if self._held:
@@ -394,18 +395,18 @@ class Delivery:
             if self._tracer is not None and whole.problem is None:
                 told = self._tracer.tell(whole.record, whole.began_at, whole.resolutions, whole.calls)
                 whole.resolutions = list(told)
+        except Exception as bug:  # noqa: BLE001  # it costs the spans, and no more
+            _tell_of(bug, "a record's spans cannot be told")
+        try:
             whole.ended(whole)
         except Exception as bug:  # noqa: BLE001  # it is of this record alone, which holds its frontier
-            asyncio.get_running_loop().call_exception_handler(
-                {"message": "a record that has ended cannot be told of", "exception": bug}
-            )
+            _tell_of(bug, "a record that has ended cannot be told of")
 
     def _leave(self, whole: "UnderWay") -> None:
         whole.orders = _NO_ORDERS  # they know of it as well: no circle is left for the garbage collector
-        if whole.begun:
-            whole.begun = False
-            self._begun -= 1
-            if not self._begun:
+        if whole.called:
+            self._called -= 1
+            if not self._called:
                 self._quiet.set()
 
     def _free(self, way: "_Way") -> None:
@@ -515,7 +516,7 @@ class Delivery:
         """As far as it comes: to its end, to something that it has to wait for, or to those that call."""
         whole, permit = way.whole, way.permit
         if permit is None:
-            if not (whole.begun or self._is_open):
+            if not (whole.called or self._is_open):
                 self._held.append(way)
                 return None
             if way.seen is not rules:
@@ -535,7 +536,7 @@ class Delivery:
                 if ended is None:
                     self.ready.append(way)  # it is looked at again
                 return ended
-        if whole.begun or self._begin(whole):
+        if whole.called or self._note_called(whole):
             calling.append(way)
         else:
             self._free(way)
@@ -722,7 +723,9 @@ class Delivery:
         return None
 
     async def _nap(self, seconds: float) -> bool:
-        """False: cut short, since what was begun has to end now."""
+        """False: cut short, since what has been called for has to end now."""
+        if not self._is_open:
+            return False
         try:
             async with asyncio.timeout(None) as nap:
                 self._naps.add(nap)
@@ -767,19 +770,19 @@ class Delivery:
         self._metrics.retry_budget_used_up.inc()
         return False
 
-    def _begin(self, whole: "UnderWay") -> bool:
+    def _note_called(self, whole: "UnderWay") -> bool:
         if self._is_open:
-            whole.begun = True
-            self._begun += 1
+            whole.called = True
+            self._called += 1
             self._quiet.clear()
-        return whole.begun
+        return whole.called
 
     def _set_aside(self, way: "_Way", wait: Wait) -> Resolution | None:
         """It waits where it is in nobody's way: its account is refused while others go on, or the member drains.
 
         None: the next owner does it, without a call by this one.
         """
-        if not way.whole.begun and not self._is_open:
+        if not way.whole.called and not self._is_open:
             return None
         now, context, reply = self._clock(), way.whole.record.retry, way.reply
         return way.resolution(
@@ -811,7 +814,7 @@ class UnderWay(Struct, eq=False):
         problem: why it has none.
         orders: that need a call, until all have ended.
         left: how many of them have not ended.
-        begun: a call was made for one of the orders.
+        called: a call was made for one of the orders, or is about to be.
 
     """
 
@@ -824,7 +827,7 @@ class UnderWay(Struct, eq=False):
     orders: "list[_Way]" = []
     problem: Exception | None = None
     left: int = 0
-    begun: bool = False
+    called: bool = False
 
 
 class _Way(Place):
@@ -934,6 +937,10 @@ def _deadline(rules: Rules, order: Order, record: Record, label: str, excused: f
     """The rules' deadline, moved by what the order has waited for no fault of its own."""
     deadline = rules.deadline(order, record, label)
     return None if deadline is None else deadline + timedelta(seconds=excused)
+
+
+def _tell_of(bug: Exception, message: str) -> None:
+    asyncio.get_running_loop().call_exception_handler({"message": message, "exception": bug})
 
 
 def _no_answer(error: str, *, sent: bool) -> str:

@@ -206,7 +206,10 @@ class Flow:
         self.holding = False
 
     def permit(self, account: str) -> "Permit":
-        """Wait if it is not given; then one call, `permit.report(reply)`, and `permit.close()` whatever happens."""
+        """Wait if it is not given; then one call, `permit.report(reply)`, and `permit.close()` whatever happens.
+
+        Or `permit.end(reply, now)` for each of many, and `settle` when all are told.
+        """
         gate, now = self._gates.get(account) or self._gate(account), self.monotonic()
         leave = gate.take_now(now)
         return Permit(gate, now, leave, leave is not None)
@@ -224,7 +227,10 @@ class Flow:
 
     @property
     def supplied(self) -> bool:
-        """More orders would only wait: each account has some that do, or nothing is left of what all of them share."""
+        """More orders would only wait: each account has some that do, or nothing is left of what all of them share.
+
+        An account without traffic has none that wait: an order of it may be the next, whatever the others wait for.
+        """
         gates = self._gates
         if self.in_flight >= self.max_in_flight:
             return sum([len(gate.waiting) for gate in gates.values()]) >= SUPPLY

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import structlog
 from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.errors import KafkaError
+from msgspec.structs import replace
 
 from consumer.core.errors import BrokerUnavailableError, RefusedError
 from consumer.core.events import Coordinates, Headers, Record, RetryContext
@@ -47,14 +48,15 @@ POLL_RECORDS = 100
 """Records taken in one poll."""
 
 BACKLOG_RECORDS = 60
-"""Records that wait to be begun, from which on no more are polled. What waits long is in no cache of the processor any
+"""Records that wait to be begun, from which on no more are polled, but one a second: it shows that polling goes on. What waits long is in no cache of the processor any
 more when it is begun; where Kafka's client keeps what it has fetched, it is one stretch of bytes."""
 
 TURN_RECORDS = 20
 """Records begun in one turn of the event loop, so that it stays short, and what they tell is heeded."""
 
 UNWRITTEN = 900
-"""Records that have ended and are in no committed transaction, from which on nothing more is begun, if a flush is not larger."""
+"""Records that have ended and are in no committed transaction, from which on nothing more is begun, unless flushes are
+a third of that or larger (`service`)."""
 
 STEER_SECONDS = 0.05
 """How often each partition is looked at, if nothing happens before: polls may be hundreds a second, and partitions as many."""
@@ -142,10 +144,10 @@ class Deliverer(Protocol):
         """Call this whenever more may be wanted."""
 
     def hold(self) -> None:
-        """Begin no further record."""
+        """Make no first call for a record."""
 
     def release(self) -> None:
-        """Begin records again."""
+        """Make first calls again."""
 
     async def quiet(self) -> None:
         """Until each record for which a call was made has ended."""
@@ -192,6 +194,7 @@ class Assignment:
         backlog: records taken in and not begun: they wait here, where each takes the least, while enough are.
         kept_back: those of topics that have since turned out to be unreadable.
         failed: how often bugs of ours kept a record from its end so far.
+        unwritten: records that have ended and are in no transaction yet that was committed.
         crowded: partitions that hold half of what may be held, or more.
     """
 
@@ -208,6 +211,7 @@ class Assignment:
     closed: bool = False
     records: int = 0
     bytes: int = 0
+    unwritten: int = 0
 
 
 class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
@@ -390,14 +394,16 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
 
     async def _wait_for_room(self) -> None:
         """A short fullness is waited for: pausing would throw away what was fetched ahead."""
-        held = self._assignment
-        if self._full() or (held is not None and len(held.backlog) >= BACKLOG_RECORDS):
+        if self._full() or not self._wants_more(self._assignment):
             self._room.clear()
             try:
                 async with asyncio.timeout(1.0):
                     await self._room.wait()
             except TimeoutError:
                 pass
+
+    def _wants_more(self, held: Assignment | None) -> bool:
+        return held is None or len(held.backlog) < BACKLOG_RECORDS
 
     def _full(self) -> bool:
         held = self._assignment
@@ -457,7 +463,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             batches = await self._consumer.getmany(
                 *(self._uncrowded(held) if held is not None and held.crowded else ()),
                 timeout_ms=int(POLL_SECONDS * 1000),
-                max_records=max(1, min(POLL_RECORDS, room)),
+                max_records=max(1, min(POLL_RECORDS, room)) if self._wants_more(held) else 1,
             )
         except KafkaError as error:
             self._note_problem(error)
@@ -636,10 +642,9 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         held = self._assignment
         if held is None or not held.backlog or not held.admitting or self._supplied():
             return
-        backlog = held.backlog
-        unbegun = len(backlog) + len(held.kept_back) + len(self._delivery.under_way)
-        if held.records - unbegun >= self._bounds.unwritten:
+        if held.unwritten >= self._bounds.unwritten:
             return
+        backlog = held.backlog
         some = [backlog.popleft() for _ in range(min(len(backlog), TURN_RECORDS))]
         if len(backlog) < BACKLOG_RECORDS:
             self._room.set()
@@ -662,28 +667,32 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._consumer.rejoin()
 
     def _ended(self, held: Assignment, whole: UnderWay) -> None:
-        """Of what ends after its assignment nothing is written: the next owner does it again."""
+        """Written; or, with a problem, begun again and again. Of what ends after its assignment nothing is: the next owner does it."""
         if held.closed:
             self._metrics.late_completions.inc()
             return
         record, resolutions = whole.record, whole.resolutions
         if whole.problem is not None:
-            self._deliver_again(held, record, whole.problem)
+            self._deliver_again(held, record, whole.problem, called=whole.called)
             return
+        if held.failed:
+            held.failed.pop(record.coordinates, None)
         if self._unreadable or not resolutions or resolutions[0].outcome is Outcome.INVALID:
             self._note_readable(record.coordinates.topic, resolutions)
+        held.unwritten += 1
         held.ledger.add(record, resolutions, record.taken_at)
 
-    def _deliver_again(self, held: Assignment, record: Record, bug: Exception) -> None:
-        """After a bug of ours. The record is not lost: it holds its frontier until it ends."""
+    def _deliver_again(self, held: Assignment, record: Record, bug: Exception, *, called: bool) -> None:
+        """After a bug of ours. The record is not lost: it holds its frontier until it ends, behind later ones of its plate."""
         place = record.coordinates
         log.error("intake.delivery_failed", exc_info=bug, **place._asdict())
-        pause = min(2.0 ** held.failed[place], 60.0)
+        pause = min(2.0 ** min(held.failed[place], 10), 60.0)
         held.failed[place] += 1
+        again = replace(record, maybe_sent=True) if called else record  # what was granted already may be ours
 
         def begin_again() -> None:
             if held.admitting:
-                self._delivery.begin([record], partial(self._ended, held))
+                self._delivery.begin([again], partial(self._ended, held))
 
         asyncio.get_running_loop().call_later(pause, begin_again)
 
@@ -719,6 +728,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
 
     def _committed(self, held: Assignment, done: Sequence[Done]) -> None:
         held.records -= len(done)
+        held.unwritten -= len(done)
         held.bytes -= sum([item.record.size for item in done])
         for partition, count in Counter([item.partition for item in done]).items():
             place = held.places[partition]

@@ -364,7 +364,9 @@ class Ledger:
         return lost
 
     def _collect(self, *, clean: bool) -> _Batch:
-        pending, self._pending = self._pending, []
+        pending: list[Done] = []
+        if not clean:  # the last one only says that all ended well: what came after the others is not in it
+            pending, self._pending = self._pending, []
         moved, self._moved = self._moved, set()
         done = self._fitting_of(pending) if any(map(self.full, self._trackers)) else pending
         ended: defaultdict[TopicPartition, list[int]] = defaultdict(list)

@@ -782,6 +782,52 @@ async def test_while_held_a_begun_record_ends_and_no_other_is_begun() -> None:
     assert later.outcome is Outcome.GRANTED
 
 
+async def test_while_held_nobody_sleeps_between_calls_whatever_the_platform_asks_for() -> None:
+    gateway = ScriptedGateway(Answered(503, b"", "7"), GRANTED)
+    parts = setup(gateway)
+    delivering = asyncio.create_task(deliver(parts.delivery, record(order())))
+    for _ in range(2):
+        await asyncio.sleep(0)  # its call is under way
+    parts.delivery.hold()
+
+    async with asyncio.timeout(30):
+        await parts.delivery.quiet()
+
+    (resolution,) = await delivering
+    assert (resolution.outcome, resolution.attempts.count) == (Outcome.GRANTED, 2)
+    assert parts.slept == []
+
+
+async def test_who_sleeps_may_be_held_twice_at_once() -> None:
+    gateway = ScriptedGateway(FAILED, GRANTED)
+    parts = setup(gateway)
+    parts.delivery._sleep = sleep_for_ever
+    delivering = await begun_and_waiting(gateway, parts)
+
+    parts.delivery.hold()
+    await asyncio.sleep(0)
+    asyncio.get_running_loop().call_soon(parts.delivery.hold)
+    parts.delivery.hold()
+
+    (resolution,) = await asyncio.wait_for(delivering, 30)
+    assert resolution.outcome is Outcome.GRANTED
+
+
+async def test_a_tracer_that_fails_costs_its_spans_and_no_more() -> None:
+    class Failing:
+        def tell(self, *_: Any) -> tuple[Resolution, ...]:
+            raise ZeroDivisionError("a bug")
+
+    parts = setup(ScriptedGateway(GRANTED), tracer=Failing())
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, about: told.append(about))
+
+    (resolution,) = await asyncio.wait_for(deliver(parts.delivery, record(order())), 30)
+
+    assert resolution.outcome is Outcome.GRANTED
+    assert [about["message"] for about in told] == ["a record's spans cannot be told"]
+
+
 async def begun_and_waiting(gateway: ScriptedGateway, parts: Setup) -> asyncio.Task[Sequence[Resolution]]:
     """A record that was called for once, and now waits between two calls."""
     task = asyncio.create_task(deliver(parts.delivery, record(order("E1"))))

@@ -349,6 +349,25 @@ async def test_a_408_on_a_kept_connection_was_said_before_the_request_came(clien
         assert await gateway.post(url, b"a=1") == Answered(408, b"")
 
 
+async def test_a_kept_connection_that_closes_long_after_the_request_was_not_stale(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody has worked on the request; to send it again at once would be a second one beside it."""
+    monkeypatch.setattr("consumer.gateway.common.STALE_SECONDS", 0.1)
+
+    async def answer_then_work_in_vain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await say(OK)(reader, writer)
+        await read_request(reader)
+        await asyncio.sleep(0.4)
+
+    async with raw_server(answer_then_work_in_vain) as url, client(total_seconds=10) as gateway:
+        await gateway.post(url, b"a=1")
+        end = await gateway.post(url, b"a=2")
+
+    assert isinstance(end, NoAnswer)
+    assert end.error.startswith("reset: ")
+
+
 async def test_a_stale_connection_is_replaced_only_once(gateway: GatewayClient) -> None:
     async with raw_server(answer_then_close_on_the_next_request, say(b"")) as url:
         await gateway.post(url, b"a=1")

@@ -155,6 +155,7 @@ class FakeDelivery:
         self.records: list[Record] = []
         self.ends: Callable[[int], Sequence[Resolution]] = lambda _: [GRANTED]
         self.gate: asyncio.Event | None = None
+        self.failing: set[int] = set()
         self.under_way: dict[UnderWay, asyncio.Task[None]] = {}
 
     def begin(self, records: Sequence[Record], ended: Callable[[UnderWay], None]) -> None:
@@ -167,7 +168,11 @@ class FakeDelivery:
     async def _deliver(self, whole: UnderWay) -> None:
         if self.gate is not None:
             await self.gate.wait()
-        whole.resolutions = list(self.ends(whole.record.coordinates.offset))
+        offset = whole.record.coordinates.offset
+        if offset in self.failing:
+            whole.problem, whole.called = ZeroDivisionError("a bug"), True
+        else:
+            whole.resolutions = list(self.ends(offset))
         del self.under_way[whole]
         whole.ended(whole)
         if not self.under_way:
@@ -205,6 +210,7 @@ class Room:
         self.consumer, self.link, self.delivery = FakeConsumer(), FakeLink(committed), FakeDelivery()
         self.now = NOW
         self.pause_reason = pause_reason
+        self.supplied = False
         self.shares: list[list[TopicPartition]] = []
         self.metrics = Metrics(CollectorRegistry())
         self.intake = Intake(
@@ -216,7 +222,7 @@ class Room:
             delivery=self.delivery,
             make_ledger=self._ledger,
             pause_reason=lambda: self.pause_reason,
-            supplied=lambda: False,
+            supplied=lambda: self.supplied,
             bounds=intake.Bounds(records, drain=1.0, unreadable=unreadable, unwritten=unwritten),
             metrics=self.metrics,
             retry_topics=[PARTITION.topic] if retries else [],
@@ -344,6 +350,42 @@ async def test_nothing_more_is_begun_while_many_records_that_ended_are_not_writt
 
         room.link.refuses = False
         await room.delivers(list(range(50, 130)))
+
+
+async def test_records_that_a_bug_holds_up_hold_up_no_others_and_are_begun_again_for_ever() -> None:
+    async with running(Room(unwritten=5)) as room:
+        room.delivery.failing = set(range(50, 60))
+        room.consumer.polls.put_nowait(list(range(50, 70)))
+        await until(lambda: set(range(60, 70)) <= set(room.delivery.delivered))
+        await until(lambda: room.delivery.delivered.count(50) > 1)  # a second later
+        assert [record.maybe_sent for record in room.delivery.records if record.coordinates.offset == 50][
+            :2
+        ] == [False, True]  # a call was made for it
+
+        held = room.intake._assignment
+        assert held is not None
+        held.failed[Coordinates("events", 0, 51)] = 5000  # as after days
+        room.delivery.failing = {51}
+        await until(lambda: room.intake.memory().records == 1)
+        assert list(held.failed) == [Coordinates("events", 0, 51)]
+
+
+async def test_while_enough_is_begun_one_record_a_second_is_polled() -> None:
+    async with running(Room()) as room:
+        room.supplied = True
+        room.consumer.polls.put_nowait(list(range(50, 150)))
+        await until(lambda: room.intake.memory().records == 100)
+        asked: list[int] = []
+        poll = room.consumer.getmany
+
+        async def getmany(*partitions: TopicPartition, timeout_ms: int, max_records: int) -> Any:
+            asked.append(max_records)
+            return await poll(*partitions, timeout_ms=timeout_ms, max_records=max_records)
+
+        room.consumer.getmany = getmany  # type: ignore[method-assign]  # only looked at
+        await until(lambda: len(asked) >= 2)
+
+        assert set(asked) == {1}
 
 
 async def test_a_topic_of_which_nothing_can_be_read_is_paused_with_one_alarm() -> None:

@@ -253,3 +253,37 @@ async def test_a_map_that_is_nearly_full_takes_what_fits_and_the_rest_once_the_f
 
 async def _no_offsets(*_: object) -> Mapping[TopicPartition, CommittedOffset]:
     raise NotImplementedError
+
+
+async def test_the_last_flush_writes_no_outcome_without_its_offset() -> None:
+    """Nobody adds to a ledger that closes; if somebody did, it would be done again, and not be written twice."""
+    written: list[tuple[dict[TopicPartition, int], int]] = []
+    tracker = Tracker(7)
+    tracker.take(7)
+
+    class AddsInTheEnd(Writer):
+        async def flush(
+            self, offsets: Mapping[TopicPartition, CommittedOffset], records: Sequence[Outgoing]
+        ) -> FlushResult:
+            written.append(({tp: place.offset for tp, place in offsets.items()}, len(records)))
+            if len(written) == 1:
+                ledger.close()
+                ledger.touch(PARTITION)
+            elif len(written) == 2:
+                ledger.add(waiting().record, [waiting()], 0.0)
+            return Committed()
+
+    ledger = Ledger(
+        writer=AddsInTheEnd(),
+        read_offsets=_no_offsets,
+        trackers={PARTITION: tracker, TopicPartition(PARTITION.topic, PARTITION.partition + 1): Tracker(0)},
+        encoder=ENCODER,
+        bounds=Bounds(interval=0.001),
+        metrics=Metrics(CollectorRegistry()),
+        on_committed=lambda _: None,
+    )
+
+    await asyncio.wait_for(ledger.run(), 5)
+
+    assert len(written) >= 2
+    assert all(records == 0 or PARTITION in offsets for offsets, records in written)

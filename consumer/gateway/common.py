@@ -14,6 +14,10 @@ from consumer import __version__
 from consumer.core.errors import CouponConsumerError
 from consumer.core.replies import AttemptEnd
 
+STALE_SECONDS = 1.0
+"""A kept connection that is closed without a word within so many seconds after a request was stale; later, somebody has
+worked on the request."""
+
 RETIRE_SECONDS = 5.0
 """Age from which certificates whose handshakes fail are given up for new ones."""
 

@@ -12,6 +12,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from yarl import URL
 
 from consumer.core.replies import Answered, AttemptEnd, NoAnswer
+from consumer.gateway import common
 from consumer.gateway.common import HEADERS, name, unpacked
 
 IDLE_SECONDS = 15.0
@@ -319,7 +320,11 @@ class Connection(asyncio.Protocol):
             return
         if exc is None and self._received and self._status is not None and _FRAMES.isdisjoint(self._headers):
             self._answer(self._reply(), keeps=False)
-        elif self._calls > 1 and not self._received:
+        elif (
+            self._calls > 1
+            and not self._received
+            and self._loop.time() - self._used_at < common.STALE_SECONDS
+        ):
             self._resolve(None)
         else:
             self._resolve(NoAnswer("reset: " + ("ServerDisconnected" if exc is None else name(exc))))

@@ -42,7 +42,8 @@ class HttpGateway(Posting):
         After `lifetime_seconds` a connection takes no more calls: a name that leads elsewhere by then, and files
         that `tls` reads, are heeded. `tls` gives None for the system's CAs, and raises OSError or ValueError for
         files that cannot be used: then the ones before are kept. `on_tls` is told why, or None where they are good.
-        Where a handshake fails, they are read again after `retire_seconds`. `on_date` is told each reply's `Date`.
+        Where a handshake fails, they are read again after `retire_seconds`. `on_date` is told each new `Date` of a
+        reply's head.
         """
         self.read_seconds = float("inf") if read_seconds is None else read_seconds
         self.max_reply_bytes = max_reply_bytes
@@ -74,7 +75,8 @@ class HttpGateway(Posting):
         assert loop is not None, "entered before"
         self._watch.cancel()
         for patience in self._connecting:
-            patience.reschedule(loop.time())
+            if not patience.expired():
+                patience.reschedule(loop.time())
         lost = [connection.lost for connection in self.connections]
         for connection in list(self.connections):
             connection.give_up(NoAnswer("reset: the gateway was closed"))

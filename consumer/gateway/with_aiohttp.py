@@ -10,6 +10,7 @@ from typing import Self
 import aiohttp
 
 from consumer.core.replies import Answered, AttemptEnd, NoAnswer, NotSent
+from consumer.gateway import common
 from consumer.gateway.common import HEADERS, RETIRE_SECONDS, Starting, name, read_again
 
 _NOT_SENT = (
@@ -135,7 +136,7 @@ class AiohttpGateway(Starting):
         self, pool: "_Pool", url: str, body: bytes, connection: "_Connection"
     ) -> AttemptEnd | None:
         """One sending. None: the kept connection closed before any reply, which aiohttp does not repeat for a POST."""
-        resent = connection.replaces_stale
+        resent, began = connection.replaces_stale, asyncio.get_running_loop().time()
         session = pool.fresh if resent else pool.session
         try:
             async with session.post(
@@ -165,7 +166,8 @@ class AiohttpGateway(Starting):
             return NoAnswer("timeout")
         except _CLOSED as error:
             # Before the reply's head: once that has come, aiohttp raises ClientPayloadError.
-            if connection.reused and not resent:
+            silent_for = asyncio.get_running_loop().time() - began
+            if connection.reused and not resent and silent_for < common.STALE_SECONDS:
                 return None
             return NoAnswer(f"reset: {name(error)}")
         except (aiohttp.ClientError, OSError, ValueError) as error:

@@ -547,6 +547,16 @@ def back(event: object, **context: Any) -> Record:
     return Record(where, 0, None, orjson.dumps(event), retry=RetryContext(**(known | context)))
 
 
+def test_a_wait_that_is_longer_than_the_calendar_is_told_and_not_raised() -> None:
+    """Anybody may have written the headers of a retry topic's record."""
+    one = back(CHARGE, wait=Wait.HOLD, written_at=datetime(2, 1, 2, tzinfo=UTC), excused_seconds=315e6)
+
+    (item,) = BOOK.read(one, NOW)
+
+    assert isinstance(item, Finding)
+    assert (item.outcome, item.reason) == (Outcome.INVALID, Reason.SCHEMA)
+
+
 def replayed(event: object, timestamp_ms: int = -1, **replay: Any) -> Record:
     known: dict[str, Any] = {"of": "c/charges/0/7/0", "count": 1, "index": 0}
     where = Coordinates("charges", 0, 9)
