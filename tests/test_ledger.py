@@ -260,6 +260,7 @@ async def test_the_last_flush_writes_no_outcome_without_its_offset() -> None:
     written: list[tuple[dict[TopicPartition, int], int]] = []
     tracker = Tracker(7)
     tracker.take(7)
+    tracker.take(8)
 
     class AddsInTheEnd(Writer):
         async def flush(
