@@ -48,8 +48,9 @@ POLL_RECORDS = 100
 """Records taken in one poll."""
 
 BACKLOG_RECORDS = 60
-"""Records that wait to be begun, from which on no more are polled, but one a second: it shows that polling goes on. What waits long is in no cache of the processor any
-more when it is begun; where Kafka's client keeps what it has fetched, it is one stretch of bytes."""
+"""Records that wait to be begun, from which on no more are polled, but one a second: it shows that polling goes on. What
+waits long is in no cache of the processor any more when it is begun; where Kafka's client keeps what it has fetched,
+it is one stretch of bytes."""
 
 TURN_RECORDS = 20
 """Records begun in one turn of the event loop, so that it stays short, and what they tell is heeded."""

@@ -14,7 +14,7 @@ from consumer import __version__
 from consumer.core.errors import CouponConsumerError
 from consumer.core.replies import AttemptEnd
 
-STALE_SECONDS = 1.0
+STALE_SECONDS = 2.0
 """A kept connection that is closed without a word within so many seconds after a request was stale; later, somebody has
 worked on the request."""
 
