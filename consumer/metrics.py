@@ -11,7 +11,7 @@ from functools import cache
 from itertools import islice
 
 import prometheus_client
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.samples import Sample
 
 from consumer.core.outcomes import Outcome, Reason
@@ -32,26 +32,6 @@ AGE_BUCKETS = (1, 5, 15, 60, 300, 900, 3600, 7200, 21600, 86400)
 
 DELAY_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 """Seconds."""
-
-
-class Counter(prometheus_client.Counter):
-    """One that the event loop's thread can move without a call or a lock.
-
-    Attributes:
-        more: what is to be added. `counter.more += 1` is `counter.inc()` for what happens by the thousand a second.
-
-    """
-
-    more: float
-
-    def _metric_init(self) -> None:
-        super()._metric_init()
-        self.more = 0
-
-    def _child_samples(self) -> Iterable[Sample]:
-        self._value.inc(self.more)
-        self.more = 0
-        return super()._child_samples()
 
 
 class Histogram(prometheus_client.Histogram):

@@ -94,23 +94,6 @@ def test_what_alerts_ask_for_begins_at_0_so_that_the_first_one_is_an_increase(me
         assert value(metrics, name, **labels) == 0
 
 
-@given(st.lists(st.sampled_from(["more", "inc", "collect"])))
-def test_what_is_counted_without_a_call_is_there_whenever_somebody_looks(steps: list[str]) -> None:
-    metrics, count = Metrics(CollectorRegistry()), 0
-    counter = metrics.requests.labels("main", "1001")
-    for step in steps:
-        if step == "more":
-            counter.more += 1
-        elif step == "inc":
-            counter.inc()
-        count += step != "collect"
-        if step == "collect":
-            assert value(metrics, "coupon_requests_total", account="main", code="1001") == count
-            assert metrics.totals()["replies"] == {"1001": count}
-
-    assert value(metrics, "coupon_requests_total", account="main", code="1001") == count
-
-
 @given(st.lists(st.lists(st.sampled_from(AGE_BUCKETS) | st.floats(0, 100_000))))
 def test_observations_alone_or_many_at_once_are_what_prometheus_own_histogram_makes_of_them(
     flushes: list[list[float]],
