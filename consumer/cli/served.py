@@ -4,8 +4,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from consumer.sandbox.apart import Apart, attend
 
@@ -31,33 +30,24 @@ class Look:
     port: int | None
 
 
-class Served:
+class Served(Apart):
     """The service, as seen from the demo. Enter it: then it gets ready to start."""
 
     def __init__(self) -> None:
-        self._apart = Apart("the service", __name__)
-
-    async def __aenter__(self) -> Self:
-        await self._apart.__aenter__()
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._apart.__aexit__(kind, error, trace)
+        super().__init__("the service", __name__)
 
     async def start(self, settings: Mapping[str, Any]) -> None:
         """With these settings, as a settings file has them. From then on it runs until `stop`."""
-        await self._apart.ask(dict(settings))
+        await self.ask(dict(settings))
 
     async def look(self) -> Look:
         """How it is doing. Raises RuntimeError if it has ended, which it says why on stderr."""
-        look: Look = await self._apart.ask("look")
+        look: Look = await self.ask("look")
         return look
 
     async def stop(self) -> None:
         """As SIGTERM does: returns when it has drained, flushed and left the group."""
-        await self._apart.ask("stop")
+        await self.ask("stop")
 
 
 class _Actor:

@@ -1,8 +1,6 @@
 """The demo's platform: a sandbox gateway in a process of its own. Starts that process, and is it."""
 
 import time
-from types import TracebackType
-from typing import Self
 
 from consumer import eventloop
 from consumer.sandbox.apart import Apart, attend
@@ -11,7 +9,7 @@ from consumer.sandbox.journal import Journal
 from consumer.sandbox.scenarios import Moment, Scenario
 
 
-class Platform:
+class Platform(Apart):
     """As seen from the demo. Enter it: then it gets ready to start.
 
     Attributes:
@@ -25,31 +23,22 @@ class Platform:
     def __init__(self, scenario: Scenario, seed: int) -> None:
         self._scenario = scenario
         self._seed = seed
-        self._apart = Apart("the platform", __name__)
+        super().__init__("the platform", __name__)
         self._began: float | None = None
-
-    async def __aenter__(self) -> Self:
-        await self._apart.__aenter__()
-        return self
 
     async def start(self) -> None:
         """Returns once it listens."""
-        self.url, self.base_url = await self._apart.ask((self._scenario, self._seed))
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._apart.__aexit__(kind, error, trace)
+        self.url, self.base_url = await self.ask((self._scenario, self._seed))
 
     async def moment(self) -> Moment:
         """Where the scenario is, which begins with the first call."""
-        if self._began is None and (seconds := await self._apart.ask("seconds")) is not None:
+        if self._began is None and (seconds := await self.ask("seconds")) is not None:
             self._began = time.monotonic() - seconds
         return self._scenario.at(0.0 if self._began is None else time.monotonic() - self._began)
 
     async def journal(self) -> Journal:
         """What it received and granted, so far."""
-        journal: Journal = await self._apart.ask("journal")
+        journal: Journal = await self.ask("journal")
         return journal
 
 
