@@ -622,35 +622,22 @@ class Delivery:
     def _ended(self, way: "_Way", call: "_Call", later: Later | None = None) -> Resolution:
         """It ends with this call, or waits in a retry topic."""
         end, reply, at = call.end, call.reply, call.ended_at
-        order, request, before, outcome = way.order, way.request, way.attempts, reply.outcome
-        detail, ambiguous = "", way.ambiguous or reply.ambiguous
+        before, outcome, detail, ambiguous = way.attempts, reply.outcome, "", way.ambiguous or reply.ambiguous
         if not isinstance(end, Answered):
             detail = _no_answer(end.error, sent=isinstance(end, NoAnswer))
         elif end.resent:
             ambiguous = True
         if outcome is Outcome.GRANTED and later is None:
             ambiguous = False
-        return Resolution(
-            way.whole.record,
-            order.index,
+        return way.resolution(
             outcome,
             at if later is None else self._clock(),
-            None,  # of a request there is no reason: the detail and the platform's words tell
-            detail,
-            reply.dead_letter,
-            order.source,
-            request.rule,
-            request.account,
-            way.rules.hash,
-            order.values,
-            order.suspicions,
-            None,  # and it reverses nothing
-            request.parameters,
-            request.metadata,
-            Attempts(before.count + 1, before.first_at or way.began_at, at, call.seconds, ambiguous),
-            reply.words,
-            reply.label,
-            later,
+            detail=detail,
+            dead_letter=reply.dead_letter,
+            attempts=Attempts(before.count + 1, before.first_at or way.began_at, at, call.seconds, ambiguous),
+            words=reply.words,
+            label=reply.label,
+            later=later,
         )
 
     async def _go_on(self, way: "_Way", call: "_Call") -> None:
@@ -874,7 +861,7 @@ class _Way(Place):
         delivery.ready.append(self)
         delivery.wake()
 
-    def answered(self, end: AttemptEnd) -> None:
+    def answered(self, end: AttemptEnd | Exception) -> None:
         """For its call."""
         self.end = end
         delivery = self.whole.delivery
@@ -883,10 +870,7 @@ class _Way(Place):
 
     def failed(self, bug: Exception) -> None:
         """For its call, likewise."""
-        self.end = bug
-        delivery = self.whole.delivery
-        delivery.answered.append(self)
-        delivery.wake()
+        self.answered(bug)
 
     def so_far(self) -> Attempts:
         """As they are told."""

@@ -681,7 +681,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         if self._unreadable or not resolutions or resolutions[0].outcome is Outcome.INVALID:
             self._note_readable(record.coordinates.topic, resolutions)
         held.unwritten += 1
-        held.ledger.add(record, resolutions, record.taken_at)
+        held.ledger.add(record, resolutions)
 
     def _deliver_again(self, held: Assignment, record: Record, bug: Exception, *, called: bool) -> None:
         """After a bug of ours. The record is not lost: it holds its frontier until it ends, behind later ones of its plate."""

@@ -177,7 +177,6 @@ class Done(Struct):
     record: Record
     partition: TopicPartition
     resolutions: Sequence[Resolution]
-    taken_at: float
     entries: list[Entry] = []
 
     def replace(self, entry: Entry, others: Sequence[Entry]) -> None:
@@ -280,10 +279,10 @@ class Ledger:
         self._enough = asyncio.Event()
         self._closing = False
 
-    def add(self, record: Record, resolutions: Sequence[Resolution], taken_at: float) -> None:
+    def add(self, record: Record, resolutions: Sequence[Resolution]) -> None:
         """The record ended. Its resolutions and its offset go out with the next flush."""
         pending = self._pending
-        pending.append(Done(record, _PARTITIONS[record.coordinates[:2]], resolutions, taken_at))
+        pending.append(Done(record, _PARTITIONS[record.coordinates[:2]], resolutions))
         if not self._work.is_set():
             self._begin_to_wait()
         if len(pending) >= self._bounds.records:
@@ -533,7 +532,7 @@ class Ledger:
             frontier, map_bytes = self._gauges_of(partition)
             frontier.set(offset.offset)
             map_bytes.set(len(offset.metadata))
-        self._metrics.record_seconds.observe_all([now - done.taken_at for done in batch.done])
+        self._metrics.record_seconds.observe_all([now - done.record.taken_at for done in batch.done])
         tally = batch.tally
         if tally is None:
             tally = _Tally()

@@ -101,7 +101,7 @@ async def test_what_the_broker_does_not_take_as_a_retry_ends_too_and_is_counted_
         on_committed=lambda _: None,
     )
     running = asyncio.create_task(ledger.run())
-    ledger.add(waiting().record, [waiting()], 0.0)
+    ledger.add(waiting().record, [waiting()])
     async with asyncio.timeout(5):
         await writer.committed.wait()
     ledger.close()
@@ -138,7 +138,7 @@ async def test_a_retry_is_counted_by_topic_and_is_no_outcome() -> None:
         on_committed=lambda _: done.set(),
     )
     running = asyncio.create_task(ledger.run())
-    ledger.add(waiting().record, [waiting()], 0.0)
+    ledger.add(waiting().record, [waiting()])
     async with asyncio.timeout(5):
         await done.wait()
     ledger.close()
@@ -170,13 +170,14 @@ def test_what_ends_while_a_flush_is_under_way_waits_no_longer_than_anything_else
             encoder=ENCODER,
             bounds=Bounds(interval=0.1),
             metrics=Metrics(CollectorRegistry()),
-            on_committed=lambda done: took.extend(loop.time() - item.taken_at for item in done),
+            on_committed=lambda done: took.extend(loop.time() - item.record.taken_at for item in done),
         )
         running = asyncio.create_task(ledger.run())
         for offset in range(200):
             tracker.take(offset)
-            record = replace(waiting().record, coordinates=Coordinates("charges", 0, offset))
-            ledger.add(record, [], loop.time())
+            where = Coordinates("charges", 0, offset)
+            record = replace(waiting().record, coordinates=where, taken_at=loop.time())
+            ledger.add(record, [])
             await asyncio.sleep(0.01)
         ledger.close()
         await running
@@ -225,7 +226,7 @@ async def test_a_map_that_is_nearly_full_takes_what_fits_and_the_rest_once_the_f
     )
 
     def ends(offset: int) -> None:
-        ledger.add(replace(waiting().record, coordinates=Coordinates("charges", 0, offset)), [], 0.0)
+        ledger.add(replace(waiting().record, coordinates=Coordinates("charges", 0, offset)), [])
 
     async with asyncio.timeout(20):
         running = asyncio.create_task(ledger.run())
@@ -271,7 +272,7 @@ async def test_the_last_flush_writes_no_outcome_without_its_offset() -> None:
                 ledger.close()
                 ledger.touch(PARTITION)
             elif len(written) == 2:
-                ledger.add(waiting().record, [waiting()], 0.0)
+                ledger.add(waiting().record, [waiting()])
             return Committed()
 
     ledger = Ledger(

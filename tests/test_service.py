@@ -140,7 +140,7 @@ def ended(number: int) -> Done:
     values = {"plate": "粤B12345", "order_id": f"A{number}"}
     resolution = Resolution(record, 0, Outcome.GRANTED, at, values=values)
     encoder = Encoder("outcomes", "dead", OutcomeContext("cluster"))
-    return Done(record, partition_of(record), [resolution], 0.0, encoder.encode(resolution))
+    return Done(record, partition_of(record), [resolution], encoder.encode(resolution))
 
 
 def test_of_many_orders_that_are_committed_the_latest_are_kept(service: Service) -> None:

@@ -49,7 +49,7 @@ class Owner(Protocol):
 
     @property
     def on_date(self) -> Callable[[str], None]:
-        """Is told each reply's `Date`."""
+        """Is told each new `Date` of a reply's head."""
 
 
 class Called(Protocol):

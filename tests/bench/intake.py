@@ -206,8 +206,8 @@ class Commits:
                 encode_map("a-cluster", tracker.frontier, tracker.done(), clean=False)
             self._on_committed(pending)
 
-    def add(self, record: Record, resolutions: Sequence[Resolution], taken_at: float) -> None:
-        self._pending.append(Done(record, partition_of(record), resolutions, taken_at))
+    def add(self, record: Record, resolutions: Sequence[Resolution]) -> None:
+        self._pending.append(Done(record, partition_of(record), resolutions))
         self._count += 1
         if len(self._pending) >= FLUSH or self._count >= self._until:
             self._work.set()

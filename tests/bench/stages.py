@@ -172,7 +172,7 @@ def stages(  # noqa: C901  # a list of loops
             trackers[TopicPartition(at.topic, at.partition)].take(at.offset)
         for first in range(0, len(resolutions), RECORDS):
             for resolution in resolutions[first : first + RECORDS]:
-                ledger.add(resolution.record, [resolution], 0.0)
+                ledger.add(resolution.record, [resolution])
             await ledger._flush(ledger._collect(clean=False))
 
     return {

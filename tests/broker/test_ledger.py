@@ -75,7 +75,6 @@ class Bench:
         self.ledger.add(
             record,
             [Resolution(record, 0, outcome, datetime.now(UTC), reason=reason, dead_letter=dead_letter)],
-            asyncio.get_running_loop().time(),
         )
 
     async def close(self) -> str | None:

@@ -120,7 +120,7 @@ def straggler_let_in() -> Iterator[None]:
     def ended(self: Any, held: Any, whole: UnderWay) -> None:
         now, record = self._assignment or held, whole.record
         if TopicPartition(*record.coordinates[:2]) in now.places:
-            now.ledger.add(record, whole.resolutions, record.taken_at)
+            now.ledger.add(record, whole.resolutions)
 
     with _replaced((Delivery, "abandon", abandon_nothing), (Intake, "_ended", ended)):
         yield
@@ -248,9 +248,9 @@ def map_of_the_live_tracker() -> Iterator[None]:
         init(self, **parts)
         parts["writer"].ledger = self
 
-    def added(self: Any, record: Record, resolutions: Any, taken_at: float) -> None:
+    def added(self: Any, record: Record, resolutions: Any) -> None:
         self._trackers[TopicPartition(*record.coordinates[:2])].finish(record.coordinates.offset)
-        add(self, record, resolutions, taken_at)
+        add(self, record, resolutions)
 
     async def commit_live(self: Any, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
         await commit_offsets(self, {tp: self.ledger._commit(tp, clean=False) for tp in offsets})
