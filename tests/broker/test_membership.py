@@ -27,7 +27,7 @@ NAMED = {"CHARGING_COUPON__KAFKA__GROUP_INSTANCE_ID": "member-1"}
 
 @pytest.fixture
 async def world(broker: str, topics: Topics, tmp_path: Path) -> AsyncIterator[World]:
-    async with SandboxGateway(apps={APP_ID: SECRET}, latency=0.02) as gateway:
+    async with SandboxGateway(apps={APP_ID: SECRET}, latency=0.12) as gateway:
         world = World(broker, topics, tmp_path, gateway.url)
         try:
             yield world
@@ -43,7 +43,7 @@ async def test_a_named_member_killed_and_restarted_doubles_nothing_and_does_not_
     )
     await produce(world.broker, world.topics.events, [event(number) for number in range(900)])
     member = world.start(**NAMED)
-    await world.until_outcomes(100)
+    await world.until_outcomes(100, of=900)
     member.kill()
     member = world.start(**NAMED)
     await world.until_done(50)
@@ -56,10 +56,10 @@ async def test_a_named_member_killed_and_restarted_doubles_nothing_and_does_not_
 async def test_of_two_members_of_one_name_the_older_writes_nothing_any_more(world: World) -> None:
     await produce(world.broker, world.topics.events, [event(number) for number in range(900)])
     old = world.start(**NAMED)
-    await world.until_outcomes(100)
+    await world.until_outcomes(100, of=900)
     old.process.send_signal(signal.SIGSTOP)
     new = world.start(**NAMED)
-    await world.until_outcomes(500)
+    await world.until_outcomes(500, of=900)
     old.process.send_signal(signal.SIGCONT)
     await world.until_done(60)
     counts = Counter(outcome["order_id"] for outcome in await world.outcomes())

@@ -52,11 +52,12 @@ async def test_ten_thousand_events_end_in_exactly_ten_thousand_outcomes_on_which
 async def test_kill_9_in_the_middle_leaves_exactly_one_outcome_each(
     world: World, gateway: SandboxGateway
 ) -> None:
+    gateway.latency = 0.03
     count = 10_000
     await produce(world.broker, world.topics.events, [event(number) for number in range(count)])
     for killed_at in (1500, 4000, 7000):
         member = world.start()
-        await world.until_outcomes(killed_at)
+        await world.until_outcomes(killed_at, of=count)
         member.kill()
     world.start()
     await world.until_done(120)
@@ -72,17 +73,17 @@ async def test_kill_9_in_the_middle_leaves_exactly_one_outcome_each(
 async def test_members_that_come_and_go_under_load_neither_lose_nor_double(
     world: World, gateway: SandboxGateway
 ) -> None:
-    gateway.latency = 0.02
+    gateway.latency = 0.08
     count = 6_000
     await produce(world.broker, world.topics.events, [event(number) for number in range(count)])
     first = world.start()
-    await world.until_outcomes(500)
+    await world.until_outcomes(300)
     second = world.start()
-    await world.until_outcomes(1500)
+    await second.until_logged("intake.open")
     third = world.start()
-    await world.until_outcomes(2500)
+    await third.until_logged("intake.open")
     assert await second.stop() == 0
-    await world.until_outcomes(3500)
+    await world.until_outcomes(1000, of=count)
     third.kill()
     await world.until_done(120)
     outcomes = await world.outcomes()
@@ -177,7 +178,7 @@ async def test_sigterm_under_load_drains_exits_0_and_loses_nothing(
     count = 1_000
     await produce(world.broker, world.topics.events, [event(number) for number in range(count)])
     member = world.start()
-    await world.until_outcomes(100)
+    await world.until_outcomes(100, of=count)
     started = time.monotonic()
     assert await member.stop() == 0
     assert time.monotonic() - started < 10
@@ -231,14 +232,14 @@ async def test_a_subject_with_every_awkward_character_is_signed_as_the_gateway_r
 async def test_a_member_that_was_frozen_past_its_session_doubles_nothing_when_it_wakes(
     world: World, gateway: SandboxGateway
 ) -> None:
-    gateway.latency = 0.02
+    gateway.latency = 0.06
     count = 3_000
     await produce(world.broker, world.topics.events, [event(number) for number in range(count)])
     zombie = world.start()
-    await world.until_outcomes(500)
+    await world.until_outcomes(500, of=count)
     zombie.process.send_signal(signal.SIGSTOP)
     world.start()
-    await world.until_outcomes(1_500, 90)  # after the zombie's session has run out
+    await world.until_outcomes(1_500, 90, of=count)  # after the zombie's session has run out
     zombie.process.send_signal(signal.SIGCONT)
     await world.until_done(90)
     assert by_order(await world.outcomes()) == Counter(f"ORDER{number:08}" for number in range(count))

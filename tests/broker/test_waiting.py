@@ -134,7 +134,7 @@ async def test_a_broker_that_is_away_for_a_while_later_on_costs_nothing(
     await create_topics(world.broker, partitions(world.topics))
     await produce(world.broker, world.topics.events, [event(number) for number in range(2_000)])
     member = world.start()
-    await world.until_outcomes(300)
+    await world.until_outcomes(300, of=2_000)
     await mortal.kill()
     away = await until_it_says(member, "no answer from Kafka")
     assert away["status"] == 200  # it is still a member, for all that it knows

@@ -127,12 +127,13 @@ log: {{format: json}}
                 raise AssertionError(f"not done after {seconds} s: {committed} of {ends}\n{self.log_tails()}")
             await asyncio.sleep(0.3)
 
-    async def until_outcomes(self, count: int, seconds: float = 60) -> None:
-        """Until at least `count` outcomes are visible."""
+    async def until_outcomes(self, count: int, seconds: float = 60, *, of: int | None = None) -> None:
+        """Until at least `count` outcomes are visible, and not yet all `of` them: what is tried next is tried under load."""
         give_up = time.monotonic() + seconds
-        while sum((await end_offsets(self.broker, self.topics.outcomes, 3)).values()) < count:
+        while (seen := sum((await end_offsets(self.broker, self.topics.outcomes, 3)).values())) < count:
             assert time.monotonic() < give_up, f"no outcomes come\n{self.log_tails()}"
             await asyncio.sleep(0.1)
+        assert of is None or seen < 0.95 * of, "the service was too quick for what this test wants to try"
 
     def log_tails(self) -> str:
         """What the members said last."""

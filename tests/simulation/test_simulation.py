@@ -39,6 +39,13 @@ def test_nothing_is_lost_and_nothing_comes_twice_in_thousands_of_runs(
     assert sum(bool(report.faults) for report in reports) >= 0.9 * LONG
 
 
+def test_a_member_that_stands_still_when_it_is_told_to_stop_has_its_time_afterwards() -> None:
+    """Frozen at 1.2 s, told to stop at 3.3 s, going on at 12 s: no time of its own has passed until then."""
+    report = simulate(154476088)
+    assert ("pause beyond the session", "AddOffsetsToTxn") in report.faults
+    assert not report.broken
+
+
 def test_a_seed_replays_exactly_in_another_process() -> None:
     """Nothing depends on hashes, addresses, the clock or what ran before."""
     seeds = (3, 4, 5)
