@@ -210,9 +210,11 @@ async def test_on_a_wire_that_misbehaves_every_charge_has_one_outcome_and_no_cou
     charges = report.charges
     # Whatever went wrong was made good by a second or third call.
     assert charges.granted + charges.lost_reply >= 0.95 * report.grants
-    if name == "redirects":  # the first one stops the account, and may be of a charge that is meant to get no coupon
+    # The first redirect stops the account, and may be of a charge that is meant to get no coupon;
+    # a call that finds nobody is in no journal, and mostly made good by the next one.
+    if name == "redirects":
         assert "the platform refuses this account" in capfd.readouterr().err, "else nothing was tried"
-    elif name != "half-open":  # a call that finds nobody is in no journal, and mostly made good by the next one
+    elif name != "half-open":
         assert (charges.struck > 0) == scenario.fails, "else nothing was tried"
 
 
