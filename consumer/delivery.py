@@ -11,7 +11,7 @@ there is at most one request at a time for a key and for an event_id.
 import asyncio
 import random
 import time
-from collections import Counter, defaultdict, deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
@@ -348,19 +348,26 @@ class Delivery:
 
     def _let_go(self) -> None:
         """Each as far as it comes; and then those that came to a call make it, one step of all after the other."""
-        ready, rules, calling = self.ready, self._rules(), list[_Way]()
+        ready, rules, is_open, calling = self.ready, self._rules(), self._is_open, list[_Way]()
+        asking: defaultdict[str, list[_Way]] = defaultdict(list)
         while ready:
             way = ready.popleft()
             if way.over:
                 continue
+            if is_open and way.permit is None and way.seen is rules:  # as nearly always
+                asking[way.request.account].append(way)
+                continue
             try:
-                ended = self._go(way, rules, calling)
+                ended = self._go(way, rules, asking, calling)
             except Exception as bug:  # noqa: BLE001  # it is of this record alone
                 self._fail(way, bug)
                 continue
             if ended is not None:
                 self._end(way, ended)
+        for account, ways in asking.items():
+            self._ask(account, ways, calling)
         if calling:
+            self._note_called(calling)
             self._call(calling)
 
     def _end(self, way: "_Way", resolution: Resolution) -> None:
@@ -512,8 +519,10 @@ class Delivery:
             )
             raise ConfigurationError([problem]) from None
 
-    def _go(self, way: "_Way", rules: Rules, calling: "list[_Way]") -> Resolution | None:
-        """As far as it comes: to its end, to something that it has to wait for, or to those that call."""
+    def _go(
+        self, way: "_Way", rules: Rules, asking: "defaultdict[str, list[_Way]]", calling: "list[_Way]"
+    ) -> Resolution | None:
+        """As far as it comes: to its end, to something that it waits for, to those that ask for leave or those that call."""
         whole, permit = way.whole, way.permit
         if permit is None:
             if not (whole.called or self._is_open):
@@ -523,25 +532,40 @@ class Delivery:
                 ended = self._look_again(way)
                 if ended is not None:
                     return ended
-            permit = way.permit = self._flow.permit(way.request.account)
-            if not permit.given:
-                permit.wait(way)
-                return None
-        else:
-            way.excused += permit.stopped_seconds
-            changed = way.seen is not rules and self._is_changed(way)
-            if changed or not permit.given:
-                self._free(way)
-                ended = None if changed else self._set_aside(way, permit.waits_for)
-                if ended is None:
-                    self.ready.append(way)  # it is looked at again
-                return ended
-        if whole.called or self._note_called(whole):
+            asking[way.request.account].append(way)
+            return None
+        way.excused += permit.stopped_seconds
+        changed = way.seen is not rules and self._is_changed(way)
+        if changed or not permit.given:
+            self._free(way)
+            ended = None if changed else self._set_aside(way, permit.waits_for)
+            if ended is None:
+                self.ready.append(way)  # it is looked at again
+            return ended
+        if whole.called or self._is_open:
             calling.append(way)
         else:
             self._free(way)
             self._held.append(way)
         return None
+
+    def _ask(self, account: str, ways: "Sequence[_Way]", calling: "list[_Way]") -> None:
+        """For leave to call: those that have it are among those that call, the others wait for it."""
+        try:
+            permits = self._flow.permits(account, len(ways))
+        except Exception as bug:  # noqa: BLE001  # it is of these records alone
+            for way in ways:
+                self._fail(way, bug)
+            return
+        for way, permit in zip(ways, permits, strict=True):
+            way.permit = permit
+            if permit.given:
+                calling.append(way)
+                continue
+            try:
+                permit.wait(way)
+            except Exception as bug:  # noqa: BLE001  # likewise
+                self._fail(way, bug)
 
     def _call(self, ways: "Sequence[_Way]") -> None:
         """They are encoded only now, so that waiting orders keep no bodies."""
@@ -569,7 +593,8 @@ class Delivery:
     def _heed(self, ways: "Sequence[_Way]") -> None:
         """Their calls have ended. One step of all after the other: classify, count, give the permits back, end."""
         now, at = self._monotonic(), self._clock()
-        replied: list[tuple[_Way, _Call]] = []
+        stop, final = Then.STOP, Then.FINAL
+        replied: list[tuple[_Way, AttemptEnd, Reply, float]] = []
         for way in ways:
             if way.over:
                 continue
@@ -586,59 +611,38 @@ class Delivery:
             said = message if hint is None else hint if message is None else f"{message}\n{hint}"
             if said is not None and (way.secret in said or way.order.plate in said):
                 reply = _without(reply, way.secret, way.order.plate)
-            replied.append((way, _Call(end, reply, at, now - way.started)))
-        self._count(replied, now)
-        for way, call in replied:
-            reply = call.reply
-            if reply.then is not Then.STOP:
+            replied.append((way, end, reply, now - way.started))
+        self._count(replied, now, at)
+        over: list[tuple[Permit, Reply]] = []
+        for way, end, reply, seconds in replied:
+            then = reply.then
+            if then is not stop:
                 permit, way.permit = way.permit, None
                 assert permit is not None, "it is held throughout a call"
-                permit.end(reply, now)
-                if reply.then is Then.FINAL:
-                    self._end(way, self._ended(way, call))
+                over.append((permit, reply))
+                if then is final:
+                    self._end(way, _ended(way, end, reply, at, seconds))
                     continue
+            call = _Call(end, reply, at, seconds)
             way.waits = asyncio.get_running_loop().create_task(self._go_on(way, call))
-        self._flow.settle()
+        if over:
+            self._flow.end(over, now)
 
-    def _count(self, replied: "Sequence[tuple[_Way, _Call]]", now: float) -> None:
+    def _count(
+        self, replied: "Sequence[tuple[_Way, AttemptEnd, Reply, float]]", now: float, at: datetime
+    ) -> None:
         """Those of a turn are much alike, and each metric is moved once."""
-        seconds: defaultdict[str, list[float]] = defaultdict(list)
-        for way, call in replied:
-            seconds[way.request.account].append(call.seconds)
-        for (account, label), count in Counter(
-            [(way.request.account, call.reply.label) for way, call in replied]
-        ).items():
-            self._requests(account, label).inc(count)
-        for account, each in seconds.items():
+        alike: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
+        for way, _, reply, seconds in replied:
+            alike[way.request.account, reply.label].append(seconds)
+        for (account, label), each in alike.items():
+            self._requests(account, label).inc(len(each))
             self._request_seconds(account).observe_all(each)
             self._budgets[account].note_calls(now, len(each))
         if self._tracer is not None:
-            for way, call in replied:
+            for way, _, reply, _ in replied:
                 url = way.request.url or self._url
-                way.whole.calls.append(
-                    TracedCall(way.order.index, url, way.began_at, call.ended_at, call.reply)
-                )
-
-    def _ended(self, way: "_Way", call: "_Call", later: Later | None = None) -> Resolution:
-        """It ends with this call, or waits in a retry topic."""
-        end, reply, at = call.end, call.reply, call.ended_at
-        before, outcome, detail, ambiguous = way.attempts, reply.outcome, "", way.ambiguous or reply.ambiguous
-        if not isinstance(end, Answered):
-            detail = _no_answer(end.error, sent=isinstance(end, NoAnswer))
-        elif end.resent:
-            ambiguous = True
-        if outcome is Outcome.GRANTED and later is None:
-            ambiguous = False
-        return way.resolution(
-            outcome,
-            at if later is None else self._clock(),
-            detail=detail,
-            dead_letter=reply.dead_letter,
-            attempts=Attempts(before.count + 1, before.first_at or way.began_at, at, call.seconds, ambiguous),
-            words=reply.words,
-            label=reply.label,
-            later=later,
-        )
+                way.whole.calls.append(TracedCall(way.order.index, url, way.began_at, at, reply))
 
     async def _go_on(self, way: "_Way", call: "_Call") -> None:
         """After a call that was not the last word."""
@@ -693,11 +697,11 @@ class Delivery:
 
     def _meaning(self, way: "_Way", call: "_Call", step: NextStep) -> Resolution | None:
         """What the call means for the order. None: another one follows now."""
-        if step is DONE:
-            return self._ended(way, call)
-        if isinstance(step, Later):
-            return self._ended(way, call, step)
         end, reply = call.end, call.reply
+        if step is DONE:
+            return _ended(way, end, reply, call.ended_at, call.seconds)
+        if isinstance(step, Later):
+            return _ended(way, end, reply, call.ended_at, call.seconds, later=step, decided_at=self._clock())
         way.reply = reply
         if reply.ambiguous or (isinstance(end, Answered) and end.resent):
             way.ambiguous = True
@@ -757,12 +761,13 @@ class Delivery:
         self._metrics.retry_budget_used_up.inc()
         return False
 
-    def _note_called(self, whole: "UnderWay") -> bool:
-        if self._is_open:
-            whole.called = True
-            self._called += 1
-            self._quiet.clear()
-        return whole.called
+    def _note_called(self, ways: "Sequence[_Way]") -> None:
+        self._quiet.clear()
+        for way in ways:
+            whole = way.whole
+            if not whole.called:
+                whole.called = True
+                self._called += 1
 
     def _set_aside(self, way: "_Way", wait: Wait) -> Resolution | None:
         """It waits where it is in nobody's way: its account is refused while others go on, or the member drains.
@@ -915,6 +920,39 @@ class _Way(Place):
             label,
             later,
         )
+
+
+def _ended(
+    way: _Way,
+    end: AttemptEnd,
+    reply: Reply,
+    at: datetime,
+    seconds: float,
+    *,
+    later: Later | None = None,
+    decided_at: datetime | None = None,
+) -> Resolution:
+    """It ends with the call that ended so, or waits in a retry topic."""
+    before, outcome, detail, ambiguous = way.attempts, reply.outcome, "", way.ambiguous or reply.ambiguous
+    if not isinstance(end, Answered):
+        detail = _no_answer(end.error, sent=isinstance(end, NoAnswer))
+    elif end.resent:
+        ambiguous = True
+    if outcome is _GRANTED and later is None:
+        ambiguous = False
+    return way.resolution(
+        outcome,
+        decided_at or at,
+        detail=detail,
+        dead_letter=reply.dead_letter,
+        attempts=Attempts(before.count + 1, before.first_at or way.began_at, at, seconds, ambiguous),
+        words=reply.words,
+        label=reply.label,
+        later=later,
+    )
+
+
+_GRANTED = Outcome.GRANTED
 
 
 def _deadline(rules: Rules, order: Order, record: Record, label: str, excused: float) -> datetime | None:

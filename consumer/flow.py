@@ -11,8 +11,8 @@ Nothing is dropped here: orders of a refused or failing account wait until a pro
 
 import asyncio
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections import defaultdict, deque
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -109,7 +109,6 @@ class Flow:
         sets_aside: orders of a refused account need not wait here while other accounts go on:
             there are retry topics.
         holding: nobody is to wait here now.
-        freed: calls are over that others may have waited for; see `settle`.
         lateness: of this process, as far as it was seen: while calls are under way.
 
     """
@@ -134,7 +133,6 @@ class Flow:
         self.in_flight = 0
         self.sets_aside = sets_aside
         self.holding = False
-        self.freed = False
         self.metrics = metrics
         self.monotonic = monotonic
         self.wall = wall
@@ -205,20 +203,37 @@ class Flow:
         """Let orders wait here again."""
         self.holding = False
 
-    def permit(self, account: str) -> "Permit":
-        """Wait if it is not given; then one call, `permit.report(reply)`, and `permit.close()` whatever happens.
+    def permits(self, account: str, count: int) -> "list[Permit]":
+        """For so many orders, in their turn. For each: wait if it is not given; then one call, and `close` whatever happens.
 
-        Or `permit.end(reply, now)` for each of many, and `settle` when all are told.
+        How the call ended is said by `permit.report(reply)` before; or by `end`, for all that ended together.
         """
-        gate, now = self._gates.get(account) or self._gate(account), self.monotonic()
-        leave = gate.take_now(now)
-        return Permit(gate, now, leave, leave is not None)
+        gate, now = self._gate(account), self.monotonic()
+        permits = [Permit(gate, now, leave, True) for leave in gate.take_now(now, count)]
+        if len(permits) < count:
+            permits += [Permit(gate, now, None, False) for _ in range(count - len(permits))]
+        return permits
 
-    def settle(self) -> None:
-        """Calls are over: let those go on who waited for that."""
-        if not self.freed:
-            return
-        self.freed = False
+    def end(self, ended: "Sequence[tuple[Permit, Reply]]", now: float) -> None:
+        """These calls are over, and what they came to is known: `report` and `close` in one, for all of them."""
+        failed, stop = Outcome.PLATFORM_FAILED, Then.STOP
+        fine: defaultdict[_Gate, list[float]] = defaultdict(list)
+        for permit, reply in ended:
+            gate, leave = permit.gate, permit.leave
+            assert leave is not None, "one permit, one report: ask for a new one to call again"
+            permit.leave = None
+            permit.given = False
+            if reply.outcome is failed or reply.then is stop or not gate.breaker.calm:
+                gate.report(leave, reply, permit.began, now)
+                gate.in_flight -= 1
+                self.in_flight -= 1
+            else:  # as nearly always
+                fine[gate].append(now - permit.began)
+        for gate, seconds in fine.items():
+            if gate.limit is not None:
+                gate.limit.all_ended(now, seconds, gate.in_flight)
+            gate.in_flight -= len(seconds)
+            self.in_flight -= len(seconds)
         if self.in_turn:
             self.serve()
         for gate in self._gates.values():
@@ -388,20 +403,6 @@ class Permit(Struct, eq=False):
             raise RuntimeError("one permit, one report: ask for a new one to call again")
         self.gate.report(leave, reply, self.began, self.gate.flow.monotonic())
 
-    def end(self, reply: Reply, now: float) -> None:
-        """`report` and `close` in one, for many: who waits is let through by `Flow.settle`."""
-        gate, leave = self.gate, self.leave
-        assert leave is not None, "one permit, one report: ask for a new one to call again"
-        self.leave = None
-        self.given = False
-        if reply.outcome is Outcome.PLATFORM_FAILED or reply.then is Then.STOP or not gate.breaker.calm:
-            gate.report(leave, reply, self.began, now)
-        elif gate.limit is not None:  # as nearly always
-            gate.limit.ended(now, now - self.began, gate.in_flight)
-        gate.in_flight -= 1
-        gate.flow.in_flight -= 1
-        gate.flow.freed = True
-
     def close(self) -> None:
         """The call is over, or there will be none: to be said once."""
         if self.waiter is not None:
@@ -554,11 +555,14 @@ class _Gate:
 
     # -- Waiting --------------------------------------------------------------------------------------
 
-    def take_now(self, now: float) -> Pass | None:
-        """Leave to call where nobody waits, and nothing holds back; None: wait."""
-        if self.waiting or self.flow.in_turn or self._holds(now):
-            return None
-        return self._take(now)
+    def take_now(self, now: float, most: int) -> list[Pass]:
+        """Leave for as many calls as nothing holds back, where nobody waits."""
+        if self.waiting or self.flow.in_turn:
+            return []
+        leaves = [self.breaker.leave] * self._take_many(most)
+        while len(leaves) < most and self._holds(now) is None:
+            leaves.append(self._take(now))
+        return leaves
 
     def wait(self, permit: Permit) -> None:
         """It is decided once there is leave; without any where its order is set aside, or sent away."""
@@ -608,27 +612,31 @@ class _Gate:
         return any_through
 
     def _let_many_through(self) -> bool:
+        many = self._take_many(len(self.waiting))
+        now, leave, first = self.flow.monotonic(), self.breaker.leave, self.waiting.popleft
+        for _ in range(many):
+            first().decide(leave, now)
+        return many > 0
+
+    def _take_many(self, most: int) -> int:
         """As nearly always, where it is only a matter of how many are under way; the others are looked at one by one."""
-        flow, leave = self.flow, self.breaker.leave
+        flow = self.flow
         if self.breaker.shut or self.bounds.bucket is not None or flow.bounds.bucket is not None:
-            return False
-        most = [flow.max_in_flight - flow.in_flight, len(self.waiting)]
+            return 0
+        room = [most, flow.max_in_flight - flow.in_flight]
         if self.limit is not None:
-            most.append(self.limit.limit - self.in_flight)
+            room.append(self.limit.limit - self.in_flight)
         if self.bounds.most is not None:
-            most.append(self.bounds.most - self.in_flight)
+            room.append(self.bounds.most - self.in_flight)
         if flow.bounds.most is not None:
-            most.append(flow.bounds.most - flow.in_flight)
-        room = min(most)
-        if room <= 0:
-            return False
-        self.in_flight += room
-        flow.in_flight += room
+            room.append(flow.bounds.most - flow.in_flight)
+        many = min(room)
+        if many <= 0:
+            return 0
+        self.in_flight += many
+        flow.in_flight += many
         flow.look_how_late()
-        now, take = flow.monotonic(), self.waiting.popleft
-        for _ in range(room):
-            take().decide(leave, now)
-        return True
+        return many
 
     def _holds(self, now: float) -> Hold | None:  # noqa: PLR0911  # a list of reasons, first one counts
         """What holds the next order back now."""

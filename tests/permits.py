@@ -17,7 +17,7 @@ class _Waiter:
 
 @asynccontextmanager
 async def permit_of(flow: Flow, account: str) -> AsyncIterator[Permit]:
-    permit = flow.permit(account)
+    (permit,) = flow.permits(account, 1)
     try:
         if not permit.given:
             waiter = _Waiter()

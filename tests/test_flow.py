@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
@@ -111,6 +113,61 @@ async def test_a_permit_is_given_back_when_its_holder_or_its_waiter_is_cancelled
 
     await asyncio.wait_for(call(flow, "a", FINE), 30)
     assert value(metrics, "coupon_requests_in_flight") == 0
+
+
+async def test_of_many_that_ask_at_once_the_first_have_leave_and_ends_that_are_told_at_once_let_others_go(
+    metrics: Metrics,
+) -> None:
+    flow = flow_of(metrics, "a", max_in_flight=3)
+
+    permits = flow.permits("a", 5)
+    assert [permit.given for permit in permits] == [True, True, True, False, False]
+    told: list[int] = []
+    for number in (3, 4):
+        permits[number].wait(Noting(told, number))
+    assert not flow.permits("a", 1)[0].given, "others wait already"
+
+    flow.end([(permit, FINE) for permit in permits[:1]], time.monotonic())
+    assert told == [3]
+    flow.end([(permit, FINE) for permit in permits[1:3]], time.monotonic())
+    assert told == [3, 4]
+    assert flow.in_flight == 2
+
+
+class Noting:
+    """A waiter."""
+
+    def __init__(self, told: list[int], number: int) -> None:
+        self._told, self._number = told, number
+
+    def decided(self) -> None:
+        self._told.append(self._number)
+
+
+@given(st.lists(st.lists(st.sampled_from([FINE, FINE, SILENCE, STOP]), min_size=1, max_size=30), max_size=10))
+def test_what_is_told_of_many_at_once_is_what_would_be_told_of_each(turns: list[list[Reply]]) -> None:
+    async def told(*, at_once: bool) -> list[object]:
+        now, found = 0.0, list[object]()
+        flow = Flow(
+            max_in_flight=20,
+            accounts=["a"],
+            metrics=Metrics(CollectorRegistry()),
+            adaptive=False,
+            monotonic=lambda: now,
+        )
+        for replies in turns:
+            permits = [permit for permit in flow.permits("a", len(replies)) if permit.given]
+            now += 0.4
+            ended = list(zip(permits, replies, strict=False))
+            if at_once:
+                flow.end(ended, now)
+            for permit, reply in () if at_once else ended:
+                permit.report(reply)
+                permit.close()
+            found.append((len(permits), flow.in_flight, flow._gates["a"].breaker.state, dict(flow.halted)))
+        return found
+
+    assert asyncio.run(told(at_once=True)) == asyncio.run(told(at_once=False))
 
 
 async def test_a_stop_halts_its_account_with_one_alarm_and_a_remedy(metrics: Metrics) -> None:

@@ -26,6 +26,7 @@ Where it differs from Gradient2:
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 
@@ -139,21 +140,29 @@ class AdaptiveLimit:
 
     def ended(self, now: float, seconds: float, in_flight: int, *, failed: bool = False) -> None:
         """A call of so many seconds ended; there were so many in flight, it included. Failures say nothing of latency."""
+        self.all_ended(now, [seconds], in_flight, failed=failed)
+
+    def all_ended(
+        self, now: float, seconds: Sequence[float], in_flight: int, *, failed: bool = False
+    ) -> None:
+        """Likewise of calls that ended together."""
         if self._settling:
+            if now < self._settled_at:
+                return
             # What was sent under the limit before tells of that one.
-            if now < self._settled_at or now - seconds < self._began:
+            seconds = [each for each in seconds if now - each >= self._began]
+            if not seconds:
                 return
             self._settling = False
             self._seen = self._lateness.seen
             self._ends_at = now + max(self._mean, self._policy.window_seconds)
-        if in_flight > self._peak:  # noqa: PLR1730  # a call of max takes twice as long
-            self._peak = in_flight
+        self._peak = max(self._peak, in_flight)
         if failed:
-            self._failures += 1
+            self._failures += len(seconds)
         else:
-            self._calls += 1
-            self._sum += seconds
-            self._squares += seconds * seconds
+            self._calls += len(seconds)
+            self._sum += sum(seconds)
+            self._squares += sum([each * each for each in seconds])
         if now >= self._ends_at and self._calls + self._failures >= self._policy.window_calls:
             self._end(now)
 

@@ -13,7 +13,7 @@ a queue at the platform. Beside each the same without a limit but the permits.
 import argparse
 import asyncio
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import log10
@@ -39,8 +39,13 @@ class Limit(Protocol):
     def ended(self, now: float, seconds: float, in_flight: int, *, failed: bool = False) -> None:
         """A call ended."""
 
+    def all_ended(self, now: float, seconds: Sequence[float], in_flight: int) -> None:
+        """Calls ended together, and did not fail."""
+        for before, each in enumerate(seconds):
+            self.ended(now, each, in_flight - before)
 
-class Gradient2:
+
+class Gradient2(Limit):
     """Least latency as a slow average of all latencies; the limit smoothed."""
 
     def __init__(self) -> None:
@@ -59,7 +64,7 @@ class Gradient2:
         self.limit = int(self._limit)
 
 
-class Vegas:
+class Vegas(Limit):
     """Keeps a few calls in the queue, as it reckons from the fastest answer."""
 
     def __init__(self) -> None:
@@ -80,7 +85,7 @@ class Vegas:
             self.limit = min(1000, self.limit + step)
 
 
-class Aimd:
+class Aimd(Limit):
     """One more for each good answer, a tenth less where one fails or takes longer than its timeout."""
 
     def __init__(self, timeout: float = 5.0) -> None:

@@ -178,6 +178,18 @@ def test_a_platform_that_sheds_what_is_too_much_for_it_is_not_asked_for_much_mor
     assert sum(failed[3000:]) / len(failed[3000:]) < 0.3
 
 
+def test_calls_that_end_together_count_as_much_as_those_that_end_one_by_one() -> None:
+    together, apart = AdaptiveLimit(MOST), AdaptiveLimit(MOST)
+    for turn in range(400):
+        now, seconds = turn / 50, [0.02 + 0.001 * number for number in range(10)]
+        together.all_ended(now, seconds, together.limit)
+        for each in seconds:
+            apart.ended(now, each, apart.limit)
+
+    assert together.limit > 50
+    assert together.limit == pytest.approx(apart.limit, rel=0.1)
+
+
 # -- A process that is late ---------------------------------------------------------------------------
 
 
