@@ -16,6 +16,7 @@ from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.produce import ProduceRequest
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
+from consumer.core.values import Memo
 from consumer.link import (
     LEADER_MOVED,
     LOST,
@@ -89,11 +90,12 @@ class Publisher:
         self._batch_bytes = batch_bytes
 
     def batches(
-        self, records: Sequence[Outgoing], indexes: Iterable[int], only: TopicPartition | None = None
+        self, records: Sequence[Outgoing], indexes: Sequence[int], only: TopicPartition | None = None
     ) -> Queues:
         """The records of `indexes` by partition, as few batches as they fit in."""
         queues: Queues = {}
-        counts: dict[str, int] = {}
+        counts = Memo(self._link.partition_count, 64)
+        hashes = murmur2_of(records[index].key for index in indexes) if only is None else {}
         open_: dict[tuple[str, int], Batch] = {}
         for index in indexes:
             record = records[index]
@@ -101,11 +103,8 @@ class Publisher:
             if only is not None:
                 place: tuple[str, int] = only
             else:
-                count = counts.get(topic)
-                if count is None:
-                    count = counts[topic] = self._link.partition_count(topic)
                 if partition is None:  # as Kafka's own producers choose it
-                    partition = (index if key is None else murmur2(key) & 0x7FFFFFFF) % count
+                    partition = (index if key is None else hashes[key] & 0x7FFFFFFF) % counts[topic]
                 place = topic, partition
             batch = open_.get(place)
             at, value, headers = record.timestamp_ms, record.value, record.headers
@@ -222,7 +221,7 @@ class Publisher:
 def murmur2(data: bytes) -> int:
     """Kafka's hash of a key, by words; aiokafka's goes by bytes."""
     words_, tail = divmod(len(data), 4)
-    found = 0x9747B28C ^ len(data)
+    found = _SEED ^ len(data)
     for word in struct.unpack_from(f"<{words_}I", data):
         mixed = word * _MIX & _WORD
         found = (found * _MIX ^ (mixed ^ mixed >> 24) * _MIX) & _WORD
@@ -232,7 +231,45 @@ def murmur2(data: bytes) -> int:
     return found ^ found >> 15
 
 
-_MIX, _WORD = 0x5BD1E995, 0xFFFFFFFF
+def murmur2_of(keys: Iterable[bytes | None]) -> dict[bytes, int]:
+    """The same of many, in a fifth of the time where they are as long as each other, as the keys of a topic mostly are."""
+    by_length: dict[int, list[bytes]] = defaultdict(list)
+    for key in keys:
+        if key is not None:
+            by_length[len(key)].append(key)
+    found: dict[bytes, int] = {}
+    for alike in by_length.values():
+        found.update(
+            zip(alike, _murmur2_of_alike(alike) if len(alike) >= 10 else map(murmur2, alike), strict=True)
+        )
+    return found
+
+
+def _murmur2_of_alike(keys: Sequence[bytes]) -> tuple[int, ...]:
+    """All at once, in one large number of 64 bits a key: what 31 bits make of 32 is shorter, so none reaches the next one's."""
+    length, joined = len(keys[0]), b"".join(keys)
+    low = int.from_bytes(b"\1\0\0\0\0\0\0\0" * len(keys), "little")
+    found, words_ = low * (_SEED ^ length), low * _WORD
+
+    def part(start: int, end: int) -> int:
+        """These bytes of each."""
+        lanes = bytearray(8 * len(keys))
+        for at in range(start, end):
+            lanes[at - start :: 8] = joined[at::length]
+        return int.from_bytes(lanes, "little")
+
+    whole = length & ~3
+    for start in range(0, whole, 4):
+        mixed = part(start, start + 4) * _MIX & words_
+        found = (found * _MIX ^ (mixed ^ mixed >> 24 & words_) * _MIX) & words_
+    if whole < length:
+        found = (found ^ part(whole, length)) * _MIX & words_
+    found = (found ^ found >> 13 & words_) * _MIX & words_
+    found ^= found >> 15 & words_
+    return struct.unpack(f"<{len(keys)}Q", found.to_bytes(8 * len(keys), "little"))
+
+
+_SEED, _MIX, _WORD = 0x9747B28C, 0x5BD1E995, 0xFFFFFFFF
 
 
 class PlainWriter:

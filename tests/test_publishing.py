@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from consumer.link import KafkaLink, Outgoing, TopicPartition
-from consumer.publishing import Publisher, murmur2
+from consumer.publishing import Publisher, murmur2, murmur2_of
 
 BATCH_HEAD = 61
 """Bytes before a batch's records (https://kafka.apache.org/documentation/#recordbatch)."""
@@ -50,6 +50,18 @@ def test_who_wants_it_smaller_gets_it_smaller(compression: str) -> None:
 @given(st.binary(max_size=60))
 def test_a_key_has_the_partition_that_kafkas_own_producers_choose(key: bytes) -> None:
     assert murmur2(key) == aiokafka.partitioner.murmur2(key)
+
+
+@given(
+    st.integers(0, 20).flatmap(lambda size: st.lists(st.binary(min_size=size, max_size=size), max_size=30)),
+    st.lists(st.none() | st.binary(max_size=30), max_size=30),
+)
+def test_keys_of_a_flush_are_hashed_together_as_each_is(
+    alike: list[bytes], others: list[bytes | None]
+) -> None:
+    keys = [*alike, *others]
+
+    assert murmur2_of(keys) == {key: murmur2(key) for key in keys if key is not None}
 
 
 def test_records_are_put_into_as_few_batches_as_they_fit_in() -> None:
