@@ -293,8 +293,7 @@ class Connection(asyncio.Protocol):
             and call is not None
             # A reply that came before the whole request was out leaves the rest of it in the way.
             and not self._transport.get_write_buffer_size()
-            and self.is_usable(self._used_at)
-        ):
+        ):  # whether it has become too old is looked at by whoever wants it next, and every so often
             self._call = None
             self._site.idle.append(self)
             call.end(end)
