@@ -191,6 +191,7 @@ class Delivery:
         under_way: the records that were begun and have not ended.
         ready: orders that can go on.
         answered: orders whose calls have ended, not heeded yet.
+        awake: they will be, in a turn that is to come.
 
     """
 
@@ -236,7 +237,7 @@ class Delivery:
         self._budgets: defaultdict[str, RetryBudget] = defaultdict(RetryBudget)
         self._held: list[_Way] = []
         self._keys = KeyedOrder[_Way](self.ready.append)
-        self._awake = False
+        self.awake = False
         self._after_turn: Callable[[], None] | None = None
         self._is_open = True
         self._called = 0
@@ -266,7 +267,7 @@ class Delivery:
             except Exception as problem:  # noqa: BLE001  # it is of this record alone
                 whole.orders, whole.problem = [], problem
             if not whole.orders:
-                self._all_ended(whole)
+                self._all_ended([whole])
                 continue
             self.under_way.add(whole)
             whole.left = len(whole.orders)
@@ -309,7 +310,6 @@ class Delivery:
 
     def abandon(self, whole: "UnderWay") -> list["asyncio.Task[None]"]:
         """Nobody waits for this record any more; what was cancelled for that is on its way to its end."""
-        self.under_way.discard(whole)
         waits = []
         for way in whole.orders:
             if not way.over:
@@ -321,7 +321,7 @@ class Delivery:
                     way.waits.cancel()
                     waits.append(way.waits)
                 self._keys.leave(way)
-        self._leave(whole)
+        self._leave([whole])
         self.wake()  # others may have moved up
         return waits
 
@@ -329,8 +329,8 @@ class Delivery:
 
     def wake(self) -> None:
         """Something can go on: heed it in the next turn of the event loop, with whatever else can by then."""
-        if not self._awake:
-            self._awake = True
+        if not self.awake:
+            self.awake = True
             asyncio.get_running_loop().call_soon(self._turn)
 
     def _turn(self) -> None:
@@ -340,7 +340,7 @@ class Delivery:
                 self._heed(answered)
             self._let_go()
         finally:
-            self._awake = False
+            self.awake = False
             if self.answered or self.ready:
                 self.wake()
         if self._after_turn is not None:
@@ -363,22 +363,25 @@ class Delivery:
                 self._fail(way, bug)
                 continue
             if ended is not None:
-                self._end(way, ended)
+                self._end([(way, ended)])
         for account, ways in asking.items():
             self._ask(account, ways, calling)
         if calling:
             self._note_called(calling)
             self._call(calling)
 
-    def _end(self, way: "_Way", resolution: Resolution) -> None:
-        """The order's place is free, and with its last order the record has ended."""
-        whole = way.whole
-        way.over = True
-        self._keys.leave(way)
-        whole.resolutions.append(resolution)
-        whole.left -= 1
-        if not whole.left:
-            self._all_ended(whole)
+    def _end(self, ended: "Sequence[tuple[_Way, Resolution]]") -> None:
+        """The orders' places are free, and with its last order a record has ended."""
+        leave, over = self._keys.leave, []
+        for way, resolution in ended:
+            whole = way.whole
+            way.over = True
+            leave(way)
+            whole.resolutions.append(resolution)
+            whole.left -= 1
+            if not whole.left:
+                over.append(whole)
+        self._all_ended(over)
 
     def _fail(self, way: "_Way", bug: Exception) -> None:
         """The record will have a problem once its other orders have ended: none is left calling unwatched."""
@@ -391,30 +394,35 @@ class Delivery:
         whole.problem = whole.problem or bug
         whole.left -= 1
         if not whole.left:
-            self._all_ended(whole)
+            self._all_ended([whole])
 
-    def _all_ended(self, whole: "UnderWay") -> None:
-        self.under_way.discard(whole)
-        self._leave(whole)
-        if len(whole.resolutions) > 1:
-            whole.resolutions.sort(key=lambda resolution: resolution.index)
-        try:
+    def _all_ended(self, wholes: "Sequence[UnderWay]") -> None:
+        self._leave(wholes)
+        for whole in wholes:
+            if len(whole.resolutions) > 1:
+                whole.resolutions.sort(key=lambda resolution: resolution.index)
             if self._tracer is not None and whole.problem is None:
-                told = self._tracer.tell(whole.record, whole.began_at, whole.resolutions, whole.calls)
-                whole.resolutions = list(told)
+                self._tell(self._tracer, whole)
+            try:
+                whole.ended(whole)
+            except Exception as bug:  # noqa: BLE001  # it is of this record alone, which holds its frontier
+                _tell_of(bug, "a record that has ended cannot be told of")
+
+    def _leave(self, wholes: "Sequence[UnderWay]") -> None:
+        self.under_way.difference_update(wholes)
+        for whole in wholes:
+            whole.orders = _NO_ORDERS  # they know of it as well: no circle is left for the garbage collector
+            if whole.called:
+                self._called -= 1
+        if not self._called:
+            self._quiet.set()
+
+    def _tell(self, tracer: Tracer, whole: "UnderWay") -> None:
+        try:
+            told = tracer.tell(whole.record, whole.began_at, whole.resolutions, whole.calls)
+            whole.resolutions = list(told)
         except Exception as bug:  # noqa: BLE001  # it costs the spans, and no more
             _tell_of(bug, "a record's spans cannot be told")
-        try:
-            whole.ended(whole)
-        except Exception as bug:  # noqa: BLE001  # it is of this record alone, which holds its frontier
-            _tell_of(bug, "a record that has ended cannot be told of")
-
-    def _leave(self, whole: "UnderWay") -> None:
-        whole.orders = _NO_ORDERS  # they know of it as well: no circle is left for the garbage collector
-        if whole.called:
-            self._called -= 1
-            if not self._called:
-                self._quiet.set()
 
     def _free(self, way: "_Way") -> None:
         """What it holds, or waits for, is others'."""
@@ -614,6 +622,7 @@ class Delivery:
             replied.append((way, end, reply, now - way.started))
         self._count(replied, now, at)
         over: list[tuple[Permit, Reply]] = []
+        ended: list[tuple[_Way, Resolution]] = []
         for way, end, reply, seconds in replied:
             then = reply.then
             if then is not stop:
@@ -621,10 +630,11 @@ class Delivery:
                 assert permit is not None, "it is held throughout a call"
                 over.append((permit, reply))
                 if then is final:
-                    self._end(way, _ended(way, end, reply, at, seconds))
+                    ended.append((way, _ended(way, end, reply, at, seconds)))
                     continue
             call = _Call(end, reply, at, seconds)
             way.waits = asyncio.get_running_loop().create_task(self._go_on(way, call))
+        self._end(ended)
         if over:
             self._flow.end(over, now)
 
@@ -658,7 +668,7 @@ class Delivery:
         else:
             way.waits = None
             if ended is not None:
-                self._end(way, ended)
+                self._end([(way, ended)])
             else:
                 self.ready.append(way)
         self.wake()  # or others, that have moved up
@@ -871,7 +881,8 @@ class _Way(Place):
         self.end = end
         delivery = self.whole.delivery
         delivery.answered.append(self)
-        delivery.wake()
+        if not delivery.awake:  # it nearly always is
+            delivery.wake()
 
     def failed(self, bug: Exception) -> None:
         """For its call, likewise."""
