@@ -12,7 +12,7 @@ import asyncio
 import random
 import time
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from typing import Generic, Protocol, TypeVar
@@ -114,7 +114,7 @@ class Place(Struct, eq=False):
     """One order's place in the queues of its keys.
 
     Attributes:
-        keys: the queues that it stands in; none once it was left.
+        keys: the queues that it stands in, no two the same; none once it was left.
         behind: in how many of them somebody is before it.
 
     """
@@ -148,19 +148,21 @@ class KeyedOrder(Generic[_Placed]):
         """Keys with a place; the memory of a key ends with its last one."""
         return len(self._queues)
 
-    def enter(self, place: _Placed, keys: tuple[Hashable, ...]) -> bool:
-        """Take a place at the end of each key's queue; no two of the keys are equal. True: it is first everywhere."""
-        place.keys = keys
-        queues = self._queues
-        for key in keys:
-            queue = queues.setdefault(key, place)
-            if queue is place:
-                continue
-            if isinstance(queue, Place):
-                queue = queues[key] = deque((queue,))
-            queue.append(place)
-            place.behind += 1
-        return not place.behind
+    def enter(self, places: Iterable[_Placed]) -> list[_Placed]:
+        """Take these places, one after the other, each at the end of its keys' queues. Those that are first everywhere."""
+        queues, first = self._queues, []
+        for place in places:
+            for key in place.keys:
+                queue = queues.setdefault(key, place)
+                if queue is place:
+                    continue
+                if isinstance(queue, Place):
+                    queue = queues[key] = deque((queue,))
+                queue.append(place)
+                place.behind += 1
+            if not place.behind:
+                first.append(place)
+        return first
 
     def leave(self, place: _Placed) -> None:
         """Let the next ones move up; the place may be first, waiting, or gone already."""
@@ -255,6 +257,7 @@ class Delivery:
         """
         rules, now = self._rules(), self._clock()  # the same for a whole record, whatever is loaded meanwhile
         read = [rules.read(record, now) for record in records]  # which never raises
+        ways: list[_Way] = []
         for record, items in zip(records, read, strict=True):
             whole = UnderWay(record, self, ended, now)
             try:
@@ -271,12 +274,8 @@ class Delivery:
                 continue
             self.under_way.add(whole)
             whole.left = len(whole.orders)
-            for way in whole.orders:
-                plate, event_id = way.order.plate, way.order.event_id
-                # Should one order's event_id be another one's plate, they wait for each other, and nothing else comes of it.
-                keys = (plate, event_id) if plate != event_id else (plate,)
-                if self._keys.enter(way, keys):
-                    self.ready.append(way)
+            ways += whole.orders
+        self.ready += self._keys.enter(ways)
         self.wake()
 
     def after_turns(self, call: Callable[[], None]) -> None:
@@ -441,10 +440,13 @@ class Delivery:
         plan = rules.plan(item)
         if isinstance(plan, Finding):
             return self._found(rules, whole.record, plan, now, item)
-        context = whole.record.retry
+        record, plate, event_id = whole.record, item.plate, item.event_id
+        context = record.retry
         attempts = NO_ATTEMPTS if context is None else context.attempts
-        ambiguous = whole.record.maybe_sent or attempts.ambiguous
-        way = _Way((), 0, whole, item, plan, rules, rules, attempts, ambiguous)
+        ambiguous = record.maybe_sent or attempts.ambiguous
+        # Should one order's event_id be another one's plate, they wait for each other, and nothing else comes of it.
+        keys = (plate, event_id) if plate != event_id else (plate,)
+        way = _Way(keys, 0, whole, item, plan, rules, rules, attempts, ambiguous)
         if plan.shadow:
             return way.resolution(Outcome.SHADOW, now)
         if context is not None:

@@ -447,10 +447,9 @@ async def test_a_redirect_says_nothing_of_the_secret() -> None:
 def test_a_place_waits_for_all_its_keys_and_frees_them() -> None:
     moved_up: list[Place] = []
     keys = KeyedOrder[Place](moved_up.append)
-    first, second, third = (Place((), 0) for _ in range(3))
-    assert keys.enter(first, ("a", "x"))
-    assert keys.enter(second, ("b", "y"))
-    assert not keys.enter(third, ("a", "y"))
+    first, second, third = (Place(named, 0) for named in (("a", "x"), ("b", "y"), ("a", "y")))
+    assert keys.enter([first]) == [first]
+    assert keys.enter([second, third]) == [second]
 
     keys.leave(first)
     assert moved_up == []
@@ -465,8 +464,8 @@ def test_a_place_waits_for_all_its_keys_and_frees_them() -> None:
 def test_a_place_left_in_the_middle_of_a_queue_lets_nobody_overtake() -> None:
     moved_up: list[Place] = []
     keys = KeyedOrder[Place](moved_up.append)
-    first, second, third = (Place((), 0) for _ in range(3))
-    assert [keys.enter(place, ("a",)) for place in (first, second, third)] == [True, False, False]
+    first, second, third = (Place(("a",), 0) for _ in range(3))
+    assert keys.enter([first, second, third]) == [first]
 
     keys.leave(second)
     assert moved_up == []
