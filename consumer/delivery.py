@@ -192,7 +192,8 @@ class Delivery:
     Attributes:
         under_way: the records that were begun and have not ended.
         ready: orders that can go on.
-        answered: orders whose calls have ended, not heeded yet.
+        answered: orders whose calls have ended, not heeded yet, each with how.
+        failed: likewise those whose calls met a bug instead, with it.
         awake: they will be, in a turn that is to come.
 
     """
@@ -220,7 +221,8 @@ class Delivery:
         """
         self.under_way: set[UnderWay] = set()
         self.ready: deque[_Way] = deque()
-        self.answered: list[_Way] = []
+        self.answered: list[tuple[_Way, AttemptEnd]] = []
+        self.failed: list[tuple[_Way, Exception]] = []
         self._rules = rules
         self._flow = flow
         self._gateway = gateway
@@ -334,13 +336,16 @@ class Delivery:
 
     def _turn(self) -> None:
         answered, self.answered = self.answered, []
+        failed, self.failed = self.failed, []
         try:
+            for way, bug in failed:
+                self._fail(way, bug)
             if answered:
                 self._heed(answered)
             self._let_go()
         finally:
             self.awake = False
-            if self.answered or self.ready:
+            if self.answered or self.failed or self.ready:
                 self.wake()
         if self._after_turn is not None:
             self._after_turn()  # what it begins has a turn of its own, with what else there is by then
@@ -584,8 +589,8 @@ class Delivery:
         for way in ways:
             request = way.request
             try:
-                secret = self._secrets.get(way.rules.accounts[request.account].secret)
-                way.secret = secret = self._secret(way) if secret is None else secret
+                name = way.rules.accounts[request.account].secret
+                way.secret = secret = self._secrets.get(name) or self._secret(way)
                 sent = request.sent(at) if request.timestamped else request.parameters
                 posts.append((way, request.url or self._url, encode_form(sent, secret)))
             except Exception as bug:  # noqa: BLE001  # it is of this record alone
@@ -600,18 +605,15 @@ class Delivery:
 
     # -- After a call --------------------------------------------------------------------------------
 
-    def _heed(self, ways: "Sequence[_Way]") -> None:
+    def _heed(self, answered: "Sequence[tuple[_Way, AttemptEnd]]") -> None:
         """Their calls have ended. One step of all after the other: classify, count, give the permits back, end."""
         now, at = self._monotonic(), self._clock()
         stop, final = Then.STOP, Then.FINAL
         replied: list[tuple[_Way, AttemptEnd, Reply, float]] = []
-        for way in ways:
+        for way, end in answered:
             if way.over:
                 continue
-            end, way.call = way.end, None
-            if end is None or isinstance(end, Exception):
-                self._fail(way, end or AssertionError("how it ended is noted before it is heeded"))
-                continue
+            way.call = None
             try:
                 reply = way.rules.replies.classify(end, at)
             except Exception as bug:  # noqa: BLE001  # it is of this record alone
@@ -847,7 +849,6 @@ class _Way(Place):
         permit: it waits for leave to call, or is calling.
         call: under way.
         secret, began_at, started: of the last call, which began then by the two clocks.
-        end: of the last call, not heeded yet; or the bug that there was instead.
         waits: between two calls.
         over: nothing more will become of it.
 
@@ -868,7 +869,6 @@ class _Way(Place):
     secret: str = ""
     began_at: datetime = _NEVER
     started: float = 0.0
-    end: AttemptEnd | Exception | None = None
     waits: "asyncio.Task[None] | None" = None
     over: bool = False
 
@@ -878,17 +878,18 @@ class _Way(Place):
         delivery.ready.append(self)
         delivery.wake()
 
-    def answered(self, end: AttemptEnd | Exception) -> None:
+    def answered(self, end: AttemptEnd) -> None:
         """For its call."""
-        self.end = end
         delivery = self.whole.delivery
-        delivery.answered.append(self)
+        delivery.answered.append((self, end))
         if not delivery.awake:  # it nearly always is
             delivery.wake()
 
     def failed(self, bug: Exception) -> None:
         """For its call, likewise."""
-        self.answered(bug)
+        delivery = self.whole.delivery
+        delivery.failed.append((self, bug))
+        delivery.wake()
 
     def so_far(self) -> Attempts:
         """As they are told."""
@@ -897,11 +898,10 @@ class _Way(Place):
             attempts if attempts.ambiguous is self.ambiguous else replace(attempts, ambiguous=self.ambiguous)
         )
 
-    def resolution(
+    def resolution(  # noqa: PLR0917  # by position, since names cost time
         self,
         outcome: Outcome,
         decided_at: datetime,
-        *,
         detail: str = "",
         dead_letter: bool = False,
         attempts: Attempts = NO_ATTEMPTS,
@@ -953,15 +953,9 @@ def _ended(
         ambiguous = True
     if outcome is _GRANTED and later is None:
         ambiguous = False
+    attempts = Attempts(before.count + 1, before.first_at or way.began_at, at, seconds, ambiguous)
     return way.resolution(
-        outcome,
-        decided_at or at,
-        detail=detail,
-        dead_letter=reply.dead_letter,
-        attempts=Attempts(before.count + 1, before.first_at or way.began_at, at, seconds, ambiguous),
-        words=reply.words,
-        label=reply.label,
-        later=later,
+        outcome, decided_at or at, detail, reply.dead_letter, attempts, reply.words, reply.label, later
     )
 
 
