@@ -125,8 +125,6 @@ class Place(Struct, eq=False):
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
 
-_NO_ORDERS: "list[_Way]" = []
-
 _Placed = TypeVar("_Placed", bound=Place)
 
 
@@ -262,21 +260,22 @@ class Delivery:
         ways: list[_Way] = []
         for record, items in zip(records, read, strict=True):
             whole = UnderWay(record, self, ended, now)
+            orders: list[_Way] = []
             try:
                 for item in items:
                     planned = self._plan(whole, item, rules, now)
                     if isinstance(planned, Resolution):
                         whole.resolutions.append(planned)
                     else:
-                        whole.orders.append(planned)
+                        orders.append(planned)
             except Exception as problem:  # noqa: BLE001  # it is of this record alone
-                whole.orders, whole.problem = [], problem
-            if not whole.orders:
+                orders, whole.problem = [], problem
+            if not orders:
                 self._all_ended([whole])
                 continue
             self.under_way.add(whole)
-            whole.left = len(whole.orders)
-            ways += whole.orders
+            whole.orders, whole.left = orders, len(orders)
+            ways += orders
         self.ready += self._keys.enter(ways)
         self.wake()
 
@@ -415,7 +414,7 @@ class Delivery:
     def _leave(self, wholes: "Sequence[UnderWay]") -> None:
         self.under_way.difference_update(wholes)
         for whole in wholes:
-            whole.orders = _NO_ORDERS  # they know of it as well: no circle is left for the garbage collector
+            whole.orders = ()  # they know of it as well: no circle is left for the garbage collector
             if whole.called:
                 self._called -= 1
         if not self._called:
@@ -423,7 +422,7 @@ class Delivery:
 
     def _tell(self, tracer: Tracer, whole: "UnderWay") -> None:
         try:
-            told = tracer.tell(whole.record, whole.began_at, whole.resolutions, whole.calls)
+            told = tracer.tell(whole.record, whole.began_at, whole.resolutions, whole.calls or ())
             whole.resolutions = list(told)
         except Exception as bug:  # noqa: BLE001  # it costs the spans, and no more
             _tell_of(bug, "a record's spans cannot be told")
@@ -446,15 +445,15 @@ class Delivery:
         if isinstance(plan, Finding):
             return self._found(rules, whole.record, plan, now, item)
         record, plate, event_id = whole.record, item.plate, item.event_id
-        context = record.retry
-        attempts = NO_ATTEMPTS if context is None else context.attempts
-        ambiguous = record.maybe_sent or attempts.ambiguous
         # Should one order's event_id be another one's plate, they wait for each other, and nothing else comes of it.
         keys = (plate, event_id) if plate != event_id else (plate,)
-        way = _Way(keys, 0, whole, item, plan, rules, rules, attempts, ambiguous)
+        way = _Way(keys, 0, whole, item, plan, rules, rules, NO_ATTEMPTS, record.maybe_sent)
         if plan.shadow:
             return way.resolution(Outcome.SHADOW, now)
+        context = record.retry
         if context is not None:
+            way.attempts = context.attempts
+            way.ambiguous = way.ambiguous or context.attempts.ambiguous
             way.excused = excused_seconds(context, now)
             too_late = self._too_late(way, context, now)
             if too_late is not None:
@@ -655,8 +654,9 @@ class Delivery:
             self._budgets[account].note_calls(now, len(each))
         if self._tracer is not None:
             for way, _, reply, _ in replied:
-                url = way.request.url or self._url
-                way.whole.calls.append(TracedCall(way.order.index, url, way.began_at, at, reply))
+                whole, url = way.whole, way.request.url or self._url
+                whole.calls = whole.calls or []
+                whole.calls.append(TracedCall(way.order.index, url, way.began_at, at, reply))
 
     async def _go_on(self, way: "_Way", call: "_Call") -> None:
         """After a call that was not the last word."""
@@ -828,9 +828,9 @@ class UnderWay(Struct, eq=False):
     delivery: Delivery
     ended: Callable[["UnderWay"], None]
     began_at: datetime
-    calls: list[TracedCall] = []
+    calls: list[TracedCall] | None = None
     resolutions: list[Resolution] = []
-    orders: "list[_Way]" = []
+    orders: "Sequence[_Way]" = ()
     problem: Exception | None = None
     left: int = 0
     called: bool = False

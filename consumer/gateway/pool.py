@@ -163,8 +163,9 @@ class HttpGateway(Posting):
     def _watch_times(self) -> None:
         """All times are looked at every so often: a timer for each call would cost more than the call's parsing."""
         loop = asyncio.get_running_loop()
+        now = loop.time()
         for connection in list(self.connections):
-            connection.heed_time(loop.time())
+            connection.heed_time(now)
         shortest = min(self.read_seconds, self._total_seconds)
         self._watch = loop.call_later(min(0.1, shortest / 10), self._watch_times)
 
