@@ -7,13 +7,15 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 import orjson
+from msgspec import Struct
 
 from consumer.core.events import (
     NO_ATTEMPTS,
@@ -280,7 +282,7 @@ _UNBOUNDED = 1 << 31
 # -- An outcome -------------------------------------------------------------------------------------
 
 
-def encode_outcome(  # noqa: C901, PLR0912, PLR0915 - each order comes through here, and each call costs
+def encode_outcome(  # noqa: C901 - each order comes through here, and each call costs
     resolution: Resolution, context: OutcomeContext, max_bytes: int = _UNBOUNDED
 ) -> Message:
     """The outcome as it is written, whatever the resolution holds: this never raises.
@@ -294,71 +296,75 @@ def encode_outcome(  # noqa: C901, PLR0912, PLR0915 - each order comes through h
     origin, timestamp_ms = (
         (record.coordinates, record.timestamp_ms) if retry is None else (retry.origin, retry.timestamp_ms)
     )
-    value_of, clear = values.get, privacy.clear
-    order_id, event_id, plate = value_of("order_id"), value_of("event_id"), value_of("plate")
+    clear = privacy.clear
+    order_id, event_id, plate, station_id, started_at, ended_at, energy_wh, seconds, fee_fen = map(
+        values.get, _VALUES
+    )
     if type(order_id) is not str:
         order_id = _text(order_id)
     if type(event_id) is not str or not event_id:
         event_id = _text(event_id) or parameters.get("event_id")
     if type(plate) is not str or not plate:
         plate = _text(plate) or parameters.get("plate")
-    identity = outcome_id(context.cluster_id, origin, index)
-    decided = resolution.decided_at
-    decided_at = _MOMENTS[decided]
-
-    body = _BLANK.copy()
-    body["outcome_id"] = identity
-    body["outcome"] = resolution.outcome
-    body["reason"] = resolution.reason
     if detail:
-        body["detail"] = _cut(detail if clear else hide_plate(detail, plate), LONGEST_TEXT)
-    if resolution.words is not NO_WORDS:
-        _say(body, resolution.words if clear else _without_plate(resolution.words, plate))
-    body["order_id"] = order_id
-    body["event_id"] = event_id
-    body["order_index"] = index
-    if clear:
-        body["plate"] = plate
-    if privacy.hashed:
-        body["plate_hash"] = plate_hash(plate, privacy)
-    body["station_id"] = _text(value_of("station_id"))
-    body["api_store_code"] = parameters.get("api_store_code")
-    body["account"] = resolution.account
-    body["source"] = resolution.source
-    body["rule"] = resolution.rule
-    body["rules_hash"] = resolution.rules_hash
-    body["started_at"] = _instant(value_of("started_at"))
-    body["ended_at"] = _instant(value_of("ended_at"))
-    body["energy_wh"] = number if type(number := value_of("energy_wh")) is int else None
-    body["seconds"] = number if type(number := value_of("seconds")) is int else None
-    body["fee_fen"] = number if type(number := value_of("fee_fen")) is int else None
-    body["metadata"] = resolution.metadata
-    if resolution.outcome is _SHADOW:
-        body["request"] = _shadow_request(resolution, plate, privacy)
-    attempts = resolution.attempts
-    body["attempts"] = {
-        "count": attempts.count,
-        "first_at": _MOMENTS[attempts.first_at],
-        "last_at": decided_at if attempts.last_at is decided else _MOMENTS[attempts.last_at],
-        "seconds": None if attempts.seconds is None else round(attempts.seconds, 6),
-        "ambiguous": attempts.ambiguous,
-    }
-    body["suspicions"] = resolution.suspicions
-    body["reverses"] = resolution.reverses
-    if payload is not None:
-        body["payload_hash"] = payload_hash(payload) if index == 0 else _payload_hash_again(payload)
-    topic, partition, offset = origin
-    body["record"] = {
-        "topic": topic,
-        "partition": partition,
-        "offset": offset,
-        "timestamp": _instant_of_ms(timestamp_ms),
-    }
-    body["decided_at"] = decided_at
+        detail = _cut(detail if clear else hide_plate(detail, plate), LONGEST_TEXT) or ""
+    words = resolution.words
+    if not clear and words is not NO_WORDS:
+        words = _without_plate(words, plate)
+    if retry is not None:  # of a header, anybody may have written it; of a reply, it is short
+        words = _shortened(words)
+    attempts, decided, topic = resolution.attempts, resolution.decided_at, origin.topic
+    identity = outcome_id(context.cluster_id, origin, index)
+    decided_at = _MOMENTS[decided]
+    body = _Body(
+        identity,
+        resolution.outcome,
+        resolution.reason,
+        detail,
+        words.code,
+        words.http_status,
+        words.message,
+        words.hint,
+        order_id,
+        event_id,
+        index,
+        plate if clear else None,
+        plate_hash(plate, privacy) if privacy.hashed else None,
+        station_id if type(station_id) is str else None,
+        parameters.get("api_store_code"),
+        resolution.account,
+        resolution.source,
+        resolution.rule,
+        resolution.rules_hash,
+        words.seqno,
+        words.grant_serial,
+        words.enter_time,
+        words.data_node,
+        words.time_cost_ms,
+        _instant(started_at),
+        _instant(ended_at),
+        energy_wh if type(energy_wh) is int else None,
+        seconds if type(seconds) is int else None,
+        fee_fen if type(fee_fen) is int else None,
+        resolution.metadata,
+        _shadow_request(resolution, plate, privacy) if resolution.outcome is _SHADOW else None,
+        _Attempts(
+            attempts.count,
+            _MOMENTS[attempts.first_at],
+            decided_at if attempts.last_at is decided else _MOMENTS[attempts.last_at],
+            None if attempts.seconds is None else round(attempts.seconds, 6),
+            attempts.ambiguous,
+        ),
+        resolution.suspicions,
+        resolution.reverses,
+        None if payload is None else payload_hash(payload) if index == 0 else _payload_hash_again(payload),
+        _Place(topic, origin.partition, origin.offset, _instant_of_ms(timestamp_ms)),
+        decided_at,
+    )
     try:
-        value = orjson.dumps(body, None, orjson.OPT_STRICT_INTEGER)
-    except TypeError:
-        value = _json_of_odd(body)
+        value = _encode(body)
+    except (TypeError, ValueError, OverflowError):
+        value = _json(body)
 
     headers: list[Header] = [
         _SPECVERSION,
@@ -380,80 +386,81 @@ def encode_outcome(  # noqa: C901, PLR0912, PLR0915 - each order comes through h
     return message
 
 
-def _say(body: dict[str, Any], words: GatewayWords) -> None:
-    """What the platform said, into an outcome's fields; its answers are shorter, but a header may bring anything."""
-    body["http_status"] = words.http_status
-    body["time_cost_ms"] = words.time_cost_ms
-    if (text := words.code) is not None:
-        body["code"] = text if len(text) <= LONGEST_WORD else _cut(text, LONGEST_WORD)
-    if (text := words.message) is not None:
-        body["message"] = text if len(text) <= LONGEST_TEXT else _cut(text, LONGEST_TEXT)
-    if (text := words.hint) is not None:
-        body["hint"] = text if len(text) <= LONGEST_TEXT else _cut(text, LONGEST_TEXT)
-    if (text := words.seqno) is not None:
-        body["seqno"] = text if len(text) <= LONGEST_WORD else _cut(text, LONGEST_WORD)
-    if (text := words.grant_serial) is not None:
-        body["grant_serial"] = text if len(text) <= LONGEST_WORD else _cut(text, LONGEST_WORD)
-    if (text := words.enter_time) is not None:
-        body["enter_time"] = text if len(text) <= LONGEST_WORD else _cut(text, LONGEST_WORD)
-    if (text := words.data_node) is not None:
-        body["data_node"] = text if len(text) <= LONGEST_WORD else _cut(text, LONGEST_WORD)
+class _Attempts(Struct, gc=False):
+    count: int
+    first_at: str | None
+    last_at: str | None
+    seconds: float | None
+    ambiguous: bool
 
 
-_BLANK: dict[str, Any] = {
-    "outcome_id": None,
-    "outcome": None,
-    "reason": None,
-    "detail": "",
-    "code": None,
-    "http_status": None,
-    "message": None,
-    "hint": None,
-    "order_id": None,
-    "event_id": None,
-    "order_index": 0,
-    "plate": None,
-    "plate_hash": None,
-    "station_id": None,
-    "api_store_code": None,
-    "account": None,
-    "source": None,
-    "rule": None,
-    "rules_hash": "",
-    "seqno": None,
-    "grant_serial": None,
-    "enter_time": None,
-    "data_node": None,
-    "time_cost_ms": None,
-    "started_at": None,
-    "ended_at": None,
-    "energy_wh": None,
-    "seconds": None,
-    "fee_fen": None,
-    "metadata": None,
-    "request": None,
-    "attempts": None,
-    "suspicions": (),
-    "reverses": None,
-    "payload_hash": None,
-    "record": None,
-    "decided_at": None,
-    "reduced": False,
-}
-"""An outcome's fields in their order. One without a value is null, never absent, so that every reader sees one shape.
-
-To copy it and fill it in takes half the time of a literal, which Python puts together from three parts.
-"""
+class _Place(Struct, gc=False):
+    topic: str
+    partition: int
+    offset: int
+    timestamp: str | None
 
 
-def _json_of_odd(body: dict[str, Any]) -> bytes:
-    """Of one with an integer of more than 53 bits, which stay if they have 64, or with a text that is none."""
-    for name in _INTEGERS:
-        body[name] = _integer(body[name])
-    return _json(body)
+class _Body(Struct, gc=False):
+    """An outcome's fields in their order. One without a value is null, never absent, so that every reader sees one shape.
+
+    It takes a fifth of a dict's memory, and is made by position in half the instructions.
+    """
+
+    outcome_id: str
+    outcome: Outcome
+    reason: Reason | None
+    detail: str
+    code: str | None
+    http_status: int | None
+    message: str | None
+    hint: str | None
+    order_id: str | None
+    event_id: str | None
+    order_index: int
+    plate: str | None
+    plate_hash: str | None
+    station_id: str | None
+    api_store_code: str | None
+    account: str | None
+    source: str | None
+    rule: str | None
+    rules_hash: str
+    seqno: str | None
+    grant_serial: str | None
+    enter_time: str | None
+    data_node: str | None
+    time_cost_ms: int | None
+    started_at: str | None
+    ended_at: str | None
+    energy_wh: int | None
+    seconds: int | None
+    fee_fen: int | None
+    metadata: Mapping[str, int] | None
+    request: Mapping[str, str] | None
+    attempts: _Attempts
+    suspicions: tuple[str, ...]
+    reverses: str | None
+    payload_hash: str | None
+    record: _Place
+    decided_at: str | None
+    reduced: bool = False
 
 
-_INTEGERS = ("http_status", "time_cost_ms", "energy_wh", "seconds", "fee_fen")
+_encode = msgspec.json.Encoder().encode
+_VALUES = (
+    "order_id",
+    "event_id",
+    "plate",
+    "station_id",
+    "started_at",
+    "ended_at",
+    "energy_wh",
+    "seconds",
+    "fee_fen",
+)
+
+
 _SHADOW = Outcome.SHADOW
 _NOTHING: Mapping[str, Any] = {}
 _SPECVERSION: Header = ("ce_specversion", b"1.0")
@@ -464,6 +471,20 @@ _OWN_HEADERS = 4096
 
 
 _SOURCES = Memo[tuple[str, str], Header](lambda place: ("ce_source", _utf8(f"/{place[0]}/{place[1]}")), 64)
+
+
+def _shortened(words: GatewayWords) -> GatewayWords:
+    return GatewayWords(
+        code=_cut(words.code, LONGEST_WORD),
+        http_status=words.http_status,
+        message=_cut(words.message, LONGEST_TEXT),
+        hint=_cut(words.hint, LONGEST_TEXT),
+        seqno=_cut(words.seqno, LONGEST_WORD),
+        data_node=_cut(words.data_node, LONGEST_WORD),
+        time_cost_ms=words.time_cost_ms,
+        grant_serial=_cut(words.grant_serial, LONGEST_WORD),
+        enter_time=_cut(words.enter_time, LONGEST_WORD),
+    )
 
 
 def _trace_headers(resolution: Resolution) -> Iterable[Header]:
@@ -631,7 +652,7 @@ def plate_hash(plate: str | None, privacy: Privacy) -> str | None:
         return None
     inner, outer = _KEYED[privacy.hash_key]
     inner, outer = inner.copy(), outer.copy()
-    inner.update(_utf8(plate))
+    inner.update(plate.encode("utf-8", "replace"))
     outer.update(inner.digest())
     return outer.hexdigest()
 
@@ -708,7 +729,7 @@ def _text(value: Value | None) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _integer(value: Value | None) -> int | None:
+def _integer(value: object) -> int | None:
     """JSON readers, and orjson, know integers of 64 bits; a longer one cannot be a charge's."""
     return value if type(value) is int and _LEAST <= value <= _LARGEST else None
 
@@ -722,16 +743,10 @@ def _instant(value: Any) -> str | None:
     if value is None:
         return None
     try:
-        if value.tzinfo is UTC:
-            return f"{_DAYS[value.toordinal()]}{_MINUTES[value.hour * 60 + value.minute]}{_SECONDS[value.second]}{_FRACTIONS[value.microsecond // 1000]}"
-        offset = value.utcoffset()
-        if offset.seconds % 60 or offset.microseconds:  # nowhere since 1972
-            value, offset = value - offset, _NO_OFFSET
-        minutes = (
-            (value.toordinal() - offset.days) * 1440 + value.hour * 60 + value.minute - offset.seconds // 60
-        )
-        return f"{_DAYS[minutes // 1440]}{_MINUTES[minutes % 1440]}{_SECONDS[value.second]}{_FRACTIONS[value.microsecond // 1000]}"
-    except (AttributeError, ValueError, OverflowError):
+        since = value - _EPOCH
+        seconds = since.seconds
+        return f"{_DAYS[since.days]}{_MINUTES[seconds // 60]}{_SECONDS[seconds % 60]}{_FRACTIONS[since.microseconds // 1000]}"
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
@@ -745,22 +760,22 @@ def _instant_of_ms(milliseconds: int) -> str | None:
     """Kafka writes -1 where a record has no timestamp."""
     if milliseconds < 0:
         return None
-    seconds = milliseconds // 1000
-    minutes = seconds // 60
     try:
-        return f"{_DAYS[_FIRST_DAY + minutes // 1440]}{_MINUTES[minutes % 1440]}{_SECONDS[seconds % 60]}{_FRACTIONS[milliseconds % 1000]}"
+        return f"{_LOGGED[milliseconds // 60_000]}{_SECONDS[milliseconds // 1000 % 60]}{_FRACTIONS[milliseconds % 1000]}"
     except (ValueError, OverflowError):
         return None
 
 
-_DAYS = Memo[int, str](lambda ordinal: f"{date.fromordinal(ordinal).isoformat()}T", 256)
-"""Raises ValueError, OverflowError beyond the calendar's ends."""
-
-_NO_OFFSET = timedelta(0)
-_FIRST_DAY = date(1970, 1, 1).toordinal()
 _MINUTES = tuple(f"{minutes // 60:02}:{minutes % 60:02}" for minutes in range(24 * 60))
 _SECONDS = tuple(f":{seconds:02}" for seconds in range(60))
 _FRACTIONS = tuple(f".{milliseconds:03}Z" for milliseconds in range(1000))
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST_DAY = _EPOCH.toordinal()
+_DAYS = Memo[int, str](lambda days: f"{date.fromordinal(_FIRST_DAY + days).isoformat()}T", 256)
+"""Since 1970. Raises ValueError, OverflowError beyond the calendar's ends."""
+
+_LOGGED = Memo[int, str](lambda minutes: f"{_DAYS[minutes // 1440]}{_MINUTES[minutes % 1440]}", 256)
+"""Minutes since 1970, likewise: of a log, the records of a flush stand in few of them."""
 
 
 def _json(body: object) -> bytes:
@@ -776,14 +791,14 @@ def _plain(value: object) -> object:
             return _utf8(value).decode()
         case Mapping():
             return {_utf8(str(name)).decode(): _plain(inner) for name, inner in value.items()}
+        case Struct():
+            return {name: _plain(getattr(value, name)) for name in value.__struct_fields__}
         case list() | tuple():
             return [_plain(inner) for inner in value]
         case bool() | float() | None:
             return value
-        case int():
-            return _integer(value)
         case _:
-            return None
+            return _integer(value)
 
 
 def _utf8(text: str | None) -> bytes:

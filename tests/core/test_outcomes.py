@@ -5,6 +5,7 @@ import hmac
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone
+from math import inf, nan
 from typing import Any
 from urllib.parse import quote
 
@@ -15,7 +16,16 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from consumer.core import outcomes
-from consumer.core.events import Attempts, Coordinates, GatewayWords, Headers, Record, Value, Wait
+from consumer.core.events import (
+    Attempts,
+    Coordinates,
+    GatewayWords,
+    Headers,
+    Record,
+    RetryContext,
+    Value,
+    Wait,
+)
 from consumer.core.outcomes import (
     Later,
     Message,
@@ -266,10 +276,11 @@ def test_only_a_shadow_outcome_shows_the_request() -> None:
     }
 
 
-def test_long_words_of_the_platform_are_cut() -> None:
+def test_long_words_in_a_retrys_headers_are_cut() -> None:
     words = GatewayWords(message="m" * 60_000, hint="h" * 60_000, code="c" * 60_000)
+    waited = replace(a_record(), retry=RetryContext(Coordinates("charging", 3, 42), 0, 0, Wait.REPLY, AT, AT))
 
-    found = body(encode_outcome(a_resolution(words=words), CLEAR))
+    found = body(encode_outcome(a_resolution(record=waited, words=words), CLEAR))
 
     assert (len(found["message"]), len(found["hint"]), len(found["code"])) == (2000, 2000, 200)
 
@@ -364,17 +375,18 @@ def test_a_dead_letter_too_large_for_its_topic_is_replaced_by_hash_and_coordinat
 
 
 text = st.text(st.characters(), max_size=30)  # surrogates included
+whole_number = st.integers(-(2**63), 2**63 - 1)  # all that is read has such bounds, or narrower ones
 words = st.builds(
     GatewayWords,
     code=st.none() | text,
-    http_status=st.none() | st.integers(),
+    http_status=st.none() | whole_number,
     message=st.none() | text,
     hint=st.none() | text,
-    time_cost_ms=st.none() | st.integers(),
+    time_cost_ms=st.none() | whole_number,
 )
 anything = st.one_of(
     text,
-    st.integers(),
+    whole_number,
     st.just(10**5000),
     st.booleans(),
     st.decimals(),
@@ -395,26 +407,26 @@ any_resolution = st.builds(
     Resolution,
     record=st.builds(
         Record,
-        coordinates=st.builds(Coordinates, text, st.integers(), st.integers()),
+        coordinates=st.builds(Coordinates, text, whole_number, whole_number),
         timestamp_ms=st.integers(),
         key=st.none() | st.binary(max_size=50),
         value=st.none() | st.binary(max_size=50),
         headers=st.lists(st.tuples(text, st.none() | st.binary(max_size=5)), max_size=3).map(tuple),
     ),
-    index=st.integers(min_value=0),
+    index=st.integers(0, 2**63 - 1),
     outcome=st.sampled_from(Outcome),
     decided_at=st.datetimes(timezones=st.timezones()),
     reason=st.none() | st.sampled_from(Reason),
     detail=text,
     values=st.none() | st.dictionaries(st.sampled_from(fields), anything),
     parameters=st.none() | st.dictionaries(st.sampled_from(["plate", "subject", "event_id"]), text),
-    metadata=st.none() | st.dictionaries(text, st.integers(), max_size=3),
+    metadata=st.none() | st.dictionaries(text, whole_number, max_size=3),
     suspicions=st.lists(text, max_size=2).map(tuple),
     reverses=st.none() | text,
     attempts=st.builds(
         Attempts,
-        count=st.integers(min_value=0),
-        seconds=st.none() | st.floats(),
+        count=st.integers(0, 2**63 - 1),
+        seconds=st.none() | st.floats(-1e15, 1e15) | st.sampled_from([nan, inf]),
         last_at=st.none() | st.datetimes(),
     ),
     words=words,
