@@ -249,8 +249,8 @@ class Delivery:
 
     # -- For intake ----------------------------------------------------------------------------------
 
-    def begin(self, records: Sequence[Record], ended: Callable[["UnderWay"], None]) -> None:
-        """Read and plan records, and let their orders go. `ended` is told of each once all its orders have ended.
+    def begin(self, records: Sequence[Record], ended: Callable[[Sequence["UnderWay"]], None]) -> None:
+        """Read and plan records, and let their orders go. `ended` is told of each once all its orders have ended, of those of a turn together.
 
         Orders go in the order of their keys' records, as these are begun. Where something is wrong that is no
         outcome, a bug or a broken configuration, the record has a `problem` instead of resolutions.
@@ -401,15 +401,18 @@ class Delivery:
 
     def _all_ended(self, wholes: "Sequence[UnderWay]") -> None:
         self._leave(wholes)
+        told: defaultdict[Callable[[Sequence[UnderWay]], None], list[UnderWay]] = defaultdict(list)
         for whole in wholes:
             if len(whole.resolutions) > 1:
                 whole.resolutions.sort(key=lambda resolution: resolution.index)
             if self._tracer is not None and whole.problem is None:
                 self._tell(self._tracer, whole)
+            told[whole.ended].append(whole)
+        for ended, each in told.items():
             try:
-                whole.ended(whole)
-            except Exception as bug:  # noqa: BLE001  # it is of this record alone, which holds its frontier
-                _tell_of(bug, "a record that has ended cannot be told of")
+                ended(each)
+            except Exception as bug:  # noqa: BLE001  # it is of these records alone, which hold their frontiers
+                _tell_of(bug, "records that have ended cannot be told of")
 
     def _leave(self, wholes: "Sequence[UnderWay]") -> None:
         self.under_way.difference_update(wholes)
@@ -814,7 +817,7 @@ class UnderWay(Struct, eq=False):
     """A record that was begun, and what its orders share.
 
     Attributes:
-        ended: told when it has.
+        ended: told when it has, together with others.
         calls: so far, where somebody traces them.
         resolutions: of the orders that have ended; of all, by index, once it has ended itself.
         problem: why it has none.
@@ -826,7 +829,7 @@ class UnderWay(Struct, eq=False):
 
     record: Record
     delivery: Delivery
-    ended: Callable[["UnderWay"], None]
+    ended: Callable[[Sequence["UnderWay"]], None]
     began_at: datetime
     calls: list[TracedCall] | None = None
     resolutions: list[Resolution] = []

@@ -138,8 +138,8 @@ class Deliverer(Protocol):
     def under_way(self) -> Collection[UnderWay]:
         """The records that were begun and have not ended."""
 
-    def begin(self, records: Sequence[Record], ended: Callable[[UnderWay], None]) -> None:
-        """Let records go; `ended` is told of each when it has ended."""
+    def begin(self, records: Sequence[Record], ended: Callable[[Sequence[UnderWay]], None]) -> None:
+        """Let records go; `ended` is told of each when it has ended, of some together."""
 
     def after_turns(self, call: Callable[[], None]) -> None:
         """Call this whenever more may be wanted."""
@@ -192,6 +192,7 @@ class Assignment:
     """What one assignment of the group holds; it is closed, and never used again.
 
     Attributes:
+        ended: told of its records that have ended. The same each time, so that it is told of many together.
         backlog: records taken in and not begun: they wait here, where each takes the least, while enough are.
         kept_back: those of topics that have since turned out to be unreadable.
         failed: how often bugs of ours kept a record from its end so far.
@@ -203,6 +204,7 @@ class Assignment:
     places: Mapping[TopicPartition, Place]
     ledger: Ledger
     own_ids: tuple[str, str]
+    ended: Callable[[Sequence[UnderWay]], None] = field(init=False)
     writing: "asyncio.Task[str | None] | None" = None
     backlog: deque[Record] = field(default_factory=deque)
     kept_back: list[Record] = field(default_factory=list)
@@ -652,7 +654,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         if self._unreadable:
             held.kept_back += [each for each in some if self._is_unreadable(each.coordinates.topic)]
             some = [each for each in some if not self._is_unreadable(each.coordinates.topic)]
-        self._delivery.begin(some, partial(self._ended, held))
+        self._delivery.begin(some, held.ended)
 
     def _begin_anew(self, held: Assignment, partition: TopicPartition, offset: int) -> None:
         """The log ends before our place: it was cut or made anew, and what we hold of it says nothing any more."""
@@ -667,21 +669,27 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         held.admitting = False
         self._consumer.rejoin()
 
-    def _ended(self, held: Assignment, whole: UnderWay) -> None:
+    def _ended(self, held: Assignment, wholes: Sequence[UnderWay]) -> None:
         """Written; or, with a problem, begun again and again. Of what ends after its assignment nothing is: the next owner does it."""
         if held.closed:
-            self._metrics.late_completions.inc()
+            self._metrics.late_completions.inc(len(wholes))
             return
-        record, resolutions = whole.record, whole.resolutions
-        if whole.problem is not None:
-            self._deliver_again(held, record, whole.problem, called=whole.called)
-            return
-        if held.failed:
-            held.failed.pop(record.coordinates, None)
-        if self._unreadable or not resolutions or resolutions[0].outcome is Outcome.INVALID:
-            self._note_readable(record.coordinates.topic, resolutions)
-        held.unwritten += 1
-        held.ledger.add(record, resolutions)
+        invalid, add = Outcome.INVALID, held.ledger.add
+        for whole in wholes:
+            record, resolutions = whole.record, whole.resolutions
+            try:
+                if whole.problem is not None:
+                    self._deliver_again(held, record, whole.problem, called=whole.called)
+                    continue
+                if held.failed:
+                    held.failed.pop(record.coordinates, None)
+                if self._unreadable or not resolutions or resolutions[0].outcome is invalid:
+                    self._note_readable(record.coordinates.topic, resolutions)
+                held.unwritten += 1
+                add(record, resolutions)
+            except Exception as bug:  # noqa: BLE001  # it is of this record alone, which holds its frontier
+                told = {"message": "a record that has ended cannot be written", "exception": bug}
+                asyncio.get_running_loop().call_exception_handler(told)
 
     def _deliver_again(self, held: Assignment, record: Record, bug: Exception, *, called: bool) -> None:
         """After a bug of ours. The record is not lost: it holds its frontier until it ends, behind later ones of its plate."""
@@ -693,7 +701,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
 
         def begin_again() -> None:
             if held.admitting:
-                self._delivery.begin([again], partial(self._ended, held))
+                self._delivery.begin([again], held.ended)
 
         asyncio.get_running_loop().call_later(pause, begin_again)
 
@@ -804,6 +812,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             lambda done: self._committed(held, done),
         )
         held = Assignment(member, places, ledger, taken.own_ids)
+        held.ended = partial(self._ended, held)
         for topic in {tp.topic for tp in places}:
             self._metrics.unreadable_alarm.labels(topic)  # it begins at 0
         held.writing = asyncio.create_task(ledger.run())

@@ -30,7 +30,7 @@ async def deliver(delivery: Delivery, record: Record) -> Sequence[Resolution]:
     """What became of each of its orders; raises its problem. Cancelled, it is abandoned."""
     ended: asyncio.Future[UnderWay] = asyncio.get_running_loop().create_future()
     before = set(delivery.under_way)
-    delivery.begin([record], lambda whole: None if ended.done() else ended.set_result(whole))
+    delivery.begin([record], lambda wholes: None if ended.done() else ended.set_result(wholes[0]))
     begun = delivery.under_way - before
     try:
         whole = await ended

@@ -158,7 +158,7 @@ class FakeDelivery:
         self.failing: set[int] = set()
         self.under_way: dict[UnderWay, asyncio.Task[None]] = {}
 
-    def begin(self, records: Sequence[Record], ended: Callable[[UnderWay], None]) -> None:
+    def begin(self, records: Sequence[Record], ended: Callable[[Sequence[UnderWay]], None]) -> None:
         for record in records:
             self.delivered.append(record.coordinates.offset)
             self.records.append(record)
@@ -174,7 +174,7 @@ class FakeDelivery:
         else:
             whole.resolutions = list(self.ends(offset))
         del self.under_way[whole]
-        whole.ended(whole)
+        whole.ended([whole])
         if not self.under_way:
             self.after_turn()
 
@@ -350,6 +350,37 @@ async def test_nothing_more_is_begun_while_many_records_that_ended_are_not_writt
 
         room.link.refuses = False
         await room.delivers(list(range(50, 130)))
+
+
+async def test_a_record_that_cannot_be_written_costs_none_of_those_that_ended_with_it(room: Room) -> None:
+    await room.assigned()
+    told: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, about: told.append(about["exception"]))
+    held = room.intake._assignment
+    assert held is not None
+    ends = [
+        UnderWay(
+            Record(Coordinates("events", 0, offset), 0, None, b""),
+            cast("Delivery", room.delivery),
+            held.ended,
+            NOW,
+            resolutions=[GRANTED],
+        )
+        for offset in (50, 51, 52)
+    ]
+    add = held.ledger.add
+
+    def fail(record: Record, resolutions: Sequence[Resolution]) -> None:
+        if record.coordinates.offset == 51:
+            raise ZeroDivisionError("a bug")
+        add(record, resolutions)
+
+    held.ledger.add = fail  # type: ignore[method-assign]
+    held.ended(ends)
+
+    assert [type(each) for each in told] == [ZeroDivisionError]
+    assert held.ledger.pending == 2
+    held.ledger.add = add  # type: ignore[method-assign]
 
 
 async def test_records_that_a_bug_holds_up_hold_up_no_others_and_are_begun_again_for_ever() -> None:

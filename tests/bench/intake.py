@@ -147,7 +147,7 @@ class Deliverer:
         self._ends = [GRANTED]
         self.under_way: set[UnderWay] = set()
 
-    def begin(self, records: Sequence[Record], ended: Callable[[UnderWay], None]) -> None:
+    def begin(self, records: Sequence[Record], ended: Callable[[Sequence[UnderWay]], None]) -> None:
         going = []
         for record in records:
             whole = UnderWay(record, cast("Delivery", self), ended, BEGAN_AT, [], self._ends)
@@ -156,8 +156,8 @@ class Deliverer:
         asyncio.get_running_loop().call_soon(self._end, going)
 
     def _end(self, going: Sequence[UnderWay]) -> None:
-        for whole in going:
-            whole.ended(whole)
+        if going:
+            going[0].ended(going)
         self._after_turn()
 
     def after_turns(self, call: Callable[[], None]) -> None:

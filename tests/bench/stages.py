@@ -141,8 +141,9 @@ def stages(  # noqa: C901  # a list of loops
         for _ in events:
             book.replies.classify(Answered(200, REPLY), NOW)
 
-    def ended(whole: UnderWay) -> None:
-        resolutions.extend(whole.resolutions)
+    def ended(wholes: Sequence[UnderWay]) -> None:
+        for whole in wholes:
+            resolutions.extend(whole.resolutions)
 
     async def deliver() -> None:
         resolutions.clear()

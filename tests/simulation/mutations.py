@@ -117,10 +117,11 @@ def straggler_let_in() -> Iterator[None]:
     def abandon_nothing(_self: Any, _whole: UnderWay) -> list[Any]:
         return []
 
-    def ended(self: Any, held: Any, whole: UnderWay) -> None:
-        now, record = self._assignment or held, whole.record
-        if TopicPartition(*record.coordinates[:2]) in now.places:
-            now.ledger.add(record, whole.resolutions)
+    def ended(self: Any, held: Any, wholes: Sequence[UnderWay]) -> None:
+        now = self._assignment or held
+        for whole in wholes:
+            if TopicPartition(*whole.record.coordinates[:2]) in now.places:
+                now.ledger.add(whole.record, whole.resolutions)
 
     with _replaced((Delivery, "abandon", abandon_nothing), (Intake, "_ended", ended)):
         yield
