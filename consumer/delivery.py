@@ -83,6 +83,10 @@ class Rules(Protocol):
         """The record's orders, or what was found instead."""
         ...
 
+    def read_all(self, records: Sequence[Record], now: datetime) -> Sequence[tuple[Order | Finding, ...]]:
+        """The same of each."""
+        ...
+
     def plan(self, order: Order) -> CouponRequest | Finding:
         """What is to be done for one order."""
         ...
@@ -256,7 +260,7 @@ class Delivery:
         outcome, a bug or a broken configuration, the record has a `problem` instead of resolutions.
         """
         rules, now = self._rules(), self._clock()  # the same for a whole record, whatever is loaded meanwhile
-        read = [rules.read(record, now) for record in records]  # which never raises
+        read = rules.read_all(records, now)  # which never raises
         ways: list[_Way] = []
         for record, items in zip(records, read, strict=True):
             whole = UnderWay(record, self, ended, now)

@@ -64,6 +64,9 @@ class FakeRules:
         assert now == NOW
         return tuple(self._item(index, raw) for index, raw in enumerate(json.loads(record.value or b"[]")))
 
+    def read_all(self, records: Sequence[Record], now: datetime) -> list[tuple[Order | Finding, ...]]:
+        return [self.read(record, now) for record in records]
+
     def _item(self, index: int, raw: dict[str, Any]) -> Order | Finding:
         if "finding" in raw:
             return Finding(

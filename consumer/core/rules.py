@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from consumer.core.coupons import Account, CouponRequest
 from consumer.core.events import Order, Record
 from consumer.core.expressions import Compiler
-from consumer.core.formats import Refusal
+from consumer.core.formats import Event, Refusal
 from consumer.core.outcomes import Finding, Outcome, Reason
 from consumer.core.planning import Metadatum, Planner, Rule, ended
 from consumer.core.replies import ReplyTable
@@ -83,6 +83,39 @@ class RuleBook:
 
     # -- A record ------------------------------------------------------------------------------------
 
+    def read_all(self, records: Sequence[Record], now: datetime) -> list[tuple[Order | Finding, ...]]:
+        """Of each record what `read` gives, with fewer steps where it is an event that is one order, as nearly all are."""
+        by_topic, any_topic, directory = self._by_topic, self._any_topic, self.directory
+        found: list[tuple[Order | Finding, ...]] = []
+        for record in records:
+            source = by_topic.get(record.coordinates.topic, any_topic)
+            if (
+                source is None
+                or record.value is None
+                or record.retry is not None
+                or record.replay is not None
+                or record.refused
+            ):
+                found.append(self.read(record, now))
+                continue
+            try:
+                event = source.envelope.open(record)
+                if (
+                    isinstance(event, Refusal)
+                    or type(body := event.body) is not dict
+                    or source.apart is None
+                    or not body.keys().isdisjoint(source.apart)
+                ):
+                    found.append(self._items(source, record, event, now))
+                    continue
+                latest, oldest, oldest_ms = source.bounds[now]
+                late = YEAR_2000_MS <= record.timestamp_ms < oldest_ms
+                item = source.read_order(0, body, event, directory, (oldest, latest, late, False))
+                found.append((item if type(item) is Order else self._unless_unwanted(item),))
+            except Exception:  # noqa: BLE001  # the plain way has the words for it
+                found.append(self.read(record, now))
+        return found
+
     def read(self, record: Record, now: datetime) -> tuple[Order | Finding, ...]:
         """The record's orders, and what was found instead of one. At least one item; never raises.
 
@@ -121,28 +154,33 @@ class RuleBook:
         """As `read`, by a source of one's own choice; without `now` nothing is too late or in the future."""
         if record.value is None:
             return (Finding(0, Outcome.SKIPPED, Reason.TOMBSTONE, "no value", source=source.name),)
-        retry, replay = record.retry, record.replay
         try:
-            event = source.envelope.open(record)
-            if isinstance(event, Refusal):
-                return (_refused(event, source.name),)
-            items = source.read(
-                event,
-                self.directory,
-                now,
-                record.timestamp_ms if retry is None else retry.timestamp_ms,
-                # `expired` says that there never was an attempt; and whoever replays an order wants it sent.
-                expires=replay is None and (retry is None or retry.attempts.count == 0),
-                release=replay is not None and replay.release,
-            )
-            for item in items:
-                if isinstance(item, Finding) and item.outcome is Outcome.EXPIRED:
-                    return tuple([self._unless_unwanted(each) for each in items])
-            return items
+            return self._items(source, record, source.envelope.open(record), now)
         except RecursionError:
             return (_invalid(Reason.TOO_DEEP, "objects or lists are nested too deeply", source=source.name),)
         except Exception as error:  # noqa: BLE001  # whatever the bytes: a record has an outcome, and is not read again
             return (_invalid(Reason.SCHEMA, f"cannot be read: {type(error).__name__}", source=source.name),)
+
+    def _items(
+        self, source: Source, record: Record, event: Event | Refusal, now: datetime | None
+    ) -> tuple[Order | Finding, ...]:
+        """Of a record that has been opened."""
+        if isinstance(event, Refusal):
+            return (_refused(event, source.name),)
+        retry, replay = record.retry, record.replay
+        items = source.read(
+            event,
+            self.directory,
+            now,
+            record.timestamp_ms if retry is None else retry.timestamp_ms,
+            # `expired` says that there never was an attempt; and whoever replays an order wants it sent.
+            expires=replay is None and (retry is None or retry.attempts.count == 0),
+            release=replay is not None and replay.release,
+        )
+        for item in items:
+            if isinstance(item, Finding) and item.outcome is Outcome.EXPIRED:
+                return tuple([self._unless_unwanted(each) for each in items])
+        return items
 
     def _unless_unwanted(self, item: Order | Finding) -> Order | Finding:
         """A charge that no rule wants, or one leaves out, ends so however late it comes: no driver missed a coupon."""

@@ -254,6 +254,8 @@ class Source:
         zone: wall clocks are in it, and times are shown in it.
         overrides: the fields, by station, where they are read in another way.
         deadline: how long after its end a charge is still granted; None means for ever.
+        apart: names in an event that may make it no order by itself; None where that takes more than names.
+        bounds: by what time it is, when an end can be too late.
 
     """
 
@@ -270,10 +272,10 @@ class Source:
     deadline: timedelta | None = None
 
     # Made ready for `read`, which no longer has to ask.
-    _apart: frozenset[str] | None = field(init=False, repr=False, compare=False)
+    apart: frozenset[str] | None = field(init=False, repr=False, compare=False)
     _station_key: str = field(init=False, repr=False, compare=False)
     _naming: tuple[Reader, ...] = field(init=False, repr=False, compare=False)
-    _bounds: Memo[datetime, "_Bounds"] = field(init=False, repr=False, compare=False)
+    bounds: Memo[datetime, "_Bounds"] = field(init=False, repr=False, compare=False)
     _endless: Memo[datetime, "_Bounds"] = field(init=False, repr=False, compare=False)
     _ready: dict[object, "_Ready"] = field(init=False, repr=False, compare=False)
     _event_id: FieldText = field(init=False, repr=False, compare=False)
@@ -288,12 +290,12 @@ class Source:
         naming = readers_of(self.fields[: self._count_naming()], None, None)
         places = [place for fields in (self.fields, *self.overrides.values()) for place in fields]
         ready: dict[str, object] = {
-            "_apart": self._look_twice(),
+            "apart": self._look_twice(),
             "_station_key": next(
                 (key for key, name, texts, *_ in naming if texts and name == "station_id"), NOWHERE
             ),
             "_naming": naming,
-            "_bounds": _bounds_of(self.plausibility.future, self.deadline),
+            "bounds": _bounds_of(self.plausibility.future, self.deadline),
             "_endless": _bounds_of(self.plausibility.future, None),
             "_ready": {},
             "_event_id": FieldText(self.event_id),
@@ -337,11 +339,11 @@ class Source:
         oldest = latest = None
         late = False
         if now is not None:
-            latest, oldest, oldest_ms = (self._bounds if expires else self._endless)[now]
+            latest, oldest, oldest_ms = (self.bounds if expires else self._endless)[now]
             late = YEAR_2000_MS <= recorded_ms < oldest_ms
         window = oldest, latest, late, release
-        if self._apart is not None and type(body) is dict and body.keys().isdisjoint(self._apart):
-            return (self._read_order(0, body, event, directory, window),)
+        if self.apart is not None and type(body) is dict and body.keys().isdisjoint(self.apart):
+            return (self.read_order(0, body, event, directory, window),)
         if not isinstance(body, dict | list):
             detail = f"{kind_of(body)} where an object is expected"
             if isinstance(body, str):
@@ -373,7 +375,7 @@ class Source:
         return event.body if isinstance(event.body, list) else [event.body]
 
     def _read_row(
-        self, index: int, row: object, event: Event, directory: Directory, window: "_Window"
+        self, index: int, row: object, event: Event, directory: Directory, window: "Window"
     ) -> Order | Finding:
         row = _opened(row)
         if isinstance(row, Refusal):
@@ -382,51 +384,12 @@ class Source:
             return self._invalid(index, Reason.SCHEMA, f"{kind_of(row)} where an order is expected")
         if row is not event.body and is_encrypted(row) and self._finds_nothing(row):
             return self._invalid(index, ENCRYPTED.reason, ENCRYPTED.detail)
-        return self._read_order(index, row, event, directory, window)
+        return self.read_order(index, row, event, directory, window)
 
-    def _read_order(
-        self, index: int, row: dict[str, object], event: Event, directory: Directory, window: "_Window"
+    def read_order(  # noqa: C901, PLR0912, PLR0915  # one straight line, since each call would cost as much as what is done in it
+        self, index: int, row: dict[str, object], event: Event, directory: Directory, window: "Window"
     ) -> Order | Finding:
-        values, problems, order_id, plate, began, over = self._take(row, event, directory)
-        for key, texts, inverted, gate in self._gates:
-            raw = row.get(key)
-            if type(raw) is str and (text := raw.strip()) and (text in texts) is inverted:
-                continue
-            verdict = gate.test(row, event)
-            if verdict is not None:
-                outcome, reason, detail = verdict
-                dead, reverses = outcome is Outcome.INVALID, _reversed(gate, row, event)
-                return Finding(index, outcome, reason, detail, dead, values, reverses, source=self.name)
-        fit = not problems and self._is_named_by_order
-        for name in self._required:
-            fit = fit and name in values
-        if fit and order_id is not None and plate is not None:
-            values["event_id"] = order_id
-            order = Order(index, self.name, order_id, order_id, plate, values)
-        elif "ended_at" in problems and problems["ended_at"].reason is Reason.NOT_FINISHED:
-            detail = "ended_at: a time that means none"
-            return self._ended(index, Outcome.SKIPPED, Reason.NOT_FINISHED, detail, values)
-        else:
-            found = self._order(index, values, problems)
-            if isinstance(found, Finding):
-                return found
-            order = found
-        oldest, latest, late, release = window
-        # Counted from the earlier of the end of charging and the record's timestamp.
-        late = late or (oldest is not None and over is not None and over < oldest)
-        if plate is not None and not late and self.plausibility.is_fine(values, began, over, latest):
-            return order
-        return self._judged(order, latest, late=late, release=release)
-
-    def _finds_nothing(self, row: object) -> bool:
-        """What is encrypted would else look like a missing plate."""
-        alone = Event(row)
-        return all(place.find(row, alone) is None for place in self.fields)
-
-    def _take(  # noqa: C901, PLR0912  # one straight line, since each call would cost as much as what is done in it
-        self, row: dict[str, object], event: Event, directory: Directory
-    ) -> "_Taken":
-        """What can be read, and what cannot; order number, and plate if it is a mainland one; start and end in UTC.
+        """The order that stands in a row, or what was found instead.
 
         What is as it nearly always is, is told at a glance; all else is asked of functions.
         """
@@ -482,7 +445,41 @@ class Source:
         for name in self._times:
             if name not in moments:
                 _placed(name, values, moments, rules)
-        return values, problems, order_id, plate, began, over
+
+        for key, texts, inverted, gate in self._gates:
+            raw = row.get(key)
+            if type(raw) is str and (text := raw.strip()) and (text in texts) is inverted:
+                continue
+            verdict = gate.test(row, event)
+            if verdict is not None:
+                outcome, reason, detail = verdict
+                dead, reverses = outcome is Outcome.INVALID, _reversed(gate, row, event)
+                return Finding(index, outcome, reason, detail, dead, values, reverses, source=self.name)
+        fit = not problems and self._is_named_by_order
+        for name in self._required:
+            fit = fit and name in values
+        if fit and order_id is not None and plate is not None:
+            values["event_id"] = order_id
+            order = Order(index, self.name, order_id, order_id, plate, values)
+        elif "ended_at" in problems and problems["ended_at"].reason is Reason.NOT_FINISHED:
+            detail = "ended_at: a time that means none"
+            return self._ended(index, Outcome.SKIPPED, Reason.NOT_FINISHED, detail, values)
+        else:
+            found = self._order(index, values, problems)
+            if isinstance(found, Finding):
+                return found
+            order = found
+        oldest, latest, late, release = window
+        # Counted from the earlier of the end of charging and the record's timestamp.
+        late = late or (oldest is not None and over is not None and over < oldest)
+        if plate is not None and not late and self.plausibility.is_fine(values, began, over, latest):
+            return order
+        return self._judged(order, latest, late=late, release=release)
+
+    def _finds_nothing(self, row: object) -> bool:
+        """What is encrypted would else look like a missing plate."""
+        alone = Event(row)
+        return all(place.find(row, alone) is None for place in self.fields)
 
     def _station_of(
         self,
@@ -597,23 +594,12 @@ def _opened(found: object) -> object:
     return found
 
 
-_Window = tuple[datetime | None, datetime | None, bool, bool]
+Window = tuple[datetime | None, datetime | None, bool, bool]
 """When a charge must have ended to get a coupon.
 
 Earlier is too late by now (None: never too late); later cannot be (None: nobody knows what time it is); the record
 was written too long ago, whatever stands in it; somebody has looked at the doubts, and wants the coupon granted.
 """
-
-_Taken = tuple[
-    dict[str, Value],
-    dict[str, UnreadableError],
-    str | None,
-    str | None,
-    datetime | None,
-    datetime | None,
-]
-
-"""See `Source._take`."""
 
 _Ready = tuple[tuple[Reader, ...], tuple[Reader, ...], str | None, tzinfo | None]
 """What reads all fields of a row, and what those that name no station; the zone in which its times are shown."""

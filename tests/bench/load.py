@@ -8,7 +8,7 @@ import heapq
 import random
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -185,6 +185,10 @@ class OneOrder:
         """Its order."""
         name = (record.value or b"").decode()
         return (Order(0, "s", name, name, name, {}),)
+
+    def read_all(self, records: Sequence[Record], now: datetime) -> list[tuple[Order | Finding, ...]]:
+        """Theirs."""
+        return [self.read(record, now) for record in records]
 
     def plan(self, order: Order) -> CouponRequest | Finding:
         """A request."""

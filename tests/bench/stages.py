@@ -128,7 +128,8 @@ def stages(  # noqa: C901  # a list of loops
             source.envelope.open(record)
 
     async def read() -> None:
-        orders[:] = [item for record in events for item in book.read(record, NOW) if isinstance(item, Order)]
+        read = book.read_all(events, NOW)
+        orders[:] = [item for items in read for item in items if isinstance(item, Order)]
 
     async def plan() -> None:
         requests[:] = [found for order in orders if isinstance(found := book.plan(order), CouponRequest)]

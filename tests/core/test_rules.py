@@ -278,12 +278,35 @@ def test_times_keep_their_own_offset_where_no_zone_is_known() -> None:
     assert "zone" not in order(station_id="S3").values
 
 
+def test_records_are_read_together_as_each_is_alone() -> None:
+    whole = json.dumps(CHARGE).encode()
+    late = NOW - timedelta(days=400)
+    retry = RetryContext(Coordinates("charges", 0, 1), -1, 0, Wait.REPLY, NOW, NOW)
+    records = [
+        record(whole),
+        record(json.dumps([CHARGE, CHARGE]).encode()),
+        record(json.dumps({"orders": [CHARGE]}).encode()),
+        record(whole, "nobody's"),
+        record(None),
+        record(b"[" * 100_000),
+        replace(record(whole), refused="it is too long"),
+        replace(record(whole), retry=retry),
+        replace(record(whole), replay=Replay("id", 1, None, release=True)),
+        replace(record(whole), timestamp_ms=round(late.timestamp() * 1000)),
+        record(json.dumps(CHARGE | {"ended_at": late.isoformat(), "started_at": late.isoformat()}).encode()),
+    ]
+    endless = book(head=HEAD.replace("version: 1", "version: 1\ndeadline: off"))
+    for rules in (BOOK, endless):
+        assert rules.read_all(records, NOW) == [rules.read(each, NOW) for each in records]
+
+
 @given(st.binary())
 def test_any_bytes_end_in_at_least_one_item(value: bytes) -> None:
     for topic in ("charges", "cec", "other"):
         items = BOOK.read(record(value, topic), NOW)
 
         assert items
+        assert BOOK.read_all([record(value, topic)], NOW) == [items]
         for item in items:
             if isinstance(item, Order):
                 BOOK.plan(item)
@@ -305,9 +328,11 @@ _anything = st.recursive(
 @settings(max_examples=100)
 @given(st.fixed_dictionaries({}, optional=dict.fromkeys([*CHARGE, "charging_seconds", "orders"], _anything)))
 def test_any_json_in_our_fields_ends_in_items_that_can_be_planned_and_written(event: dict[str, Any]) -> None:
-    items = BOOK.read(record(json.dumps(event).encode()), NOW)
+    value = json.dumps(event).encode()
+    items = BOOK.read(record(value), NOW)
 
     assert items
+    assert BOOK.read_all([record(value), record(value, "cec")], NOW)[0] == items
     for item in items:
         orjson.dumps(dict(item.values or {}))
         if isinstance(item, Order):
