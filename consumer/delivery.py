@@ -524,6 +524,7 @@ class Delivery:
             NO_WORDS if context is None else context.words,
             "" if context is None else context.label,
             later,
+            order.span if order is not None and values is order.values else None,
         )
 
     def _secret(self, way: "_Way") -> str:
@@ -939,6 +940,7 @@ class _Way(Place):
             words,
             label,
             later,
+            order.span,
         )
 
 

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from prometheus_client import Gauge
 
 from consumer.core.errors import BrokerUnavailableError, RefusedError
-from consumer.core.events import Record, Wait
+from consumer.core.events import Record, Value, Wait
 from consumer.core.offsets import FULL_MAP_BYTES, MAX_MAP_BYTES, OffsetMap, Tracker, decode_map, encode_map
 from consumer.core.outcomes import (
     Later,
@@ -214,7 +214,10 @@ class _Tally:
             self.kinds.append((outcome, resolution.reason, resolution.label, resolution.dead_letter))
             lot = None if parameters is None else parameters.get("api_store_code")
             self.orders.append((outcome, resolution.account, resolution.rule, lot))
-            at = None if values is None else values.get("ended_at")
+            if (span := resolution.span) is not None:
+                at: Value | None = span[1]
+            else:
+                at = None if values is None else values.get("ended_at")
             if isinstance(at, datetime):
                 self.ends.append(at.timestamp())
 

@@ -25,6 +25,7 @@ from consumer.core.events import (
     GatewayWords,
     Record,
     RetryContext,
+    Span,
     Value,
     Wait,
 )
@@ -166,7 +167,8 @@ class Resolution(Frozen):
         decided_at: when this was decided, by our own clock, in UTC.
         label: the last reply's metric label (`Reply.label`); empty where no call was made.
         later: it waits in a retry topic, and has no outcome yet.
-        traceparent: of the span that tells of it, where it is traced.
+        span: the order's (`Order.span`); None where only the values tell.
+        traceparent: of the trace's span that tells of it, where it is traced.
 
     """
 
@@ -190,6 +192,7 @@ class Resolution(Frozen):
     words: GatewayWords = NO_WORDS
     label: str = ""
     later: Later | None = None
+    span: Span | None = None
     traceparent: str | None = None
 
     @property
@@ -300,6 +303,8 @@ def encode_outcome(  # noqa: C901 - each order comes through here, and each call
     order_id, event_id, plate, station_id, started_at, ended_at, energy_wh, seconds, fee_fen = map(
         values.get, _VALUES
     )
+    if (span := resolution.span) is not None:
+        started_at, ended_at = span
     if type(order_id) is not str:
         order_id = _text(order_id)
     if type(event_id) is not str or not event_id:

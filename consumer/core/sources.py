@@ -5,9 +5,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
 from enum import StrEnum
 
+from msgspec.structs import replace
+
 from consumer.core import plates
 from consumer.core.envelopes import ENCRYPTED, SEALS, Envelope, is_encrypted
-from consumer.core.events import Order, Value
+from consumer.core.events import Order, Span, Value
 from consumer.core.fields import (
     LONGEST_PLACEHOLDER,
     MAX_TEXT,
@@ -460,12 +462,12 @@ class Source:
             fit = fit and name in values
         if fit and order_id is not None and plate is not None:
             values["event_id"] = order_id
-            order = Order(index, self.name, order_id, order_id, plate, values)
+            order = Order(index, self.name, order_id, order_id, plate, values, (), (began, over))
         elif "ended_at" in problems and problems["ended_at"].reason is Reason.NOT_FINISHED:
             detail = "ended_at: a time that means none"
             return self._ended(index, Outcome.SKIPPED, Reason.NOT_FINISHED, detail, values)
         else:
-            found = self._order(index, values, problems)
+            found = self._order(index, values, problems, (began, over))
             if isinstance(found, Finding):
                 return found
             order = found
@@ -516,7 +518,7 @@ class Source:
         return sum(place.name in NAMING_FIELDS for place in self.fields)
 
     def _order(
-        self, index: int, values: dict[str, Value], problems: Mapping[str, UnreadableError]
+        self, index: int, values: dict[str, Value], problems: Mapping[str, UnreadableError], span: Span
     ) -> Order | Finding:
         """The order, or what it lacks."""
         order_id = values.get("order_id")
@@ -542,7 +544,7 @@ class Source:
             return self._ended(index, Outcome.SKIPPED, Reason.PLATE_MISSING, "no plate", values)
         for name, error in problems.items():
             return self._invalid(index, error.reason, f"{name}: {error.detail}", values)
-        return Order(index, self.name, str(order_id), event_id, str(plate), values)
+        return Order(index, self.name, str(order_id), event_id, str(plate), values, (), span)
 
     def _judged(self, order: Order, latest: datetime | None, *, late: bool, release: bool) -> Order | Finding:
         """The order, or why it gets no coupon though it can be read."""
@@ -566,9 +568,7 @@ class Source:
         if not doubts:
             return order
         reasons = tuple(dict.fromkeys(reason for reason, _ in doubts))
-        return Order(
-            order.index, order.source, order.order_id, order.event_id, order.plate, order.values, reasons
-        )
+        return replace(order, suspicions=reasons)
 
     def _ended(
         self, index: int, outcome: Outcome, reason: Reason, detail: str, values: Mapping[str, Value]

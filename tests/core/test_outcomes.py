@@ -481,6 +481,21 @@ def test_an_outcome_is_written_as_it_is_plainly_spelled_out(
     assert encode_outcome(resolution, context).value == outcomes._json(plain_body(resolution, context))
 
 
+@given(any_resolution)
+def test_times_in_utc_are_written_as_those_of_any_zone(resolution: Resolution) -> None:
+    values = resolution.values or {}
+    span = tuple(in_utc(values.get(name)) for name in ("started_at", "ended_at"))
+
+    assert encode_outcome(replace(resolution, span=span), CLEAR) == encode_outcome(resolution, CLEAR)
+
+
+def in_utc(value: Value | None) -> datetime | None:
+    try:
+        return value.astimezone(UTC) if isinstance(value, datetime) and value.tzinfo is not None else None
+    except OverflowError:
+        return None
+
+
 def plain_body(resolution: Resolution, context: OutcomeContext) -> dict[str, Any]:
     """What `encode_outcome` writes down with as few calls as possible."""
     record, words, privacy = resolution.record, resolution.words, context.privacy

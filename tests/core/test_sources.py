@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumer import rulebook
-from consumer.core.events import Coordinates, Headers, Order, Record
+from consumer.core.events import Coordinates, Headers, Order, Record, Value
 from consumer.core.fields import UNITS, Field, FieldType, placed
 from consumer.core.outcomes import Finding, Outcome, Reason
 from consumer.core.rules import RuleBook
@@ -52,9 +52,17 @@ def read_all(
     headers: Headers = (),
     timestamp_ms: int = -1,
 ) -> tuple[Order | Finding, ...]:
-    return rules.read_as(
+    items = rules.read_as(
         rules.sources[0], Record(Coordinates("t", 0, 0), timestamp_ms, key, value, headers), now
     )
+    for item in items:
+        if isinstance(item, Order):
+            assert item.span == tuple(in_utc(item.values.get(name)) for name in ("started_at", "ended_at"))
+    return items
+
+
+def in_utc(value: Value | None) -> datetime | None:
+    return value.astimezone(UTC) if isinstance(value, datetime) else None
 
 
 def read(
