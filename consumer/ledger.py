@@ -558,7 +558,7 @@ class Ledger:
         for (topic, wait, code), count in Counter(tally.waits).items():
             metrics.retries_later.labels(topic, wait, code).inc(count)
         metrics.count_orders(tally.orders)
-        metrics.event_age_seconds.observe_all([max(0.0, wall - at) for at in tally.ends])
+        metrics.event_age_seconds.observe_all([wall - at if at < wall else 0.0 for at in tally.ends])
 
     def _well_again(self) -> None:
         self.trouble, self.stuck = None, False
