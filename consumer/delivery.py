@@ -374,7 +374,6 @@ class Delivery:
         for account, ways in asking.items():
             self._ask(account, ways, calling)
         if calling:
-            self._note_called(calling)
             self._call(calling)
 
     def _end(self, ended: "Sequence[tuple[_Way, Resolution]]") -> None:
@@ -593,6 +592,11 @@ class Delivery:
         """They are encoded only now, so that waiting orders keep no bodies."""
         at, monotonic, start = self._clock(), self._monotonic, self._gateway.start
         posts: list[tuple[_Way, str, bytes]] = []
+        self._quiet.clear()
+        for way in ways:  # all of them first: one that fails may be the end of its record
+            if not way.whole.called:
+                way.whole.called = True
+                self._called += 1
         for way in ways:
             request = way.request
             try:
@@ -643,8 +647,8 @@ class Delivery:
                 if then is final:
                     ended.append((way, _ended(way, end, reply, at, seconds)))
                     continue
-            call = _Call(end, reply, at, seconds)
-            way.waits = asyncio.get_running_loop().create_task(self._go_on(way, call))
+            going_on = self._go_on(way, _Call(end, reply, at, seconds))
+            way.waits = asyncio.get_running_loop().create_task(going_on)
         self._end(ended)
         if over:
             self._flow.end(over, now)
@@ -783,14 +787,6 @@ class Delivery:
         self._metrics.retry_budget_used_up.inc()
         return False
 
-    def _note_called(self, ways: "Sequence[_Way]") -> None:
-        self._quiet.clear()
-        for way in ways:
-            whole = way.whole
-            if not whole.called:
-                whole.called = True
-                self._called += 1
-
     def _set_aside(self, way: "_Way", wait: Wait) -> Resolution | None:
         """It waits where it is in nobody's way: its account is refused while others go on, or the member drains.
 
@@ -895,9 +891,8 @@ class _Way(Place):
 
     def failed(self, bug: Exception) -> None:
         """For its call, likewise."""
-        delivery = self.whole.delivery
-        delivery.failed.append((self, bug))
-        delivery.wake()
+        self.whole.delivery.failed.append((self, bug))
+        self.whole.delivery.wake()
 
     def so_far(self) -> Attempts:
         """As they are told."""
@@ -960,15 +955,12 @@ def _ended(
         detail = _no_answer(end.error, sent=isinstance(end, NoAnswer))
     elif end.resent:
         ambiguous = True
-    if outcome is _GRANTED and later is None:
+    if outcome is Outcome.GRANTED and later is None:
         ambiguous = False
     attempts = Attempts(before.count + 1, before.first_at or way.began_at, at, seconds, ambiguous)
     return way.resolution(
         outcome, decided_at or at, detail, reply.dead_letter, attempts, reply.words, reply.label, later
     )
-
-
-_GRANTED = Outcome.GRANTED
 
 
 def _deadline(rules: Rules, order: Order, record: Record, label: str, excused: float) -> datetime | None:

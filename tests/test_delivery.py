@@ -23,7 +23,7 @@ from consumer.core.events import Attempts, Coordinates, GatewayWords, Order, Rec
 from consumer.core.outcomes import Finding, Later, Outcome, Reason, Resolution
 from consumer.core.replies import Answered, AttemptEnd, NoAnswer, NotSent, ReplyTable
 from consumer.core.retries import RetryPolicy
-from consumer.core.signing import sign
+from consumer.core.signing import encode_form, sign
 from consumer.delivery import Delivery, KeyedOrder, Place, Rules, Tracer
 from consumer.flow import Flow
 from consumer.gateway import Call, Caller, HttpGateway
@@ -782,6 +782,30 @@ async def test_while_held_a_begun_record_ends_and_no_other_is_begun() -> None:
     parts.delivery.release()
     (later,) = await waiting
     assert later.outcome is Outcome.GRANTED
+
+
+async def test_it_is_not_quiet_while_others_call_of_whom_one_could_not_be_encoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(parameters: Mapping[str, str], secret: str) -> bytes:
+        if parameters["plate"] == "粤BA1471":
+            raise ZeroDivisionError("a bug")
+        return encode_form(parameters, secret)
+
+    monkeypatch.setattr("consumer.delivery.encode_form", fail)
+    parts = setup(ScriptedGateway(GRANTED))
+    failing = asyncio.create_task(deliver(parts.delivery, record(order("E1"))))
+    calling = asyncio.create_task(deliver(parts.delivery, record(order("E2", "粤BA1472"), offset=1)))
+    for _ in range(2):
+        await asyncio.sleep(0)
+
+    async with asyncio.timeout(30):
+        await parts.delivery.quiet()
+    assert not parts.delivery.under_way
+    with pytest.raises(ZeroDivisionError):
+        await failing
+    (resolution,) = await calling
+    assert resolution.outcome is Outcome.GRANTED
 
 
 async def test_while_held_nobody_sleeps_between_calls_whatever_the_platform_asks_for() -> None:
