@@ -44,7 +44,6 @@ from consumer.core.retries import (
     excused_seconds,
     next_step,
 )
-from consumer.core.signing import encode_form
 from consumer.core.traces import TracedCall
 from consumer.core.values import Frozen
 from consumer.flow import Flow, Permit
@@ -517,8 +516,7 @@ class Delivery:
             values,
             () if order is None else order.suspicions,
             finding.reverses,
-            None,  # no request, and nothing that was computed for one
-            None,
+            None,  # no request
             NO_ATTEMPTS if context is None else context.attempts,
             NO_WORDS if context is None else context.words,
             "" if context is None else context.label,
@@ -602,8 +600,7 @@ class Delivery:
             try:
                 name = way.rules.accounts[request.account].secret
                 way.secret = secret = self._secrets.get(name) or self._secret(way)
-                sent = request.sent(at) if request.timestamped else request.parameters
-                posts.append((way, request.url or self._url, encode_form(sent, secret)))
+                posts.append((way, request.url or self._url, request.encoded(at, secret)))
             except Exception as bug:  # noqa: BLE001  # it is of this record alone
                 self._fail(way, bug)
         for way, url, body in posts:
@@ -929,8 +926,7 @@ class _Way(Place):
             order.values,
             order.suspicions,
             None,  # and it reverses nothing
-            request.parameters,
-            request.metadata,
+            request,
             attempts,
             words,
             label,

@@ -210,9 +210,9 @@ class _Tally:
             if resolution.later is not None:
                 self.waits.append((entry.topic, resolution.later.wait, resolution.label))
                 continue
-            outcome, values, parameters = resolution.outcome, resolution.values, resolution.parameters
+            outcome, values, request = resolution.outcome, resolution.values, resolution.request
             self.kinds.append((outcome, resolution.reason, resolution.label, resolution.dead_letter))
-            lot = None if parameters is None else parameters.get("api_store_code")
+            lot = None if request is None else request.api_store_code
             self.orders.append((outcome, resolution.account, resolution.rule, lot))
             if (span := resolution.span) is not None:
                 at: Value | None = span[1]

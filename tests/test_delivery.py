@@ -85,7 +85,7 @@ class FakeRules:
             account="main",
             rule="r1",
             url=None,
-            parameters=parameters,
+            form=parameters,
             metadata={"minutes": 29},
             shadow=bool(order.values.get("shadow")),
         )
@@ -197,8 +197,13 @@ async def test_a_granted_order_carries_everything_that_an_outcome_tells() -> Non
         rules_hash="hash-1",
         values={"order_id": "E1", "event_id": "E1", "plate": "粤BA1471"},
         suspicions=("plate_doubtful",),
-        parameters={"event_id": "E1", "plate": "粤BA1471", "subject": "充电 减免+1% &=~*"},
-        metadata={"minutes": 29},
+        request=CouponRequest(
+            "main",
+            "r1",
+            None,
+            {"event_id": "E1", "plate": "粤BA1471", "subject": "充电 减免+1% &=~*"},
+            {"minutes": 29},
+        ),
         attempts=Attempts(1, NOW, NOW, resolution.attempts.seconds),
         words=GatewayWords(code="1001", http_status=200, grant_serial="G1"),
         label="1001",
@@ -222,8 +227,8 @@ async def test_findings_end_without_a_request() -> None:
     assert unmatched.values is not None
     assert unmatched.values["event_id"] == "E2"
     assert (shadow.outcome, shadow.reason, shadow.attempts.count) == (Outcome.SHADOW, None, 0)
-    assert shadow.parameters is not None
-    assert shadow.parameters["event_id"] == "E3"
+    assert shadow.request is not None
+    assert shadow.request.parameters["event_id"] == "E3"
 
 
 async def test_a_record_keeps_the_rules_that_it_began_with() -> None:
@@ -787,12 +792,12 @@ async def test_while_held_a_begun_record_ends_and_no_other_is_begun() -> None:
 async def test_it_is_not_quiet_while_others_call_of_whom_one_could_not_be_encoded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail(parameters: Mapping[str, str], secret: str) -> bytes:
-        if parameters["plate"] == "粤BA1471":
+    def fail(request: CouponRequest, _at: datetime, secret: str) -> bytes:
+        if request.parameters["plate"] == "粤BA1471":
             raise ZeroDivisionError("a bug")
-        return encode_form(parameters, secret)
+        return encode_form(request.parameters, secret)
 
-    monkeypatch.setattr("consumer.delivery.encode_form", fail)
+    monkeypatch.setattr(CouponRequest, "encoded", fail)
     parts = setup(ScriptedGateway(GRANTED))
     failing = asyncio.create_task(deliver(parts.delivery, record(order("E1"))))
     calling = asyncio.create_task(deliver(parts.delivery, record(order("E2", "粤BA1472"), offset=1)))

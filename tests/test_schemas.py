@@ -17,6 +17,7 @@ from jsonschema import Draft202012Validator
 from msgspec.structs import replace
 
 from consumer import cli, rulebook, schemas, settings
+from consumer.core.coupons import CouponRequest
 from consumer.core.events import Attempts, Coordinates, GatewayWords, Record, Replay, Wait
 from consumer.core.headers import replay_headers
 from consumer.core.letters import Receipt, receipt_headers
@@ -243,8 +244,15 @@ numbers = st.integers(min_value=0, max_value=2**53)
         ),
         suspicions=st.lists(st.sampled_from(Reason)).map(tuple),
         reverses=st.none() | text,
-        parameters=st.none() | st.dictionaries(st.sampled_from(["plate", "subject", "api_store_code"]), text),
-        metadata=st.none() | st.dictionaries(text, st.integers(-(2**31), 2**31 - 1)),
+        request=st.none()
+        | st.builds(
+            CouponRequest,
+            text,
+            text,
+            st.none(),
+            st.dictionaries(st.sampled_from(["plate", "subject", "api_store_code"]), text),
+            st.dictionaries(text, st.integers(-(2**31), 2**31 - 1)),
+        ),
         attempts=st.builds(
             Attempts,
             count=numbers,
@@ -398,16 +406,21 @@ def example(outcome: Outcome, offset: int, **changes: Any) -> Resolution:
         "account": "main",
         "rules_hash": "5f0c9b1a2c3d",
         "values": values,
-        "parameters": {
-            "app_id": "app-1",
-            "api_store_code": "store-17",
-            "api_type": "5",
-            "event_id": order,
-            "plate": "粤BD12345",
-            "subject": "【粤BD12345】充电 31.25 kWh",
-            "metadata": '{"minutes":{"name":"充电时长","value":90}}',
-        },
-        "metadata": {"minutes": 90},
+        "request": CouponRequest(
+            "main",
+            "two-hours-free",
+            None,
+            {
+                "app_id": "app-1",
+                "api_store_code": "store-17",
+                "api_type": "5",
+                "event_id": order,
+                "plate": "粤BD12345",
+                "subject": "【粤BD12345】充电 31.25 kWh",
+                "metadata": '{"minutes":{"name":"充电时长","value":90}}',
+            },
+            {"minutes": 90},
+        ),
         "attempts": Attempts(
             1, ended + timedelta(seconds=3.7), ended + timedelta(seconds=3.982), seconds=0.281_904
         ),
@@ -417,7 +430,7 @@ def example(outcome: Outcome, offset: int, **changes: Any) -> Resolution:
 
 def unasked(outcome: Outcome, offset: int, reason: Reason, **changes: Any) -> Resolution:
     """An order that ended without a request."""
-    nothing = {"parameters": None, "metadata": None, "attempts": Attempts(), "account": None, "rule": None}
+    nothing = {"request": None, "attempts": Attempts(), "account": None, "rule": None}
     return example(outcome, offset, reason=reason, **(nothing | changes))
 
 

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
 from consumer import tracing
+from consumer.core.coupons import CouponRequest
 from consumer.core.events import Attempts, Coordinates, GatewayWords, Record, Wait
 from consumer.core.headers import Header
 from consumer.core.outcomes import (
@@ -62,7 +63,7 @@ def resolution(of: Record, outcome: Outcome = Outcome.GRANTED, **changes: Any) -
         "label": "1001",
         "attempts": Attempts(1),
         "values": {"plate": PLATE, "order_id": f"A1-{PLATE}"},
-        "parameters": {"plate": PLATE, "subject": PLATE},
+        "request": CouponRequest("main", "r", None, {"plate": PLATE, "subject": PLATE}, {}),
     }
     return Resolution(of, outcome=outcome, **(whole | changes))
 

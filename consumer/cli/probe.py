@@ -231,7 +231,7 @@ def _with(
         fields["subject"] = fields["subject"].replace(fields["plate"], normalise(plate))
         fields["plate"] = normalise(plate)
     given = {"api_store_code": store, "subject": subject, "event_id": event_id}
-    return replace(request, parameters=fields | {name: text for name, text in given.items() if text})
+    return replace(request, form=fields | {name: text for name, text in given.items() if text})
 
 
 def _new_id() -> str:

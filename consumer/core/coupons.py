@@ -7,8 +7,7 @@ from enum import StrEnum
 
 import orjson
 
-from consumer.core.outcomes import Finding
-from consumer.core.signing import LaidOut, Layout
+from consumer.core.signing import LaidOut, Layout, encode_form
 from consumer.core.values import Frozen
 
 OWN_PARAMETERS = frozenset(
@@ -49,8 +48,8 @@ class CouponRequest(Frozen):
         account: name of the rules file's account whose secret signs it.
         rule: name of the rule that matched.
         url: where it is posted; None means the settings' gateway URL.
-        parameters: the form's fields in the order in which they are sent, `sign`
-            (and `timestamp`) not among them, none of them empty.
+        form: the fields in the order in which they are sent, `sign` (and `timestamp`) not
+            among them, none of them empty; or what makes them.
         metadata: the values the rule computed, by metadata key, as 32-bit integers.
         shadow: everything but the request is wanted (account or rule in state `shadow`).
         timestamped: it tells when it was sent.
@@ -60,10 +59,22 @@ class CouponRequest(Frozen):
     account: str
     rule: str
     url: str | None
-    parameters: Mapping[str, str]
+    form: Mapping[str, str] | LaidOut
     metadata: Mapping[str, int]
     shadow: bool = False
     timestamped: bool = False
+
+    @property
+    def parameters(self) -> Mapping[str, str]:
+        """The form's fields."""
+        form = self.form
+        return form.fields() if isinstance(form, LaidOut) else form
+
+    @property
+    def api_store_code(self) -> str | None:
+        """The lot."""
+        form = self.form
+        return form.api_store_code if isinstance(form, LaidOut) else form.get("api_store_code")
 
     def sent(self, at: datetime) -> Mapping[str, str]:
         """The form's fields as they are sent at that moment (domain: signature, `timestamp`)."""
@@ -71,9 +82,12 @@ class CouponRequest(Frozen):
             return self.parameters
         return {**self.parameters, "timestamp": str(round(at.timestamp() * 1000))}
 
-
-Plan = CouponRequest | Finding
-"""What is to be done for an order: ask for a coupon, or end it without a request."""
+    def encoded(self, at: datetime, app_secret: str) -> bytes:
+        """The body to post at that moment, with its signature. Raises UnicodeEncodeError for half a surrogate pair."""
+        form = self.form
+        if self.timestamped or not isinstance(form, LaidOut):
+            return encode_form(self.sent(at), app_secret)
+        return form.layout.encode(form, app_secret)
 
 
 class State(StrEnum):
@@ -132,7 +146,7 @@ class Datum(Frozen):
 class Form:
     """The fields of a rule's requests in the order of the endpoint's document; what is the same in all is filled in."""
 
-    __slots__ = ("_general", "_layout", "_metadata", "_own", "_text", "_whole")
+    __slots__ = ("_general", "_layout", "_metadata", "_own", "_text")
 
     def __init__(
         self, account: Account, api_type: str, metadata: Sequence[tuple[str, str]], own: Mapping[str, str]
@@ -153,10 +167,13 @@ class Form:
         }
         whole = {**self._general, **own}
         filled = {"api_store_code", "event_id", "plate", "subject", "metadata"}
-        self._whole = {name: text for name, text in whole.items() if text or name in filled}
         self._layout: Layout | None = None
         if self._text or not metadata:
-            fields = {name: None if name in filled else text for name, text in self._whole.items()}
+            fields = {
+                name: None if name in filled else text
+                for name, text in whole.items()
+                if text or name in filled
+            }
             self._layout = Layout(fields, self._metadata.texts)
 
     def filled(  # noqa: PLR0917  # by position, since names cost time
@@ -167,22 +184,12 @@ class Form:
         subject: str,
         values: tuple[int, ...],
         station: Mapping[str, str],
-    ) -> dict[str, str]:
+    ) -> Mapping[str, str] | LaidOut:
         """For one order, with its station's parameters over the account's; what is empty stays out (domain: signature)."""
         layout = self._layout
         if layout is None or station or not (api_store_code and event_id and plate and subject):
             return self._filled_otherwise(api_store_code, event_id, plate, subject, values, station)
-        metadata = self._text % values
-        form = LaidOut(self._whole)
-        form["api_store_code"] = api_store_code
-        form["event_id"] = event_id
-        form["plate"] = plate
-        form["subject"] = subject
-        if metadata:
-            form["metadata"] = metadata
-        form.layout = layout
-        form.filled = api_store_code, event_id, plate, subject, metadata, values
-        return form
+        return LaidOut(layout, api_store_code, event_id, plate, subject, self._text % values, values)
 
     def _filled_otherwise(  # noqa: PLR0917  # as above
         self,

@@ -17,6 +17,7 @@ import msgspec
 import orjson
 from msgspec import Struct
 
+from consumer.core.coupons import CouponRequest
 from consumer.core.events import (
     NO_ATTEMPTS,
     NO_WORDS,
@@ -162,8 +163,7 @@ class Resolution(Frozen):
     Attributes:
         record: the record that held the order.
         index: the order's place in it.
-        parameters: the request's fields as sent, without `sign`; None if none was built.
-        metadata: the values computed by the rule, by metadata key.
+        request: what was asked for, or would have been; None if none was built.
         decided_at: when this was decided, by our own clock, in UTC.
         label: the last reply's metric label (`Reply.label`); empty where no call was made.
         later: it waits in a retry topic, and has no outcome yet.
@@ -186,8 +186,7 @@ class Resolution(Frozen):
     values: Mapping[str, Value] | None = None
     suspicions: tuple[str, ...] = ()
     reverses: str | None = None
-    parameters: Mapping[str, str] | None = None
-    metadata: Mapping[str, int] | None = None
+    request: CouponRequest | None = None
     attempts: Attempts = NO_ATTEMPTS
     words: GatewayWords = NO_WORDS
     label: str = ""
@@ -294,7 +293,7 @@ def encode_outcome(  # noqa: C901 - each order comes through here, and each call
     and what is odd is left to others.
     """
     record, index, privacy = resolution.record, resolution.index, context.privacy
-    values, parameters = resolution.values or _NOTHING, resolution.parameters or _NOTHING
+    values, request = resolution.values or _NOTHING, resolution.request
     retry, payload, detail = record.retry, record.value, resolution.detail
     origin, timestamp_ms = (
         (record.coordinates, record.timestamp_ms) if retry is None else (retry.origin, retry.timestamp_ms)
@@ -307,10 +306,10 @@ def encode_outcome(  # noqa: C901 - each order comes through here, and each call
         started_at, ended_at = span
     if type(order_id) is not str:
         order_id = _text(order_id)
-    if type(event_id) is not str or not event_id:
-        event_id = _text(event_id) or parameters.get("event_id")
-    if type(plate) is not str or not plate:
-        plate = _text(plate) or parameters.get("plate")
+    if type(event_id) is not str:
+        event_id = _text(event_id)
+    if type(plate) is not str:
+        plate = _text(plate)
     if detail:
         detail = _cut(detail if clear else hide_plate(detail, plate), LONGEST_TEXT) or ""
     words = resolution.words
@@ -336,7 +335,7 @@ def encode_outcome(  # noqa: C901 - each order comes through here, and each call
         plate if clear else None,
         plate_hash(plate, privacy) if privacy.hashed else None,
         station_id if type(station_id) is str else None,
-        parameters.get("api_store_code"),
+        None if request is None else request.api_store_code,
         resolution.account,
         resolution.source,
         resolution.rule,
@@ -351,8 +350,10 @@ def encode_outcome(  # noqa: C901 - each order comes through here, and each call
         energy_wh if type(energy_wh) is int else None,
         seconds if type(seconds) is int else None,
         fee_fen if type(fee_fen) is int else None,
-        resolution.metadata,
-        _shadow_request(resolution, plate, privacy) if resolution.outcome is _SHADOW else None,
+        None if request is None else request.metadata,
+        _shadow_request(request, plate, privacy)
+        if request is not None and resolution.outcome is _SHADOW
+        else None,
         _Attempts(
             attempts.count,
             _MOMENTS[attempts.first_at],
@@ -528,17 +529,12 @@ _payload_hash_again = lru_cache(maxsize=4)(payload_hash)
 """For a record's other orders, which ask one after the other; most records have but one."""
 
 
-def _shadow_request(resolution: Resolution, plate: str | None, privacy: Privacy) -> Mapping[str, str] | None:
+def _shadow_request(request: CouponRequest, plate: str | None, privacy: Privacy) -> Mapping[str, str]:
     """A shadow outcome shows what would have been asked for; the others need not repeat it."""
-    if resolution.parameters is None:
-        return None
+    parameters = request.parameters
     if privacy.clear:
-        return resolution.parameters
-    return {
-        name: _hide(text, plate, privacy) or ""
-        for name, text in resolution.parameters.items()
-        if name != "plate"
-    }
+        return parameters
+    return {name: hide_plate(text, plate) or "" for name, text in parameters.items() if name != "plate"}
 
 
 def _place(record: Record) -> dict[str, Any]:
@@ -576,8 +572,8 @@ def encode_dead_letter(resolution: Resolution, context: OutcomeContext, max_byte
 
 
 def _dead_letter_headers(resolution: Resolution, context: OutcomeContext) -> list[Header]:
-    record, values, parameters = resolution.record, resolution.values or {}, resolution.parameters or {}
-    plate = _text(values.get("plate")) or parameters.get("plate")
+    record, values = resolution.record, resolution.values or {}
+    plate = _text(values.get("plate"))
     topic, partition, offset = record.origin
     texts = {
         "outcome": resolution.outcome.value,
@@ -585,7 +581,7 @@ def _dead_letter_headers(resolution: Resolution, context: OutcomeContext) -> lis
         "detail": _hide(resolution.detail, plate, context.privacy) or None,
         "code": _hide(resolution.words.code, plate, context.privacy),
         "order_id": _text(values.get("order_id")),
-        "event_id": _text(values.get("event_id")) or parameters.get("event_id"),
+        "event_id": _text(values.get("event_id")),
         "order_index": str(resolution.index),
         "topic": topic,
         "partition": str(partition),

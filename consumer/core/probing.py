@@ -62,7 +62,7 @@ def in_form(request: CouponRequest, metadata: Sequence[Datum], form: MetadataFor
             parameters[name] = text
         if name == "subject":
             parameters |= metadata_fields(metadata, form)
-    return replace(request, parameters=parameters)
+    return replace(request, form=parameters)
 
 
 _FIELD = re.compile(r"`([^`]+)`")

@@ -7,6 +7,8 @@ from operator import itemgetter
 from typing import Any
 from urllib.parse import quote_plus
 
+from consumer.core.values import Frozen
+
 _quote: Callable[[str], str]
 try:
     from yarl._quoting import _Quoter
@@ -44,8 +46,6 @@ def encode_form(parameters: Mapping[str, str], app_secret: str) -> bytes:
     Empty values are left out: that satisfies each of the three ways in which the
     documents word their treatment (domain: signature). Raises UnicodeEncodeError for half a surrogate pair.
     """
-    if type(parameters) is LaidOut:
-        return parameters.layout.encode(parameters, app_secret)
     if "app_secret" in parameters:
         raise ValueError("`app_secret` is never sent: take it out of the rules' extra parameters")
     values = [*parameters.values()]
@@ -88,27 +88,47 @@ def _with_gaps(names: list[str]) -> list[str]:
 _names = lru_cache(maxsize=256)(_Names)
 
 
-class LaidOut(dict[str, str]):
-    """A form's fields, which know how most of them are signed and encoded. It never changes.
+class LaidOut(Frozen):
+    """A form of which all is laid out but what an order fills; its fields, as a whole, are few people's concern.
 
     Attributes:
-        filled: store code, event id, plate, subject, metadata, and the numbers in it.
+        numbers: in the metadata.
 
     """
 
-    __slots__ = ("filled", "layout")
-
     layout: "Layout"
-    filled: tuple[str, str, str, str, str, tuple[int, ...]]
+    api_store_code: str
+    event_id: str
+    plate: str
+    subject: str
+    metadata: str
+    numbers: tuple[int, ...]
+
+    def fields(self) -> dict[str, str]:
+        """All of them, in the order in which they are sent."""
+        form = self.layout.fields.copy()
+        form["api_store_code"] = self.api_store_code
+        form["event_id"] = self.event_id
+        form["plate"] = self.plate
+        form["subject"] = self.subject
+        if self.metadata:
+            form["metadata"] = self.metadata
+        return form
 
 
 class Layout:
-    """The form of a rule, signed and encoded but for the fields that each order fills."""
+    """The form of a rule, signed and encoded but for the fields that each order fills.
 
-    __slots__ = ("_body", "_metadata", "_signed")
+    Attributes:
+        fields: all that it has, in their order; what orders fill is empty.
+
+    """
+
+    __slots__ = ("_body", "_metadata", "_signed", "fields")
 
     def __init__(self, fields: Mapping[str, str | None], metadata: Sequence[str]) -> None:
         """`fields` are all, without a value where orders fill them; `metadata` the texts around its numbers."""
+        self.fields = {name: text or "" for name, text in fields.items()}
         signed = _before_gaps([*sorted(fields.items()), ("app_secret", None)])
         body = _before_gaps(
             [*((_quoted(name), text and _quoted(text)) for name, text in fields.items()), ("sign", None)]
@@ -121,13 +141,15 @@ class Layout:
 
     def encode(self, form: LaidOut, app_secret: str) -> bytes:
         """As `encode_form`, in a straight line: to put any values into any gaps takes twice as long."""
-        store, event_id, plate, subject, metadata, numbers = form.filled
+        store, event_id, plate, subject = form.api_store_code, form.event_id, form.plate, form.subject
         a, b, c, d, e, f = self._signed
-        base = f"{a}{store}{b}{event_id}{c}{metadata}{d}{plate}{e}{subject}{f}{app_secret}"
+        base = f"{a}{store}{b}{event_id}{c}{form.metadata}{d}{plate}{e}{subject}{f}{app_secret}"
         signature = _md5(base.encode()).hexdigest().upper()
         store, event_id, plate, subject = _quote(store), _quote(event_id), _quote(plate), _quote(subject)
         a, b, c, d, e, f = self._body
-        body = f"{a}{store}{b}{event_id}{c}{plate}{d}{subject}{e}{self._metadata(*numbers)}{f}{signature}"
+        body = (
+            f"{a}{store}{b}{event_id}{c}{plate}{d}{subject}{e}{self._metadata(*form.numbers)}{f}{signature}"
+        )
         # One look after the other: that is quicker than any for all of them.
         if (
             "(" in body

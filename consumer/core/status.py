@@ -272,8 +272,8 @@ class Recent:
     @classmethod
     def of(cls, resolution: Resolution, plates: PlateMode) -> "Recent":
         """Keeps nothing of the event but a few short texts, none with a whole plate in it."""
-        values, parameters, later = resolution.values or {}, resolution.parameters or {}, resolution.later
-        plate = values.get("plate") or parameters.get("plate")
+        values, later = resolution.values or {}, resolution.later
+        plate = values.get("plate")
         plate = plate if isinstance(plate, str) else None
         order_id = values.get("order_id")
 

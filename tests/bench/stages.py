@@ -25,7 +25,6 @@ from consumer.core.offsets import Tracker
 from consumer.core.outcomes import OutcomeContext, PlateMode, Privacy, Resolution
 from consumer.core.replies import Answered
 from consumer.core.retries import RetryPolicy
-from consumer.core.signing import encode_form
 from consumer.delivery import Delivery, UnderWay
 from consumer.eventloop import GARBAGE
 from consumer.flow import Flow
@@ -136,7 +135,7 @@ def stages(  # noqa: C901  # a list of loops
 
     async def sign() -> None:
         for request in requests:
-            encode_form(request.parameters, "a secret of no platform")
+            request.encoded(NOW, "a secret of no platform")
 
     async def classify() -> None:
         for _ in events:

@@ -18,6 +18,7 @@ from aiokafka import AIOKafkaProducer
 from msgspec import structs
 
 from consumer import cli
+from consumer.core.coupons import CouponRequest
 from consumer.core.events import Attempts, Coordinates, GatewayWords, Record, Wait
 from consumer.core.outcomes import (
     Later,
@@ -64,7 +65,7 @@ def resolution(
     whole = {
         "outcome": Outcome.NOT_ENTERED,
         "values": {"order_id": f"ORDER{number:08}", "event_id": f"E{number}", "plate": f"粤B{number:04}Z"},
-        "parameters": {"api_store_code": "62626601"},
+        "request": CouponRequest("main", "an-hour", None, {"api_store_code": "62626601"}, {}),
         "rule": "an-hour",
         "account": "main",
         "attempts": Attempts(3, NOW - timedelta(hours=1), NOW - ago, 0.2),
@@ -198,7 +199,12 @@ async def test_each_filter_finds_its_own_and_all_of_them_must_hold(world: World,
         [
             outcome(topics, 1),
             outcome(topics, 2, **skipped),
-            outcome(topics, 3, account="other", parameters={"api_store_code": "L3"}),
+            outcome(
+                topics,
+                3,
+                account="other",
+                request=CouponRequest("other", "r", None, {"api_store_code": "L3"}, {}),
+            ),
             outcome(topics, 4, outcome=Outcome.GRANTED, words=GatewayWords("1001")),
             outcome(topics, 5, PlateMode.HASH, ago=timedelta(hours=3)),
             outcome(topics, 6, PlateMode.NONE, ago=timedelta(days=2)),

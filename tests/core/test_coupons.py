@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 from urllib.parse import urlencode
 
 import orjson
@@ -21,17 +22,22 @@ from consumer.core.coupons import (
     is_free_parameter,
     metadata_fields,
 )
-from consumer.core.signing import encode_form, sign
+from consumer.core.signing import sign
 
+AT = datetime(2026, 11, 25, 12, tzinfo=UTC)
 MAIN = Account("main", "op01", "main", "charging")
 MINUTES = Datum("minutes", "充电时长", 29)
 ENERGY = Datum("energy", "电量", 1119)
 
 
+def asked(form: Form, *filled: Any) -> CouponRequest:
+    return CouponRequest("main", "a rule", None, form.filled(*filled), {})
+
+
 def test_fields_stand_in_the_documents_order_and_none_is_empty() -> None:
     form = Form(MAIN, "charging", (), {"merchant": "M1", "store_code": ""})
 
-    assert list(form.filled("S1", "E1", "粤BD12345", "", (), {}).items()) == [
+    assert list(asked(form, "S1", "E1", "粤BD12345", "", (), {}).parameters.items()) == [
         ("app_id", "op01"),
         ("api_store_code", "S1"),
         ("api_type", "charging"),
@@ -46,8 +52,8 @@ def test_a_stations_parameter_replaces_the_accounts_and_the_rules_replaces_both(
     form = Form(account, "charging", [("minutes", "时长")], {"merchant": "rule", "last": "rule"})
     station = {"own": "station", "merchant": "station", "store_code": "station"}
 
-    with_a_station = form.filled("S1", "E1", "粤BD12345", "a charge", (29,), station)
-    without = form.filled("S1", "E1", "粤BD12345", "a charge", (30,), {})
+    with_a_station = asked(form, "S1", "E1", "粤BD12345", "a charge", (29,), station).parameters
+    without = asked(form, "S1", "E1", "粤BD12345", "a charge", (30,), {}).parameters
 
     assert list(with_a_station.items())[5:] == [
         ("subject", "a charge"),
@@ -101,7 +107,7 @@ def test_a_filled_form_is_signed_and_encoded_like_any_that_has_its_fields(
     data = [Datum(key, name, value) for key, (name, value) in some.items()]
     form = Form(account, "a type", [(datum.key, datum.name) for datum in data], own)
 
-    found = form.filled(*filled, tuple(datum.value for datum in data), station)
+    found = asked(form, *filled, tuple(datum.value for datum in data), station)
 
     store, event_id, plate, subject = filled
     plain = {
@@ -118,22 +124,23 @@ def test_a_filled_form_is_signed_and_encoded_like_any_that_has_its_fields(
     }
     sent = {name: text for name, text in plain.items() if text}
     signed = sent | {"sign": sign(sent, "S 充")}
-    assert [*found.items()] == [*sent.items()]
-    assert encode_form(found, "S 充") == urlencode(signed).encode()
+    assert [*found.parameters.items()] == [*sent.items()]
+    assert found.api_store_code == sent.get("api_store_code")
+    assert found.encoded(AT, "S 充") == urlencode(signed).encode()
 
 
 @pytest.mark.parametrize("mark", "!$'()*,")
 def test_each_mark_in_what_an_order_fills_is_escaped(mark: str) -> None:
-    filled = Form(MAIN, "charging", (), {}).filled("S1", "E1", "粤BD12345", f"a{mark}", (), {})
+    request = asked(Form(MAIN, "charging", (), {}), "S1", "E1", "粤BD12345", f"a{mark}", (), {})
 
-    assert f"subject=a%{ord(mark):02X}&".encode() in encode_form(filled, "S")
+    assert f"subject=a%{ord(mark):02X}&".encode() in request.encoded(AT, "S")
 
 
 def test_half_a_surrogate_pair_in_an_accounts_parameter_is_never_sent() -> None:
     form = Form(replace(MAIN, parameters={"merchant": "a\ud83d"}), "charging", (), {"\ud83d": "b"})
 
     with pytest.raises(UnicodeEncodeError):
-        encode_form(form.filled("S1", "E1", "粤BD12345", "x", (), {}), "S")
+        asked(form, "S1", "E1", "粤BD12345", "x", (), {}).encoded(AT, "S")
 
 
 @given(st.dictionaries(NAMES, st.tuples(NAMES, st.integers(0, LARGEST_VALUE)), min_size=1, max_size=4))

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from consumer.core import outcomes
+from consumer.core.coupons import CouponRequest
 from consumer.core.events import (
     Attempts,
     Coordinates,
@@ -61,6 +62,10 @@ def a_record(
     return Record(Coordinates("charging", 3, 42), 1_772_366_400_000, key, value, headers)
 
 
+def a_request(parameters: Mapping[str, str], metadata: Mapping[str, int]) -> CouponRequest:
+    return CouponRequest("main", "a rule", None, parameters, metadata)
+
+
 def a_resolution(**changes: Any) -> Resolution:
     values: Mapping[str, Value] = {
         "order_id": "1" * 27,
@@ -76,8 +81,7 @@ def a_resolution(**changes: Any) -> Resolution:
         outcome=Outcome.GRANTED,
         decided_at=AT,
         values=values,
-        parameters=parameters,
-        metadata={"value": 3600},
+        request=a_request(parameters, {"value": 3600}),
         attempts=Attempts(1, AT, AT, 0.2),
         words=GatewayWords(code="1001", http_status=200, grant_serial="g1"),
     )
@@ -290,8 +294,7 @@ def test_a_reduced_outcome_is_small_and_still_says_what_became_of_the_order() ->
         record=a_record(key=b"k" * 500_000, headers=(("tracestate", b"t" * 100_000),)),
         values={"order_id": "1" * 500_000},
         outcome=Outcome.SHADOW,
-        parameters={"extra": "x" * 500_000},
-        metadata={f"key{n}": n for n in range(10_000)},
+        request=a_request({"extra": "x" * 500_000}, {f"key{n}": n for n in range(10_000)}),
     )
 
     small = reduced(encode_outcome(huge, CLEAR))
@@ -419,8 +422,12 @@ any_resolution = st.builds(
     reason=st.none() | st.sampled_from(Reason),
     detail=text,
     values=st.none() | st.dictionaries(st.sampled_from(fields), anything),
-    parameters=st.none() | st.dictionaries(st.sampled_from(["plate", "subject", "event_id"]), text),
-    metadata=st.none() | st.dictionaries(text, whole_number, max_size=3),
+    request=st.none()
+    | st.builds(
+        a_request,
+        st.dictionaries(st.sampled_from(["plate", "subject", "api_store_code"]), text),
+        st.dictionaries(text, whole_number, max_size=3),
+    ),
     suspicions=st.lists(text, max_size=2).map(tuple),
     reverses=st.none() | text,
     attempts=st.builds(
@@ -499,15 +506,16 @@ def in_utc(value: Value | None) -> datetime | None:
 def plain_body(resolution: Resolution, context: OutcomeContext) -> dict[str, Any]:
     """What `encode_outcome` writes down with as few calls as possible."""
     record, words, privacy = resolution.record, resolution.words, context.privacy
-    values, parameters = dict(resolution.values or {}), dict(resolution.parameters or {})
-    plate = text_of(values, "plate") or parameters.get("plate")
+    values, asked = dict(resolution.values or {}), resolution.request
+    parameters = {} if asked is None else dict(asked.parameters)
+    plate = text_of(values, "plate")
 
     def said(text: str | None, longest: int) -> str | None:
         text = text if privacy.plates.clear else hide_plate(text, plate)
         return text if text is None or len(text) <= longest else text[: longest - 1] + "…"
 
     request = None
-    if resolution.outcome is Outcome.SHADOW and resolution.parameters is not None:
+    if resolution.outcome is Outcome.SHADOW and asked is not None:
         request = {name: said(text, 1_000_000) for name, text in parameters.items()}
         if not privacy.plates.clear:
             request.pop("plate", None)
@@ -522,7 +530,7 @@ def plain_body(resolution: Resolution, context: OutcomeContext) -> dict[str, Any
         "message": said(words.message, 2000),
         "hint": said(words.hint, 2000),
         "order_id": text_of(values, "order_id"),
-        "event_id": text_of(values, "event_id") or parameters.get("event_id"),
+        "event_id": text_of(values, "event_id"),
         "order_index": resolution.index,
         "plate": plate if privacy.plates.clear else None,
         "plate_hash": hmac.new(privacy.hash_key, utf8(plate or ""), "sha256").hexdigest() if hashed else None,
@@ -542,7 +550,7 @@ def plain_body(resolution: Resolution, context: OutcomeContext) -> dict[str, Any
         "energy_wh": integer(values.get("energy_wh")),
         "seconds": integer(values.get("seconds")),
         "fee_fen": integer(values.get("fee_fen")),
-        "metadata": None if resolution.metadata is None else dict(resolution.metadata),
+        "metadata": None if asked is None else dict(asked.metadata),
         "request": request,
         "attempts": {
             "count": resolution.attempts.count,

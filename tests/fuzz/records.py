@@ -227,8 +227,7 @@ def ends_well(book: RuleBook, record: Record, item: Order | Finding) -> None:
         detail=plan.detail if isinstance(plan, Finding) else "",
         values=values,
         reverses=getattr(item, "reverses", None),
-        parameters=None if isinstance(plan, Finding) else plan.parameters,
-        metadata=None if isinstance(plan, Finding) else plan.metadata,
+        request=None if isinstance(plan, Finding) else plan,
     )
     message = encode_outcome(resolution, CLEAR)
     body: dict[str, Any] = orjson.loads(message.value or b"")
