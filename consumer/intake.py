@@ -23,7 +23,7 @@ from aiokafka.errors import KafkaError
 from msgspec.structs import replace
 
 from consumer.core.errors import BrokerUnavailableError, RefusedError
-from consumer.core.events import Coordinates, Headers, Record, RetryContext
+from consumer.core.events import Coordinates, Headers, Record, RetryContext, size_of
 from consumer.core.headers import read_replay, read_retry
 from consumer.core.offsets import Tracker
 from consumer.core.outcomes import Outcome, Resolution
@@ -634,7 +634,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
     ) -> None:
         self._records_of(partition.topic).inc(len(records))
         held.records += len(records)
-        held.bytes += sum([record.size for record in records])
+        held.bytes += size_of(records)
         place.records += len(records)
         if place.records >= self._share and len(held.places) > 1:
             held.crowded.add(partition)
@@ -738,7 +738,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
     def _committed(self, held: Assignment, done: Sequence[Done]) -> None:
         held.records -= len(done)
         held.unwritten -= len(done)
-        held.bytes -= sum([item.record.size for item in done])
+        held.bytes -= size_of([item.record for item in done])
         for partition, count in Counter([item.partition for item in done]).items():
             place = held.places[partition]
             place.records -= count

@@ -1,6 +1,6 @@
 """What goes forward through the rooms: a Kafka record, the orders that it holds, what was tried for them. No I/O."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -178,13 +178,15 @@ class Record(Frozen):
             return self.retry.index
         return self.replay.index if self.replay is not None else None
 
-    @property
-    def size(self) -> int:
-        """Bytes that it is accounted with: key, value and headers."""
-        size = len(self.key or b"") + len(self.value or b"")
-        for name, text in self.headers:
+
+def size_of(records: Iterable[Record]) -> int:
+    """Bytes that they are accounted with: keys, values and headers."""
+    size = 0
+    for record in records:
+        size += len(record.key or b"") + len(record.value or b"")
+        for name, text in record.headers:
             size += len(name) + len(text or b"")
-        return size
+    return size
 
 
 class Order(Frozen):
