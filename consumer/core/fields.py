@@ -450,35 +450,16 @@ Number = tuple[int, Decimal | None, ToWhole, bool]
 """How many base units one of a whole number is, and one of a decimal (0, None: neither is read at a glance), how decimals
 are rounded, and whether text of plain digits is a number."""
 
-Look = Callable[[object, dict[str, object], Event, dict[str, Value], dict[str, "UnreadableError"]], None]
-"""What stands under a field's key, its row and event -> the value in our terms, wherever it stands: put among the values,
-where there is one, else taken from there; what is wrong with it among the problems."""
+Look = Callable[[object, dict[str, object], Event], Value | UnreadableError | None]
+"""What stands under a field's key, its row and event -> the value in our terms, wherever it stands."""
 
+Reader = tuple[str, str, bool, Recall | None, Number | None, bool, Look]
+"""A field, with all made ready that no row changes.
 
-@dataclass(frozen=True, slots=True)
-class Readers:
-    """Fields by how they are read at a glance, with all made ready that no row changes.
-
-    Each begins with the key under which it is looked for first, and its name, and ends with whether it may stand elsewhere,
-    and with what reads it where that takes more than a glance. Bare tuples, since those with names take four times as long
-    to be taken apart.
-
-    Attributes:
-        texts: where text is what it is.
-        times: with what knows its times of whole seconds.
-        numbers: with how many base units one of a whole number is, the largest that is read so, how many one of a
-            decimal is (None: none is), and how decimals are rounded.
-        others: what always takes more.
-        blank: of all the name, in the fields' order, with no value yet.
-
-    """
-
-    texts: tuple[tuple[str, str, bool, Look], ...]
-    times: tuple[tuple[str, str, Recall, bool, Look], ...]
-    numbers: tuple[tuple[str, str, int, int, Decimal | None, ToWhole, bool, Look], ...]
-    others: tuple[tuple[str, str, bool, Look], ...]
-    blank: dict[str, Value]
-
+The key under which it is looked for first; its name; whether text is what it is, and even `null` a value; what knows its
+times of whole seconds; what is to be known of its numbers; whether it may stand elsewhere; what reads it where that takes
+more than a glance. A bare tuple, since one with names takes four times as long to be taken apart.
+"""
 
 NOWHERE = cast("str", object())
 """The key of what is found by more than a name; no row has it."""
@@ -486,49 +467,40 @@ NOWHERE = cast("str", object())
 
 def readers_of(
     fields: Sequence[Field], station_zone: Zone | None, shown: tzinfo | None, *, moments: bool = True
-) -> Readers:
+) -> tuple[Reader, ...]:
     """What `Field.get` does for each, for `take`, at stations of this zone.
 
     Without `moments` no time is among these: all remain as they were written.
     """
-    texts, times, numbers, others = [], [], [], []
-    for field in fields:
-        name, is_text = field.name, field.type is FieldType.STRING and not field.hexadecimal
-        read = _text if is_text else _plainly(field, station_zone)
-        if field.minus or field.total:
-            others.append(
-                (NOWHERE, name, True, _look_of(name, _text, _plain_getter_of(field, station_zone), is_text))
-            )
-            continue
-        recall, number = None, None
-        if field.type is FieldType.TIMESTAMP and field.formats and not field.to_minutes:
-            zone = station_zone if field.station_zone else field.zone
-            recall, read = _time_readers_of(field, None if zone is None else zone.rules, shown, read)
-        elif field.type in _NUMBERS and not field.written:
-            number = _number_of(field)
-            read = _number_reader_of(field, number)
-        more = field.template is not None or field.empty or field.split or field.hexadecimal
-        key = None if more or not field.paths else field.paths[0].name
-        rest = _getter_of(field if key is None else replace(field, paths=field.paths[1:]), read)
-        key = NOWHERE if key is None else key
-        elsewhere, look = rest is not _get_nothing, _look_of(name, read, rest, is_text)
-        if is_text:
-            texts.append((key, name, elsewhere, look))
-        elif recall is not None and moments:
-            times.append((key, name, recall, elsewhere, look))
-        elif number is not None:
-            units, scale, rounded, _ = number
-            numbers.append(
-                (key, name, units, _LARGEST // units if units else -1, scale, rounded, elsewhere, look)
-            )
-        else:
-            others.append((key, name, elsewhere, look))
-    blank: dict[str, Value] = dict.fromkeys([field.name for field in fields], "")
-    return Readers(tuple(texts), tuple(times), tuple(numbers), tuple(others), blank)
+    return tuple([_reader_of(field, station_zone, shown, moments=moments) for field in fields])
+
+
+def _reader_of(field: Field, station_zone: Zone | None, shown: tzinfo | None, *, moments: bool) -> Reader:
+    name, texts = field.name, field.type is FieldType.STRING and not field.hexadecimal
+    recall, number = None, None
+    if field.minus or field.total:
+
+        def get(row: dict[str, object], event: Event) -> Value | None:
+            return field.get(row, event, station_zone)
+
+        return NOWHERE, name, texts, None, None, True, _look_of(name, _text, get, texts=texts)
+    read = _text if texts else _plainly(field, station_zone)
+    if field.type is FieldType.TIMESTAMP and field.formats and not field.to_minutes:
+        zone = station_zone if field.station_zone else field.zone
+        recall, read = _time_readers_of(field, None if zone is None else zone.rules, shown, read)
+        recall = recall if moments else None
+    elif field.type in _NUMBERS and not field.written:
+        number = _number_of(field)
+        read = _number_reader_of(field, number)
+    more = field.template is not None or field.empty or field.split or field.hexadecimal
+    key = None if more or not field.paths else field.paths[0].name
+    rest = _getter_of(field if key is None else replace(field, paths=field.paths[1:]), read)
+    look, elsewhere = _look_of(name, read, rest, texts=texts), rest is not _get_nothing
+    return NOWHERE if key is None else key, name, texts, recall, number, elsewhere, look
 
 
 def take(  # noqa: C901, PLR0912  # one straight line: a call for each value would cost more than what is done with it
-    readers: Readers,
+    readers: tuple[Reader, ...],
     row: dict[str, object],
     event: Event,
     values: dict[str, Value],
@@ -536,85 +508,62 @@ def take(  # noqa: C901, PLR0912  # one straight line: a call for each value wou
 ) -> dict[str, Moment]:
     """What these can read goes into the values, by the fields' names; what they cannot, into the problems.
 
-    The values begin with the readers' blank ones, which keep the fields in their order; none of these is left.
-
     A value as nearly all are is told and read at a glance, with no call; all else is looked at. Times that are read
     at a glance are in their zone already, and are returned.
     """
     moments: dict[str, Moment] = {}
     get = row.get
-    for key, name, elsewhere, look in readers.texts:
+    for key, name, texts, recall, number, elsewhere, look in readers:
         raw = get(key)
-        if type(raw) is str:
-            text = raw.strip()
-            if text and len(text) <= MAX_TEXT:
-                values[name] = text
-                continue
+        if texts:
+            if type(raw) is str:
+                text = raw.strip()
+                if text and len(text) <= MAX_TEXT:
+                    values[name] = text
+                    continue
+        elif recall is not None:
+            if type(raw) is str and len(raw) in _WHOLE_SECONDS:
+                found = recall[raw]
+                if found is not None:
+                    values[name] = found[1]
+                    moments[name] = found
+                    continue
+        elif number is not None:
+            units, scale, rounded, _ = number
+            if type(raw) is Decimal and scale is not None:
+                try:
+                    values[name] = rounded(_multiply(raw, scale))
+                    continue
+                except ArithmeticError:
+                    pass  # too long for this, not yet for us; or told as ever
+            elif type(raw) is int:
+                whole = raw * units
+                if units and -_LARGEST <= whole <= _LARGEST:
+                    values[name] = whole
+                    continue
         if raw is None and not elsewhere:
-            del values[name]
-        else:
-            look(raw, row, event, values, problems)
-    for key, name, recall, elsewhere, look in readers.times:
-        raw = get(key)
-        if type(raw) is str and len(raw) in _WHOLE_SECONDS:
-            found = recall[raw]
-            if found is not None:
-                values[name] = found[1]
-                moments[name] = found
-                continue
-        if raw is None and not elsewhere:
-            del values[name]
-        else:
-            look(raw, row, event, values, problems)
-    for key, name, units, most, scale, rounded, elsewhere, look in readers.numbers:
-        raw = get(key)
-        if type(raw) is Decimal and scale is not None:
-            try:
-                values[name] = rounded(_multiply(raw, scale))
-                continue
-            except ArithmeticError:
-                pass  # too long for this, not yet for us; or told as ever
-        elif type(raw) is int and 0 <= raw <= most:
-            values[name] = raw * units
             continue
-        if raw is None and not elsewhere:
-            del values[name]
-        else:
-            look(raw, row, event, values, problems)
-    for key, name, elsewhere, look in readers.others:
-        raw = get(key)
-        if raw is None and not elsewhere:
-            del values[name]
-        else:
-            look(raw, row, event, values, problems)
+        value = look(raw, row, event)
+        if isinstance(value, UnreadableError):
+            problems[name] = value
+        elif value is not None:
+            values[name] = value
     return moments
 
 
-def _look_of(name: str, read: Read, rest: Get, texts: bool) -> Look:
+def _look_of(name: str, read: Read, rest: Get, *, texts: bool) -> Look:
     """For what may have no value under its key, or one that takes more than a glance."""
 
-    def look(
-        raw: object,
-        row: dict[str, object],
-        event: Event,
-        values: dict[str, Value],
-        problems: dict[str, UnreadableError],
-    ) -> None:
+    def look(raw: object, row: dict[str, object], event: Event) -> Value | UnreadableError | None:
         absent = raw is None
         if type(raw) is str:
             text = raw.strip()
             absent = not text or (not texts and len(text) <= _LONGEST_NOTHING and text.lower() in NOTHING)
         try:
-            value = rest(row, event) if absent else read(raw)
+            return rest(row, event) if absent else read(raw)
         except UnreadableError as error:
             # A start that means none is none; an end that means none tells something.
-            if error.reason is not Reason.NOT_FINISHED or name == "ended_at":
-                problems[name] = error
-            value = None
-        if value is None:
-            del values[name]
-        else:
-            values[name] = value
+            return error if error.reason is not Reason.NOT_FINISHED or name == "ended_at" else None
 
     return look
 
@@ -627,13 +576,6 @@ def _plainly(field: Field, station_zone: Zone | None) -> Read:
         return field.read(raw, station_zone)
 
     return read
-
-
-def _plain_getter_of(field: Field, station_zone: Zone | None) -> Get:
-    def get(row: dict[str, object], event: Event) -> Value | None:
-        return field.get(row, event, station_zone)
-
-    return get
 
 
 def _getter_of(field: Field, read: Read) -> Get:

@@ -19,7 +19,7 @@ from consumer.core.fields import (
     Field,
     FieldType,
     Moment,
-    Readers,
+    Reader,
     UnreadableError,
     Zone,
     is_before,
@@ -276,7 +276,7 @@ class Source:
     # Made ready for `read`, which no longer has to ask.
     apart: frozenset[str] | None = field(init=False, repr=False, compare=False)
     _station_key: str = field(init=False, repr=False, compare=False)
-    _naming: Readers = field(init=False, repr=False, compare=False)
+    _naming: tuple[Reader, ...] = field(init=False, repr=False, compare=False)
     bounds: Memo[datetime, "_Bounds"] = field(init=False, repr=False, compare=False)
     _endless: Memo[datetime, "_Bounds"] = field(init=False, repr=False, compare=False)
     _ready: dict[object, "_Ready"] = field(init=False, repr=False, compare=False)
@@ -293,7 +293,9 @@ class Source:
         places = [place for fields in (self.fields, *self.overrides.values()) for place in fields]
         ready: dict[str, object] = {
             "apart": self._look_twice(),
-            "_station_key": next((key for key, name, *_ in naming.texts if name == "station_id"), NOWHERE),
+            "_station_key": next(
+                (key for key, name, texts, *_ in naming if texts and name == "station_id"), NOWHERE
+            ),
             "_naming": naming,
             "bounds": _bounds_of(self.plausibility.future, self.deadline),
             "_endless": _bounds_of(self.plausibility.future, None),
@@ -393,14 +395,13 @@ class Source:
 
         What is as it nearly always is, is told at a glance; all else is asked of functions.
         """
-        values: dict[str, Value] | None = None
+        values: dict[str, Value] = {}
         problems: dict[str, UnreadableError] = {}
         raw = row.get(self._station_key)
         if type(raw) is str and (station_id := raw.strip()) and len(station_id) <= MAX_TEXT:
-            station = directory.stations.get(station_id)
+            station, named = directory.stations.get(station_id), True
         else:
-            values = self._naming.blank.copy()
-            station = self._station_of(row, event, directory, values, problems)
+            station, named = self._station_of(row, event, directory, values, problems), False
         if station is None:
             ready = self._ready.get(None) or self._ready_for(None, None)
         elif self.overrides and station.id in self.overrides:
@@ -408,15 +409,8 @@ class Source:
         else:
             zone = station.zone
             ready = self._ready.get(zone and zone.name) or self._ready_for(zone, None)
-        readers, others, blank, zone_name, rules = ready
-        if values is None:
-            values = blank.copy()
-        else:
-            readers = others
-            values |= others.blank
-        moments = take(readers, row, event, values, problems)
-        if problems:
-            problems = {name: problems[name] for name in blank if name in problems}
+        whole, others, zone_name, rules = ready
+        moments = take(whole if named else others, row, event, values, problems)
 
         order_id, plate = values.get("order_id"), values.get("plate")
         if not (
@@ -517,7 +511,7 @@ class Source:
             rules = None if shown is None else shown.rules
             parts = (*self.fields[:naming], *others), others
             whole, rest = (readers_of(part, zone, rules, moments=not self._has_made) for part in parts)
-            ready = self._ready[key] = whole, rest, whole.blank, None if shown is None else shown.name, rules
+            ready = self._ready[key] = whole, rest, None if shown is None else shown.name, rules
         return ready
 
     def _count_naming(self) -> int:
@@ -607,8 +601,8 @@ Earlier is too late by now (None: never too late); later cannot be (None: nobody
 was written too long ago, whatever stands in it; somebody has looked at the doubts, and wants the coupon granted.
 """
 
-_Ready = tuple[Readers, Readers, dict[str, Value], str | None, tzinfo | None]
-"""What reads all fields of a row, and what those that name no station; the blank values of all; the zone in which its times are shown."""
+_Ready = tuple[tuple[Reader, ...], tuple[Reader, ...], str | None, tzinfo | None]
+"""What reads all fields of a row, and what those that name no station; the zone in which its times are shown."""
 
 
 _Bounds = tuple[datetime, datetime | None, int]

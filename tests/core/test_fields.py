@@ -432,12 +432,11 @@ def agree(field: Field, row: dict[str, object], zone: Zone | None = None) -> Non
     value: object = None
     with suppress(UnreadableError):
         value = field.get(row, event, zone)
+    values: dict[str, Value] = {}
     problems: dict[str, UnreadableError] = {}
     shown = ZoneInfo("Asia/Tokyo")
-    readers = readers_of([field], zone, shown)
-    values = readers.blank.copy()
 
-    moments = take(readers, row, event, values, problems)
+    moments = take(readers_of([field], zone, shown), row, event, values, problems)
 
     for name, moment in moments.items():
         assert isinstance(value, datetime)
@@ -446,7 +445,6 @@ def agree(field: Field, row: dict[str, object], zone: Zone | None = None) -> Non
         assert repr(values.pop(name)) == repr(moment[1])
         values[name] = moment[2]
     assert repr(values.get(field.name)) == repr(value)
-    assert (value is None) is (field.name not in values)
     assert {name: (error.reason, error.detail) for name, error in problems.items()} == _refusal(
         field, row, zone
     )
