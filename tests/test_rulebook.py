@@ -211,6 +211,13 @@ sources:
     assert paths["order_id"][0] == "StartChargeSeq"
 
 
+def test_a_gate_of_which_each_path_is_wrong_is_told_of_in_words() -> None:
+    gate = "{paths: ['a..b'], in: [refund], reason: not_finished}"
+    text = f"version: 1\nsources:\n  events: {{extends: canonical, skip: [{gate}]}}\n"
+
+    assert "write it like `a.b[0].c`" in refusal(text)
+
+
 def test_all_mistakes_are_told_at_once_in_the_order_of_the_file() -> None:
     text = (
         SMALLEST

@@ -120,7 +120,8 @@ _Glance = tuple[str, frozenset[str], bool, Gate]
 
 
 def _glance_of(gate: Gate) -> _Glance:
-    return gate.paths[0].name or NOWHERE, gate.values, gate.inverted, gate
+    name = gate.paths[0].name if gate.paths else ""  # none where each is wrong, which is told of later
+    return name or NOWHERE, gate.values, gate.inverted, gate
 
 
 # -- Plausibility -----------------------------------------------------------------------------------
