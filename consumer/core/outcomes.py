@@ -5,7 +5,7 @@ An outcome's fields are described in `schemas/coupon-outcome.v1.schema.json`.
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from enum import StrEnum
@@ -306,17 +306,18 @@ def encode_outcome(  # noqa: C901 - each order comes through here, and each call
         started_at, ended_at = span
     if type(order_id) is not str:
         order_id = _text(order_id)
-    if type(event_id) is not str:
-        event_id = _text(event_id)
-    if type(plate) is not str:
-        plate = _text(plate)
+    if type(event_id) is not str or not event_id:
+        event_id = _text(event_id) or None
+    if type(plate) is not str or not plate:
+        plate = _text(plate) or None
     if detail:
         detail = _cut(detail if clear else hide_plate(detail, plate), LONGEST_TEXT) or ""
     words = resolution.words
     if not clear and words is not NO_WORDS:
         words = _without_plate(words, plate)
-    if retry is not None:  # of a header, anybody may have written it; of a reply, it is short
-        words = _shortened(words)
+    said = f"{words.code}{words.message}{words.hint}{words.seqno}{words.grant_serial}{words.enter_time}{words.data_node}"
+    if len(said) > LONGEST_WORD:  # else each of them is short, as they nearly always are
+        words = _reworded(words, _cut)
     attempts, decided, topic = resolution.attempts, resolution.decided_at, origin.topic
     identity = outcome_id(context.cluster_id, origin, index)
     decided_at = _MOMENTS[decided]
@@ -326,7 +327,7 @@ def encode_outcome(  # noqa: C901 - each order comes through here, and each call
         resolution.reason,
         detail,
         words.code,
-        words.http_status,
+        _integer(words.http_status),
         words.message,
         words.hint,
         order_id,
@@ -344,12 +345,12 @@ def encode_outcome(  # noqa: C901 - each order comes through here, and each call
         words.grant_serial,
         words.enter_time,
         words.data_node,
-        words.time_cost_ms,
+        _integer(words.time_cost_ms),
         _instant(started_at),
         _instant(ended_at),
-        energy_wh if type(energy_wh) is int else None,
-        seconds if type(seconds) is int else None,
-        fee_fen if type(fee_fen) is int else None,
+        _integer(energy_wh),
+        _integer(seconds),
+        _integer(fee_fen),
         None if request is None else request.metadata,
         _shadow_request(request, plate, privacy)
         if request is not None and resolution.outcome is _SHADOW
@@ -479,20 +480,6 @@ _OWN_HEADERS = 4096
 _SOURCES = Memo[tuple[str, str], Header](lambda place: ("ce_source", _utf8(f"/{place[0]}/{place[1]}")), 64)
 
 
-def _shortened(words: GatewayWords) -> GatewayWords:
-    return GatewayWords(
-        code=_cut(words.code, LONGEST_WORD),
-        http_status=words.http_status,
-        message=_cut(words.message, LONGEST_TEXT),
-        hint=_cut(words.hint, LONGEST_TEXT),
-        seqno=_cut(words.seqno, LONGEST_WORD),
-        data_node=_cut(words.data_node, LONGEST_WORD),
-        time_cost_ms=words.time_cost_ms,
-        grant_serial=_cut(words.grant_serial, LONGEST_WORD),
-        enter_time=_cut(words.enter_time, LONGEST_WORD),
-    )
-
-
 def _trace_headers(resolution: Resolution) -> Iterable[Header]:
     """The outcome belongs to the span that tells of its order; without one, to whatever the event belongs to."""
     ours = resolution.traceparent
@@ -573,7 +560,7 @@ def encode_dead_letter(resolution: Resolution, context: OutcomeContext, max_byte
 
 def _dead_letter_headers(resolution: Resolution, context: OutcomeContext) -> list[Header]:
     record, values = resolution.record, resolution.values or {}
-    plate = _text(values.get("plate"))
+    plate = _text(values.get("plate")) or None
     topic, partition, offset = record.origin
     texts = {
         "outcome": resolution.outcome.value,
@@ -581,7 +568,7 @@ def _dead_letter_headers(resolution: Resolution, context: OutcomeContext) -> lis
         "detail": _hide(resolution.detail, plate, context.privacy) or None,
         "code": _hide(resolution.words.code, plate, context.privacy),
         "order_id": _text(values.get("order_id")),
-        "event_id": _text(values.get("event_id")),
+        "event_id": _text(values.get("event_id")) or None,
         "order_index": str(resolution.index),
         "topic": topic,
         "partition": str(partition),
@@ -709,16 +696,21 @@ def with_plates_masked(text: str, known: Iterable[str] = ()) -> str:
 
 def _without_plate(words: GatewayWords, plate: str | None) -> GatewayWords:
     """The platform may echo it wherever it speaks."""
+    return _reworded(words, lambda text, _: hide_plate(text, plate))
+
+
+def _reworded(words: GatewayWords, change: Callable[[str | None, int], str | None]) -> GatewayWords:
+    """With each text changed; it is told how long it may be."""
     return GatewayWords(
-        code=hide_plate(words.code, plate),
+        code=change(words.code, LONGEST_WORD),
         http_status=words.http_status,
-        message=hide_plate(words.message, plate),
-        hint=hide_plate(words.hint, plate),
-        seqno=hide_plate(words.seqno, plate),
-        data_node=hide_plate(words.data_node, plate),
+        message=change(words.message, LONGEST_TEXT),
+        hint=change(words.hint, LONGEST_TEXT),
+        seqno=change(words.seqno, LONGEST_WORD),
+        data_node=change(words.data_node, LONGEST_WORD),
         time_cost_ms=words.time_cost_ms,
-        grant_serial=hide_plate(words.grant_serial, plate),
-        enter_time=hide_plate(words.enter_time, plate),
+        grant_serial=change(words.grant_serial, LONGEST_WORD),
+        enter_time=change(words.enter_time, LONGEST_WORD),
     )
 
 
