@@ -213,7 +213,12 @@ def one_member_calls_in_turn(history: History, call: Call) -> Found:
 
 
 def a_car_is_served_in_turn(history: History, call: Call, assignment: object) -> Found:
-    """What one member owns it calls for in the log's order, for each car: the first calls, and those of a retry topic."""
+    """What one member owns it calls for in the log's order, for each car: the first calls, and those of a retry topic.
+
+    Whoever lost its partitions is not asked: its orders may stand elsewhere by now, put there by others.
+    """
+    if call.by_zombie:
+        return
     place = history.place[call.push.number]
     key = assignment, place.tp, call.push.plate
     last = history.turns.get(key, place)

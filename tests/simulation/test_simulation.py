@@ -46,6 +46,14 @@ def test_a_member_that_stands_still_when_it_is_told_to_stop_has_its_time_afterwa
     assert not report.broken
 
 
+def test_a_member_that_others_took_over_from_is_not_held_to_the_places_that_they_gave_its_orders() -> None:
+    """Frozen with two orders of a car in hand: the first waits anew, behind the second, when both are called for."""
+    report = simulate(199032569)
+    assert ("pause beyond the session", "call") in report.faults
+    assert report.counts["intake.assignment_lost"]
+    assert not report.broken
+
+
 def test_a_seed_replays_exactly_in_another_process() -> None:
     """Nothing depends on hashes, addresses, the clock or what ran before."""
     seeds = (3, 4, 5)
