@@ -40,7 +40,8 @@ def validated(bundle: Bundle, breathe: Breathe) -> RulesModel | None:
             return model
         mending = mending or _Mending(bundle)
         data = mending.data
-        for details in mistakes:
+        # A key that is only misspelled is not missing too.
+        for details in sorted(mistakes, key=lambda details: details["type"] == "missing"):
             mending.mend(details)
     return None
 
@@ -98,10 +99,12 @@ class _Mending:
 
     def mend(self, details: ErrorDetails) -> None:
         location, is_key = location_of(details, self.data)
+        written = self._reached(location, beyond=details["type"] == "missing")
+        if details["type"] == "missing" and written in self._bundle.renamed:
+            return
         made_up = any(location[:depth] in self._bundle.made_up for depth in range(1, len(location) + 1))
         if location not in self._ours and not made_up:  # else what is missing is what we took away
             self._bundle.problems.append(explained(details, self._bundle))
-        written = self._reached(location, beyond=details["type"] == "missing")
         if not written:
             return
         alone = written[-1] != location[-1]  # a text where a mapping of one key may stand
