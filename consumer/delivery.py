@@ -274,7 +274,7 @@ class Delivery:
             except Exception as problem:  # noqa: BLE001  # it is of this record alone
                 orders, whole.problem = [], problem
             if not orders:
-                self._all_ended([whole])
+                self._end_records([whole])
                 continue
             self.under_way.add(whole)
             whole.orders, whole.left = orders, len(orders)
@@ -324,7 +324,7 @@ class Delivery:
                     way.waits.cancel()
                     waits.append(way.waits)
                 self._keys.leave(way)
-        self._leave([whole])
+        self._forget([whole])
         self.wake()  # others may have moved up
         return waits
 
@@ -369,13 +369,13 @@ class Delivery:
                 self._fail(way, bug)
                 continue
             if ended is not None:
-                self._end([(way, ended)])
+                self._end_orders([(way, ended)])
         for account, ways in asking.items():
             self._ask(account, ways, calling)
         if calling:
             self._call(calling)
 
-    def _end(self, ended: "Sequence[tuple[_Way, Resolution]]") -> None:
+    def _end_orders(self, ended: "Sequence[tuple[_Way, Resolution]]") -> None:
         """The orders' places are free, and with its last order a record has ended."""
         leave, over = self._keys.leave, []
         for way, resolution in ended:
@@ -386,7 +386,7 @@ class Delivery:
             whole.left -= 1
             if not whole.left:
                 over.append(whole)
-        self._all_ended(over)
+        self._end_records(over)
 
     def _fail(self, way: "_Way", bug: Exception) -> None:
         """The record will have a problem once its other orders have ended: none is left calling unwatched."""
@@ -399,10 +399,11 @@ class Delivery:
         whole.problem = whole.problem or bug
         whole.left -= 1
         if not whole.left:
-            self._all_ended([whole])
+            self._end_records([whole])
 
-    def _all_ended(self, wholes: "Sequence[UnderWay]") -> None:
-        self._leave(wholes)
+    def _end_records(self, wholes: "Sequence[UnderWay]") -> None:
+        """They are told of, together where one is told of many."""
+        self._forget(wholes)
         told: defaultdict[Callable[[Sequence[UnderWay]], None], list[UnderWay]] = defaultdict(list)
         for whole in wholes:
             if len(whole.resolutions) > 1:
@@ -416,7 +417,8 @@ class Delivery:
             except Exception as bug:  # noqa: BLE001  # it is of these records alone, which hold their frontiers
                 _tell_of(bug, "records that have ended cannot be told of")
 
-    def _leave(self, wholes: "Sequence[UnderWay]") -> None:
+    def _forget(self, wholes: "Sequence[UnderWay]") -> None:
+        """They are not under way any more; nor are the calls that were waited for."""
         self.under_way.difference_update(wholes)
         for whole in wholes:
             whole.orders = ()  # they know of it as well: no circle is left for the garbage collector
@@ -463,8 +465,9 @@ class Delivery:
             too_late = self._too_late(way, context, now)
             if too_late is not None:
                 return too_late
-        if rules.accounts[plan.account].secret not in self._secrets:
-            self._secret(way)  # a missing one is found before a place is taken
+        secret = rules.accounts[plan.account].secret
+        if secret not in self._secrets:  # found before a place is taken
+            raise _no_secret(plan.account, secret)
         return way
 
     def _too_late(self, way: "_Way", context: RetryContext, now: datetime) -> Resolution | None:
@@ -524,20 +527,6 @@ class Delivery:
             order.span if order is not None and values is order.values else None,
         )
 
-    def _secret(self, way: "_Way") -> str:
-        """Looked up for every call, so that an order which waits at the stop line meets a corrected one."""
-        account = way.request.account
-        name = way.rules.accounts[account].secret
-        try:
-            return self._secrets[name]
-        except KeyError:
-            problem = Problem(
-                f"accounts.{account}.secret",
-                f"there is no secret {name!r}",
-                "add it to the settings' secrets",
-            )
-            raise ConfigurationError([problem]) from None
-
     def _go(
         self, way: "_Way", rules: Rules, asking: "defaultdict[str, list[_Way]]", calling: "list[_Way]"
     ) -> Resolution | None:
@@ -548,13 +537,13 @@ class Delivery:
                 self._held.append(way)
                 return None
             if way.seen is not rules:
-                ended = self._look_again(way)
+                ended = self._look_again(way, rules)
                 if ended is not None:
                     return ended
             asking[way.request.account].append(way)
             return None
         way.excused += permit.stopped_seconds
-        changed = way.seen is not rules and self._is_changed(way)
+        changed = way.seen is not rules and _is_changed(way, rules)
         if changed or not permit.given:
             self._free(way)
             ended = None if changed else self._set_aside(way, permit.waits_for)
@@ -567,6 +556,43 @@ class Delivery:
             self._free(way)
             self._held.append(way)
         return None
+
+    def _look_again(self, way: "_Way", rules: Rules) -> Resolution | None:
+        """An order under other rules: where its account or rule is changed, as if it had come back from a retry topic."""
+        if not _is_changed(way, rules):
+            return None
+        whole, order, now = way.whole, way.order, self._clock()
+        way.seen = rules
+        items = rules.read(whole.record, now)
+        item = next((item for item in items if item.index == order.index), None)
+        # The platform knows it by its event_id, and its turn is that of its plate: they cannot change any more.
+        if not isinstance(item, Order) or (item.event_id, item.plate) != (order.event_id, order.plate):
+            return None
+        planned = self._plan(whole, item, rules, now)
+        if isinstance(planned, _Way):
+            way.order, way.request, way.rules = item, planned.request, rules
+            return None
+        later = planned.later and replace(planned.later, excused_seconds=way.excused)
+        planned = replace(planned, attempts=way.so_far(), later=later)
+        reply = way.reply
+        return planned if reply is None else replace(planned, words=reply.words, label=reply.label)
+
+    def _set_aside(self, way: "_Way", wait: Wait) -> Resolution | None:
+        """It waits where it is in nobody's way: its account is refused while others go on, or the member drains.
+
+        None: the next owner does it, without a call by this one.
+        """
+        if not way.whole.called and not self._is_open:
+            return None
+        now, context, reply = self._clock(), way.whole.record.retry, way.reply
+        return way.resolution(
+            Outcome.PLATFORM_FAILED,
+            now,
+            attempts=way.so_far(),
+            words=reply.words if reply else context.words if context else NO_WORDS,
+            label=reply.label if reply else context.label if context else "",
+            later=self._policy.later(wait, now, context, excused=way.excused),
+        )
 
     def _ask(self, account: str, ways: "Sequence[_Way]", calling: "list[_Way]") -> None:
         """For leave to call: those that have it are among those that call, the others wait for it."""
@@ -599,7 +625,12 @@ class Delivery:
             request = way.request
             try:
                 name = way.rules.accounts[request.account].secret
-                way.secret = secret = self._secrets.get(name) or self._secret(way)
+                # Looked up for every call, so that an order which waits at the stop line meets a corrected one.
+                secret = self._secrets.get(name)
+                if secret is None:
+                    self._fail(way, _no_secret(request.account, name))
+                    continue
+                way.secret = secret
                 posts.append((way, request.url or self._url, request.encoded(at, secret)))
             except Exception as bug:  # noqa: BLE001  # it is of this record alone
                 self._fail(way, bug)
@@ -642,11 +673,11 @@ class Delivery:
                 assert permit is not None, "it is held throughout a call"
                 over.append((permit, reply))
                 if then is final:
-                    ended.append((way, _ended(way, end, reply, at, seconds)))
+                    ended.append((way, _after_last_call(way, end, reply, at, seconds)))
                     continue
-            going_on = self._go_on(way, _Call(end, reply, at, seconds))
+            going_on = self._go_on(way, _PastCall(end, reply, at, seconds))
             way.waits = asyncio.get_running_loop().create_task(going_on)
-        self._end(ended)
+        self._end_orders(ended)
         if over:
             self._flow.end(over, now)
 
@@ -667,7 +698,7 @@ class Delivery:
                 whole.calls = whole.calls or []
                 whole.calls.append(TracedCall(way.order.index, url, way.began_at, at, reply))
 
-    async def _go_on(self, way: "_Way", call: "_Call") -> None:
+    async def _go_on(self, way: "_Way", call: "_PastCall") -> None:
         """After a call that was not the last word."""
         try:
             outdated = call.reply.then is Then.STOP and await self._was_outdated(way, call.reply)
@@ -681,7 +712,7 @@ class Delivery:
         else:
             way.waits = None
             if ended is not None:
-                self._end([(way, ended)])
+                self._end_orders([(way, ended)])
             else:
                 self.ready.append(way)
         self.wake()  # or others, that have moved up
@@ -695,7 +726,7 @@ class Delivery:
             await self._read_again(name)
         return self._secrets[name] != way.secret
 
-    async def _next_step(self, way: "_Way", call: "_Call", *, outdated: bool) -> NextStep:
+    async def _next_step(self, way: "_Way", call: "_PastCall", *, outdated: bool) -> NextStep:
         """What comes after a call that is not the last one yet. `Again` comes when its time has come."""
         record, reply, account = way.whole.record, call.reply, way.request.account
         if outdated:
@@ -718,13 +749,15 @@ class Delivery:
         self._budgets[account].spend(now)
         return step if await self._nap(step.after) else decide(in_budget=False)
 
-    def _meaning(self, way: "_Way", call: "_Call", step: NextStep) -> Resolution | None:
+    def _meaning(self, way: "_Way", call: "_PastCall", step: NextStep) -> Resolution | None:
         """What the call means for the order. None: another one follows now."""
         end, reply = call.end, call.reply
         if step is DONE:
-            return _ended(way, end, reply, call.ended_at, call.seconds)
+            return _after_last_call(way, end, reply, call.ended_at, call.seconds)
         if isinstance(step, Later):
-            return _ended(way, end, reply, call.ended_at, call.seconds, later=step, decided_at=self._clock())
+            return _after_last_call(
+                way, end, reply, call.ended_at, call.seconds, later=step, decided_at=self._clock()
+            )
         way.reply = reply
         if reply.ambiguous or (isinstance(end, Answered) and end.resent):
             way.ambiguous = True
@@ -735,6 +768,13 @@ class Delivery:
             way.attempts = Attempts(before.count + 1, first_at, call.ended_at, call.seconds)
         self._metrics.retries.labels(reply.label).inc()
         return None
+
+    def _in_budget(self, account: str, reply: Reply, now: float) -> bool:
+        """Whether a call that came to this may be made again within seconds."""
+        if not reply.in_trouble or self._budgets[account].allows(now):
+            return True
+        self._metrics.retry_budget_used_up.inc()
+        return False
 
     async def _nap(self, seconds: float) -> bool:
         """False: cut short, since what has been called for has to end now."""
@@ -750,60 +790,9 @@ class Delivery:
             self._naps.discard(nap)
         return True
 
-    def _is_changed(self, way: "_Way") -> bool:
-        """Its account or rule is not what it was: changed, on hold, gone. Other changes are for records to come."""
-        rules, request = self._rules(), way.request
-        if rules is way.seen:
-            return False
-        return rules.terms(request.account, request.rule) != way.seen.terms(request.account, request.rule)
 
-    def _look_again(self, way: "_Way") -> Resolution | None:
-        """An order under other rules: where its account or rule is changed, as if it had come back from a retry topic."""
-        if not self._is_changed(way):
-            return None
-        rules, whole, order, now = self._rules(), way.whole, way.order, self._clock()
-        way.seen = rules
-        items = rules.read(whole.record, now)
-        item = next((item for item in items if item.index == order.index), None)
-        # The platform knows it by its event_id, and its turn is that of its plate: they cannot change any more.
-        if not isinstance(item, Order) or (item.event_id, item.plate) != (order.event_id, order.plate):
-            return None
-        planned = self._plan(whole, item, rules, now)
-        if isinstance(planned, _Way):
-            way.order, way.request, way.rules = item, planned.request, rules
-            return None
-        later = planned.later and replace(planned.later, excused_seconds=way.excused)
-        planned = replace(planned, attempts=way.so_far(), later=later)
-        reply = way.reply
-        return planned if reply is None else replace(planned, words=reply.words, label=reply.label)
-
-    def _in_budget(self, account: str, reply: Reply, now: float) -> bool:
-        """Whether a call that came to this may be made again within seconds."""
-        if not reply.in_trouble or self._budgets[account].allows(now):
-            return True
-        self._metrics.retry_budget_used_up.inc()
-        return False
-
-    def _set_aside(self, way: "_Way", wait: Wait) -> Resolution | None:
-        """It waits where it is in nobody's way: its account is refused while others go on, or the member drains.
-
-        None: the next owner does it, without a call by this one.
-        """
-        if not way.whole.called and not self._is_open:
-            return None
-        now, context, reply = self._clock(), way.whole.record.retry, way.reply
-        return way.resolution(
-            Outcome.PLATFORM_FAILED,
-            now,
-            attempts=way.so_far(),
-            words=reply.words if reply else context.words if context else NO_WORDS,
-            label=reply.label if reply else context.label if context else "",
-            later=self._policy.later(wait, now, context, excused=way.excused),
-        )
-
-
-class _Call(Frozen):
-    """How one request went."""
+class _PastCall(Frozen):
+    """A call that is over, and was not the last word."""
 
     end: AttemptEnd
     reply: Reply
@@ -935,7 +924,7 @@ class _Way(Place):
         )
 
 
-def _ended(
+def _after_last_call(
     way: _Way,
     end: AttemptEnd,
     reply: Reply,
@@ -959,10 +948,23 @@ def _ended(
     )
 
 
+def _is_changed(way: _Way, rules: Rules) -> bool:
+    """Its account or rule is not what it was: changed, on hold, gone. Other changes are for records to come."""
+    request = way.request
+    return rules.terms(request.account, request.rule) != way.seen.terms(request.account, request.rule)
+
+
 def _deadline(rules: Rules, order: Order, record: Record, label: str, excused: float) -> datetime | None:
     """The rules' deadline, moved by what the order has waited for no fault of its own."""
     deadline = rules.deadline(order, record, label)
     return None if deadline is None else deadline + timedelta(seconds=excused)
+
+
+def _no_secret(account: str, name: str) -> ConfigurationError:
+    problem = Problem(
+        f"accounts.{account}.secret", f"there is no secret {name!r}", "add it to the settings' secrets"
+    )
+    return ConfigurationError([problem])
 
 
 def _tell_of(bug: Exception, message: str) -> None:
