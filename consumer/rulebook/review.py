@@ -170,6 +170,9 @@ class _Review:
         taken = self._taken_by(takers, number) if takers else []
         if not taken:
             return
+        self._unreachable.add(number)
+        if len(taken) > 1 and not self._conditions[number]:
+            return  # the rest, after rules that tell all charges apart: it is meant to take what nobody thought of
         named = " or ".join(
             f"`{self._book.rules[before].name}` ({self._line(('rules', before))})" for before in taken[:3]
         )
@@ -180,7 +183,6 @@ class _Review:
             if len(taken) == 1
             else "put it before those, or narrow them"
         )
-        self._unreachable.add(number)
         self._warn(("rules", number), message, remedy)
 
     def _covers(self, first: Rule, rule: Rule) -> bool:
