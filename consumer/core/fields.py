@@ -182,6 +182,11 @@ class Computed:
     minus: bool
     right: str
 
+    @property
+    def text(self) -> str:
+        """For people."""
+        return f"{self.left} {'−' if self.minus else '+'} {self.right}"
+
     def of(self, values: Mapping[str, Value]) -> Value | None:
         """None where one of them is absent. May raise OverflowError."""
         left, right = values.get(self.left), values.get(self.right)

@@ -527,7 +527,11 @@ class Source:
         if event_id is None or (event_id != order_id and is_placeholder(event_id)):
             missing = self._event_id.missing(values) if event_id is None else ""
             error = problems.get(missing)
-            what = f"`{missing}` is absent" if missing else "a placeholder, the same for many orders"
+            what = (
+                f"`{missing}` is absent{self._looked_at(missing, values)}"
+                if missing
+                else "a placeholder, the same for many orders"
+            )
             detail = f"no event id: {error.detail if error else what}"
             return self._invalid(index, error.reason if error else Reason.ID_MISSING, detail, values)
         unfit = _unfit(event_id, MAX_ID)
@@ -538,14 +542,20 @@ class Source:
             values["order_id"] = order_id = event_id
         for name in self._required:
             if name not in values:
-                error = problems.get(name) or UnreadableError(Reason.FIELD_MISSING, "absent, and required")
-                return self._invalid(index, error.reason, f"{name}: {error.detail}", values)
+                error = problems.get(name)
+                reason = error.reason if error else Reason.FIELD_MISSING
+                what = error.detail if error else f"absent, and required{self._looked_at(name, values)}"
+                return self._invalid(index, reason, f"{name}: {what}", values)
         plate = values.get("plate")
         if plate is None and "plate" not in problems:
             return self._ended(index, Outcome.SKIPPED, Reason.PLATE_MISSING, "no plate", values)
         for name, error in problems.items():
             return self._invalid(index, error.reason, f"{name}: {error.detail}", values)
         return Order(index, self.name, str(order_id), event_id, str(plate), values, (), span)
+
+    def _looked_at(self, name: str, values: Mapping[str, Value]) -> str:
+        fields = self.overrides.get(str(values.get("station_id")), self.fields)
+        return next((looked_at(place) for place in fields if place.name == name), "")
 
     def _judged(self, order: Order, latest: datetime | None, *, late: bool, release: bool) -> Order | Finding:
         """The order, or why it gets no coupon though it can be read."""
@@ -582,6 +592,23 @@ class Source:
         return Finding(
             index, Outcome.INVALID, reason, detail, dead_letter=True, values=values, source=self.name
         )
+
+
+def looked_at(place: Field) -> str:
+    """Where an absent field was looked for: `: nothing at a, b`, to be put behind that it is absent."""
+    if place.template is not None:
+        return f': nothing for "{place.template.text}"'
+    told = [f"at {_several(paths)}" for paths in (place.paths, place.minus) if paths]
+    if place.computed is not None:
+        told.append(f"for {place.computed.text}")
+    return f": nothing {', or '.join(told)}" if told else ""
+
+
+def _several(paths: Sequence[Path]) -> str:
+    return ", ".join(path.text for path in paths[:_MOST_PATHS]) + (" ..." if len(paths) > _MOST_PATHS else "")
+
+
+_MOST_PATHS = 6
 
 
 def _reversed(gate: Gate, row: object, event: Event) -> str | None:

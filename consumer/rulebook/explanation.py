@@ -17,7 +17,7 @@ from consumer.core.fields import Field, FieldType, Quantity, UnreadableError, Zo
 from consumer.core.formats import Event, Refusal, found_at, scalar_text
 from consumer.core.outcomes import Finding, Outcome
 from consumer.core.rules import RuleBook
-from consumer.core.sources import Source
+from consumer.core.sources import Source, looked_at
 from consumer.core.syntax import Kind, names_in, parts_of
 from consumer.core.templates import text_of
 from consumer.rulebook.review import unfit_keys
@@ -396,12 +396,10 @@ def _short(number: Decimal) -> str:
 def _without(field: Field, value: Value | None, values: Mapping[str, Value]) -> str:
     """Why a field has its value, or none, though nothing stands there."""
     if value is not None and field.computed is not None:
-        computed = field.computed
-        return f"{computed.left} {'−' if computed.minus else '+'} {computed.right}"
+        return field.computed.text
     if value is not None:
         return _derived(field.name, values)
-    places = ", ".join(path.text for path in field.paths[:6]) + (" ..." if len(field.paths) > 6 else "")
-    return f"absent: nothing at {places}" if places else "absent"
+    return f"absent{looked_at(field)}"
 
 
 def _derived(name: str, values: Mapping[str, Value]) -> str:

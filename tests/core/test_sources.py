@@ -657,6 +657,48 @@ def test_what_is_required_is_asked_for_before_the_plate() -> None:
     assert end(rules, CHARGE | {"energy_kwh": None})[1] is Reason.FIELD_MISSING
 
 
+@pytest.mark.parametrize(
+    ("field", "told"),
+    [
+        ("energy_wh: {paths: order.kwh, unit: kWh, required: true}", "nothing at order.kwh"),
+        (
+            "energy_wh: {paths: [a, b, c, d, e, f, g], unit: Wh, required: true}",
+            "nothing at a, b, c, d, e, f ...",
+        ),
+        (
+            "fee_fen: {paths: fee, minus: [paid, less], unit: fen, required: true}",
+            "nothing at fee, or at paid, less",
+        ),
+        ('station_id: {template: "{operator}/{no|id}", required: true}', 'nothing for "{operator}/{no|id}"'),
+        (
+            "started_at: {paths: begin, computed: ended_at - charging_seconds, required: true}",
+            "nothing at begin, or for ended_at − charging_seconds",
+        ),
+        (
+            "overdue: {computed: ended_at - started_at, type: duration, required: true}",
+            "nothing for ended_at − started_at",
+        ),
+    ],
+)
+def test_what_is_absent_and_required_is_told_with_the_places_that_were_looked_at(
+    field: str, told: str
+) -> None:
+    rules = book(f"{{extends: canonical, fields: {{{field}}}}}")
+    row = {name: value for name, value in CHARGE.items() if name not in ("started_at", "charging_seconds")}
+    found = read(rules, row)
+
+    assert isinstance(found, Finding)
+    name = field.partition(":")[0]
+    assert (found.reason, found.detail) == (Reason.FIELD_MISSING, f"{name}: absent, and required: {told}")
+
+
+def test_an_order_without_its_number_is_told_with_the_places_that_were_looked_at() -> None:
+    found = read(book("{extends: canonical, fields: {order_id: [order.no, no]}}"))
+
+    assert isinstance(found, Finding)
+    assert found.detail == "no event id: `order_id` is absent: nothing at order.no, no"
+
+
 # -- Numbers and times in unusual clothes -----------------------------------------------------------
 
 CLOTHES = book(
