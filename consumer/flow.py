@@ -69,6 +69,10 @@ _SHARED = frozenset({Hold.FLEET_RATE, Hold.FLEET_IN_FLIGHT, Hold.PERMIT})
 """What accounts take from each other."""
 
 
+_IN_FLIGHT = (Hold.ADAPTIVE_LIMIT, Hold.ACCOUNT_IN_FLIGHT, Hold.FLEET_IN_FLIGHT, Hold.PERMIT)
+"""Of calls at once, in the order in which they are told."""
+
+
 class AccountBounds(Protocol):
     """What flow needs of an account of the rules."""
 
@@ -143,7 +147,7 @@ class Flow:
             stop_seconds=probe_seconds, stop_cap_seconds=probe_cap_seconds
         )
         self.share = Share()
-        self.bounds = _Bounds(self.share, monotonic())
+        self.bounds = _MemberBounds(self.share, monotonic())
         self.bounds.use(fleet or FleetBounds(), monotonic())
         self._gates: dict[str, _Gate] = {}
         self._accounts: frozenset[str] = frozenset()
@@ -407,7 +411,7 @@ class Permit(Struct, eq=False):
         """The call is over, or there will be none: to be said once."""
         if self.waiter is not None:
             self.waiter = None
-            self.gate.leave(self)
+            self.gate.withdraw(self)
         elif self.given:
             if self.leave is not None:
                 self.gate.lost(self.leave)
@@ -416,7 +420,7 @@ class Permit(Struct, eq=False):
             self.gate.ended()
 
 
-class _Bounds:
+class _MemberBounds:
     """A rate and a cap in flight of the fleet's, of which this member has its share.
 
     Attributes:
@@ -474,7 +478,7 @@ class _Gate:
             if flow.limit_policy
             else None
         )
-        self.bounds = _Bounds(flow.share, now)
+        self.bounds = _MemberBounds(flow.share, now)
         self.waiting: deque[Permit] = deque()
         self.in_flight = 0
         self.held: Hold | None = None
@@ -559,7 +563,10 @@ class _Gate:
         """Leave for as many calls as nothing holds back, where nobody waits."""
         if self.waiting or self.flow.in_turn:
             return []
-        leaves = [self.breaker.leave] * self._take_many(most)
+        many = self._take_many(most)
+        if many:
+            return [self.breaker.leave] * many
+        leaves: list[Pass] = []
         while len(leaves) < most and self._holds(now) is None:
             leaves.append(self._take(now))
         return leaves
@@ -576,7 +583,7 @@ class _Gate:
         elif len(self.waiting) == 1 or self.open:
             self.let_through()
 
-    def leave(self, permit: Permit) -> None:
+    def withdraw(self, permit: Permit) -> None:
         """Who waits does so no longer."""
         first = self.waiting[0] is permit
         self.waiting.remove(permit)
@@ -619,18 +626,11 @@ class _Gate:
         return many > 0
 
     def _take_many(self, most: int) -> int:
-        """As nearly always, where it is only a matter of how many are under way; the others are looked at one by one."""
+        """As many as there is room for, where nothing else counts, as nearly always; 0: they are looked at one by one."""
         flow = self.flow
         if self.breaker.shut or self.bounds.bucket is not None or flow.bounds.bucket is not None:
             return 0
-        room = [most, flow.max_in_flight - flow.in_flight]
-        if self.limit is not None:
-            room.append(self.limit.limit - self.in_flight)
-        if self.bounds.most is not None:
-            room.append(self.bounds.most - self.in_flight)
-        if flow.bounds.most is not None:
-            room.append(flow.bounds.most - flow.in_flight)
-        many = min(room)
+        many = min(most, *self._rooms(most))
         if many <= 0:
             return 0
         self.in_flight += many
@@ -638,7 +638,7 @@ class _Gate:
         flow.look_how_late()
         return many
 
-    def _holds(self, now: float) -> Hold | None:  # noqa: PLR0911  # a list of reasons, first one counts
+    def _holds(self, now: float) -> Hold | None:
         """What holds the next order back now."""
         flow, breaker = self.flow, self.breaker
         self.look_in = float("inf")
@@ -653,15 +653,21 @@ class _Gate:
         if bucket is not None and (wait := bucket.wait(now)):
             self.look_in = wait
             return Hold.ACCOUNT_RATE
-        if self.limit is not None and self.in_flight >= self.limit.limit:
-            return Hold.ADAPTIVE_LIMIT
-        most = self.bounds.most
-        if most is not None and self.in_flight >= most:
-            return Hold.ACCOUNT_IN_FLIGHT
-        most = flow.bounds.most
-        if most is not None and flow.in_flight >= most:
-            return Hold.FLEET_IN_FLIGHT
-        return Hold.PERMIT if flow.in_flight >= flow.max_in_flight else None
+        for hold, room in zip(_IN_FLIGHT, self._rooms(1), strict=True):
+            if room <= 0:
+                return hold
+        return None
+
+    def _rooms(self, most: int) -> tuple[int, int, int, int]:
+        """How many more calls each of `_IN_FLIGHT` has room for; `most` of what is not bounded."""
+        flow, limit, ours = self.flow, self.limit, self.in_flight
+        account, fleet = self.bounds.most, flow.bounds.most
+        return (
+            most if limit is None else limit.limit - ours,
+            most if account is None else account - ours,
+            most if fleet is None else fleet - flow.in_flight,
+            flow.max_in_flight - flow.in_flight,
+        )
 
     def _take(self, now: float) -> Pass:
         """All that nothing holds back."""
