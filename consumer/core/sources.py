@@ -377,6 +377,10 @@ class Source:
             return [{} if scalar is None else scalar]  # no order, but the gates may know why
         return event.body if isinstance(event.body, list) else [event.body]
 
+    def opened_rows(self, event: Event) -> list[object]:
+        """Its rows as they are read: where one is text, what that holds. None where an event has no rows."""
+        return [_opened(row) for row in self.rows(event)] if isinstance(event.body, dict | list) else []
+
     def _read_row(
         self, index: int, row: object, event: Event, directory: Directory, window: "Window"
     ) -> Order | Finding:

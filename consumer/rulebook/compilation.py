@@ -373,6 +373,10 @@ class Compilation:
             found += [wanted] if _preset(wanted) is not None else self.presets_of(wanted)
         return found
 
+    def gates_of(self, name: str) -> Sequence[SkipModel]:
+        """How a source's gates are written, in their order: its own, and those of what it extends."""
+        return self._extended(name, ()).skip or ()
+
     def _base(self, name: str, number: int, wanted: str, seen: tuple[str, ...]) -> SourceModel | None:
         preset = _preset(wanted)
         if preset is not None:

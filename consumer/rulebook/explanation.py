@@ -150,7 +150,7 @@ def explain(
     as_it_does = source is None and now is not None
     items = book.read(record, now or _LONG_AGO) if as_it_does else book.read_as(known, record, now)
     envelope, event = _opened(known.envelope, record)
-    rows = known.rows(event) if event is not None and isinstance(event.body, dict | list) else []
+    rows = [] if event is None else known.opened_rows(event)
     if event is not None:
         envelope.append(f"{len(rows)} row{'' if len(rows) == 1 else 's'}{_where(known, event)}")
     orders = [

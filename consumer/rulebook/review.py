@@ -17,16 +17,16 @@ from consumer.core.errors import Problem
 from consumer.core.events import Coordinates, Order, Record, Value
 from consumer.core.expressions import Failure
 from consumer.core.fields import FieldType
-from consumer.core.formats import scalar_text
+from consumer.core.formats import Refusal, first_at, scalar_text
 from consumer.core.outcomes import Finding, Reason
 from consumer.core.rules import Rule, RuleBook
-from consumer.core.sources import Source
+from consumer.core.sources import Missing, Source
 from consumer.core.syntax import compared_in, guarded_in, literals_in, names_in, parts_of, place_of
 from consumer.core.templates import DERIVED
 from consumer.rulebook.bundle import Location
 from consumer.rulebook.cases import event_bytes, record_of
 from consumer.rulebook.compilation import Compilation, preset_names, preset_sample
-from consumer.rulebook.model import TO_CONFIRM, TO_FILL_IN
+from consumer.rulebook.model import TO_CONFIRM, TO_FILL_IN, SkipModel
 
 __all__ = ["review"]
 
@@ -42,6 +42,7 @@ def review(compilation: Compilation, book: RuleBook) -> list[Problem]:
     work.look_for_unreachable()
     work.look_for_unused()
     work.look_for_tests()
+    work.look_for_untried_gates()
     work.try_samples()
     work.try_limits()
     return work.found()
@@ -291,6 +292,47 @@ class _Review:
             remedy = "write an event, and what is expected of it, under `tests:`"
             self._warn(("rules",), message, remedy, key=True)
 
+    def look_for_untried_gates(self) -> None:
+        """Gates at whose path no event has anything, and those that should skip some of the events and skip none."""
+        if not self._model.tests:
+            return  # that is told already
+        held, skipping = self._try_gates()
+        for name, model in self._model.sources.items():
+            for number, gate in enumerate(model.skip or ()):
+                location = ("sources", name, "skip", number)
+                if any(path.startswith(("$headers", "$key")) for path in gate.paths):
+                    continue  # no test's event has them
+                if id(gate) not in held:
+                    self._warn_of_path(location, gate)
+                elif id(gate) not in skipping and _lets_pass(gate):
+                    message = "this gate skips no event of the tests: nothing shows that it ever skips one"
+                    self._warn(location, message, f"correct it, or {_to_skip(gate)}")
+
+    def _warn_of_path(self, location: Location, gate: SkipModel) -> None:
+        places = " or ".join(f"`{path}`" for path in gate.paths)
+        becomes = _WITHOUT[gate.missing or (Missing.KEEP if _lets_pass(gate) else Missing.INVALID)]
+        message = f"no test has anything at {places}; where nothing stands there, {becomes}"
+        shown = _to_skip(gate) if _lets_pass(gate) else "write a test with an event that has something there"
+        self._warn((*location, "paths"), message, f"correct the path, or {shown}")
+
+    def _try_gates(self) -> tuple[set[int], set[int]]:
+        """The gates at whose path an event has something, and those of them that skip it, by the `id` of their model."""
+        gates = {
+            name: list(zip(self._compilation.gates_of(name), source.gates, strict=True))
+            for name, source in self._sources.items()
+        }
+        held, skipping = set[int](), set[int]()
+        for _, source, record in self._events():
+            event = source.envelope.open(record)
+            if isinstance(event, Refusal):
+                continue
+            for row, (model, gate) in product(source.opened_rows(event), gates[source.name]):
+                if scalar_text(first_at(gate.paths, row, event)) is not None:
+                    held.add(id(model))
+                    if gate.test(row, event) is not None:
+                        skipping.add(id(model))
+        return held, skipping
+
     # -- events that are known
 
     def try_samples(self) -> None:
@@ -313,21 +355,21 @@ class _Review:
                         break
 
     def _samples(self) -> Iterator[_Sample]:
-        book, compilation = self._book, self._compilation
-        for _, case, source in compilation.cases(book):
-            items = book.read_as(source, record_of(source, case), None)
-            yield from (
-                _Sample(f"the event of test `{case.name}`", item) for item in items if isinstance(item, Order)
-            )
+        for label, source, record in self._events():
+            items = self._book.read_as(source, record, None)
+            yield from (_Sample(label, item) for item in items if isinstance(item, Order))
+
+    def _events(self) -> Iterator[tuple[str, Source, Record]]:
+        """What it is, who reads it, and the record: of each test, and of the presets."""
+        compilation = self._compilation
+        for _, case, source in compilation.cases(self._book):
+            yield f"the event of test `{case.name}`", source, record_of(source, case)
         for name, source in self._sources.items():
             presets = compilation.presets_of(name)
             event = preset_sample(presets)
-            if event is None:
-                continue
-            record = Record(Coordinates("sample", 0, 0), -1, None, event_bytes(event))
-            label = f"the sample of {' and '.join(f'`{preset}`' for preset in presets)}"
-            items = book.read_as(source, record, None)
-            yield from (_Sample(label, item) for item in items if isinstance(item, Order))
+            if event is not None:
+                record = Record(Coordinates("sample", 0, 0), -1, None, event_bytes(event))
+                yield f"the sample of {' and '.join(f'`{preset}`' for preset in presets)}", source, record
 
     # -- charges at the limits
 
@@ -449,6 +491,11 @@ class _Review:
 
 
 _CONFIRM = "correct what is under it where it is wrong, and take the mark away"
+_WITHOUT = {
+    Missing.KEEP: "a charge passes",
+    Missing.SKIP: "a charge is skipped",
+    Missing.INVALID: "a charge is `invalid`",
+}
 _LEAVE_OUT = "name it in a rule, or leave it out"
 _PLATE = "粤BD12345"
 _TAKERS = 50
@@ -461,6 +508,15 @@ _FIXED = frozenset(
     {"order_id", "event_id", "plate", "station_id", "api_store_code", "zone", "ended_at", "present"}
 )
 """What made-up charges do not differ in, or not at limits."""
+
+
+def _lets_pass(gate: SkipModel) -> bool:
+    """What it does not know: it tells what it skips, not what may pass."""
+    return gate.values_in is not None or gate.present is not None
+
+
+def _to_skip(gate: SkipModel) -> str:
+    return f"write a test with an event that it skips: `expect: {{outcome: skipped, reason: {gate.reason}}}`"
 
 
 def fits(rule: Rule, order: Order) -> bool:
