@@ -196,10 +196,10 @@ class FieldModel(Model):
 
 
 class SkipModel(Model):
-    """A reason for which a row is no finished, real charge."""
+    """A gate: one value of a row, and those for which the row is no finished, real charge."""
 
     paths: Texts
-    """Where the value stands."""
+    """Where the value stands; the first path with a value counts."""
     values_in: Scalars | None = Field(None, alias="in")
     """Skip these values."""
     not_in: Scalars | None = None
@@ -209,7 +209,7 @@ class SkipModel(Model):
     reason: SkipReason
     """What its outcome says."""
     missing: Annotated[Missing, Field(strict=False)] | None = None
-    """What happens without a value: keep (default of `in`), invalid (default of `not_in`), skip (which can stand without `in` and `not_in`)."""
+    """What happens without a value, as where a path is wrong: keep, which lets the row pass (default of `in` and `present`), invalid (default of `not_in`), skip (which can stand without `in` and `not_in`)."""
     reverses: Text | None = None
     """Number of the order that a reversal takes back: text with `{path}` placeholders."""
 
@@ -304,7 +304,7 @@ class SourceModel(Model):
     orders: Texts | None = None
     """Where the orders stand: a list of them, or one; text there is JSON again. `$` (default) is the event itself."""
     skip: list[SkipModel] | None = None
-    """In order; the first that holds decides. Those of `extends` come first, but for those over the same first path."""
+    """Gates, in order; the first that holds ends the row before any rule is asked. Those of `extends` come first, but for those over the same first path."""
     fields: FieldModels = {}
     """By field name; a field that names no place keeps that of `extends` and changes only what it says."""
     event_id: Text | None = None
