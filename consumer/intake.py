@@ -30,7 +30,7 @@ from consumer.core.outcomes import Outcome, Resolution
 from consumer.core.status import LedgerStatus, Memory, PartitionStatus
 from consumer.delivery import UnderWay
 from consumer.ledger import Done, Ledger
-from consumer.link import Membership, TopicPartition, ended, words
+from consumer.link import Membership, TopicPartition, cancel_until_ended, words
 from consumer.logs import Intervals
 from consumer.metrics import Metrics
 from consumer.takeover import Link, Logs, Takeover
@@ -105,7 +105,7 @@ class Consumer(Logs, Protocol):
     def highwater(self, partition: TopicPartition) -> int | None:
         """The log's end as of the last fetch."""
 
-    def place(self, partition: TopicPartition) -> int | None:
+    def next_offset(self, partition: TopicPartition) -> int | None:
         """Where the next poll reads on, past transaction markers and gaps; None while that is not known."""
 
     async def getmany(
@@ -218,7 +218,7 @@ class Assignment:
 
 
 class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has no types
-    """Takes records in, and hands each to `deliver`.
+    """Takes records in, has each delivered, and hands what ended to the ledger.
 
     Attributes:
         joined: true once the group has given an assignment, empty or not.
@@ -308,7 +308,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
                 if task.done():
                     task.result()  # it never ends well by itself
         finally:
-            await ended(stopping, *working)
+            await cancel_until_ended(stopping, *working)
             await self._release("stopping")
 
     def stop(self) -> None:
@@ -336,8 +336,12 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
 
     @property
     def trouble(self) -> str | None:  # noqa: D102 - among the attributes
-        held = self._assignment
-        return self._cannot_poll or self._cannot_open or (held.ledger.trouble if held is not None else None)
+        assignment = self._assignment
+        return (
+            self._cannot_poll
+            or self._cannot_open
+            or (assignment.ledger.trouble if assignment is not None else None)
+        )
 
     @property
     def unreadable(self) -> list[str]:
@@ -346,11 +350,15 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
 
     def partition_statuses(self) -> list[PartitionStatus]:
         """Each partition that records are taken from, as of now."""
-        held = self._assignment
-        return [] if held is None else [self._partition_status(held, tp) for tp in sorted(held.places)]
+        assignment = self._assignment
+        return (
+            []
+            if assignment is None
+            else [self._partition_status(assignment, tp) for tp in sorted(assignment.places)]
+        )
 
-    def _partition_status(self, held: Assignment, partition: TopicPartition) -> PartitionStatus:
-        place, end = held.places[partition], self._end(partition)
+    def _partition_status(self, assignment: Assignment, partition: TopicPartition) -> PartitionStatus:
+        place, end = assignment.places[partition], self._end(partition)
         tracker = place.tracker
         return PartitionStatus(
             topic=partition.topic,
@@ -360,15 +368,15 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             frontier=tracker.frontier,
             position=tracker.position,
             under_way=place.records,
-            map_bytes=held.ledger.map_bytes(partition),
+            map_bytes=assignment.ledger.map_bytes(partition),
             paused=self._paused.get(partition),
             due_at=place.not_due,
         )
 
     def memory(self) -> Memory:
         """What is held, and may be."""
-        held, bounds = self._assignment, self._bounds
-        records, size = (held.records, held.bytes) if held is not None else (0, 0)
+        assignment, bounds = self._assignment, self._bounds
+        records, size = (assignment.records, assignment.bytes) if assignment is not None else (0, 0)
         return Memory(records, bounds.records, size, bounds.bytes)
 
     def ledger_status(self) -> LedgerStatus:
@@ -390,9 +398,9 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             now = self._monotonic()
             self._account(now, now - before)
             self.last_turn = before = now
-            held = self._assignment
+            assignment = self._assignment
             for partition, records in batches.items():
-                self._take_in(held, partition, records)
+                self._take_in(assignment, partition, records)
             self._begin_more()
 
     async def _wait_for_room(self) -> None:
@@ -405,27 +413,31 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             except TimeoutError:
                 pass
 
-    def _wants_more(self, held: Assignment | None) -> bool:
-        return held is None or len(held.backlog) < BACKLOG_RECORDS
+    def _wants_more(self, assignment: Assignment | None) -> bool:
+        return assignment is None or len(assignment.backlog) < BACKLOG_RECORDS
 
     def _full(self) -> bool:
-        held = self._assignment
-        return held is not None and (held.records >= self._bounds.records or held.bytes >= self._bounds.bytes)
+        assignment = self._assignment
+        return assignment is not None and (
+            assignment.records >= self._bounds.records or assignment.bytes >= self._bounds.bytes
+        )
 
     def _steer(self) -> None:
         """Pause and resume partitions, so that polling can go on whatever holds us up."""
-        held = self._assignment
-        if held is None:
+        assignment = self._assignment
+        if assignment is None:
             self._paused = {}
             return
-        held_up_by = self._pause_reason() or (LEDGER if held.ledger.stuck else FULL if self._full() else None)
+        held_up_by = self._pause_reason() or (
+            LEDGER if assignment.ledger.stuck else FULL if self._full() else None
+        )
         now = self._monotonic()
         if held_up_by == self._held_up_by and now < self._steer_at:
             return
         self._held_up_by, self._steer_at = held_up_by, now + STEER_SECONDS
-        if held.admitting:
-            self._pass_markers(held)
-        wanted = self._to_be_paused(held, held_up_by)
+        if assignment.admitting:
+            self._pass_markers(assignment)
+        wanted = self._to_be_paused(assignment, held_up_by)
         if wanted != self._paused:
             assigned = set(self._consumer.assignment())
             self._consumer.pause(*(tp for tp in wanted if tp not in self._paused and tp in assigned))
@@ -433,16 +445,16 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             self._paused = wanted
         self._paused_lately.update(wanted)
 
-    def _to_be_paused(self, held: Assignment, held_up_by: str | None) -> dict[TopicPartition, str]:
+    def _to_be_paused(self, assignment: Assignment, held_up_by: str | None) -> dict[TopicPartition, str]:
         """Each with its reason."""
         wanted: dict[TopicPartition, str] = {}
         now = self._clock()
-        for partition, place in held.places.items():
+        for partition, place in assignment.places.items():
             if place.not_due is not None and place.not_due <= now:
                 place.not_due = None
             if held_up_by is not None:
                 wanted[partition] = held_up_by
-            elif held.ledger.full(partition):
+            elif assignment.ledger.full(partition):
                 wanted[partition] = OFFSET_MAP
             elif self._is_unreadable(partition.topic):
                 wanted[partition] = UNREADABLE
@@ -450,23 +462,23 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
                 wanted[partition] = NOT_DUE
         return wanted
 
-    def _pass_markers(self, held: Assignment) -> None:
+    def _pass_markers(self, assignment: Assignment) -> None:
         """What stands at a log's end and is no record (a transaction's marker, a compacted one) is done: no lag stays."""
-        for partition, place in held.places.items():
-            reads_on = self._consumer.place(partition)
+        for partition, place in assignment.places.items():
+            reads_on = self._consumer.next_offset(partition)
             if reads_on is not None and reads_on > place.position:
                 place.position = reads_on
                 if place.tracker.skip_to(reads_on):
-                    held.ledger.touch(partition)
+                    assignment.ledger.touch(partition)
 
     async def _poll(self) -> Mapping[TopicPartition, Sequence[Any]]:
-        held = self._assignment
-        room = self._bounds.records - held.records if held is not None else POLL_RECORDS
+        assignment = self._assignment
+        room = self._bounds.records - assignment.records if assignment is not None else POLL_RECORDS
         try:
             batches = await self._consumer.getmany(
-                *(self._uncrowded(held) if held is not None and held.crowded else ()),
+                *(self._uncrowded(assignment) if assignment is not None and assignment.crowded else ()),
                 timeout_ms=int(POLL_SECONDS * 1000),
-                max_records=max(1, min(POLL_RECORDS, room)) if self._wants_more(held) else 1,
+                max_records=max(1, min(POLL_RECORDS, room)) if self._wants_more(assignment) else 1,
             )
         except KafkaError as error:
             self._note_problem(error)
@@ -475,9 +487,9 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._problems, self._polled_at, self._cannot_poll = 0, self._monotonic(), None
         return batches
 
-    def _uncrowded(self, held: Assignment) -> Iterable[TopicPartition]:
+    def _uncrowded(self, assignment: Assignment) -> Iterable[TopicPartition]:
         """No partition gets more than half of what may be held while others could: its deep backlog keeps nobody waiting."""
-        return [tp for tp in held.places if tp not in self._paused and tp not in held.crowded]
+        return [tp for tp in assignment.places if tp not in self._paused and tp not in assignment.crowded]
 
     def _note_problem(self, error: KafkaError) -> None:
         self._problems += 1
@@ -492,15 +504,15 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         stuck: Mapping[TopicPartition, int] = {}
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            places, self._paused_lately = self._idle_places(), set(self._paused)
+            offsets, self._paused_lately = self._idle_offsets(), set(self._paused)
             try:
                 async with asyncio.timeout(LOOK_SECONDS):
-                    ends = await self._consumer.end_offsets(list(places)) if places else {}
+                    ends = await self._consumer.end_offsets(list(offsets)) if offsets else {}
             except (KafkaError, TimeoutError):
                 ends = {}  # Kafka is away, which others notice and tell
             stuck_before = stuck
-            stuck = {tp: place for tp, place in places.items() if place < ends.get(tp, place)}
-            silent = [tp for tp, place in stuck.items() if stuck_before.get(tp) == place]
+            stuck = {tp: offset for tp, offset in offsets.items() if offset < ends.get(tp, offset)}
+            silent = [tp for tp, offset in stuck.items() if stuck_before.get(tp) == offset]
             if silent:
                 what = ", ".join(f"{tp.topic}-{tp.partition}" for tp in silent)
                 log.warning("intake.silent", partitions=what, seconds=LOOK_SECONDS)
@@ -519,17 +531,17 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             except (KafkaError, TimeoutError):
                 pass  # Kafka is away, which others notice and tell
 
-    def _idle_places(self) -> dict[TopicPartition, int]:
+    def _idle_offsets(self) -> dict[TopicPartition, int]:
         """Where partitions stand from which records could have come all the time."""
-        held = self._assignment
-        if held is None or not held.admitting:
+        assignment = self._assignment
+        if assignment is None or not assignment.admitting:
             return {}
-        places = {
-            tp: self._consumer.place(tp)
-            for tp in held.places
-            if tp not in self._paused_lately and tp not in held.crowded
+        offsets = {
+            tp: self._consumer.next_offset(tp)
+            for tp in assignment.places
+            if tp not in self._paused_lately and tp not in assignment.crowded
         }
-        return {tp: place for tp, place in places.items() if place is not None}
+        return {tp: offset for tp, offset in offsets.items() if offset is not None}
 
     def _account(self, now: float, seconds: float) -> None:
         if self._paused:
@@ -543,12 +555,12 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         for reason in self._seen_reasons:
             self._metrics.paused.labels(reason).set(reason in reasons)
         self._metrics.last_poll.set_to_current_time()
-        held = self._assignment
-        self._metrics.waiting.set(held.records if held else 0)
-        self._metrics.waiting_bytes.set(held.bytes if held else 0)
-        if held is not None:
+        assignment = self._assignment
+        self._metrics.waiting.set(assignment.records if assignment else 0)
+        self._metrics.waiting_bytes.set(assignment.bytes if assignment else 0)
+        if assignment is not None:
             all_held_up = self._pause_reason() is not None
-            for partition, place in held.places.items():
+            for partition, place in assignment.places.items():
                 self._account_for(partition, place, all_held_up=all_held_up)
 
     def _account_for(self, partition: TopicPartition, place: Place, *, all_held_up: bool) -> None:
@@ -576,13 +588,20 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
 
     # -- Records --------------------------------------------------------------------------------------
 
-    def _take_in(self, held: Assignment | None, partition: TopicPartition, polled: Sequence[Any]) -> None:
+    def _take_in(
+        self, assignment: Assignment | None, partition: TopicPartition, polled: Sequence[Any]
+    ) -> None:
         """Of an assignment that is over, or not yet open, nothing is taken: it will be read again."""
-        if held is None or self._assignment is not held or partition not in held.places or not held.admitting:
+        if (
+            assignment is None
+            or self._assignment is not assignment
+            or partition not in assignment.places
+            or not assignment.admitting
+        ):
             return
-        place = held.places[partition]
+        place = assignment.places[partition]
         if polled[0].offset < place.position:
-            self._begin_anew(held, partition, polled[0].offset)
+            self._begin_anew(assignment, partition, polled[0].offset)
             return
         topic, number = partition
         waits, stays = topic in self._retry_topics, self._is_unreadable(topic)
@@ -603,7 +622,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             place.position = offset + 1
             if not tracker.take(offset):
                 place.dues.pop(offset, None)
-                held.ledger.touch(partition)
+                assignment.ledger.touch(partition)
                 continue
             record = Record(
                 new(Coordinates, (topic, number, offset)),
@@ -619,7 +638,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             )
             taken.append(record)
         if taken:
-            self._hold(held, partition, place, taken)
+            self._keep(assignment, partition, place, taken)
 
     def _waits(self, place: Place, offset: int, retry: RetryContext) -> bool:
         """Whether the order at `offset` is not due yet."""
@@ -629,79 +648,79 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         place.not_due = retry.due_at
         return True
 
-    def _hold(
-        self, held: Assignment, partition: TopicPartition, place: Place, records: Sequence[Record]
+    def _keep(
+        self, assignment: Assignment, partition: TopicPartition, place: Place, records: Sequence[Record]
     ) -> None:
         self._records_of(partition.topic).inc(len(records))
-        held.records += len(records)
-        held.bytes += size_of(records)
+        assignment.records += len(records)
+        assignment.bytes += size_of(records)
         place.records += len(records)
-        if place.records >= self._share and len(held.places) > 1:
-            held.crowded.add(partition)
-        held.backlog += records
+        if place.records >= self._share and len(assignment.places) > 1:
+            assignment.crowded.add(partition)
+        assignment.backlog += records
 
     def _begin_more(self) -> None:
         """Of what was taken in, unless enough orders wait for leave to call, or enough records to be written."""
-        held = self._assignment
-        if held is None or not held.backlog or not held.admitting or self._supplied():
+        assignment = self._assignment
+        if assignment is None or not assignment.backlog or not assignment.admitting or self._supplied():
             return
-        if held.unwritten >= self._bounds.unwritten:
+        if assignment.unwritten >= self._bounds.unwritten:
             return
-        backlog = held.backlog
+        backlog = assignment.backlog
         some = [backlog.popleft() for _ in range(min(len(backlog), TURN_RECORDS))]
         if len(backlog) < BACKLOG_RECORDS:
             self._room.set()
         if self._unreadable:
-            held.kept_back += [each for each in some if self._is_unreadable(each.coordinates.topic)]
+            assignment.kept_back += [each for each in some if self._is_unreadable(each.coordinates.topic)]
             some = [each for each in some if not self._is_unreadable(each.coordinates.topic)]
-        self._delivery.begin(some, held.ended)
+        self._delivery.begin(some, assignment.ended)
 
-    def _begin_anew(self, held: Assignment, partition: TopicPartition, offset: int) -> None:
+    def _begin_anew(self, assignment: Assignment, partition: TopicPartition, offset: int) -> None:
         """The log ends before our place: it was cut or made anew, and what we hold of it says nothing any more."""
         log.warning(
             "intake.log_made_anew",
             topic=partition.topic,
             partition=partition.partition,
             found=offset,
-            expected=held.places[partition].position,
+            expected=assignment.places[partition].position,
         )
         self._made_anew.add(partition)
-        held.admitting = False
+        assignment.admitting = False
         self._consumer.rejoin()
 
-    def _ended(self, held: Assignment, wholes: Sequence[UnderWay]) -> None:
+    def _ended(self, assignment: Assignment, wholes: Sequence[UnderWay]) -> None:
         """Written; or, with a problem, begun again and again. Of what ends after its assignment nothing is: the next owner does it."""
-        if held.closed:
+        if assignment.closed:
             self._metrics.late_completions.inc(len(wholes))
             return
-        invalid, add = Outcome.INVALID, held.ledger.add
+        invalid, add = Outcome.INVALID, assignment.ledger.add
         for whole in wholes:
             record, resolutions = whole.record, whole.resolutions
             try:
                 if whole.problem is not None:
-                    self._deliver_again(held, record, whole.problem, called=whole.called)
+                    self._deliver_again(assignment, record, whole.problem, called=whole.called)
                     continue
-                if held.failed:
-                    held.failed.pop(record.coordinates, None)
+                if assignment.failed:
+                    assignment.failed.pop(record.coordinates, None)
                 if self._unreadable or not resolutions or resolutions[0].outcome is invalid:
                     self._note_readable(record.coordinates.topic, resolutions)
-                held.unwritten += 1
+                assignment.unwritten += 1
                 add(record, resolutions)
             except Exception as bug:  # noqa: BLE001  # it is of this record alone, which holds its frontier
                 told = {"message": "a record that has ended cannot be written", "exception": bug}
                 asyncio.get_running_loop().call_exception_handler(told)
 
-    def _deliver_again(self, held: Assignment, record: Record, bug: Exception, *, called: bool) -> None:
+    def _deliver_again(self, assignment: Assignment, record: Record, bug: Exception, *, called: bool) -> None:
         """After a bug of ours. The record is not lost: it holds its frontier until it ends, behind later ones of its plate."""
-        place = record.coordinates
-        log.error("intake.delivery_failed", exc_info=bug, **place._asdict())
-        pause = min(2.0 ** min(held.failed[place], 10), 60.0)
-        held.failed[place] += 1
+        coordinates = record.coordinates
+        log.error("intake.delivery_failed", exc_info=bug, **coordinates._asdict())
+        pause = min(2.0 ** min(assignment.failed[coordinates], 10), 60.0)
+        assignment.failed[coordinates] += 1
         again = replace(record, maybe_sent=True) if called else record  # what was granted already may be ours
 
         def begin_again() -> None:
-            if held.admitting:
-                self._delivery.begin([again], held.ended)
+            if assignment.admitting:
+                self._delivery.begin([again], assignment.ended)
 
         asyncio.get_running_loop().call_later(pause, begin_again)
 
@@ -709,10 +728,12 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._unreadable.pop(topic, None)
         self._metrics.unreadable_alarm.labels(topic).set(0)
         self._steer_at = self._monotonic()
-        held = self._assignment
-        if held is not None and held.kept_back:
-            held.backlog.extendleft(reversed(held.kept_back))  # those of other topics are kept back again
-            held.kept_back.clear()
+        assignment = self._assignment
+        if assignment is not None and assignment.kept_back:
+            assignment.backlog.extendleft(
+                reversed(assignment.kept_back)
+            )  # those of other topics are kept back again
+            assignment.kept_back.clear()
 
     def _note_readable(self, topic: str, resolutions: Sequence[Resolution]) -> None:
         """A topic of which nothing can be read is rather a mistake of ours than a thousand dead letters."""
@@ -735,18 +756,18 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
                 remedy="the topic is paused: correct its source in the rules, then replay the dead letters",
             )
 
-    def _committed(self, held: Assignment, done: Sequence[Done]) -> None:
-        held.records -= len(done)
-        held.unwritten -= len(done)
-        held.bytes -= size_of([item.record for item in done])
+    def _committed(self, assignment: Assignment, done: Sequence[Done]) -> None:
+        assignment.records -= len(done)
+        assignment.unwritten -= len(done)
+        assignment.bytes -= size_of([item.record for item in done])
         for partition, count in Counter([item.partition for item in done]).items():
-            place = held.places[partition]
+            place = assignment.places[partition]
             place.records -= count
             if place.records < self._share:
-                held.crowded.discard(partition)
+                assignment.crowded.discard(partition)
         for item in done:
             if item.record.retry is not None:
-                held.places[item.partition].dues.pop(item.record.coordinates.offset, None)
+                assignment.places[item.partition].dues.pop(item.record.coordinates.offset, None)
         self._room.set()
         self._begin_more()
 
@@ -770,7 +791,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         intervals = Intervals(first=5.0, longest=600.0)
         while True:
             try:
-                held = await self._open_once(member, partitions)
+                assignment = await self._open_once(member, partitions)
             except (BrokerUnavailableError, RefusedError, KafkaError) as error:
                 self._cannot_open = (
                     f"cannot open the assignment: {words(error) if isinstance(error, KafkaError) else error}"
@@ -787,10 +808,10 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
                 await asyncio.sleep(5.0)
                 continue
             self._cannot_open = None
-            if held is None:
+            if assignment is None:
                 self._consumer.rejoin()
             else:
-                self._assignment = held
+                self._assignment = assignment
                 self._made_anew.difference_update(partitions)
                 self._paused, self._steer_at = {}, self._monotonic()
                 self._delivery.release()
@@ -809,23 +830,23 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             member,
             taken.producers,
             taken.trackers,
-            lambda done: self._committed(held, done),
+            lambda done: self._committed(assignment, done),
         )
-        held = Assignment(member, places, ledger, taken.own_ids)
-        held.ended = partial(self._ended, held)
+        assignment = Assignment(member, places, ledger, taken.own_ids)
+        assignment.ended = partial(self._ended, assignment)
         for topic in {tp.topic for tp in places}:
             self._metrics.unreadable_alarm.labels(topic)  # it begins at 0
-        held.writing = asyncio.create_task(ledger.run())
-        held.writing.add_done_callback(lambda _: self._ledger_ended(held))
+        assignment.writing = asyncio.create_task(ledger.run())
+        assignment.writing.add_done_callback(lambda _: self._ledger_ended(assignment))
         opened = asyncio.ensure_future(ledger.opened.wait())
         try:
-            await asyncio.wait([opened, held.writing], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([opened, assignment.writing], return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
-            await self._end_writing(held)
+            await self._end_writing(assignment)
             raise
         finally:
             opened.cancel()
-        return None if held.writing.done() else held
+        return None if assignment.writing.done() else assignment
 
     # -- Revocation -----------------------------------------------------------------------------------
 
@@ -841,22 +862,22 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             self._opening.cancel()
             await asyncio.gather(self._opening, return_exceptions=True)
             self._opening = self._cannot_open = None
-        held = self._assignment
-        if held is not None:
-            held.admitting = False
+        assignment = self._assignment
+        if assignment is not None:
+            assignment.admitting = False
             try:
-                await self._drain(held, why)
+                await self._drain(assignment, why)
             finally:
-                self._discard(held)
+                self._discard(assignment)
         self._on_assigned([])
 
-    async def _drain(self, held: Assignment, why: str) -> None:
+    async def _drain(self, assignment: Assignment, why: str) -> None:
         """Let what was begun end, within the bound. The next owner sends what ran out of time again, and the rest first."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._bounds.drain
         flush_reserve = min(2.0, self._bounds.drain / 4)
         self._delivery.hold()
-        log.info("intake.draining", why=why, records=held.records - held.ledger.pending)
+        log.info("intake.draining", why=why, records=assignment.records - assignment.ledger.pending)
         try:
             try:
                 async with asyncio.timeout(self._bounds.drain - flush_reserve):
@@ -866,22 +887,22 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             abandoned = list(self._delivery.under_way)
             waits = [wait for whole in abandoned for wait in self._delivery.abandon(whole)]
             await asyncio.gather(*waits, return_exceptions=True)
-            held.ledger.close()
-            if held.writing is not None:
-                await asyncio.wait([held.writing], timeout=max(0.1, deadline - loop.time()))
+            assignment.ledger.close()
+            if assignment.writing is not None:
+                await asyncio.wait([assignment.writing], timeout=max(0.1, deadline - loop.time()))
         finally:  # cancelled, too: what still wrote would open connections that nobody closes
-            await self._end_writing(held)
-        if held.ledger.doubtful and not self._stopping.is_set():
+            await self._end_writing(assignment)
+        if assignment.ledger.doubtful and not self._stopping.is_set():
             self._consumer.rejoin()  # or a follower would keep its generation: see `_end_writing`
         log.info("intake.drained", why=why, abandoned=len(abandoned))
 
-    async def _end_writing(self, held: Assignment) -> None:
+    async def _end_writing(self, assignment: Assignment) -> None:
         """Cut a transaction off that is still under way, and end it at the broker before anybody joins again."""
-        if held.writing is None or held.writing.done():
+        if assignment.writing is None or assignment.writing.done():
             return
-        held.closed = True
-        held.writing.cancel()
-        await asyncio.gather(held.writing, return_exceptions=True)
+        assignment.closed = True
+        assignment.writing.cancel()
+        await asyncio.gather(assignment.writing, return_exceptions=True)
         if not self._stopping.is_set():
             self._consumer.rejoin()  # so that its requests that are still under way are of an old generation
         problem = ""
@@ -889,7 +910,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             async with asyncio.timeout(
                 _FENCE_SECONDS
             ):  # a broker that has fallen silent answers no request in time
-                await self._link.fence(held.own_ids, asyncio.get_running_loop().time() + _FENCE_SECONDS)
+                await self._link.fence(assignment.own_ids, asyncio.get_running_loop().time() + _FENCE_SECONDS)
         except TimeoutError:
             problem = f"no answer within {_FENCE_SECONDS:g} s"
         except (BrokerUnavailableError, RefusedError) as error:
@@ -897,33 +918,33 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         if problem:
             log.warning("intake.transaction_left_open", problem=problem)  # the next owner's fence ends it
 
-    def _ledger_ended(self, held: Assignment) -> None:
+    def _ledger_ended(self, assignment: Assignment) -> None:
         """The ledger lost the assignment, or has a bug: nothing that ends from now on may be written."""
-        assert held.writing is not None
-        if held.writing.cancelled() or held.closed:
+        assert assignment.writing is not None
+        if assignment.writing.cancelled() or assignment.closed:
             return
-        problem = held.writing.exception()
-        lost = None if problem else held.writing.result()
+        problem = assignment.writing.exception()
+        lost = None if problem else assignment.writing.result()
         if problem is not None:
             log.error("intake.ledger_failed", exc_info=problem)
         elif lost is not None:
-            log.warning("intake.assignment_lost", why=lost, generation=held.member.generation)
+            log.warning("intake.assignment_lost", why=lost, generation=assignment.member.generation)
         else:
             return  # closed in order
-        self._discard(held)
+        self._discard(assignment)
         self._consumer.rejoin()
 
-    def _discard(self, held: Assignment) -> None:
-        held.closed = True
-        held.admitting = False
+    def _discard(self, assignment: Assignment) -> None:
+        assignment.closed = True
+        assignment.admitting = False
         for whole in list(self._delivery.under_way):
             self._delivery.abandon(whole)
         metrics = self._metrics
         of_partitions = (metrics.lag, metrics.frontier, metrics.map_bytes)
-        for tp in held.places:
+        for tp in assignment.places:
             for gauge in (*of_partitions, metrics.commit_gap, metrics.admissible, metrics.retry_overdue):
                 gauge.remove(tp.topic, str(tp.partition))
-        if self._assignment is held:
+        if self._assignment is assignment:
             self._assignment = None
             self._metrics.assigned.set(0)
         self._room.set()

@@ -56,7 +56,7 @@ RECOVERY_SECONDS = 60.0
 STUCK_TIMES = 3
 """Tries after which intake should pause: what the platform grants meanwhile could not be written down."""
 
-TURN_RECORDS = 200
+ENCODE_RECORDS = 200
 """Records encoded in one turn of the event loop, so that it stays short: 3 ms. Of a loop that is busy each turn is dear."""
 
 LONGEST_PAUSE = 5.0
@@ -84,18 +84,16 @@ ReadOffsets = Callable[[Iterable[TopicPartition], float], Awaitable[Mapping[Topi
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
-    """When a flush is due, and what it may hold.
+class FlushBounds:
+    """When a flush is due.
 
     Attributes:
         interval: seconds from the first resolution that is not under way yet to its flush.
         records: done records that make a flush due at once.
-        message_bytes: the largest record that the topics take.
     """
 
     interval: float = 0.1
     records: int = 200
-    message_bytes: int = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +101,7 @@ class Encoder:
     """A resolution -> the records that are written for it.
 
     Attributes:
+        message_bytes: the largest record that the topics take.
         retries: the retry topics, as `Later.topic` counts them.
     """
 
@@ -257,7 +256,7 @@ class Ledger:
         read_offsets: ReadOffsets,
         trackers: Mapping[TopicPartition, Tracker],
         encoder: Encoder,
-        bounds: Bounds,
+        bounds: FlushBounds,
         metrics: Metrics,
         on_committed: Callable[[Sequence[Done]], None],
     ) -> None:
@@ -439,7 +438,7 @@ class Ledger:
             else:
                 done.entries = [entry for each in done.resolutions for entry in encode(each)]
             tally.add(done.entries)
-            if number % TURN_RECORDS == 0:
+            if number % ENCODE_RECORDS == 0:
                 await asyncio.sleep(0)
         batch.tally = tally
 
@@ -596,9 +595,5 @@ def _tell(resolution: Resolution) -> None:
     )
 
 
-def partition_of(record: Record) -> TopicPartition:
-    """Where it was read, as Kafka's client says it."""
-    return _PARTITIONS[record.coordinates[:2]]
-
-
 _PARTITIONS = Memo[tuple[str, int], TopicPartition](lambda place: TopicPartition(*place), 4096)
+"""Of topic and number, as Kafka's client calls it."""

@@ -203,7 +203,7 @@ class Fenced:
 
 @dataclass(frozen=True, slots=True)
 class Ambiguous:
-    """It may be committed or not. `recover()`, `read_back()`, then drop or send again.
+    """It may be committed or not: `recover`, read back, then drop it or send it again.
 
     Attributes:
         fenced: the transactional id was initialised elsewhere meanwhile.
@@ -294,7 +294,7 @@ class GroupConsumer(AIOKafkaConsumer):
             coordinator._group_instance_id,  # noqa: SLF001 - aiokafka offers no accessor
         )
 
-    def place(self, partition: TopicPartition) -> int | None:
+    def next_offset(self, partition: TopicPartition) -> int | None:
         """Where the next poll reads on, past transaction markers and gaps; None while that is not known."""
         subscription = self._subscription.subscription
         assignment = subscription.assignment if subscription is not None else None
@@ -532,7 +532,7 @@ def first_error(codes: Iterable[int]) -> int:
     return next((code for code in codes if code), int(Code.NONE))
 
 
-async def ended(*tasks: "asyncio.Future[Any]") -> None:
+async def cancel_until_ended(*tasks: "asyncio.Future[Any]") -> None:
     """Cancel tasks, and again each second until they have ended; whatever they raise is of no interest.
 
     One cancellation can get lost: where it comes together with the answer that aiokafka waits for, `asyncio.wait_for`

@@ -43,7 +43,7 @@ from consumer.flow import FleetBounds, Flow
 from consumer.gateway import Gateway, GatewayClient, gateway_of
 from consumer.intake import Intake
 from consumer.ledger import Done, Encoder, Ledger
-from consumer.link import Membership, TopicPartition, ended
+from consumer.link import Membership, TopicPartition, cancel_until_ended
 from consumer.logs import cleaned
 from consumer.metrics import Metrics
 from consumer.rotation import Rotation
@@ -220,7 +220,7 @@ class Service:
                 read_offsets=kafka.link.read_offsets,
                 trackers=trackers,
                 encoder=encoder,
-                bounds=ledger.Bounds(settings.ledger.flush_interval, settings.ledger.flush_records),
+                bounds=ledger.FlushBounds(settings.ledger.flush_interval, settings.ledger.flush_records),
                 metrics=self.metrics,
                 on_committed=lambda done: self._committed(done, on_committed),
             )
@@ -502,4 +502,4 @@ async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        await ended(task)
+        await cancel_until_ended(task)

@@ -224,6 +224,7 @@ async def _unless(stopped: "asyncio.Future[Any]", work: Coroutine[Any, Any, T]) 
 
 
 async def _cancel(task: "asyncio.Future[Any]") -> None:
+    """Once only, unlike `link.cancel_until_ended`: it may close connections then, which a second one would cut short."""
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 

@@ -21,7 +21,7 @@ from consumer.core.outcomes import Outcome, OutcomeContext, Reason, Resolution
 from consumer.core.status import LedgerStatus
 from consumer.delivery import Delivery, UnderWay
 from consumer.intake import Intake
-from consumer.ledger import Bounds, Done, Encoder, Ledger
+from consumer.ledger import Done, Encoder, FlushBounds, Ledger
 from consumer.link import (
     Committed,
     CommittedOffset,
@@ -85,7 +85,7 @@ class FakeConsumer:
     def highwater(self, partition: TopicPartition) -> int | None:
         return self.end if self.fetched_end is None else self.fetched_end
 
-    def place(self, partition: TopicPartition) -> int | None:
+    def next_offset(self, partition: TopicPartition) -> int | None:
         return self.at
 
     async def getmany(
@@ -242,7 +242,7 @@ class Room:
             read_offsets=self.link.read_offsets,
             trackers=trackers,
             encoder=Encoder("outcomes", "dead", OutcomeContext("cluster")),
-            bounds=Bounds(interval=0.01),
+            bounds=FlushBounds(interval=0.01),
             metrics=self.metrics,
             on_committed=on_committed,
         )

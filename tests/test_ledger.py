@@ -15,7 +15,7 @@ from consumer.core.events import Attempts, Coordinates, Record, Wait
 from consumer.core.headers import read_retry
 from consumer.core.offsets import MAX_MAP_BYTES, Tracker, encode_map
 from consumer.core.outcomes import Later, Outcome, OutcomeContext, Resolution
-from consumer.ledger import Bounds, Encoder, Ledger
+from consumer.ledger import Encoder, FlushBounds, Ledger
 from consumer.link import Committed, CommittedOffset, FlushResult, Outgoing, Retriable, TopicPartition
 from consumer.metrics import Metrics
 from tests.bench.load import run
@@ -96,7 +96,7 @@ async def test_what_the_broker_does_not_take_as_a_retry_ends_too_and_is_counted_
         read_offsets=_no_offsets,
         trackers={PARTITION: tracker},
         encoder=ENCODER,
-        bounds=Bounds(interval=0.001),
+        bounds=FlushBounds(interval=0.001),
         metrics=metrics,
         on_committed=lambda _: None,
     )
@@ -133,7 +133,7 @@ async def test_a_retry_is_counted_by_topic_and_is_no_outcome() -> None:
         read_offsets=_no_offsets,
         trackers={PARTITION: tracker},
         encoder=ENCODER,
-        bounds=Bounds(interval=0.001),
+        bounds=FlushBounds(interval=0.001),
         metrics=metrics,
         on_committed=lambda _: done.set(),
     )
@@ -168,7 +168,7 @@ def test_what_ends_while_a_flush_is_under_way_waits_no_longer_than_anything_else
             read_offsets=_no_offsets,
             trackers={PARTITION: tracker},
             encoder=ENCODER,
-            bounds=Bounds(interval=0.1),
+            bounds=FlushBounds(interval=0.1),
             metrics=Metrics(CollectorRegistry()),
             on_committed=lambda done: took.extend(loop.time() - item.record.taken_at for item in done),
         )
@@ -220,7 +220,7 @@ async def test_a_map_that_is_nearly_full_takes_what_fits_and_the_rest_once_the_f
         read_offsets=_no_offsets,
         trackers={PARTITION: tracker},
         encoder=ENCODER,
-        bounds=Bounds(interval=0.001, records=10_000),
+        bounds=FlushBounds(interval=0.001, records=10_000),
         metrics=Metrics(CollectorRegistry()),
         on_committed=lambda done: written.extend(item.record.coordinates.offset for item in done),
     )
@@ -280,7 +280,7 @@ async def test_the_last_flush_writes_no_outcome_without_its_offset() -> None:
         read_offsets=_no_offsets,
         trackers={PARTITION: tracker, TopicPartition(PARTITION.topic, PARTITION.partition + 1): Tracker(0)},
         encoder=ENCODER,
-        bounds=Bounds(interval=0.001),
+        bounds=FlushBounds(interval=0.001),
         metrics=Metrics(CollectorRegistry()),
         on_committed=lambda _: None,
     )

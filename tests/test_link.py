@@ -4,7 +4,17 @@ import asyncio
 
 import pytest
 
-from consumer.link import ERRORS, Ambiguous, Code, Fenced, Kind, Retriable, TopicPartition, ended, judge
+from consumer.link import (
+    ERRORS,
+    Ambiguous,
+    Code,
+    Fenced,
+    Kind,
+    Retriable,
+    TopicPartition,
+    cancel_until_ended,
+    judge,
+)
 from tests.bench.intake import TOPIC, Broker, Consumer
 from tests.bench.pipeline import Load
 
@@ -76,6 +86,6 @@ async def test_a_task_that_misses_a_cancellation_is_cancelled_again() -> None:
     task = asyncio.create_task(answered_at_the_same_moment())
     await asyncio.sleep(0)
 
-    await asyncio.wait_for(ended(task), 30)
+    await asyncio.wait_for(cancel_until_ended(task), 30)
 
     assert (missed, task.cancelled()) == (1, True)

@@ -13,7 +13,8 @@ from consumer.core.events import Coordinates, Record
 from consumer.core.outcomes import Outcome, OutcomeContext, Resolution
 from consumer.core.replies import Answered, ReplyTable
 from consumer.core.status import State, sentences
-from consumer.ledger import Done, Encoder, partition_of
+from consumer.ledger import Done, Encoder
+from consumer.link import TopicPartition
 from consumer.service import Service
 from consumer.settings import load_settings
 from tests.permits import permit_of
@@ -140,7 +141,7 @@ def ended(number: int) -> Done:
     values = {"plate": "粤B12345", "order_id": f"A{number}"}
     resolution = Resolution(record, 0, Outcome.GRANTED, at, values=values)
     encoder = Encoder("outcomes", "dead", OutcomeContext("cluster"))
-    return Done(record, partition_of(record), [resolution], encoder.encode(resolution))
+    return Done(record, TopicPartition("charges", 0), [resolution], encoder.encode(resolution))
 
 
 def test_of_many_orders_that_are_committed_the_latest_are_kept(service: Service) -> None:

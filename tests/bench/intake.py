@@ -24,10 +24,11 @@ from prometheus_client import CollectorRegistry
 from consumer.core.events import Coordinates, Record
 from consumer.core.offsets import Tracker, encode_map
 from consumer.core.outcomes import Outcome, Resolution
+from consumer.core.values import Memo
 from consumer.decoding import as_decoded
 from consumer.delivery import Delivery, UnderWay
 from consumer.intake import Bounds, Intake
-from consumer.ledger import Done, Ledger, partition_of
+from consumer.ledger import Done, Ledger
 from consumer.link import CommittedOffset, GroupConsumer, Membership, TopicPartition
 from consumer.metrics import Metrics
 from tests.bench.pipeline import Load
@@ -39,6 +40,7 @@ FLUSH = 300
 
 BEGAN_AT = datetime(2026, 11, 25, 12, tzinfo=UTC)
 GRANTED = Resolution(Record(Coordinates(TOPIC, 0, 0), AT, None, b""), 0, Outcome.GRANTED, datetime.now(UTC))
+_PARTITIONS = Memo[tuple[str, int], TopicPartition](lambda place: TopicPartition(*place), 4096)
 
 
 class Broker:
@@ -207,7 +209,7 @@ class Commits:
             self._on_committed(pending)
 
     def add(self, record: Record, resolutions: Sequence[Resolution]) -> None:
-        self._pending.append(Done(record, partition_of(record), resolutions))
+        self._pending.append(Done(record, _PARTITIONS[record.coordinates[:2]], resolutions))
         self._count += 1
         if len(self._pending) >= FLUSH or self._count >= self._until:
             self._work.set()

@@ -30,7 +30,7 @@ from consumer.eventloop import GARBAGE
 from consumer.flow import Flow
 from consumer.gateway import Caller
 from consumer.intake import TURN_RECORDS
-from consumer.ledger import Bounds, Encoder, Ledger
+from consumer.ledger import Encoder, FlushBounds, Ledger
 from consumer.link import Committed, CommittedOffset, KafkaLink, Outgoing, TopicPartition
 from consumer.metrics import Metrics
 from consumer.publishing import Identity, Publisher
@@ -164,7 +164,7 @@ def stages(  # noqa: C901  # a list of loops
             read_offsets=kafka.read_offsets,
             trackers=trackers,
             encoder=encoder,
-            bounds=Bounds(),
+            bounds=FlushBounds(),
             metrics=metrics,
             on_committed=lambda _: None,
         )

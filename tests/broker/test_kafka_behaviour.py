@@ -434,7 +434,7 @@ async def test_a_member_reads_on_past_what_is_aborted_and_past_markers(kafka: Ka
     assert await stage.producer.end(commit=True) == NONE
     assert await _poll(reader, 1) == [(2, b"2")]
     async with asyncio.timeout(10):
-        while reader.consumer.place(stage.target) != 4:
+        while reader.consumer.next_offset(stage.target) != 4:
             assert not await reader.consumer.getmany(timeout_ms=50)
     assert (await reader.consumer.end_offsets([stage.target]))[stage.target] == 4
 
@@ -449,7 +449,7 @@ async def test_the_end_of_a_log_is_the_first_open_transaction(kafka: Kafka) -> N
     assert await _poll(reader, 1) == [(0, b"0")]
     assert not await reader.consumer.getmany(timeout_ms=300)
     assert (await reader.consumer.end_offsets([stage.target]))[stage.target] == 1
-    assert reader.consumer.place(stage.target) == 1
+    assert reader.consumer.next_offset(stage.target) == 1
 
 
 @behaviour
@@ -458,7 +458,7 @@ async def test_a_paused_partition_brings_nothing_and_goes_on_where_it_was(kafka:
     assert await _poll(reader, 1, most=1) == [(0, b"0")]
     reader.consumer.pause(tp)
     assert not await reader.consumer.getmany(timeout_ms=300)
-    assert reader.consumer.place(tp) == 1
+    assert reader.consumer.next_offset(tp) == 1
     reader.consumer.resume(tp)
     assert await _poll(reader, 2) == [(1, b"1"), (2, b"2")]
 

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from consumer.core.events import Coordinates, Record
 from consumer.core.offsets import OffsetMap, Tracker, decode_map
 from consumer.core.outcomes import Outcome, OutcomeContext, Reason, Resolution
-from consumer.ledger import Bounds, Done, Encoder, Ledger
+from consumer.ledger import Done, Encoder, FlushBounds, Ledger
 from consumer.link import Membership, TopicPartition
 from consumer.metrics import Metrics
 from consumer.publishing import Publisher
@@ -43,7 +43,7 @@ class Bench:
         self.committed: list[Done] = []
         self.metrics = Metrics(CollectorRegistry())
 
-    async def open(self, who: Membership, bounds: Bounds | None = None) -> None:
+    async def open(self, who: Membership, bounds: FlushBounds | None = None) -> None:
         ids = transactional_ids(self.topics.group, self.topics.events, 0)
         producers = await self.link.fence(ids, in_seconds(20))
         await self.link.follow([self.topics.outcomes, self.topics.dead_letters])
@@ -53,7 +53,7 @@ class Bench:
             read_offsets=self.link.read_offsets,
             trackers={self.partition: self.tracker},
             encoder=Encoder(self.topics.outcomes, self.topics.dead_letters, OutcomeContext(cluster)),
-            bounds=bounds or Bounds(interval=0.02),
+            bounds=bounds or FlushBounds(interval=0.02),
             metrics=self.metrics,
             on_committed=self._note,
         )

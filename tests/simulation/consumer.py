@@ -536,7 +536,7 @@ class FakeConsumer:
         self._fetched.pop(partition, None)
         self._fetch_on()
 
-    def place(self, partition: TopicPartition) -> int | None:
+    def next_offset(self, partition: TopicPartition) -> int | None:
         held = self._assignment
         return held.places[partition].position if held and partition in held.places else None
 

@@ -212,7 +212,7 @@ class Member:
                 read_offsets=link.read_offsets,
                 trackers=trackers,
                 encoder=encoder,
-                bounds=ledger.Bounds(world.timing.flush, world.flush_records),
+                bounds=ledger.FlushBounds(world.timing.flush, world.flush_records),
                 metrics=self._metrics,
                 on_committed=on_committed,
             )

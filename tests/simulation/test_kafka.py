@@ -226,7 +226,7 @@ async def test_what_is_compacted_away_is_a_gap(kafka: FakeKafka) -> None:
         batches = await member.consumer.getmany(timeout_ms=100)
         found += [record.offset for records in batches.values() for record in records]
     assert found == [0, 2]
-    assert member.consumer.place(SOURCE) == 3
+    assert member.consumer.next_offset(SOURCE) == 3
 
 
 @in_virtual_time
