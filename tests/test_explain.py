@@ -303,6 +303,29 @@ def test_what_is_told_is_what_is_read(case: dict[str, Any]) -> None:
             assert str(known["plate"]) not in text
 
 
+def test_orders_that_are_text_and_those_of_several_lists_are_explained() -> None:
+    book = rulebook.parse(
+        "version: 1\nsources: {one: {extends: flat, orders: 'groups[*].orders', fields: {station_id: $above.id}}}"
+    )
+    groups = [
+        {"id": "S1", "orders": ['{"order_no": "A1", "plate": "粤BD12345"}']},
+        {"id": "S2", "orders": '[{"order_no": "A2", "plate": "粤BD12345"}, "nonsense"]'},
+    ]
+    record = Record(Coordinates("t", 0, 0), -1, None, json.dumps({"groups": groups}).encode())
+
+    told_ = explain(book, record, None)
+
+    assert told_.envelope == ("3 rows at `groups[*].orders`",)
+    assert [
+        {field.name: field.value for field in order.fields}.get("station_id") for order in told_.orders
+    ] == [
+        "S1",
+        "S2",
+        None,
+    ]
+    assert [order.item for order in told_.orders] == list(book.read_as(book.sources[0], record, None))
+
+
 @pytest.mark.parametrize(
     "value",
     [None, b"", b"\xff\xfe", b"[]", b"[1]", b'"text"', b"{}", b'{"body": "["}', b"\0\0\0\0\1\2", b"[" * 9999],

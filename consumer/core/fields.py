@@ -31,7 +31,7 @@ from zoneinfo import ZoneInfo
 
 from consumer.core.envelopes import connect_decimal
 from consumer.core.events import Value
-from consumer.core.formats import Event, Path, first_at, found_at, placed_text, scalar_text
+from consumer.core.formats import Event, Path, Refusal, first_at, found_at, placed_text, scalar_text
 from consumer.core.outcomes import Reason
 from consumer.core.templates import Template
 from consumer.core.values import Memo
@@ -950,7 +950,7 @@ def _written_duration(raw: object, written: str) -> Decimal:
 
 def kind_of(raw: object) -> str:
     """What kind of JSON value this is, for a message."""
-    kinds = {dict: "an object", list: "a list", bool: "a truth value", str: "text"}
+    kinds = {dict: "an object", list: "a list", bool: "a truth value", str: "text", Refusal: "broken JSON"}
     return kinds.get(type(raw), "a number" if raw is not None else "null")
 
 

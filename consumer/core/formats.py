@@ -154,6 +154,7 @@ class Event(Frozen):
         message: the record's whole JSON.
         key: the record's.
         headers: the record's.
+        above: what the list of rows stands in, where those come from several lists.
 
     """
 
@@ -161,6 +162,7 @@ class Event(Frozen):
     message: object = None
     key: bytes | None = None
     headers: Headers = ()
+    above: object = None
 
     def header(self, name: str) -> str | None:
         """The last header of this name, in any case, as text."""
@@ -177,7 +179,7 @@ class Event(Frozen):
 _STEP = re.compile(
     r"\[(-?\d{1,6})\]|\[(\*)\]|\[([^\[\]=\"]+=[^\[\]]*)\]|\[\"([^\"]*)\"\]|(?:^|\.)([^.\[\]\"]+)"
 )
-_ROOT = re.compile(r"\$(message|headers|key)?(?=$|[.\[])")
+_ROOT = re.compile(r"\$(message|headers|key|above)?(?=$|[.\[])")
 _NEXT_CONDITION = re.compile(r",(?=[^,=]+=)")
 
 
@@ -225,7 +227,8 @@ class Path:
     there is in any item, `usage[type=ENERGY].volume` in those items whose type is that
     (`[a=1|2,b.c=]`: 1 or 2, and no b.c). `$` is the whole event, `$.header.id` a place in it,
     also where the row is a part of it; `$message` the record's JSON with its envelope,
-    `$headers.name` a Kafka header, `$key` the record's key (`$key.id` where it is JSON).
+    `$headers.name` a Kafka header, `$key` the record's key (`$key.id` where it is JSON);
+    `$above` the item that the way to the rows last went through. Text on the way is JSON again.
 
     Attributes:
         text: as written.
@@ -279,7 +282,7 @@ class Path:
             return next(_walk(here, steps), None)
         for step in steps:
             if isinstance(step, str):
-                here = here.get(step) if isinstance(here, dict) else None
+                here = here.get(step) if isinstance(here, dict) else _named(here, step)
             else:
                 here = _item(here, step)
             if here is None:
@@ -294,6 +297,25 @@ class Path:
         else:
             yield self.find(row, event)
 
+    def find_rows(self, event: Event) -> Iterator[tuple[object, object]]:
+        """All values there, each with the item that the way last went through."""
+        here, steps = (event.body, self._steps) if self._root is None else self._start(event)
+        yield from _walk_below(here, steps, event.above)
+
+    def finds_empty_list(self, event: Event) -> bool:
+        """There is a list on its way, with nothing in it to go through."""
+        here, steps = (event.body, self._steps) if self._root is None else self._start(event)
+        for step in steps:
+            if isinstance(step, _Items):
+                return opened(here) == []
+            here = _named(here, step) if isinstance(step, str) else _item(here, step)
+        return False
+
+    @property
+    def is_positional(self) -> bool:
+        """It begins with a place in a list, which the row then is."""
+        return self._root is None and isinstance(self._steps[0], int)
+
     def _start(self, event: Event) -> tuple[object, tuple[_Step, ...]]:
         match self._root:
             case "event":
@@ -302,29 +324,55 @@ class Path:
                 return event.message, self._steps
             case "headers":
                 return event.header(str(self._steps[0])), self._steps[1:]
+            case "above":
+                return event.above, self._steps
             case _:
                 return _key(event.key or b"", whole=not self._steps), self._steps
 
 
 def _walk(here: object, steps: tuple[_Step, ...]) -> Iterator[object]:
+    return (value for value, _ in _walk_below(here, steps, None))
+
+
+def _walk_below(here: object, steps: tuple[_Step, ...], above: object) -> Iterator[tuple[object, object]]:
     for number, step in enumerate(steps):
+        here = opened(here)
+        if isinstance(here, Refusal):
+            break
         if isinstance(step, _Items):
             for item in step.among(here):
-                yield from _walk(item, steps[number + 1 :])
+                yield from _walk_below(item, steps[number + 1 :], opened(item))
             return
-        if isinstance(step, str):
-            here = here.get(step) if isinstance(here, dict) else None
-        else:
-            here = _item(here, step)
+        here = _named(here, step) if isinstance(step, str) else _item(here, step)
         if here is None:
             return
-    yield here
+    yield here, above
+
+
+def _named(here: object, name: str) -> object:
+    """In text too, which is JSON then; what is broken is told of, since it may be what is looked for."""
+    here = opened(here)
+    return here.get(name) if isinstance(here, dict) else here if isinstance(here, Refusal) else None
 
 
 def _item(items: object, step: _Step) -> object:
-    if isinstance(items, list) and isinstance(step, int) and -len(items) <= step < len(items):
-        return items[step]
-    return items if isinstance(items, dict) and step in (0, -1) else None
+    """Of an object too, which may be the list's only item, or a list whose places have become names."""
+    items = opened(items)
+    if isinstance(items, Refusal):
+        return items
+    if not isinstance(items, list | dict) or not isinstance(step, int):
+        return None
+    if isinstance(items, list):
+        return items[step] if -len(items) <= step < len(items) else None
+    name = str(step if step >= 0 else len(items) + step)
+    return items.get(name, items if step in (0, -1) else None)
+
+
+def opened(found: object) -> object:
+    """What stands there; text that begins like JSON is JSON, or a Refusal."""
+    if isinstance(found, str) and found.lstrip()[:1] in ("{", "["):
+        return decode(found)
+    return found
 
 
 def _key(key: bytes, *, whole: bool) -> object:

@@ -29,7 +29,7 @@ from consumer.core.fields import (
     readers_of,
     take,
 )
-from consumer.core.formats import Event, Path, Refusal, decode, fill_paths, first_at, scalar_text
+from consumer.core.formats import Event, Path, Refusal, fill_paths, first_at, opened, scalar_text
 from consumer.core.outcomes import Finding, Outcome, Reason
 from consumer.core.templates import FieldText, Template
 from consumer.core.values import Memo
@@ -287,6 +287,7 @@ class Source:
     _required: tuple[str, ...] = field(init=False, repr=False, compare=False)
     _tells_seconds: bool = field(init=False, repr=False, compare=False)
     _has_made: bool = field(init=False, repr=False, compare=False)
+    _is_positional: bool = field(init=False, repr=False, compare=False)
     _is_named_by_order: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -311,6 +312,7 @@ class Source:
             "_required": tuple(place.name for place in self.fields if place.required),
             "_tells_seconds": any(place.name == "seconds" for place in places),
             "_has_made": any(place.is_made for place in places),
+            "_is_positional": any(path.is_positional for place in places for path in place.paths),
             "_is_named_by_order": self.event_id.text == "{order_id}",
         }
         for name, value in ready.items():
@@ -361,30 +363,45 @@ class Source:
         if len(rows) > MAX_ORDERS:
             detail = f"{len(rows)} orders in one record, more than {MAX_ORDERS}"
             return (self._invalid(0, Reason.TOO_LARGE, detail),)
-        return tuple([self._read_row(index, row, event, directory, window) for index, row in enumerate(rows)])
+        return tuple([self._read_row(index, *place, directory, window) for index, place in enumerate(rows)])
 
-    def rows(self, event: Event) -> list[object]:
-        """Where its orders stand, each of them still to be read."""
+    def rows(self, event: Event) -> list[tuple[object, Event]]:
+        """Its orders as they are read, of text what it holds, each with the event as its paths see it; none where it has no rows."""
+        if not isinstance(event.body, dict | list):
+            return []
         scalar: object = None
         for path in self.orders:
-            found = _opened(path.find(event.body, event))
-            if isinstance(found, dict | Refusal):
-                return [found]
-            if isinstance(found, list):
-                return found
-            scalar = scalar if found is None else found
+            if not path.many:
+                value = opened(path.find(event.body, event))
+                if isinstance(value, dict | list | Refusal):
+                    return self._rows_in(value, event)
+                scalar = scalar if value is None else value
+                continue
+            found = [
+                (opened(value), above) for value, above in path.find_rows(event) if value not in (None, "")
+            ]
+            if any(isinstance(value, dict | list | Refusal) for value, _ in found):
+                rows = [self._rows_in(value, replace(event, above=above)) for value, above in found]
+                return [row for each in rows for row in each]
+            if path.finds_empty_list(event):
+                return []
+            scalar = found[0][0] if found else scalar
         if self.orders:
-            return [{} if scalar is None else scalar]  # no order, but the gates may know why
-        return event.body if isinstance(event.body, list) else [event.body]
+            return [({} if scalar is None else scalar, event)]  # no order, but the gates may know why
+        return self._rows_in(event.body, event)
 
-    def opened_rows(self, event: Event) -> list[object]:
-        """Its rows as they are read: where one is text, what that holds. None where an event has no rows."""
-        return [_opened(row) for row in self.rows(event)] if isinstance(event.body, dict | list) else []
+    def _rows_in(self, value: object, event: Event) -> list[tuple[object, Event]]:
+        rows = value if isinstance(value, list) else [value]
+        if self._is_positional:
+            rows = [opened(row) for row in rows]
+            if isinstance(value, list) and not any(isinstance(row, dict | list) for row in rows):
+                rows = [value]
+            rows = [_by_place(row) if isinstance(row, list) else row for row in rows]
+        return [(opened(row), event) for row in rows]
 
     def _read_row(
         self, index: int, row: object, event: Event, directory: Directory, window: "Window"
     ) -> Order | Finding:
-        row = _opened(row)
         if isinstance(row, Refusal):
             return self._invalid(index, row.reason, row.detail)
         if not isinstance(row, dict):
@@ -615,15 +632,13 @@ def _several(paths: Sequence[Path]) -> str:
 _MOST_PATHS = 6
 
 
+def _by_place(row: Sequence[object]) -> dict[str, object]:
+    """A row that is a list, as an object: its fields are found by names, which here are numbers."""
+    return {str(place): value for place, value in enumerate(row)}
+
+
 def _reversed(gate: Gate, row: object, event: Event) -> str | None:
     return fill_paths(gate.reverses, row, event) if gate.reverses else None
-
-
-def _opened(found: object) -> object:
-    """What stands where orders do: text there may be JSON again."""
-    if isinstance(found, str) and found.lstrip()[:1] in ("{", "["):
-        return decode(found)
-    return found
 
 
 Window = tuple[datetime | None, datetime | None, bool, bool]

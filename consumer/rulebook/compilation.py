@@ -335,12 +335,15 @@ class Compilation:
             remedy = "name a field in it, like {order_id}"
             self._problem((*location, "event_id"), "an event id that is the same for all orders", remedy)
         gates = model.skip or []
+        orders = tuple(self._paths((*location, "orders"), model.orders))
+        if not any(path.many for path in orders):
+            self._check_above(location, fields, gates)
         deadline = model.deadline if "deadline" in model.model_fields_set else self.model.deadline
         return Source(
             name=name,
             topics=tuple(model.topics or ()),
             envelope=self._envelope((*location, "envelope"), model.envelope or ()),
-            orders=tuple(self._paths((*location, "orders"), model.orders)),
+            orders=orders,
             gates=tuple(
                 # Its own gates stand last, and only they can have mistakes.
                 self._gate((*location, "skip", number), gate)
@@ -353,6 +356,22 @@ class Compilation:
             plausibility=_plausibility(model.plausibility),
             deadline=None if deadline is None else timedelta(seconds=float(deadline)),
         )
+
+    def _check_above(self, location: Location, fields: Sequence[Field], gates: Sequence[SkipModel]) -> None:
+        """Paths out of the list of orders, where nothing is known to be around it."""
+        texts = [text for gate in gates for text in gate.paths]
+        for field in fields:
+            texts += (path.text for path in (*field.paths, *field.minus))
+            texts += (
+                text
+                for name in (field.template.names if field.template else ())
+                for text in alternatives(name)
+            )
+        found = next((text for text in texts if re.match(r"\$above\b", text)), None)
+        if found is not None:
+            message = f"`{found}` leads to what `[*]` of `orders` goes through, and there is none"
+            remedy = "write `orders` like `stations[*].orders`, or the path from the event: `$.x`"
+            self._problem(location, message, remedy, key=True)
 
     def _extended(self, name: str, seen: tuple[str, ...]) -> SourceModel:
         """The source with what it extends laid under it."""

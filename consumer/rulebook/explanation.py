@@ -14,7 +14,7 @@ from consumer.core.envelopes import Envelope
 from consumer.core.events import Order, Record, Value
 from consumer.core.expressions import Expression, ExpressionError, Failure
 from consumer.core.fields import Field, FieldType, Quantity, UnreadableError, Zone
-from consumer.core.formats import Event, Refusal, found_at, scalar_text
+from consumer.core.formats import Event, Refusal, found_at, opened, scalar_text
 from consumer.core.outcomes import Finding, Outcome
 from consumer.core.rules import RuleBook
 from consumer.core.sources import Source, looked_at
@@ -150,12 +150,12 @@ def explain(
     as_it_does = source is None and now is not None
     items = book.read(record, now or _LONG_AGO) if as_it_does else book.read_as(known, record, now)
     envelope, event = _opened(known.envelope, record)
-    rows = [] if event is None else known.opened_rows(event)
+    rows = [] if event is None else known.rows(event)
     if event is not None:
         envelope.append(f"{len(rows)} row{'' if len(rows) == 1 else 's'}{_where(known, event)}")
     orders = [
-        _Row(book, known, record, event, rows[item.index], now, asked_at).read(item)
-        if event is not None and item.index < len(rows) and isinstance(rows[item.index], dict)
+        _Row(book, known, record, rows[item.index][1], rows[item.index][0], now, asked_at).read(item)
+        if item.index < len(rows) and isinstance(rows[item.index][0], dict)
         else _alone(item)
         for item in items
     ]
@@ -172,7 +172,9 @@ def _alone(item: Order | Finding) -> OrderReading:
 
 
 def _where(source: Source, event: Event) -> str:
-    found = (path.text for path in source.orders if isinstance(path.find(event.body, event), dict | list))
+    found = (
+        path.text for path in source.orders if isinstance(opened(path.find(event.body, event)), dict | list)
+    )
     path = next(found, None)
     return "" if path is None else f" at `{path}`"
 

@@ -144,7 +144,7 @@ class FieldModel(Model):
     """Where a field stands and how it is read; a path or a list of paths alone is `paths`."""
 
     paths: Texts | None = None
-    """Where the value stands; the first path with a value counts. Missing, null and empty text are no value."""
+    """Where the value stands; the first path with a value counts. Missing, null and empty text are no value. Text on the way is JSON."""
     template: Text | None = None
     """Instead of paths: text with `{path}` placeholders."""
     computed: Text | None = None
@@ -302,7 +302,7 @@ class SourceModel(Model):
     ) = None
     """What is taken off first, the outermost first; what `extends` takes off comes after that."""
     orders: Texts | None = None
-    """Where the orders stand: a list of them, or one; text there is JSON again. `$` (default) is the event itself."""
+    """Where the orders stand: a list of them, or one; text there is JSON again. `$` (default) is the event itself. With `stations[*].orders` they are those of all lists, and `$above.id` is of the station that a list stands in. Where each order is a list itself, its fields are `[0]`, `[1]` ..."""
     skip: list[SkipModel] | None = None
     """Gates, in order; the first that holds ends the row before any rule is asked. Those of `extends` come first, but for those over the same first path."""
     fields: FieldModels = {}

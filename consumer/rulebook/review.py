@@ -326,10 +326,10 @@ class _Review:
             event = source.envelope.open(record)
             if isinstance(event, Refusal):
                 continue
-            for row, (model, gate) in product(source.opened_rows(event), gates[source.name]):
-                if scalar_text(first_at(gate.paths, row, event)) is not None:
+            for (row, around), (model, gate) in product(source.rows(event), gates[source.name]):
+                if scalar_text(first_at(gate.paths, row, around)) is not None:
                     held.add(id(model))
-                    if gate.test(row, event) is not None:
+                    if gate.test(row, around) is not None:
                         skipping.add(id(model))
         return held, skipping
 

@@ -119,7 +119,7 @@ def _shape(messages: Sequence[Sample], samples: Samples) -> Shape:
     if wrapper in ENVELOPES:
         around = [event.message for event in events] if wrapper == "cloudevents" else ()
         return shapes.shape_of([event.body for event in events], (*envelope, wrapper), around)
-    rows = [row for event in events for row in reader.rows(event) if isinstance(row, dict) and row]
+    rows = [row for event in events for row, _ in reader.rows(event) if isinstance(row, dict) and row]
     preset = shapes.preset_of(rows)
     extends = (wrapper,) if preset is None else (wrapper, preset)
     return Shape(extends, envelope, None, guesses_of(rows))
@@ -415,7 +415,7 @@ def _values_at(path: Path, reader: Source, messages: Sequence[Sample], read: _Re
             rows = reader.rows(event)
             for item in items:
                 if item.values is not None:
-                    yield scalar_text(next(found_at((path,), rows[item.index], event), None))
+                    yield scalar_text(next(found_at((path,), *rows[item.index]), None))
 
 
 _NAMES = {
