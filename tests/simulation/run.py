@@ -146,10 +146,13 @@ class Run:
                 break
 
     async def _stopped(self) -> None:
-        """SIGTERM ends every member within its bound, of which the time does not count while it stands still."""
+        """SIGTERM ends every member within its bound, of which the time does not count while it stands still.
+
+        And what is decided is visible everywhere: a marker that was slow when the faults stopped is on its way.
+        """
         bound, step = self.world.timing.drain + STOP_SECONDS, 0.1
         ran: Counter[Member] = Counter()
-        while self.crew.running and not self.report.broken:
+        while (self.crew.running or self.kafka.transactions.marking) and not self.report.broken:
             await asyncio.sleep(step)
             for member in self.crew.running:
                 ran[member] += 0 if member.process.paused else 1

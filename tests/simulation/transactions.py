@@ -77,6 +77,11 @@ class TransactionCoordinator:
         busy = (State.ONGOING, *_PREPARED)
         return [name for name, each in self._by_name.items() if each.state not in busy]
 
+    @property
+    def marking(self) -> bool:
+        """Something is decided, and not visible everywhere yet."""
+        return any(each.state in _PREPARED for each in self._by_name.values())
+
     def init(self, name: str, timeout: float) -> tuple[int, int, int]:
         """(error code, producer id, epoch). What is open is aborted first, under the next epoch."""
         found = self._by_name.get(name)
