@@ -26,7 +26,7 @@ from consumer.core.retries import RetryPolicy
 from consumer.core.signing import encode_form, sign
 from consumer.delivery import Delivery, KeyedOrder, Place, Rules, Tracer
 from consumer.flow import Flow
-from consumer.gateway import Call, Caller, HttpGateway
+from consumer.gateway import Call, Caller, HttpGateway, Options
 from consumer.metrics import Metrics
 from tests.deliveries import Posts, Started, deliver
 
@@ -654,7 +654,7 @@ async def platform(
 ) -> AsyncIterator[Setup]:
     app = web.Application()
     app.router.add_post("/event", handler)
-    async with TestServer(app) as server, HttpGateway(total_seconds=5) as gateway:
+    async with TestServer(app) as server, HttpGateway(Options(total_seconds=5)) as gateway:
         yield setup(gateway, url=str(server.make_url("/event")), max_in_flight=max_in_flight)
 
 

@@ -31,7 +31,7 @@ from aiohttp.test_utils import TestServer
 
 from consumer import certificates
 from consumer.core.replies import Answered, NoAnswer, NotSent
-from consumer.gateway import GatewayClient, HttpGateway, gateway_of
+from consumer.gateway import GatewayClient, HttpGateway, Options, gateway_of
 from consumer.gateway.with_aiohttp import AiohttpGateway
 from consumer.sandbox import wire
 from consumer.settings.model import Gateway as GatewaySettings
@@ -49,9 +49,9 @@ Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 @pytest.fixture(params=list(CLIENTS.values()), ids=list(CLIENTS))
 def client(request: pytest.FixtureRequest) -> Client:
-    """Makes a client; called like `HttpGateway`."""
-    made: Client = request.param
-    return made
+    """Makes a client of these `Options`."""
+    made: Callable[[Options], GatewayClient] = request.param
+    return lambda **options: made(Options(**options))
 
 
 @pytest.fixture
@@ -814,7 +814,7 @@ async def test_calls_under_way_end_when_the_gateway_is_left(client: Client, kept
 
 async def test_a_call_that_finds_no_connection_before_the_gateway_is_left_was_not_sent() -> None:
     with unaccepting() as url:
-        async with HttpGateway(connect_seconds=60, total_seconds=60) as gateway:
+        async with HttpGateway(Options(connect_seconds=60, total_seconds=60)) as gateway:
             call = asyncio.create_task(gateway.post(url, b"a=1"))
             await asyncio.sleep(0.05)
         async with asyncio.timeout(5):

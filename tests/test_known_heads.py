@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from consumer.core.replies import AttemptEnd
-from consumer.gateway import HttpGateway
+from consumer.gateway import HttpGateway, Options
 from consumer.gateway.http1 import KNOWN_HEADS, Connection, Head, Site
 from consumer.gateway.pool import Call
 from tests.fuzz.wire import Caller, Transport
@@ -48,7 +48,7 @@ class Forgetful(dict[bytes, Head]):
 
 async def ends_of(pieces: list[bytes], site: Site) -> list[AttemptEnd | str | None]:
     """How calls end that come one after the other, each on a kept connection where there is one, and get a piece each."""
-    gateway, loop = HttpGateway(max_reply_bytes=MOST), asyncio.get_running_loop()
+    gateway, loop = HttpGateway(Options(max_reply_bytes=MOST)), asyncio.get_running_loop()
     ends: list[AttemptEnd | str | None] = []
     for piece in pieces:
         connection = site.kept(loop.time())

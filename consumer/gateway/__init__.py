@@ -1,6 +1,5 @@
 """A signed form -> how the call ended: by connections of our own (`pool`, `http1`), or by aiohttp (`with_aiohttp`)."""
 
-import functools
 import ssl
 from collections.abc import Callable
 from types import TracebackType
@@ -8,11 +7,11 @@ from typing import Protocol, Self
 
 from consumer import certificates
 from consumer.core.replies import AttemptEnd
-from consumer.gateway.common import Call, Caller
+from consumer.gateway.common import Call, Caller, Options
 from consumer.gateway.pool import HttpGateway
 from consumer.settings.model import Gateway as GatewaySettings
 
-__all__ = ["Call", "Caller", "Gateway", "GatewayClient", "HttpGateway", "gateway_of"]
+__all__ = ["Call", "Caller", "Gateway", "GatewayClient", "HttpGateway", "Options", "gateway_of"]
 
 
 class Gateway(Protocol):
@@ -58,16 +57,7 @@ def gateway_of(
         password = named(settings.key_password)
         return certificates.context(settings.ca_file, settings.certificate_file, settings.key_file, password)
 
-    make: Callable[..., GatewayClient] = HttpGateway
-    if settings.client == "aiohttp" or settings.proxy is not None:
-        from consumer.gateway.with_aiohttp import AiohttpGateway  # noqa: PLC0415  # a tenth of a member's memory
-
-        make = functools.partial(
-            AiohttpGateway,
-            proxy=settings.proxy,
-            proxy_credentials=lambda: named(settings.proxy_credentials),
-        )
-    return make(
+    options = Options(
         connect_seconds=settings.connect_timeout,
         read_seconds=settings.read_timeout,
         total_seconds=settings.total_timeout,
@@ -76,4 +66,11 @@ def gateway_of(
         tls=tls,
         on_date=on_date,
         on_tls=on_tls,
+    )
+    if settings.client != "aiohttp" and settings.proxy is None:
+        return HttpGateway(options)
+    from consumer.gateway.with_aiohttp import AiohttpGateway  # noqa: PLC0415  # a tenth of a member's memory
+
+    return AiohttpGateway(
+        options, proxy=settings.proxy, proxy_credentials=lambda: named(settings.proxy_credentials)
     )

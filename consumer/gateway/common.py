@@ -8,6 +8,7 @@ import ssl
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from consumer import __version__
@@ -18,9 +19,6 @@ STALE_SECONDS = 2.0
 """A kept connection that is closed without a word within so many seconds after a request was stale; later, somebody has
 worked on the request."""
 
-RETIRE_SECONDS = 5.0
-"""Age from which certificates whose handshakes fail are given up for new ones."""
-
 HEADERS = {
     "Content-Type": "application/x-www-form-urlencoded; charset=utf-8",
     "Accept": "application/json",
@@ -28,6 +26,46 @@ HEADERS = {
     "User-Agent": f"charging-coupon-consumer/{__version__}",
 }
 """Of each request."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """How a client calls the platform, whichever it is.
+
+    Attributes:
+        connect_seconds: for a connection to come about.
+        read_seconds: longest silence while a reply is awaited or read; None: no bound but the whole call's.
+        total_seconds: of a whole call.
+        max_reply_bytes: of a reply's body that are read.
+        lifetime_seconds: after them a connection takes no more calls: a name that leads elsewhere by then, and files
+            that `tls` reads, are heeded.
+        retire_seconds: age from which certificates whose handshakes fail are read again.
+        tls: gives the certificates, None for the system's CAs. Raises OSError or ValueError for files that cannot be
+            used: then the ones before are kept.
+        on_date: is told each new `Date` of a reply's head.
+        on_tls: is told why the files cannot be used, or None where they are good.
+
+    """
+
+    connect_seconds: float = 5.0
+    read_seconds: float | None = None
+    total_seconds: float = 15.0
+    max_reply_bytes: int = 64 * 1024
+    lifetime_seconds: float = 60.0
+    retire_seconds: float = 5.0
+    tls: Callable[[], ssl.SSLContext | None] = lambda: None
+    on_date: Callable[[str], None] = lambda _date: None
+    on_tls: Callable[[str | None], None] = lambda _problem: None
+
+    def read_certificates(self, before: ssl.SSLContext | None) -> ssl.SSLContext | None:
+        """As their files are now; where those cannot be used, the ones before."""
+        try:
+            now = self.tls()
+        except (OSError, ValueError, CouponConsumerError) as error:
+            self.on_tls(str(error))
+            return before
+        self.on_tls(None)
+        return now
 
 
 class Caller(Protocol):
@@ -106,21 +144,6 @@ class Starting(ABC):
         """Wait for what was started and is not over."""
         if self._started:
             await asyncio.wait(list(self._started))
-
-
-def read_again(
-    tls: Callable[[], ssl.SSLContext | None],
-    before: ssl.SSLContext | None,
-    on_tls: Callable[[str | None], None],
-) -> ssl.SSLContext | None:
-    """The certificates as their files are now; where those cannot be used, the ones before."""
-    try:
-        now = tls()
-    except (OSError, ValueError, CouponConsumerError) as error:
-        on_tls(str(error))
-        return before
-    on_tls(None)
-    return now
 
 
 @functools.cache

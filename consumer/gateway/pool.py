@@ -5,7 +5,6 @@ Decides nothing but whether a request was sent.
 
 import asyncio
 import ssl
-from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -14,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from consumer.core.replies import Answered, AttemptEnd, NoAnswer, NotSent
-from consumer.gateway.common import RETIRE_SECONDS, Caller, Posting, name, read_again, system_context
+from consumer.gateway.common import Caller, Options, Posting, name, system_context
 from consumer.gateway.http1 import Connection, Site
 
 NAME_SECONDS = 10.0
@@ -24,38 +23,15 @@ NAME_SECONDS = 10.0
 class HttpGateway(Posting):
     """The platform over HTTP. Enter it (`async with`) to use it, leave it to close its connections."""
 
-    def __init__(
-        self,
-        *,
-        connect_seconds: float = 5.0,
-        read_seconds: float | None = None,
-        total_seconds: float = 15.0,
-        max_reply_bytes: int = 64 * 1024,
-        lifetime_seconds: float = 60.0,
-        retire_seconds: float = RETIRE_SECONDS,
-        tls: Callable[[], ssl.SSLContext | None] = lambda: None,
-        on_date: Callable[[str], None] = lambda _date: None,
-        on_tls: Callable[[str | None], None] = lambda _problem: None,
-    ) -> None:
-        """Times in seconds: to connect, of silence while a reply is awaited or read, of a whole call.
-
-        After `lifetime_seconds` a connection takes no more calls: a name that leads elsewhere by then, and files
-        that `tls` reads, are heeded. `tls` gives None for the system's CAs, and raises OSError or ValueError for
-        files that cannot be used: then the ones before are kept. `on_tls` is told why, or None where they are good.
-        Where a handshake fails, they are read again after `retire_seconds`. `on_date` is told each new `Date` of a
-        reply's head.
-        """
-        self.read_seconds = float("inf") if read_seconds is None else read_seconds
-        self.max_reply_bytes = max_reply_bytes
-        self.on_date = on_date
+    def __init__(self, options: Options | None = None) -> None:
+        options = options or Options()
+        self.read_seconds = float("inf") if options.read_seconds is None else options.read_seconds
+        self.max_reply_bytes = options.max_reply_bytes
+        self.on_date = options.on_date
         self.connections: set[Connection] = set()
         self.renewals = 0
-        self._connect_seconds = connect_seconds
-        self._total_seconds = total_seconds
-        self._lifetime_seconds = lifetime_seconds
-        self._retire_seconds = retire_seconds
-        self._tls = tls
-        self._on_tls = on_tls
+        self._options = options
+        self._total_seconds = options.total_seconds
         self._context: ssl.SSLContext | None = None
         self._context_read_at = self._context_retires_at = 0.0
         self._sites: dict[str, Site] = {}
@@ -113,7 +89,7 @@ class HttpGateway(Posting):
         loop = asyncio.get_running_loop()
         if self._loop is None:
             raise ConnectionAbortedError
-        patience = asyncio.timeout_at(min(loop.time() + self._connect_seconds, deadline))
+        patience = asyncio.timeout_at(min(loop.time() + self._options.connect_seconds, deadline))
         try:
             async with patience:
                 self._connecting.add(patience)
@@ -121,7 +97,7 @@ class HttpGateway(Posting):
         except ssl.SSLError:
             # The certificates may be others by now; but they are not read more often than every few seconds.
             self._context_retires_at = min(
-                self._context_retires_at, self._context_read_at + self._retire_seconds
+                self._context_retires_at, self._context_read_at + self._options.retire_seconds
             )
             raise
         except OSError:
@@ -131,14 +107,14 @@ class HttpGateway(Posting):
             self._connecting.discard(patience)
 
     async def _open(self, site: Site) -> Connection:
-        addresses = await site.addresses(min(NAME_SECONDS, self._lifetime_seconds))
+        addresses = await site.addresses(min(NAME_SECONDS, self._options.lifetime_seconds))
         connected = await aiohappyeyeballs.start_connection(
             addresses,
             happy_eyeballs_delay=0.25,
             interleave=1,  # so long one is tried alone (RFC 8305, 5)
         )
         _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: Connection(self, site, self._lifetime_seconds),
+            lambda: Connection(self, site, self._options.lifetime_seconds),
             sock=connected,
             ssl=self._certificates() if site.is_secure else None,
             server_hostname=site.host.rstrip(".") if site.is_secure else None,
@@ -151,9 +127,9 @@ class HttpGateway(Posting):
         return self._context or system_context()
 
     def _read_certificates(self) -> None:
-        self._context = read_again(self._tls, self._context, self._on_tls)
+        self._context = self._options.read_certificates(self._context)
         self._context_read_at = asyncio.get_running_loop().time()
-        self._context_retires_at = self._context_read_at + self._lifetime_seconds
+        self._context_retires_at = self._context_read_at + self._options.lifetime_seconds
 
     def renew(self) -> None:
         """Certificates are others now: the next call gets a connection of its own."""

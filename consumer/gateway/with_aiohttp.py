@@ -11,7 +11,7 @@ import aiohttp
 
 from consumer.core.replies import Answered, AttemptEnd, NoAnswer, NotSent
 from consumer.gateway import common
-from consumer.gateway.common import HEADERS, RETIRE_SECONDS, Starting, name, read_again
+from consumer.gateway.common import HEADERS, Options, Starting, name
 
 _NOT_SENT = (
     aiohttp.ConnectionTimeoutError,
@@ -28,32 +28,19 @@ class AiohttpGateway(Starting):
 
     def __init__(
         self,
+        options: Options | None = None,
         *,
-        connect_seconds: float = 5.0,
-        read_seconds: float | None = None,
-        total_seconds: float = 15.0,
-        max_reply_bytes: int = 64 * 1024,
-        lifetime_seconds: float = 60.0,
-        retire_seconds: float = RETIRE_SECONDS,
-        tls: Callable[[], ssl.SSLContext | None] = lambda: None,
         proxy: str | None = None,
         proxy_credentials: Callable[[], str | None] = lambda: None,
-        on_date: Callable[[str], None] = lambda _date: None,
-        on_tls: Callable[[str | None], None] = lambda _problem: None,
     ) -> None:
-        """As `HttpGateway`, and `proxy_credentials` gives `user:password`. Connections retire all at once."""
+        """`proxy_credentials` gives `user:password`. Connections retire all at once."""
         super().__init__()
+        self._options = options = options or Options()
         self._timeout = aiohttp.ClientTimeout(
-            total=total_seconds, connect=connect_seconds, sock_read=read_seconds
+            total=options.total_seconds, connect=options.connect_seconds, sock_read=options.read_seconds
         )
-        self._max_reply_bytes = max_reply_bytes
-        self._lifetime_seconds = lifetime_seconds
-        self._retire_seconds = retire_seconds
-        self._tls = tls
         self._proxy = proxy
         self._proxy_credentials = proxy_credentials
-        self._on_date = on_date
-        self._on_tls = on_tls
         self._context: ssl.SSLContext | None = None
         self._pool: _Pool | None = None
         self._retired: set[_Pool] = set()
@@ -106,9 +93,9 @@ class AiohttpGateway(Starting):
         return self._pool
 
     def _open_pool(self) -> "_Pool":
-        self._context = read_again(self._tls, self._context, self._on_tls)
+        self._context = self._options.read_certificates(self._context)
         # Not all members of a fleet at the same moment.
-        lifetime = self._lifetime_seconds * random.uniform(0.8, 1.0)  # noqa: S311  # jitter, not cryptography
+        lifetime = self._options.lifetime_seconds * random.uniform(0.8, 1.0)  # noqa: S311  # jitter, not cryptography
         retires_at = asyncio.get_running_loop().time() + lifetime
         return _Pool(
             self._open_session(kept=True),
@@ -152,14 +139,14 @@ class AiohttpGateway(Starting):
                     raise aiohttp.ServerDisconnectedError
                 if response.status == 101:
                     raise aiohttp.ClientPayloadError  # another protocol, for which nobody asked
-                self._on_date(response.headers.get("Date", ""))
+                self._options.on_date(response.headers.get("Date", ""))
                 reply = await self._read(response)
                 if response.status < 100:
                     response.close()  # aiohttp takes it for an interim reply, and its body for the next one
                 return Answered(response.status, reply, response.headers.get("Retry-After"), resent)
         except _NOT_SENT as error:
             if isinstance(error, aiohttp.ClientSSLError):
-                pool.retire_within(self._retire_seconds)  # its certificates may be others by now
+                pool.retire_within(self._options.retire_seconds)  # its certificates may be others by now
             # Of a second sending, the first may have arrived.
             return NoAnswer(f"reset: {name(error)}") if resent else NotSent(name(error))
         except TimeoutError:
@@ -176,7 +163,7 @@ class AiohttpGateway(Starting):
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         """The body, cut where it is longer than any reply of the platform."""
         parts: list[bytes] = []
-        room = self._max_reply_bytes
+        room = self._options.max_reply_bytes
         while room > 0 and (part := await response.content.read(room)):
             parts.append(part)
             room -= len(part)

@@ -25,13 +25,14 @@ import uvloop
 from httptools import HttpRequestParser
 
 from consumer.core.replies import Answered
-from consumer.gateway import GatewayClient, HttpGateway
+from consumer.gateway import GatewayClient, HttpGateway, Options
 from consumer.gateway.with_aiohttp import AiohttpGateway
 from consumer.sandbox import wire
 
+OPTIONS = Options(connect_seconds=3, read_seconds=8, total_seconds=10)
 CLIENTS: Mapping[str, Callable[[], GatewayClient]] = {
-    "builtin": lambda: HttpGateway(connect_seconds=3, read_seconds=8, total_seconds=10),
-    "aiohttp": lambda: AiohttpGateway(connect_seconds=3, read_seconds=8, total_seconds=10),
+    "builtin": lambda: HttpGateway(OPTIONS),
+    "aiohttp": lambda: AiohttpGateway(OPTIONS),
 }
 IN_FLIGHT, CALLS, ROUNDS = 256, 10_000, 7
 FORM = b"&".join(

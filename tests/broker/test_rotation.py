@@ -3,13 +3,14 @@
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from consumer import certificates
 from consumer.core.replies import Answered
-from consumer.gateway import HttpGateway
+from consumer.gateway import HttpGateway, Options
 from consumer.sandbox.gateway import SandboxGateway
 from tests.broker.audit import audit
 from tests.broker.kafka import Topics, traffic, until
@@ -164,5 +165,5 @@ async def old_ones_are_of_no_more_use(url: str, old: Authority, new: Authority, 
     first = folder / "first.crt", folder / "first.key", "password of first"
     second = folder / "second.crt", folder / "second.key", "password of second"
     for ca, identity, works in ((new.ca, second, True), (new.ca, first, False), (old.ca, second, False)):
-        async with HttpGateway(tls=lambda ca=ca, own=identity: certificates.context(ca, *own)) as client:  # type: ignore[misc]  # bound at once
+        async with HttpGateway(Options(tls=partial(certificates.context, ca, *identity))) as client:
             assert isinstance(await client.post(url, b""), Answered) is works

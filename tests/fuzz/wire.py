@@ -11,6 +11,7 @@ from random import Random
 from typing import cast
 
 from consumer.core.replies import Answered, AttemptEnd, NoAnswer
+from consumer.gateway.common import Options
 from consumer.gateway.http1 import Connection, Site
 from consumer.gateway.pool import Call, HttpGateway
 from consumer.sandbox import wire
@@ -76,7 +77,7 @@ def ended(parts: list[bytes]) -> AttemptEnd | None:
 
 
 async def _called(parts: list[bytes]) -> AttemptEnd | None:
-    gateway, transport = HttpGateway(max_reply_bytes=MOST), Transport()
+    gateway, transport = HttpGateway(Options(max_reply_bytes=MOST)), Transport()
     site = Site("http://platform.example/")
     connection = Connection(gateway, site, 60.0)
     connection.connection_made(cast("asyncio.Transport", transport))

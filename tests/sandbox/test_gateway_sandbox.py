@@ -18,7 +18,7 @@ from consumer.cli.sandbox import _apps, sandbox
 from consumer.core.errors import ConfigurationError
 from consumer.core.outcomes import Outcome
 from consumer.core.replies import Answered, AttemptEnd, NoAnswer, Reply, ReplyTable
-from consumer.gateway import HttpGateway
+from consumer.gateway import HttpGateway, Options
 from consumer.sandbox.answers import ANSWERS, PLATE_ENDINGS, Answer, Call, Delivery, check_rates, load_script
 from consumer.sandbox.gateway import DEMO_APP_ID, DEMO_APP_SECRET, SandboxGateway
 from consumer.sandbox.scenarios import Phase, Scenario
@@ -329,7 +329,7 @@ async def _two_calls(delivery: Delivery) -> tuple[list[Reply], list[AttemptEnd],
     phase = Phase("wire", "misbehaves", 60.0, (0.0, 0.0), deliveries={delivery: 1.0})
     async with (
         SandboxGateway(scenario=Scenario("wire", "", (phase,), events=1)) as platform,
-        HttpGateway(total_seconds=0.5) as client,
+        HttpGateway(Options(total_seconds=0.5)) as client,
     ):
         forms = [urlencode(_form(event_id=each)).encode() for each in ("E1", "E2")]
         ends = [await client.post(platform.url, form) for form in forms]
