@@ -337,6 +337,7 @@ class Delivery:
             asyncio.get_running_loop().call_soon(self._turn)
 
     def _turn(self) -> None:
+        """What has come about since the last one, and then all that can go on."""
         answered, self.answered = self.answered, []
         failed, self.failed = self.failed, []
         try:
@@ -374,71 +375,6 @@ class Delivery:
             self._ask(account, ways, calling)
         if calling:
             self._call(calling)
-
-    def _end_orders(self, ended: "Sequence[tuple[_Way, Resolution]]") -> None:
-        """The orders' places are free, and with its last order a record has ended."""
-        leave, over = self._keys.leave, []
-        for way, resolution in ended:
-            whole = way.whole
-            way.over = True
-            leave(way)
-            whole.resolutions.append(resolution)
-            whole.left -= 1
-            if not whole.left:
-                over.append(whole)
-        self._end_records(over)
-
-    def _fail(self, way: "_Way", bug: Exception) -> None:
-        """The record will have a problem once its other orders have ended: none is left calling unwatched."""
-        if way.over:
-            return
-        whole = way.whole
-        way.over = True
-        self._free(way)
-        self._keys.leave(way)
-        whole.problem = whole.problem or bug
-        whole.left -= 1
-        if not whole.left:
-            self._end_records([whole])
-
-    def _end_records(self, wholes: "Sequence[UnderWay]") -> None:
-        """They are told of, together where one is told of many."""
-        self._forget(wholes)
-        told: defaultdict[Callable[[Sequence[UnderWay]], None], list[UnderWay]] = defaultdict(list)
-        for whole in wholes:
-            if len(whole.resolutions) > 1:
-                whole.resolutions.sort(key=lambda resolution: resolution.index)
-            if self._tracer is not None and whole.problem is None:
-                self._tell(self._tracer, whole)
-            told[whole.ended].append(whole)
-        for ended, each in told.items():
-            try:
-                ended(each)
-            except Exception as bug:  # noqa: BLE001  # it is of these records alone, which hold their frontiers
-                _tell_of(bug, "records that have ended cannot be told of")
-
-    def _forget(self, wholes: "Sequence[UnderWay]") -> None:
-        """They are not under way any more; nor are the calls that were waited for."""
-        self.under_way.difference_update(wholes)
-        for whole in wholes:
-            whole.orders = ()  # they know of it as well: no circle is left for the garbage collector
-            if whole.called:
-                self._called -= 1
-        if not self._called:
-            self._quiet.set()
-
-    def _tell(self, tracer: Tracer, whole: "UnderWay") -> None:
-        try:
-            told = tracer.tell(whole.record, whole.began_at, whole.resolutions, whole.calls or ())
-            whole.resolutions = list(told)
-        except Exception as bug:  # noqa: BLE001  # it costs the spans, and no more
-            _tell_of(bug, "a record's spans cannot be told")
-
-    def _free(self, way: "_Way") -> None:
-        """What it holds, or waits for, is others'."""
-        permit, way.permit = way.permit, None
-        if permit is not None:
-            permit.close()
 
     # -- Before a call -------------------------------------------------------------------------------
 
@@ -789,6 +725,73 @@ class Delivery:
         finally:
             self._naps.discard(nap)
         return True
+
+    # -- The end -------------------------------------------------------------------------------------
+
+    def _end_orders(self, ended: "Sequence[tuple[_Way, Resolution]]") -> None:
+        """The orders' places are free, and with its last order a record has ended."""
+        leave, over = self._keys.leave, []
+        for way, resolution in ended:
+            whole = way.whole
+            way.over = True
+            leave(way)
+            whole.resolutions.append(resolution)
+            whole.left -= 1
+            if not whole.left:
+                over.append(whole)
+        self._end_records(over)
+
+    def _fail(self, way: "_Way", bug: Exception) -> None:
+        """The record will have a problem once its other orders have ended: none is left calling unwatched."""
+        if way.over:
+            return
+        whole = way.whole
+        way.over = True
+        self._free(way)
+        self._keys.leave(way)
+        whole.problem = whole.problem or bug
+        whole.left -= 1
+        if not whole.left:
+            self._end_records([whole])
+
+    def _end_records(self, wholes: "Sequence[UnderWay]") -> None:
+        """They are told of, together where one is told of many."""
+        self._forget(wholes)
+        told: defaultdict[Callable[[Sequence[UnderWay]], None], list[UnderWay]] = defaultdict(list)
+        for whole in wholes:
+            if len(whole.resolutions) > 1:
+                whole.resolutions.sort(key=lambda resolution: resolution.index)
+            if self._tracer is not None and whole.problem is None:
+                self._tell(self._tracer, whole)
+            told[whole.ended].append(whole)
+        for ended, each in told.items():
+            try:
+                ended(each)
+            except Exception as bug:  # noqa: BLE001  # it is of these records alone, which hold their frontiers
+                _tell_of(bug, "records that have ended cannot be told of")
+
+    def _forget(self, wholes: "Sequence[UnderWay]") -> None:
+        """They are not under way any more; nor are the calls that were waited for."""
+        self.under_way.difference_update(wholes)
+        for whole in wholes:
+            whole.orders = ()  # they know of it as well: no circle is left for the garbage collector
+            if whole.called:
+                self._called -= 1
+        if not self._called:
+            self._quiet.set()
+
+    def _tell(self, tracer: Tracer, whole: "UnderWay") -> None:
+        try:
+            told = tracer.tell(whole.record, whole.began_at, whole.resolutions, whole.calls or ())
+            whole.resolutions = list(told)
+        except Exception as bug:  # noqa: BLE001  # it costs the spans, and no more
+            _tell_of(bug, "a record's spans cannot be told")
+
+    def _free(self, way: "_Way") -> None:
+        """What it holds, or waits for, is others'."""
+        permit, way.permit = way.permit, None
+        if permit is not None:
+            permit.close()
 
 
 class _PastCall(Frozen):

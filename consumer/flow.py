@@ -40,7 +40,6 @@ _SOONEST = 0.001
 _LOOK_SECONDS = 0.005
 """How often it is seen how late this process is, while calls are under way; it costs a thousandth of a core."""
 
-
 SUPPLY = 32
 """Orders that wait for leave, so that there is always one: those that one turn of the event loop takes, and some."""
 
@@ -67,7 +66,6 @@ class Hold(StrEnum):
 
 _SHARED = frozenset({Hold.FLEET_RATE, Hold.FLEET_IN_FLIGHT, Hold.PERMIT})
 """What accounts take from each other."""
-
 
 _IN_FLIGHT = (Hold.ADAPTIVE_LIMIT, Hold.ACCOUNT_IN_FLIGHT, Hold.FLEET_IN_FLIGHT, Hold.PERMIT)
 """Of calls at once, in the order in which they are told."""

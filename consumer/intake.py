@@ -40,7 +40,6 @@ log = structlog.get_logger(__name__)
 _FENCE_SECONDS = 2.0
 """For ending, after a drain, the transaction that it cut off."""
 
-
 POLL_SECONDS = 0.2
 """Longest wait for records in one poll; a pause or a stop is noticed within it."""
 
