@@ -80,7 +80,7 @@ class Gate:
 
     Attributes:
         paths: where the value stands; the first that has one counts.
-        values: texts of scalars.
+        values: texts of scalars; none where it only asks whether anything is there.
         inverted: skip what is not among the values.
         missing: what to do where there is no value.
         reverses: number of the order that a reversal takes back, over paths.
@@ -94,9 +94,15 @@ class Gate:
     missing: Missing
     reverses: Template | None = None
 
+    def finds(self, row: object, event: Event) -> str | None:
+        """The value, as text; None where there is none. An object or a list is one only to a gate that asks for no certain values."""
+        found = first_at(self.paths, row, event)
+        text = scalar_text(found)
+        return kind_of(found) if text is None and found and not self.values else text
+
     def test(self, row: object, event: Event) -> tuple[Outcome, Reason, str] | None:
         """Why the row is to be left out; None if it may pass."""
-        value = scalar_text(first_at(self.paths, row, event))
+        value = self.finds(row, event)
         place = self.paths[0].text
         if value is None:
             match self.missing:

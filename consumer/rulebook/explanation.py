@@ -254,9 +254,8 @@ class _Row:
     def _gates(self) -> Iterator[GateReading]:
         for gate in self.source.gates:
             verdict = gate.test(self.row, self.event)
-            value = scalar_text(next(found_at(gate.paths, self.row, self.event), None))
             said = None if verdict is None else f"{verdict[0]} ({verdict[1]})"
-            yield GateReading(gate.paths[0].text, value, said)
+            yield GateReading(gate.paths[0].text, gate.finds(self.row, self.event), said)
             if verdict is not None:
                 return
 

@@ -205,7 +205,7 @@ class SkipModel(Model):
     not_in: Scalars | None = None
     """Skip all other values."""
     present: Literal[True] | None = None
-    """Instead: skip whatever has a value there."""
+    """Instead: skip whatever has anything there, also an object or a list."""
     reason: SkipReason
     """What its outcome says."""
     missing: Annotated[Missing, Field(strict=False)] | None = None

@@ -17,7 +17,7 @@ from consumer.core.errors import Problem
 from consumer.core.events import Coordinates, Order, Record, Value
 from consumer.core.expressions import Failure
 from consumer.core.fields import FieldType
-from consumer.core.formats import Refusal, first_at, scalar_text
+from consumer.core.formats import Refusal, scalar_text
 from consumer.core.outcomes import Finding, Reason
 from consumer.core.rules import Rule, RuleBook
 from consumer.core.sources import Missing, Source
@@ -327,7 +327,7 @@ class _Review:
             if isinstance(event, Refusal):
                 continue
             for (row, around), (model, gate) in product(source.rows(event), gates[source.name]):
-                if scalar_text(first_at(gate.paths, row, around)) is not None:
+                if gate.finds(row, around) is not None:
                     held.add(id(model))
                     if gate.test(row, around) is not None:
                         skipping.add(id(model))

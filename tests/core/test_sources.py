@@ -692,6 +692,22 @@ def test_what_is_absent_and_required_is_told_with_the_places_that_were_looked_at
     assert (found.reason, found.detail) == (Reason.FIELD_MISSING, f"{name}: absent, and required: {told}")
 
 
+PRESENT = book("{extends: canonical, skip: [{paths: it, present: true, reason: reversal}]}")
+NEEDED = book("{extends: canonical, skip: [{paths: it, missing: skip, reason: not_a_charge}]}")
+
+
+@pytest.mark.parametrize("it", [{"amount": 5}, [1], [[]], 1.2e26, "x", 0, False])
+def test_to_a_gate_that_asks_whether_something_is_there_an_object_or_a_list_is_something(it: object) -> None:
+    assert end(PRESENT, CHARGE | {"it": it})[:2] == (Outcome.SKIPPED, Reason.REVERSAL)
+    assert order(NEEDED, CHARGE | {"it": it})
+
+
+@pytest.mark.parametrize("it", [None, "", " ", [], {}])
+def test_but_nothing_in_it_is_nothing(it: object) -> None:
+    assert order(PRESENT, CHARGE | {"it": it})
+    assert end(NEEDED, CHARGE | {"it": it})[:2] == (Outcome.SKIPPED, Reason.NOT_A_CHARGE)
+
+
 def test_an_order_without_its_number_is_told_with_the_places_that_were_looked_at() -> None:
     found = read(book("{extends: canonical, fields: {order_id: [order.no, no]}}"))
 
