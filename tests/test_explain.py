@@ -202,18 +202,6 @@ def test_an_event_whose_deadline_is_over_by_now_is_marked_so_and_explained_all_t
     assert over not in in_time
 
 
-def test_an_order_that_stands_in_its_list_as_text_is_explained_like_any(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    as_text = {"body": {"list": [json.dumps(ORDER, ensure_ascii=False)]}}
-    (folder / "text.json").write_text(json.dumps({"body": {"list": [ORDER]}}), "utf-8")
-    plain = told(capsys, "rules.yaml", "text.json").partition("Order 0")[2]
-    (folder / "text.json").write_text(json.dumps(as_text), "utf-8")
-
-    assert "MATCHES  all" in plain
-    assert told(capsys, "rules.yaml", "text.json").partition("Order 0")[2] == plain
-
-
 def test_a_rule_that_skips_is_named_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "rules.yaml").write_text(RULES.replace("seconds < 600", "seconds < 60000"), "utf-8")
 

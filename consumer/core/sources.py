@@ -95,15 +95,21 @@ class Gate:
     reverses: Template | None = None
 
     def finds(self, row: object, event: Event) -> str | None:
-        """The value, as text; None where there is none. An object or a list is one only to a gate that asks for no certain values."""
-        found = first_at(self.paths, row, event)
+        """The value, as text; None where there is none."""
+        return self._text_of(first_at(self.paths, row, event))
+
+    def _text_of(self, found: object) -> str | None:
+        """An object or a list is a value only to a gate that asks for no certain ones, and an empty one is none."""
         text = scalar_text(found)
         return kind_of(found) if text is None and found and not self.values else text
 
     def test(self, row: object, event: Event) -> tuple[Outcome, Reason, str] | None:
         """Why the row is to be left out; None if it may pass."""
-        value = self.finds(row, event)
+        found = first_at(self.paths, row, event)
         place = self.paths[0].text
+        if isinstance(found, Refusal):
+            return Outcome.INVALID, found.reason, f"`{place}`: {found.detail}"
+        value = self._text_of(found)
         if value is None:
             match self.missing:
                 case Missing.KEEP:

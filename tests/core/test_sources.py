@@ -708,6 +708,20 @@ def test_but_nothing_in_it_is_nothing(it: object) -> None:
     assert end(NEEDED, CHARGE | {"it": it})[:2] == (Outcome.SKIPPED, Reason.NOT_A_CHARGE)
 
 
+@pytest.mark.parametrize(
+    "gate",
+    [
+        "in: refund, reason: reversal",
+        "present: true, reason: reversal",
+        "missing: skip, reason: not_a_charge",
+    ],
+)
+def test_a_gate_that_cannot_look_lets_nothing_pass(gate: str) -> None:
+    rules = book(f"{{extends: canonical, skip: [{{paths: more.kind, {gate}}}]}}")
+
+    assert end(rules, CHARGE | {"more": '{"kind": "refu'}) == (Outcome.INVALID, Reason.NOT_JSON, True)
+
+
 def test_an_order_without_its_number_is_told_with_the_places_that_were_looked_at() -> None:
     found = read(book("{extends: canonical, fields: {order_id: [order.no, no]}}"))
 
