@@ -681,8 +681,11 @@ def _time_readers_of(
     plain = _PLAIN_TIMES.get(written)
     recall = None if plain is None else _recall_in(written, rules, shown)
     size = EPOCHS.get(field.formats[0].text, _ZERO)
-    micros = int(size) if size == size.to_integral_value() else 0
-    is_local = field.formats[0].text.endswith(_LOCAL)
+    first = field.formats[0].text
+    micros = (
+        int(size) if size == size.to_integral_value() and first.removesuffix(_LOCAL) not in _ORIGINS else 0
+    )
+    is_local = first.endswith(_LOCAL)
 
     def read(raw: object) -> Value:
         found = None
@@ -959,18 +962,38 @@ def kind_of(raw: object) -> str:
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECOND = timedelta(seconds=1)
 _LOCAL = "_local"
+TICKS = "ticks"
 _EPOCH_UNITS = {
     "epoch_s": Decimal(1_000_000),
     "epoch_ms": Decimal(1000),
     "epoch_us": Decimal(1),
     "epoch_ns": Decimal("0.001"),
     "epoch_min": Decimal(60_000_000),
+    "filetime": Decimal("0.1"),
+    TICKS: Decimal("0.1"),
 }
+EXCEL = "excel"
+"""A time format: days by the wall clock, as spreadsheets count them. What is less than a second in them is noise."""
+
 EPOCHS: Mapping[str, Decimal] = {
     **_EPOCH_UNITS,
     **{f"{name}{_LOCAL}": size for name, size in _EPOCH_UNITS.items()},
+    EXCEL: Decimal(86_400_000_000),
 }
 """Time formats that are numbers, and their unit in microseconds. `_local`: read as UTC they show the wall clock."""
+
+_ORIGINS = {
+    "filetime": datetime(1601, 1, 1, tzinfo=UTC),
+    TICKS: datetime(1, 1, 1, tzinfo=UTC),
+    EXCEL: datetime(1899, 12, 30, tzinfo=UTC),
+}
+"""What they are counted from, if not from 1970."""
+
+_FIRST_YEAR = 366 * 86_400_000_000
+"""In microseconds. So few ticks are a number of another format, which would be taken for a time that means none."""
+
+_SECONDS, _NANOS = ("seconds", "_seconds", "epochSecond"), ("nanos", "nanoseconds", "_nanoseconds", "nano")
+"""What protobuf, Firestore and Java's Instant call the parts of a time that is an object."""
 
 DOTNET = "dotnet"
 """A time format: `/Date(1772335800000+0800)/`, milliseconds since 1970; the offset is only how it was shown."""
@@ -988,10 +1011,23 @@ _ISO = re.compile(
 # What means "no time" in Go, .NET and MySQL, and an end that is still open.
 _NO_TIME = re.compile(r"(?:0{4}\D?00\D?00|0001\D?01\D?01|9999\D?12\D?31).*", re.ASCII | re.DOTALL)
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_FROM_MIDNIGHT = {12: 0, **{hour: hour for hour in range(1, 12)}}
+_FROM_NOON = {12: 12, **{hour: hour + 12 for hour in range(1, 12)}}
+_MORNING = {hour: hour for hour in range(4, 12)}
+_EVENING = {hour: hour + 12 for hour in range(4, 12)}
+_PARTS_OF_THE_DAY: Mapping[str, Mapping[int, int]] = {
+    **dict.fromkeys(("am", "a.m.", "上午", "凌晨"), _FROM_MIDNIGHT),
+    **dict.fromkeys(("pm", "p.m.", "下午"), _FROM_NOON),
+    **dict.fromkeys(("清晨", "早上", "早晨"), _MORNING),
+    "中午": {11: 11, 12: 12, 1: 13, 2: 14},
+    **dict.fromkeys(("傍晚", "晚上"), _EVENING),
+}
+"""Which hour of the day an hour is in each; at 12 in the evening a day ends or begins, and nobody can tell which."""
+
 _PIECES = {
     "yyyy": r"(?P<year>\d{4})",
     "yy": r"(?P<short_year>\d\d)",
-    "MMM": rf"(?P<month_name>{'|'.join(_MONTHS)})",
+    "MMM": r"(?P<month_name>jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)",
     "MM": r"(?P<month>\d{1,2})",
     "dd": r"(?P<day>\d{1,2})",
     "HH": r"(?P<hour>\d{1,2})",
@@ -1001,7 +1037,7 @@ _PIECES = {
     "ss": r"(?P<second>\d\d)",
     "s": r"(?P<second>\d{1,2})",
     "EEE": r"(?P<weekday>(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?|(?:周|星期|礼拜)[一二三四五六日天])",
-    "a": r"(?P<half>am|pm|上午|下午)",
+    "a": rf"(?P<half>{'|'.join(map(re.escape, _PARTS_OF_THE_DAY))})",
     "Z": r"(?P<offset>z|[+-]\d\d:?(?:\d\d)?)",
     "z": r"(?P<utc>z|(?:utc|gmt)(?:[+-]\d{1,2}(?::?\d\d)?)?)",
     "VV": r"(?P<region>[a-z]+(?:/[a-z0-9_+-]+)+|utc)",
@@ -1015,10 +1051,18 @@ _ALIASES = {
     **dict.fromkeys(("X", "XX", "XXX", "ZZZ"), "Z"),
     "E": "EEE",
     "EEEE": "EEE",
+    "MMMM": "MMM",
     "zzz": "z",
 }
+_OF_ONE_DIGIT = frozenset({"MM", "dd", "HH", "hh", "m", "s"})
+"""Pieces that may be written with a digit less."""
+
+_DIGITS = _OF_ONE_DIGIT | {"yyyy", "yy", "mm", "ss", *("S" * digits for digits in range(1, 10))}
+_FOLLOWS = {"mm": ("HH", "hh"), "m": ("HH", "hh"), "ss": ("mm", "m"), "s": ("mm", "m")}
+"""What stands before a piece in each order that people write times in: elsewhere it is mistaken for another."""
+
 _PIECE = re.compile(
-    r"'([^']*)'|yyyy|yy|MMM|MM?|dd?|HH?|hh?|mm?|ss?|S{1,9}|a|ZZZ|Z|X{1,3}|E{3,4}|E|zzz|z|VV|.", re.DOTALL
+    r"'([^']*)'|yyyy|yy|M{3,4}|MM?|dd?|HH?|hh?|mm?|ss?|S{1,9}|a|ZZZ|Z|X{1,3}|E{3,4}|E|zzz|z|VV|.", re.DOTALL
 )
 
 
@@ -1040,16 +1084,21 @@ class TimeFormat:
         if text in ("iso", ARRAY, DOTNET) or text in EPOCHS:
             return cls(text)
         known: list[str] = []
-        body = ""
+        body: list[str] = []
+        touching: list[int] = []  # digits that have none but digits between them
         for match in _PIECE.finditer(text):
             piece = _ALIASES.get(match.group(), match.group())
+            if piece not in _DIGITS:
+                _widen(body, touching)
             if piece in _PIECES:
                 known.append(piece)
-                body += _PIECES[piece]
+                touching += [len(body)] if piece in _DIGITS else []
+                body.append(_PIECES[piece])
             elif match[1] is None and piece.isalpha() and piece.isascii() and piece != "T":
                 raise ValueError(f"`{text}` is no time format")
             else:
-                body += re.escape(match[1] if match[1] is not None else piece)
+                body.append(re.escape(match[1] if match[1] is not None else piece))
+        _widen(body, touching)
         names = {_PIECES[piece].split(">")[0] for piece in known}
         one_each = len(names) == len(known) and all(
             len(names & {f"(?P<{a}", f"(?P<{b}"}) == 1
@@ -1058,18 +1107,26 @@ class TimeFormat:
         halves = {"hh", "a"} & set(known)
         if not one_each or "dd" not in known or len(halves) == 1 or (halves and "HH" in known):
             raise ValueError(f"`{text}` is no time format")
-        # Digits that touch have their full width, or 2026113 could be read in two ways.
-        if "MMdd" in text or "ddMM" in text:
-            body = body.replace("{1,2}", "{2}")
-        return cls(text, re.compile(body, re.ASCII | re.IGNORECASE))
+        for before, piece in pairwise(["", *known]):
+            wanted = ("ss", "s") if piece.startswith("S") else _FOLLOWS.get(piece)
+            if wanted is not None and before not in wanted:
+                raise ValueError(
+                    f"`{text}` is no time format: `MM` are months, `mm` minutes, `ss` seconds and `SSS` their fraction"
+                )
+        return cls(text, re.compile("".join(body), re.ASCII | re.IGNORECASE))
 
     def read(self, raw: object) -> datetime | None:
         """Aware where the value says its offset; None if it is not written so. May raise ValueError, OverflowError."""
         size = EPOCHS.get(self.text)
         if size is not None:
-            elapsed = int(_EXACT.multiply(_number(raw), size).to_integral_value(ROUND_HALF_EVEN))
-            found = _EPOCH + timedelta(microseconds=elapsed)
-            return found.replace(tzinfo=None) if self.text.endswith(_LOCAL) else found
+            number = _number(_as_seconds(raw) if self.text == "epoch_s" else raw)
+            elapsed = int(_EXACT.multiply(number, size).to_integral_value(ROUND_HALF_EVEN))
+            if 0 < elapsed < _FIRST_YEAR and self.text.removesuffix(_LOCAL) == TICKS:
+                raise ValueError("counted from elsewhere")
+            if self.text == EXCEL:
+                elapsed = (elapsed + 500_000) // 1_000_000 * 1_000_000
+            found = _ORIGINS.get(self.text.removesuffix(_LOCAL), _EPOCH) + timedelta(microseconds=elapsed)
+            return found.replace(tzinfo=None) if self.text.endswith((_LOCAL, EXCEL)) else found
         if self.text == ARRAY:
             return _of_array(raw)
         if not isinstance(raw, str | int) or isinstance(raw, bool):
@@ -1084,6 +1141,24 @@ class TimeFormat:
         if match is None:
             return None
         return _composed(match.groupdict()) if self._pattern else _iso(match)
+
+
+def _widen(body: list[str], touching: list[int]) -> None:
+    """Two of these that may have a digit less could be read in two ways, as 2026113: so they have all."""
+    narrow = [place for place in touching if "{1,2}" in body[place]]
+    if len(narrow) > 1:
+        for place in narrow:
+            body[place] = body[place].replace("{1,2}", "{2}")
+    touching.clear()
+
+
+def _as_seconds(raw: object) -> object:
+    """An object of seconds and nanoseconds as one number; whatever else, as it is."""
+    seconds = next((raw[name] for name in _SECONDS if name in raw), None) if isinstance(raw, dict) else None
+    if not isinstance(raw, dict) or seconds is None:
+        return raw
+    nanos = next((raw[name] for name in _NANOS if raw.get(name) is not None), 0)
+    return _EXACT.add(_number(seconds), _EXACT.scaleb(_number(nanos), -9))
 
 
 def _of_array(raw: object) -> datetime | None:
@@ -1128,14 +1203,15 @@ def _composed(parts: Mapping[str, str | None]) -> datetime:
     month_name, half, offset = parts.get("month_name"), parts.get("half"), parts.get("offset")
     hour = number.get("hour", 0)
     if half is not None:
-        if not 1 <= number["half_hour"] <= 12:
-            raise ValueError("no hour of half a day")
-        hour = number["half_hour"] % 12 + (12 if half.lower() in ("pm", "下午") else 0)
+        known = _PARTS_OF_THE_DAY[half.lower()]
+        if number["half_hour"] not in known:
+            raise ValueError("no hour of this part of the day")
+        hour = known[number["half_hour"]]
     region = parts.get("utc") or parts.get("region")
     next_day = hour == 24 and not number.get("minute") and not number.get("second")
     found = datetime(
         number["year"] if "year" in number else 2000 + number["short_year"],
-        _MONTHS.index(month_name.lower()) + 1 if month_name else number["month"],
+        _MONTHS.index(month_name[:3].lower()) + 1 if month_name else number["month"],
         number["day"],
         0 if next_day else hour,
         number.get("minute", 0),

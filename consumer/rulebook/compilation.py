@@ -666,7 +666,9 @@ class Compilation:
                 yield TimeFormat.parse(text)
             except ValueError as error:
                 known = ["iso", *(name for name in EPOCHS if "_local" not in name), "yyyy-MM-dd HH:mm:ss"]
-                self._problem(location, str(error), f"use {', '.join(known)} or another pattern")
+                meant = _meant_by(text)
+                remedy = f"did you mean `{meant}`?" if meant else f"use {', '.join(known)} or another pattern"
+                self._problem(location, str(error), remedy)
 
     def _gate(self, location: Location, model: SkipModel) -> Gate:
         given = [key for key in (model.values_in, model.not_in, model.present) if key is not None]
@@ -907,6 +909,44 @@ class Compilation:
             message = f"test `{case.name}` does not say who reads its event"
             self._problem(location, message, f"add `source`, one of {', '.join(by_name)}")
         return found
+
+
+_STRFTIME = {
+    "Y": "yyyy",
+    "y": "yy",
+    "m": "MM",
+    "b": "MMM",
+    "B": "MMM",
+    "d": "dd",
+    "H": "HH",
+    "I": "hh",
+    "M": "mm",
+    "S": "ss",
+    "f": "SSSSSS",
+    "p": "a",
+    "z": "Z",
+    "F": "yyyy-MM-dd",
+    "T": "HH:mm:ss",
+}
+
+
+def _meant_by(text: str) -> str | None:
+    """The time format in our letters, of one in those of another language."""
+    plain = text.replace("Y", "y").replace("D", "d")
+    swapped = plain.translate(str.maketrans("mM", "Mm"))
+    others = (
+        re.sub(r"%-?(\w)", lambda match: _STRFTIME.get(match[1], match[0]), text),
+        plain,
+        re.sub(r"(?<=H)(\W*)MM(\W*)(?:SS|ss)", r"\1mm\2ss", plain),
+        *(each.replace("S", "s") for each in (plain, swapped)),
+    )
+    for other in others:
+        try:
+            TimeFormat.parse(other)
+        except ValueError:
+            continue
+        return other
+    return None
 
 
 def _without_unit(written: re.Match[str]) -> str:

@@ -180,7 +180,7 @@ class FieldModel(Model):
     connect_scale: Annotated[int, Field(ge=0, le=40)] | None = None
     """The value is a Kafka Connect decimal without its schema: base64 of bytes with so many decimal places."""
     format: Texts | None = None
-    """A timestamp's: iso (default), epoch_s, epoch_ms, epoch_us, epoch_ns, epoch_min, the same with `_local` for clocks that took local time for UTC, array (`[2026, 6, 3, 9, 0]`), dotnet (`/Date(1772335800000)/`), or patterns like `yyyy-MM-dd HH:mm:ss`, in which `a` is am, pm, 上午 or 下午, `EEE` a weekday, `Z` an offset, `z` UTC or GMT+8, `VV` a zone's name, and text stands in quotes: `EEE MMM dd HH:mm:ss 'CST' yyyy`."""
+    """A timestamp's: iso (default), epoch_s (also `{seconds: ..., nanos: ...}`), epoch_ms, epoch_us, epoch_ns, epoch_min, ticks (.NET's, since the year 1) and filetime (Windows', since 1601), the same with `_local` for clocks that took local time for UTC, excel (days by the clock, as spreadsheets count them), array (`[2026, 6, 3, 9, 0]`), dotnet (`/Date(1772335800000)/`), or patterns like `yyyy-MM-dd HH:mm:ss`, in which `a` is am, pm, 上午, 下午, 晚上 ..., `MMM` a month's English name, `EEE` a weekday, `Z` an offset, `z` UTC or GMT+8, `VV` a zone's name, and text stands in quotes: `EEE MMM dd HH:mm:ss 'CST' yyyy`."""
     zone: Text | None = None
     """Of timestamps without an offset: `Asia/Shanghai`, `+08:00`, or `station` for the station's own."""
     precision: Literal["s", "min"] | None = None
