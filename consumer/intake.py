@@ -11,7 +11,7 @@ and the next owner does it again.
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache, partial
@@ -242,9 +242,11 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         metrics: Metrics,
         retry_topics: Collection[str] = (),
         on_assigned: Callable[[Sequence[TopicPartition]], None] = lambda _partitions: None,
+        watch: Callable[[], Coroutine[Any, Any, object]] = lambda: asyncio.Event().wait(),
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`watch` goes on while it runs; what it raises ends it."""
         self.joined = False
         self.rebalancing = True
         self.last_turn = monotonic()
@@ -271,6 +273,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._backpressure_seconds = cache(metrics.backpressure_seconds.labels)
         self._retry_topics = frozenset(retry_topics)
         self._on_assigned = on_assigned
+        self._watch = watch
         self._clock = clock
         self._monotonic = monotonic
         self._assignment: Assignment | None = None
@@ -299,7 +302,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         Raises BrokerUnavailableError where the consumer is of no more use.
         """
         stopping: asyncio.Task[Any] = asyncio.ensure_future(self._stopping.wait())
-        rounds = (self._poll_on(), self._look_for_silence(), self._measure_paused())
+        rounds = (self._poll_on(), self._look_for_silence(), self._measure_paused(), self._watch())
         working = [asyncio.ensure_future(each) for each in rounds]
         try:
             await asyncio.wait([stopping, *working], return_when=asyncio.FIRST_COMPLETED)
@@ -674,6 +677,18 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             some = [each for each in some if not self._is_unreadable(each.coordinates.topic)]
         self._delivery.begin(some, assignment.ended)
 
+    def heed_topic_ids(self, ids: Mapping[str, str]) -> None:
+        """Kafka's ids of topics now. One that is another has been deleted and made anew: its records were never read."""
+        assignment = self._assignment
+        if assignment is None or not assignment.admitting:
+            return
+        known = {tp.topic: place.tracker.topic_id for tp, place in assignment.places.items()}
+        made_anew = sorted(topic for topic, id_ in known.items() if id_ != ids.get(topic, id_))
+        if made_anew:
+            log.warning("intake.topic_made_anew", topics=made_anew)
+            assignment.admitting = False
+            self._consumer.rejoin()
+
     def _begin_anew(self, assignment: Assignment, partition: TopicPartition, offset: int) -> None:
         """The log ends before our place: it was cut or made anew, and what we hold of it says nothing any more."""
         log.warning(
@@ -776,6 +791,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         """Called by the group's coordinator: opens the assignment outside of the callback."""
         partitions = sorted(assigned)
         self.joined, self.rebalancing = True, False
+        self._made_anew.intersection_update(partitions)  # of others, their owners find it out
         self._metrics.assignments.inc()
         self._metrics.assigned.set(len(partitions))
         self._on_assigned(partitions)

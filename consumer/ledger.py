@@ -419,13 +419,19 @@ class Ledger:
     def _fits(self, tracker: Tracker, offsets: Sequence[int]) -> bool:
         grown = Tracker(tracker.frontier, tracker.done())
         grown.finish_all(list(offsets))
-        text = encode_map(self._encoder.context.cluster_id, grown.frontier, grown.done(), clean=False)
+        text = encode_map(
+            self._encoder.context.cluster_id,
+            grown.frontier,
+            grown.done(),
+            clean=False,
+            topic_id=tracker.topic_id,
+        )
         return len(text) <= MAX_MAP_BYTES
 
     def _commit(self, partition: TopicPartition, *, clean: bool) -> CommittedOffset:
         tracker = self._trackers[partition]
         cluster = self._encoder.context.cluster_id
-        text = encode_map(cluster, tracker.frontier, tracker.done(), clean=clean)
+        text = encode_map(cluster, tracker.frontier, tracker.done(), clean=clean, topic_id=tracker.topic_id)
         self._map_bytes[partition] = len(text)
         return CommittedOffset(tracker.frontier, text)
 

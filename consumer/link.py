@@ -4,12 +4,14 @@ This room, `publishing` and `transactions` are the only ones that touch aiokafka
 """
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from functools import partial
+from io import BytesIO
 from typing import Any, TypeVar
 
 import aiokafka.client
@@ -20,11 +22,22 @@ from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
 from aiokafka.errors import KafkaError, NodeNotReadyError, for_code
+from aiokafka.protocol.abstract import AbstractType
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.group import HeartbeatRequest
 from aiokafka.protocol.metadata import MetadataRequest, MetadataRequestStruct
-from aiokafka.protocol.types import Array, Boolean, Int16, Int32, Schema, String
+from aiokafka.protocol.types import (
+    Array,
+    Boolean,
+    CompactArray,
+    CompactString,
+    Int16,
+    Int32,
+    Schema,
+    String,
+    TaggedFields,
+)
 
 from consumer.core.errors import BrokerUnavailableError, RefusedError
 from consumer.core.values import Frozen
@@ -301,6 +314,10 @@ class GroupConsumer(AIOKafkaConsumer):
         state = assignment.state_value(partition) if assignment is not None else None
         return state.position if state is not None and state.has_valid_position else None
 
+    async def has_lost_all(self, seconds: float) -> bool:
+        """None of the brokers that it knows has told it anything for so long, nor does any now."""
+        return await _has_lost_all(self._client, seconds)
+
     async def look_again(self) -> None:
         """Ask for the topics' partitions now: a new one changes the assignment."""
         await self._client.force_metadata_update()
@@ -316,6 +333,10 @@ class KafkaLink:
 
     Its own, because JoinGroup blocks the consumer's connection to the coordinator for as
     long as a rebalance lasts.
+
+    Attributes:
+        known_ids: Kafka's ids of topics, as told last.
+        known_cluster: Kafka's id of the cluster, likewise; None where it tells none.
     """
 
     _FETCHED = slice(2, 4)  # metadata and error code in a row of the OffsetFetch that `_offset_fetch` makes
@@ -325,6 +346,8 @@ class KafkaLink:
         self.client = client
         self.group = group
         self.transaction_timeout = transaction_timeout
+        self.known_ids: dict[str, str] = {}
+        self.known_cluster: str | None = None
         self._nodes: dict[tuple[int, str], int] = {}
         self._counts: dict[str, int] = {}
 
@@ -341,17 +364,29 @@ class KafkaLink:
         `rights`: READ and WRITE, by topic; a Kafka before 2.3 does not tell which of them we have.
         """
         response = await self._any_node(_TopicsRequest(list(topics)))
+        self.known_cluster = getattr(response, "cluster_id", None)
         missing: dict[str, str] = {}
-        for code, topic, _, partitions, *allowed in response.topics:
+        for code, topic, topic_id, partitions, allowed in _described(response):
             if partitions:
                 self._counts[topic] = len(partitions)
-            lacking = _lacking((rights or {}).get(topic, ()), allowed[0] if allowed else _NOT_TOLD)
+            if topic_id is not None:
+                self.known_ids[topic] = topic_id
+            lacking = _lacking((rights or {}).get(topic, ()), allowed)
             # 5: it is there, its leader is being elected
             if code not in {Code.NONE, Code.LEADER_NOT_AVAILABLE}:
                 missing[topic] = _MISSING.get(code, named(code))
             elif lacking:
                 missing[topic] = f"not allowed to this client (ACL: {', '.join(lacking)})"
         return missing
+
+    async def topic_ids(self, topics: Iterable[str]) -> Mapping[str, str]:
+        """Kafka's ids of these topics, as far as it tells them: it does since 2.8. Raises BrokerUnavailableError."""
+        await self.missing(topics)
+        return dict(self.known_ids)
+
+    async def has_lost_all(self, seconds: float) -> bool:
+        """None of the brokers that it knows has told it anything for so long, nor does any now."""
+        return await _has_lost_all(self.client, seconds)
 
     async def follow(self, topics: Iterable[str]) -> None:
         """Keep the partitions and leaders of these topics known, and of no others."""
@@ -505,6 +540,17 @@ def ended_as_exceptions() -> Iterator[None]:
         raise BrokerUnavailableError(f"Kafka: {result}; will try again") from ended
 
 
+async def _has_lost_all(client: AIOKafkaClient, seconds: float) -> bool:
+    told_at = client.cluster._last_successful_refresh_ms / 1000  # noqa: SLF001 - aiokafka offers no accessor
+    if time.time() - told_at < seconds:
+        return False
+    try:
+        async with asyncio.timeout(seconds):
+            return not await client.force_metadata_update()
+    except TimeoutError:
+        return True
+
+
 def judge(stage: str, code: int, culprits: tuple[int, ...] = ()) -> FlushResult:
     """What an answered error ends a flush as."""
     if code in GROUP_FENCED and stage == "commit_offsets":
@@ -559,7 +605,7 @@ async def all_of(awaitables: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
             task.cancel()
 
 
-# Metadata in the version that tells our rights. aiokafka has older ones.
+# Metadata in the versions that tell our rights, and topics' ids. aiokafka has older ones.
 
 _OPERATIONS = {"READ": 3, "WRITE": 4}
 _NOT_TOLD = -(1 << 31)
@@ -617,7 +663,94 @@ class _MetadataRequestV8(RequestStruct):
     )
 
 
-class _TopicsRequest(Request[MetadataRequestStruct | _MetadataRequestV8]):
+class _Uuid(AbstractType[str | None]):
+    """Kafka's id of a topic; 0 stands for none."""
+
+    @classmethod
+    def encode(cls, value: str | None) -> bytes:
+        return bytes.fromhex(value or "00" * 16)
+
+    @classmethod
+    def decode(cls, data: BytesIO) -> str | None:
+        value = data.read(16)
+        return value.hex() if any(value) else None
+
+
+class _MetadataResponseV10(Response):
+    API_KEY = 3
+    API_VERSION = 10
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "brokers",
+            CompactArray(
+                ("node_id", Int32),
+                ("host", CompactString("utf-8")),
+                ("port", Int32),
+                ("rack", CompactString("utf-8")),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("cluster_id", CompactString("utf-8")),
+        ("controller_id", Int32),
+        (
+            "topics",
+            CompactArray(
+                ("error_code", Int16),
+                ("topic", CompactString("utf-8")),
+                ("topic_id", _Uuid),
+                ("is_internal", Boolean),
+                (
+                    "partitions",
+                    CompactArray(
+                        ("error_code", Int16),
+                        ("partition", Int32),
+                        ("leader", Int32),
+                        ("leader_epoch", Int32),
+                        ("replicas", CompactArray(Int32)),
+                        ("isr", CompactArray(Int32)),
+                        ("offline_replicas", CompactArray(Int32)),
+                        ("tags", TaggedFields),
+                    ),
+                ),
+                ("authorized_operations", Int32),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("cluster_authorized_operations", Int32),
+        ("tags", TaggedFields),
+    )
+
+
+class _MetadataRequestV10(RequestStruct):
+    API_KEY = 3
+    API_VERSION = 10
+    FLEXIBLE_VERSION = True
+    RESPONSE_TYPE = _MetadataResponseV10
+    SCHEMA = Schema(
+        (
+            "topics",
+            CompactArray(("topic_id", _Uuid), ("topic", CompactString("utf-8")), ("tags", TaggedFields)),
+        ),
+        ("allow_auto_topic_creation", Boolean),
+        ("include_cluster_authorized_operations", Boolean),
+        ("include_topic_authorized_operations", Boolean),
+        ("tags", TaggedFields),
+    )
+
+
+def _described(response: Any) -> Iterator[tuple[int, str, str | None, Sequence[Any], int]]:
+    """Of each topic, whatever the version: error code, name, id, partitions, and our rights."""
+    for code, topic, *others in response.topics:
+        if response.API_VERSION >= _MetadataResponseV10.API_VERSION:
+            topic_id, _, partitions, allowed, _ = others
+        else:
+            topic_id, (_, partitions, *told) = None, others
+            allowed = told[0] if told else _NOT_TOLD
+        yield code, topic, topic_id, partitions, allowed
+
+
+class _TopicsRequest(Request[MetadataRequestStruct | _MetadataRequestV8 | _MetadataRequestV10]):
     """What these topics are like, and our rights to them; creates none."""
 
     API_KEY = 3
@@ -626,6 +759,9 @@ class _TopicsRequest(Request[MetadataRequestStruct | _MetadataRequestV8]):
         self._topics = topics
 
     def build(self, request_struct_class: Any) -> Any:
+        if request_struct_class is _MetadataRequestV10:
+            rows: list[tuple[None, str, dict[int, bytes]]] = [(None, topic, {}) for topic in self._topics]
+            return _MetadataRequestV10(rows, False, False, True, {})
         if request_struct_class is _MetadataRequestV8:
             return _MetadataRequestV8(self._topics, False, False, True)
         return MetadataRequest(self._topics, allow_auto_topic_creation=False).build(request_struct_class)

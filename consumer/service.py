@@ -189,7 +189,7 @@ class Service:
     async def _serve(self, kafka: Kafka, gateway: Gateway) -> None:
         """Until stopped, or until this connection is of no more use."""
         try:
-            async with _beside(kafka.watch(self._waiting)), _beside(self._summarise()):
+            async with _beside(self._summarise()):
                 try:
                     await self._consume(kafka, gateway)
                 finally:
@@ -243,7 +243,7 @@ class Service:
             clock=partial(datetime.now, UTC),
             tracer=self._tracing,
         )
-        self._intake = Intake(
+        self._intake = room = Intake(
             consumer=kafka.consumer,
             link=kafka.link,
             group=settings.kafka.group_id,
@@ -263,12 +263,13 @@ class Service:
             metrics=self.metrics,
             retry_topics=settings.retry_topics,
             on_assigned=lambda partitions: self._divide(kafka.consumer.partitions_for_topic, partitions),
+            watch=lambda: kafka.watch(self._waiting, room.heed_topic_ids),
         )
         topics = [*settings.kafka.topics.events, *settings.retry_topics]
         kafka.consumer.subscribe(topics, listener=self._intake)
         if self._stopping.is_set():
             return
-        await self._intake.run()
+        await room.run()
 
     def _committed(self, done: Sequence[Done], on_committed: Callable[[Sequence[Done]], None]) -> None:
         """A flush: of its last orders a few words are kept for the status page."""

@@ -42,6 +42,9 @@ class Logs(Protocol):
 class Link(Protocol):
     """What is asked of `link.KafkaLink`."""
 
+    async def topic_ids(self, topics: Iterable[str]) -> Mapping[str, str]:
+        """Kafka's ids of these topics, as far as it tells them."""
+
     async def fence(self, ids: Iterable[str], deadline: float) -> Mapping[str, tuple[int, int]]:
         """End the open transactions of these ids."""
 
@@ -102,6 +105,8 @@ class Takeover:
 
         Raises BrokerUnavailableError, RefusedError and KafkaError; then it can be tried again.
         """
+        # First: where a topic is made anew meanwhile, it will be seen that its id is another one by now.
+        topic_ids = await self._link.topic_ids({tp.topic for tp in partitions})
         ids = [transactional_ids(self._group, tp.topic, tp.partition) for tp in partitions]
         producers = await self._link.fence([one for pair in ids for one in pair], deadline)
         committed = await self._link.read_offsets(partitions, deadline)
@@ -112,8 +117,9 @@ class Takeover:
         for tp, pair in zip(partitions, ids, strict=True):
             if committed[tp].offset >= 0:
                 log_holds = tp not in made_anew and beginnings[tp] <= committed[tp].offset <= ends[tp]
+                topic_id = topic_ids.get(tp.topic)
                 trackers[tp] = (
-                    self._go_on(tp, committed[tp], ends[tp])
+                    self._go_on(tp, committed[tp], topic_id, range(beginnings[tp], ends[tp]))
                     if log_holds
                     else self._begin_anew(tp, committed[tp].offset, beginnings[tp])
                 )
@@ -121,6 +127,7 @@ class Takeover:
                 trackers[tp] = self._offset_gone(tp, firsts[tp], ends[tp])
             else:
                 trackers[tp] = self._begin(tp, firsts[tp])
+            trackers[tp].topic_id = topic_ids.get(tp.topic)
         return Taken(ids[0], {one: producers[one] for one in ids[0]}, trackers)
 
     async def _firsts(
@@ -178,10 +185,12 @@ class Takeover:
         self._metrics.maps_ignored.labels(OUT_OF_RANGE).inc()
         return Tracker(beginning)
 
-    def _go_on(self, tp: TopicPartition, committed: CommittedOffset, end: int) -> Tracker:
+    def _go_on(
+        self, tp: TopicPartition, committed: CommittedOffset, topic_id: str | None, log_: range
+    ) -> Tracker:
         if not committed.metadata:
             return Tracker(committed.offset)
-        found = decode_map(committed.metadata, self._cluster_id, committed.offset)
+        found = decode_map(committed.metadata, self._cluster_id, committed.offset, topic_id)
         if isinstance(found, UnusableMap):
             log.warning(
                 "takeover.offset_map_ignored",
@@ -191,5 +200,7 @@ class Takeover:
                 why=found.why,
             )
             self._metrics.maps_ignored.labels(found.why).inc()
-            return Tracker(committed.offset, maybe_sent_below=end)
-        return Tracker(committed.offset, found.done, maybe_sent_below=0 if found.clean else end)
+            # Of a topic that was deleted since, the offset itself says nothing of the one that has its name now.
+            first = log_.start if found.why == "other_topic" else committed.offset
+            return Tracker(first, maybe_sent_below=log_.stop)
+        return Tracker(committed.offset, found.done, maybe_sent_below=0 if found.clean else log_.stop)

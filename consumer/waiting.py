@@ -4,7 +4,7 @@ A guarantee that this Kafka cannot give, or does not allow us, is not waited for
 """
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, Self, TypeVar
 
@@ -12,7 +12,7 @@ import structlog
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError
 
-from consumer.connection import Access, member_arguments, reach
+from consumer.connection import METADATA_SECONDS, Access, member_arguments, reach
 from consumer.core.errors import BrokerUnavailableError, CouponConsumerError, GuaranteeError, RefusedError
 from consumer.ledger import Writer
 from consumer.link import GroupConsumer, KafkaLink, Membership, words
@@ -33,6 +33,9 @@ CLOSE_SECONDS = 3.0
 
 WATCH_SECONDS = 3.0
 """Seconds between two looks at a Kafka that is."""
+
+LOST_SECONDS = 2.0 * METADATA_SECONDS
+"""Without a word of any broker for so long, those that a client knows may be gone for good."""
 
 
 class Waiting:
@@ -69,11 +72,20 @@ class Waiting:
 class Kafka:
     """Both connections to a Kafka that has what the service needs."""
 
-    def __init__(self, consumer: GroupConsumer, link: KafkaLink, cluster_id: str, settings: Settings) -> None:
+    def __init__(
+        self,
+        consumer: GroupConsumer,
+        link: KafkaLink,
+        cluster_id: str,
+        settings: Settings,
+        arguments: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        """`arguments` of clients that would be made now."""
         self.consumer = consumer
         self.link = link
         self.cluster_id = cluster_id
         self._settings = settings
+        self._arguments = arguments
 
     @classmethod
     async def reach(
@@ -127,7 +139,7 @@ class Kafka:
             )
             stack.push_async_callback(consumer.stop)
             await consumer.start()
-            found = cls(consumer, link, await link.cluster_id(), settings)
+            found = cls(consumer, link, await link.cluster_id(), settings, access.arguments)
             stack.pop_all()
         return found
 
@@ -139,19 +151,41 @@ class Kafka:
             return TransactionWriter(self.link, member, producers, publisher)
         return PlainWriter(self.link, member, publisher)
 
-    async def watch(self, waiting: Waiting) -> None:
-        """Notice and say what goes missing later on. The rooms wait for it by themselves."""
+    async def watch(self, waiting: Waiting, heed: Callable[[Mapping[str, str]], None]) -> None:
+        """Notice and say what goes missing later on. The rooms wait for it by themselves.
+
+        `heed` is told Kafka's ids of topics. Raises BrokerUnavailableError where only new connections help.
+        """
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             try:
                 missing = await _missing(self.link, self._settings)
             except BrokerUnavailableError as error:
                 missing = str(error)
+            else:
+                heed(self.link.known_ids)
+            await self._look_elsewhere()
             if missing:
                 waiting.wait_for(missing)
             elif waiting.what:
                 waiting.over()
                 await self.consumer.look_again()
+
+    async def _look_elsewhere(self) -> None:
+        """Raises BrokerUnavailableError where a client's brokers are gone for good, or are another Kafka's by now.
+
+        A client forgets the servers that it was given for the brokers that these named. Where those went away all
+        together, it waits for them for ever (KIP-899). And it takes whoever answers at their addresses for them.
+        """
+        known = self.link.known_cluster
+        if known not in (None, self.cluster_id):
+            raise BrokerUnavailableError(f"another Kafka answers: cluster {known}, and not {self.cluster_id}")
+        if await self.consumer.has_lost_all(LOST_SECONDS) or await self.link.has_lost_all(LOST_SECONDS):
+            try:
+                await reach(self._arguments())
+            except (BrokerUnavailableError, RefusedError):
+                return  # there is nobody elsewhere, either
+            raise BrokerUnavailableError("Kafka's brokers are not where they were")
 
     async def close(self) -> None:
         """Leave the group, close both connections. What matters is written: nothing that goes wrong here does harm.

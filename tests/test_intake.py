@@ -124,6 +124,10 @@ class FakeLink:
         self.epoch = 0
         self.hangs = False
         self.doubtful = False
+        self.ids = {PARTITION.topic: "first"}
+
+    async def topic_ids(self, topics: Iterable[str]) -> Mapping[str, str]:
+        return self.ids
 
     async def fence(self, ids: Iterable[str], deadline: float) -> Mapping[str, tuple[int, int]]:
         return dict.fromkeys(ids, (1, self.epoch))
@@ -284,6 +288,45 @@ async def test_a_log_that_was_made_anew_behind_our_back_is_read_from_its_beginni
     assert room.consumer.sought == [50, 0]  # although 52 is committed, and lies within the new log
     room.consumer.polls.put_nowait([0, 1])
     await room.delivers([50, 51, 0, 1])
+
+
+async def test_a_topic_that_has_another_id_now_is_read_from_its_beginning_whatever_is_committed(
+    room: Room,
+) -> None:
+    await room.assigned()
+    room.consumer.polls.put_nowait([50, 51])
+    await room.delivers([50, 51])
+    room.intake.heed_topic_ids({PARTITION.topic: "first", "another": "second"})
+    assert not room.consumer.rejoined.is_set()
+    room.link.ids = {PARTITION.topic: "second"}  # it is longer by now than our place in the one before
+    room.intake.heed_topic_ids(room.link.ids)
+    assert room.consumer.rejoined.is_set()
+    await room.intake.on_partitions_revoked([PARTITION])  # and what is committed late, is of the one before
+    await room.assigned()
+    assert room.consumer.sought == [50, 0]
+    room.consumer.polls.put_nowait([0, 1])
+    await room.delivers([50, 51, 0, 1])
+    assert room.delivery.records[-1].maybe_sent  # some of the new one's may have been taken for the old one's
+    await room.intake.on_partitions_revoked([PARTITION])
+    await room.assigned()
+    assert room.consumer.sought == [50, 0, 2]
+
+
+async def test_what_another_member_went_on_with_is_not_begun_anew_later(room: Room) -> None:
+    await room.assigned()
+    room.consumer.polls.put_nowait([50])
+    await room.delivers([50])
+    room.consumer.polls.put_nowait([0])
+    async with asyncio.timeout(5):
+        await room.consumer.rejoined.wait()
+    await room.intake.on_partitions_revoked([PARTITION])
+    await room.intake.on_partitions_assigned(
+        []
+    )  # the partition is another one's, who finds it out by himself
+    await room.intake.on_partitions_revoked([])
+    room.link.committed[PARTITION] = CommittedOffset(70, "")
+    await room.assigned()
+    assert room.consumer.sought == [50, 70]
 
 
 async def test_gaps_and_records_that_are_done_already_are_no_sign_of_a_new_log(room: Room) -> None:

@@ -22,7 +22,8 @@ FULL_MAP_BYTES = MAX_MAP_BYTES * 3 // 4
 """From here on the partition takes no new records: those under way can still make the map grow."""
 
 _PREFIX = "ccc1:"  # charging-coupon consumer, version 1: tells our maps from other people's metadata
-_CLEAN, _RUNS, _BITMAP, _DEFLATED = 1, 2, 4, 8
+_CLEAN, _RUNS, _BITMAP, _DEFLATED, _TOPIC = 1, 2, 4, 8, 16
+_TOPIC_TAG = 4  # bytes that tell a topic from the one that had its name before
 _MAX_SPAN = 1 << 32  # offsets that one map may reach over; more is no map of ours
 _MAX_INFLATED = 1 << 20
 _ONES = re.compile("1+")
@@ -39,6 +40,7 @@ class Tracker:
     Attributes:
         position: one beyond the highest offset taken or known to be done.
         maybe_sent_below: records below it may have been sent by an owner that did not close cleanly.
+        topic_id: of whose log it tells; None where Kafka tells no ids.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Tracker:
     ) -> None:
         """`done` holds half-open ranges [start, end) beyond the frontier, as `decode_map` returns them."""
         self.maybe_sent_below = maybe_sent_below
+        self.topic_id: str | None = None
         self._frontier = frontier
         self.position = frontier
         self._starts: list[int] = []
@@ -166,7 +169,7 @@ class OffsetMap:
     clean: bool
 
 
-UNUSABLE = ("foreign", "unreadable", "other_cluster", "other_offset")
+UNUSABLE = ("foreign", "unreadable", "other_cluster", "other_topic", "other_offset")
 """Why a map must not be used: a closed set, and the metric's label."""
 
 
@@ -181,10 +184,17 @@ class UnusableMap:
     why: str
 
 
-def encode_map(cluster: str, frontier: int, done: list[tuple[int, int]], *, clean: bool) -> str:
-    """The commit's metadata. May exceed MAX_MAP_BYTES, but then there is no shorter way to say it."""
+def encode_map(
+    cluster: str, frontier: int, done: list[tuple[int, int]], *, clean: bool, topic_id: str | None = None
+) -> str:
+    """The commit's metadata. May exceed MAX_MAP_BYTES, but then there is no shorter way to say it.
+
+    A topic that is deleted and made anew keeps its name, and a commit that comes late is taken for the new one:
+    by `topic_id` its reader knows.
+    """
     kind, body = _body(frontier, done) if done else (0, b"")
-    head = bytes([kind | (_CLEAN if clean else 0)]) + _cluster_tag(cluster) + _uvarint(frontier)
+    flags = kind | (_CLEAN if clean else 0) | (_TOPIC if topic_id is not None else 0)
+    head = bytes([flags]) + _cluster_tag(cluster) + _topic_tag(topic_id) + _uvarint(frontier)
     return _PREFIX + b2a_base64(head + body, newline=False).rstrip(b"=").decode()
 
 
@@ -213,26 +223,33 @@ def _deflated(kind: int, body: bytes) -> tuple[int, bytes]:
     return (kind | _DEFLATED, deflated) if len(deflated) < len(body) else (kind, body)
 
 
-def decode_map(text: str, cluster: str, offset: int) -> OffsetMap | UnusableMap:
-    """Read the metadata that was committed with `offset`. Never raises, whatever the text."""
+def decode_map(text: str, cluster: str, offset: int, topic_id: str | None = None) -> OffsetMap | UnusableMap:
+    """Read the metadata that was committed with `offset`. Never raises, whatever the text.
+
+    `topic_id` None: of whichever topic it is. So is a map that tells none.
+    """
     if not text.startswith(_PREFIX):
         return UnusableMap("foreign")
     try:
-        return _read_map(text[len(_PREFIX) :], cluster, offset)
+        return _read_map(text[len(_PREFIX) :], cluster, offset, topic_id)
     except (ValueError, IndexError, zlib.error):  # binascii.Error is a ValueError
         return UnusableMap("unreadable")
 
 
-def _read_map(packed: str, cluster: str, offset: int) -> OffsetMap | UnusableMap:
+def _read_map(packed: str, cluster: str, offset: int, topic_id: str | None) -> OffsetMap | UnusableMap:
     data = base64.b64decode(packed + "=" * (-len(packed) % 4), validate=True)
     flags, tag = data[0], data[1:9]
-    frontier, at = _read_uvarint(data, 9)
+    at = 9 + (_TOPIC_TAG if flags & _TOPIC else 0)
+    topic = data[9:at]
+    frontier, at = _read_uvarint(data, at)
     if tag != _cluster_tag(cluster):
         return UnusableMap("other_cluster")
+    if topic and topic_id is not None and topic != _topic_tag(topic_id):
+        return UnusableMap("other_topic")
     if frontier != offset:
         return UnusableMap("other_offset")
     body = _inflate(data[at:]) if flags & _DEFLATED else data[at:]
-    kind = flags & ~(_CLEAN | _DEFLATED)
+    kind = flags & ~(_CLEAN | _DEFLATED | _TOPIC)
     if kind == _BITMAP:
         done = tuple(_read_bitmap(frontier, body))
     elif kind == _RUNS or (not kind and not body):
@@ -253,6 +270,11 @@ def _inflate(body: bytes) -> bytes:
 @lru_cache(maxsize=8)
 def _cluster_tag(cluster: str) -> bytes:
     return hashlib.blake2b(cluster.encode(), digest_size=8).digest()
+
+
+@lru_cache(maxsize=64)
+def _topic_tag(topic_id: str | None) -> bytes:
+    return b"" if topic_id is None else hashlib.blake2b(topic_id.encode(), digest_size=_TOPIC_TAG).digest()
 
 
 def _runs(frontier: int, done: list[tuple[int, int]]) -> bytes:

@@ -11,7 +11,7 @@ from consumer.sandbox.gateway import SandboxGateway
 from tests.broker.audit import audit
 from tests.broker.kafka import produce, traffic, until
 from tests.broker.lengths import scaled
-from tests.broker.proxy import COMMIT_OFFSETS, END_TRANSACTION, Network
+from tests.broker.proxy import COMMIT_OFFSETS, END_TRANSACTION, Network, Proxy
 from tests.broker.world import Member, World, event, just_now
 
 pytestmark = pytest.mark.broker
@@ -181,3 +181,40 @@ async def test_a_slow_commit_while_partitions_are_revoked_is_no_error(
     assert set(books.calls.values()) == {1}
     assert not troubles(slow)
     assert not [line for line in slow.events() if line["event"] == "intake.assignment_lost"]
+
+
+class Door(Proxy):
+    """A way to the broker that can be shut: then it resets every connection at the first request."""
+
+    def __init__(self, broker: str, *, is_open: bool) -> None:
+        super().__init__(broker)
+        self.is_open = is_open
+
+    def shut(self) -> None:
+        self.is_open = False
+        self.cut()
+
+    async def on_request(self, connection: int, key: int) -> None:
+        if not self.is_open:
+            raise ConnectionResetError
+
+
+@pytest.mark.long
+async def test_brokers_that_are_all_elsewhere_now_are_found_by_the_bootstrap_servers(
+    world: World, gateway: SandboxGateway
+) -> None:
+    """As when pods that advertise their addresses were all replaced: those that clients know lead nowhere any more."""
+    async with (
+        Door(world.broker, is_open=True) as before,
+        Door(world.broker, is_open=False) as after,
+    ):
+        member = world.through(f"{before.servers},{after.servers}")
+        await produce(world.broker, world.topics.events, [event(number) for number in range(20)])
+        await world.until_done(60)
+        before.shut()
+        after.is_open = True
+        await produce(world.broker, world.topics.events, [event(number) for number in range(20, 40)])
+        await world.until_done(150)
+        assert await member.stop() == 0
+    await audit(world, gateway, range(40))
+    assert not troubles(member)

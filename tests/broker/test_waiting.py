@@ -13,8 +13,9 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from consumer.sandbox.broker import EmbeddedBroker
 from consumer.sandbox.gateway import SandboxGateway
-from tests.broker.kafka import Topics, produce
+from tests.broker.kafka import Topics, produce, until
 from tests.broker.lengths import scaled
+from tests.broker.proxy import Proxy
 from tests.broker.rights import CHECKED, GROUP, TOPIC, Right, grant, take_away
 from tests.broker.world import APP_ID, SECRET, Member, World, event
 from tests.conftest import CreateTopics
@@ -189,8 +190,9 @@ async def test_an_events_topic_that_is_deleted_and_made_anew_is_read_from_its_be
     assert await member.stop() == 0
 
 
+@pytest.mark.parametrize("count", [20, 400], ids=["shorter", "longer"])
 async def test_an_events_topic_that_is_made_anew_within_a_moment_is_read_from_its_beginning(
-    world: World, create_topics: CreateTopics
+    world: World, create_topics: CreateTopics, count: int
 ) -> None:
     topics = world.topics
     await create_topics(world.broker, partitions(topics))
@@ -199,10 +201,43 @@ async def test_an_events_topic_that_is_made_anew_within_a_moment_is_read_from_it
     await world.until_done(40)
     await delete(world.broker, topics.events)
     await create_topics(world.broker, {topics.events: topics.partitions})
-    await produce(world.broker, topics.events, [event(number) for number in range(40, 60)])
+    await produce(world.broker, topics.events, [event(number) for number in range(40, 40 + count)])
     await world.until_done(60)
-    assert await by_order(world) == orders(60)
+    assert await by_order(world) == orders(40 + count)
     assert await member.stop() == 0
+
+
+async def test_another_kafka_at_the_same_address_is_met_as_another(
+    world: World, broker: str, gateway: SandboxGateway, create_topics: CreateTopics, tmp_path: Path
+) -> None:
+    """As when a name is led to a cluster that stands by: offsets, ids and what outcomes are called by are its own."""
+    topics = world.topics
+    standby = World(broker, topics, tmp_path, gateway.url)
+    for each in (world, standby):
+        await create_topics(each.broker, partitions(topics))
+    await produce(world.broker, topics.events, [event(number) for number in range(20)])
+    await produce(standby.broker, topics.events, [event(number) for number in range(20, 60)])
+    async with Proxy(world.broker) as name:
+        member = world.through(name.servers)
+        await world.until_done(40)
+        name.port = int(standby.broker.split(":")[1])
+        name.cut()
+        await standby.until_done(60)
+        await until(lambda: "another Kafka answers" in str(member.events()), 30)
+        await until_it_says(member, None)
+        await produce(standby.broker, topics.events, [event(number) for number in range(60, 80)])
+        await standby.until_done(60)
+        assert await member.stop() == 0
+    (before,) = {outcome["outcome_id"].split("/")[0] for outcome in await world.outcomes()}
+    of_standby = await standby.outcomes()
+    assert {outcome["order_id"] for outcome in of_standby} == {*orders(80)} - {*orders(20)}
+    late = [
+        outcome["outcome_id"]
+        for outcome in of_standby
+        if outcome["order_id"] in {*orders(80)} - {*orders(60)}
+    ]
+    assert len(late) == 20
+    assert not any(outcome_id.startswith(before) for outcome_id in late)
 
 
 async def test_rights_that_come_late_are_waited_for(world: World, create_topics: CreateTopics) -> None:

@@ -152,6 +152,16 @@ def test_records_that_end_together_are_noted_as_if_they_had_ended_one_by_one(
         assert together.position == one_by_one.position
 
 
+def test_a_map_of_a_topic_that_was_deleted_since_is_not_the_new_ones() -> None:
+    text = encode_map("cluster", 7, [(9, 10)], clean=True, topic_id="first")
+    assert decode_map(text, "cluster", 7, "first") == OffsetMap(((9, 10),), clean=True)
+    assert decode_map(text, "cluster", 7, "second") == UnusableMap("other_topic")
+    assert decode_map(text, "mirror", 7, "second") == UnusableMap("other_cluster")
+    assert decode_map(text, "cluster", 7) == OffsetMap(((9, 10),), clean=True)
+    untold = encode_map("cluster", 7, [(9, 10)], clean=True)
+    assert decode_map(untold, "cluster", 7, "second") == OffsetMap(((9, 10),), clean=True)
+
+
 def test_a_map_of_another_offset_or_cluster_is_not_used() -> None:
     text = encode_map("cluster", 7, [(9, 10)], clean=True)
     assert decode_map(text, "cluster", 8) == UnusableMap("other_offset")
