@@ -6,6 +6,7 @@ not fit is an error, never a guess.
 
 import re
 import unicodedata
+from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
@@ -27,6 +28,7 @@ from enum import StrEnum
 from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple, cast
+from urllib.parse import unquote_to_bytes
 from zoneinfo import ZoneInfo
 
 from consumer.core.envelopes import connect_decimal
@@ -90,6 +92,7 @@ IN_TEXT = "in_text"
 
 CLOCK = "HH:MM:SS"
 SHORT_CLOCK = "HH:MM"
+SHORTEST_CLOCK = "MM:SS"
 ISO_DURATION = "iso"
 UNITS: Mapping[FieldType, Mapping[str, Decimal]] = {
     FieldType.ENERGY: {
@@ -116,6 +119,7 @@ UNITS: Mapping[FieldType, Mapping[str, Decimal]] = {
         "d": Decimal(86400),
         CLOCK: Decimal(1),
         SHORT_CLOCK: Decimal(1),
+        SHORTEST_CLOCK: Decimal(1),
         ISO_DURATION: Decimal(1),
     },
 }
@@ -132,7 +136,7 @@ _SPELLINGS = {
     **dict.fromkeys(("s", "sec", "second", "seconds", "秒", "秒钟"), "s"),
     **dict.fromkeys(("ms", "毫秒"), "ms"),
     **dict.fromkeys(("min", "mins", "minute", "minutes", "分钟"), "min"),
-    **dict.fromkeys(("h", "hour", "hours", "时", "小时"), "h"),
+    **dict.fromkeys(("h", "hr", "hrs", "hour", "hours", "时", "小时", "个小时"), "h"),
     **dict.fromkeys(("d", "day", "days", "天"), "d"),
 }
 _OF_DURATIONS = {"m": "min", "分": "min"}
@@ -231,8 +235,9 @@ class Field:
         template: the value is composed instead, over paths.
         minus: where the number stands that is subtracted; without it there is no value.
         value: where the number stands within what `paths` lead to, if that is an object.
-        unit_from: where its unit stands in there.
+        unit_from: where its unit stands in there; without `value`, in the row, where it has to be then.
         exponent_from: where the power of ten stands in there that it is multiplied by.
+        rolls_over_at: the reading at which a meter begins anew, in the field's unit; 0 for one that never does.
         unit: the source's, as it was configured.
         scale: what one of them is in the base unit.
         multiplier: the part of `scale` that is not the unit.
@@ -242,7 +247,8 @@ class Field:
         thousands: what stands between groups of three digits in text; empty for nothing.
         split: what a text's parts are separated by; empty where it is taken whole.
         part: which of these parts the value is, from 0, from behind -1.
-        hexadecimal: a text is hexadecimal of ASCII.
+        encoding: what a text is encoded in, a key of ENCODINGS; empty where it is plain.
+        charset: of the bytes that are encoded.
         connect_scale: the value is Kafka Connect's bytes of a decimal with so many places.
         formats: of a timestamp, tried in order.
         zone: of a timestamp that has none.
@@ -263,6 +269,7 @@ class Field:
     value: tuple[Path, ...] = ()
     unit_from: tuple[Path, ...] = ()
     exponent_from: tuple[Path, ...] = ()
+    rolls_over_at: Decimal = Decimal(0)
     unit: str = ""
     scale: Decimal = Decimal(1)
     multiplier: Decimal = Decimal(1)
@@ -272,7 +279,8 @@ class Field:
     thousands: str = ""
     split: str = ""
     part: int = 0
-    hexadecimal: bool = False
+    encoding: str = ""
+    charset: str = "utf-8"
     connect_scale: int | None = None
     formats: tuple["TimeFormat", ...] = ()
     zone: Zone | None = None
@@ -333,11 +341,16 @@ class Field:
         if raw is None:
             return None
         if not self.minus:
-            return self.read(raw, station_zone)
+            return self._rounded(self._amount(raw, row)) if self.is_beside else self.read(raw, station_zone)
         subtrahend = self.first(self.minus, row, event)
         if subtrahend is None:
             return None  # half of a difference is no difference
-        return self._rounded(_EXACT.subtract(self._amount(raw), self._amount(subtrahend[1])))
+        used = _EXACT.subtract(self._amount(raw, row), self._amount(subtrahend[1], row))
+        return self._rounded(self.rolled_over(used))
+
+    def rolled_over(self, used: Decimal) -> Decimal:
+        """What was used, of a meter that has begun anew meanwhile if it shows less than before."""
+        return _EXACT.fma(self.rolls_over_at, self.scale, used) if used < 0 else used
 
     def _total(self, row: object, event: Event) -> Value | None:
         for path in self.paths:
@@ -345,7 +358,7 @@ class Field:
             if found:
                 total = _ZERO
                 for raw in found:
-                    total = _EXACT.add(total, self._amount(raw))
+                    total = _EXACT.add(total, self._amount(raw, row))
                 return self._rounded(total)
         return None
 
@@ -353,7 +366,7 @@ class Field:
         """A raw value in our terms. Raises UnreadableError."""
         match self.type:
             case FieldType.STRING:
-                return _unhexed(_text(raw)) if self.hexadecimal else _text(raw)
+                return _decoded(_text(raw), self.encoding, self.charset) if self.encoding else _text(raw)
             case FieldType.TIMESTAMP:
                 found = _timestamp(raw, self.formats, station_zone if self.station_zone else self.zone)
                 return found.replace(second=0, microsecond=0) if self.to_minutes else found
@@ -362,21 +375,30 @@ class Field:
             case _:
                 return self._rounded(self._amount(raw))
 
-    def _amount(self, raw: object) -> Decimal:
+    def _amount(self, raw: object, row: object = None) -> Decimal:
         """In base units, exactly."""
-        number, scale, _ = self.quantity(raw)
+        number, scale, _ = self.quantity(raw, row)
         return _EXACT.multiply(number, scale)
 
-    def quantity(self, raw: object) -> "Quantity":
+    @property
+    def is_beside(self) -> bool:
+        """What its numbers are in stands beside them in the row."""
+        return bool(self.unit_from or self.exponent_from) and not self.value
+
+    def quantity(self, raw: object, row: object = None) -> "Quantity":
         """The number that stands there, with its unit. Raises UnreadableError."""
         scale, unit = self.scale, self.unit
-        if isinstance(raw, dict) and self.value:
-            reading, event = raw, Event(raw)
-            found = self.first(self.value, reading, event)
-            if found is None:
-                raise UnreadableError(Reason.FIELD_MISSING, "a reading without a value")
-            raw = found[1]
+        reading = raw if self.value else row
+        if isinstance(reading, dict) and (self.value or self.is_beside):
+            event = Event(reading)
+            if self.value:
+                found = self.first(self.value, reading, event)
+                if found is None:
+                    raise UnreadableError(Reason.FIELD_MISSING, "a reading without a value")
+                raw = found[1]
             own = first_at(self.unit_from, reading, event)
+            if own is None and self.unit_from and not self.value:
+                raise UnreadableError(Reason.FIELD_MISSING, f"no unit at {self.unit_from[0].text}")
             scale, unit = self._scale_of(own), scalar_text(own) or unit
             exponent = first_at(self.exponent_from, reading, event)
             if exponent is not None:
@@ -481,9 +503,9 @@ def readers_of(
 
 
 def _reader_of(field: Field, station_zone: Zone | None, shown: tzinfo | None, *, moments: bool) -> Reader:
-    name, texts = field.name, field.type is FieldType.STRING and not field.hexadecimal
+    name, texts = field.name, field.type is FieldType.STRING and not field.encoding
     recall, number = None, None
-    if field.minus or field.total:
+    if field.minus or field.total or field.is_beside:
 
         def get(row: dict[str, object], event: Event) -> Value | None:
             return field.get(row, event, station_zone)
@@ -497,7 +519,7 @@ def _reader_of(field: Field, station_zone: Zone | None, shown: tzinfo | None, *,
     elif field.type in _NUMBERS and not field.written:
         number = _number_of(field)
         read = _number_reader_of(field, number)
-    more = field.template is not None or field.empty or field.split or field.hexadecimal
+    more = field.template is not None or field.empty or field.split or field.encoding
     key = None if more or not field.paths else field.paths[0].name
     rest = _getter_of(field if key is None else replace(field, paths=field.paths[1:]), read)
     look, elsewhere = _look_of(name, read, rest, texts=texts), rest is not _get_nothing
@@ -815,13 +837,21 @@ def _text(raw: object) -> str:
     return text
 
 
-def _unhexed(text: str) -> str:
+ENCODINGS: Mapping[str, Callable[[str], bytes]] = {
+    "hex": lambda text: bytes.fromhex(text.removeprefix("0x")),
+    "base64": lambda text: b64decode(text + "=" * (-len(text) % 4), validate=True),
+    "url": unquote_to_bytes,
+}
+"""What a text may be encoded in, and what gives its bytes. Raises ValueError."""
+
+
+def _decoded(text: str, encoding: str, charset: str) -> str:
     try:
-        plain = bytes.fromhex(text.removeprefix("0x")).decode("ascii").strip("\0 \t\r\n")
+        plain = ENCODINGS[encoding](text).decode(charset).strip("\0 \t\r\n")
     except ValueError:
-        raise UnreadableError(Reason.SCHEMA, "text that is no hexadecimal of ASCII") from None
+        plain = "\0"
     if not plain.isprintable():
-        raise UnreadableError(Reason.SCHEMA, "text that is no hexadecimal of ASCII")
+        raise UnreadableError(Reason.SCHEMA, f"text that is no {encoding} of {charset}")
     return plain
 
 
@@ -852,7 +882,7 @@ def _number(raw: object, *, comma: bool = False, thousands: str = "") -> Decimal
         case Decimal():
             number = raw
         case str():
-            text = unicodedata.normalize("NFKC", raw[: MAX_TEXT + 1]).strip()
+            text = _with_plain_signs(raw[: MAX_TEXT + 1])
             grouped = _GROUPED.fullmatch(text) if thousands else None
             if grouped is not None and grouped[2] == thousands:
                 text = grouped[1].replace(thousands, "") + grouped[3]
@@ -878,22 +908,24 @@ def _bounded(number: Decimal) -> Decimal:
     return number
 
 
-_CURRENCY = re.compile(r"(?:(?:CN)?¥|CNY|RMB|人民币)\s*", re.IGNORECASE)
+_CURRENCY = re.compile(r"([-+]?)\s*(?:(?:CN)?¥|CNY|RMB|人民币)\s*", re.IGNORECASE)
 _ALONE = re.compile(r"[-+0-9.,'eE]*[0-9.]", re.ASCII)
 _TERM = re.compile(r"([-+0-9.,'eE]*[0-9.])\s*([^0-9]*)", re.ASCII)
 
 
 def _numbers_and_units(raw: object) -> list[tuple[str, str]]:
     """`18.6 kWh`, `￥4.20`, `1小时30分`: each number with the unit behind it."""
-    text = unicodedata.normalize("NFKC", raw[:100]).strip() if isinstance(raw, str) else ""
+    text = _with_plain_signs(raw[:100]) if isinstance(raw, str) else ""
     if (isinstance(raw, int | Decimal) and not isinstance(raw, bool)) or _ALONE.fullmatch(text):
         raise NoUnitError(raw)
     currency = _CURRENCY.match(text)
     found: list[tuple[str, str]] = []
-    position = currency.end() if currency else 0
+    if currency is not None:
+        text = currency[1] + text[currency.end() :]
+    position = 0
     while position < len(text):
         match = _TERM.match(text, position)
-        unit = (match[2].strip() or ("元" if currency and not found else "")) if match else ""
+        unit = (match[2].strip(" ,\t") or ("元" if currency and not found else "")) if match else ""
         if match is None or not unit:
             raise UnreadableError(Reason.SCHEMA, f"{kind_of(raw)} that is no number with its unit")
         found.append((match[1], unit))
@@ -901,6 +933,11 @@ def _numbers_and_units(raw: object) -> list[tuple[str, str]]:
     if not found:
         raise UnreadableError(Reason.SCHEMA, f"{kind_of(raw)} that is no number with its unit")
     return found
+
+
+def _with_plain_signs(text: str) -> str:
+    """Digits, points and signs as arithmetic knows them, in whatever width they came."""
+    return unicodedata.normalize("NFKC", text).replace("\u2212", "-").strip()
 
 
 def _part(text: str, separator: str, number: int) -> str | None:
@@ -926,9 +963,10 @@ def _whole(amount: Decimal, rounding: str) -> int:
 
 _DURATIONS = {
     CLOCK: re.compile(
-        r"(?:(?P<d>[0-9]{1,4})[. ])?(?P<h>[0-9]{1,4}):(?P<min>[0-5][0-9]):(?P<s>[0-5][0-9](?:\.[0-9]{1,9})?)",
+        r"(?:(?P<d>[0-9]{1,4})(?:[. ]| days?,? ))?(?P<h>[0-9]{1,4}):(?P<min>[0-5][0-9]):(?P<s>[0-5][0-9](?:\.[0-9]{1,9})?)",
         re.ASCII,
     ),
+    SHORTEST_CLOCK: re.compile(r"(?P<min>[0-9]{1,5}):(?P<s>[0-5][0-9](?:\.[0-9]{1,9})?)", re.ASCII),
     SHORT_CLOCK: re.compile(r"(?P<h>[0-9]{1,4}):(?P<min>[0-5][0-9])", re.ASCII),
     ISO_DURATION: re.compile(
         r"P(?!$)(?:(?P<d>[0-9]{1,4})D)?(?:T(?!$)(?:(?P<h>[0-9]{1,5})H)?(?:(?P<min>[0-9]{1,7})M)?"

@@ -1,5 +1,6 @@
 """How the events of a topic are read: unpacked, split into rows, gated, read field by field, doubted. Performs no I/O."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -452,8 +453,7 @@ class Source:
             and (len(order_id) > LONGEST_PLACEHOLDER or order_id.casefold() not in PLACEHOLDERS)
             and order_id.strip(NO_DIGITS_BUT_ZERO)
             and len(order_id) <= MAX_ID
-            and "\0" not in order_id
-            and "\ufffd" not in order_id
+            and (order_id.isalnum() or _ODD.search(order_id) is None)
         ):
             order_id = _tidy_order_id(values, problems)
         if type(plate) is not str or plates.plausible(plate) is None:
@@ -714,6 +714,10 @@ def _roll(place: Field, values: dict[str, Value]) -> None:
 _DAY, _NOTHING = timedelta(days=1), timedelta(0)
 
 
+_ODD = re.compile("[\0\ufffd+]")
+_ROUNDED = re.compile(r"[0-9](?:\.[0-9]+)?[eE]\+[0-9]{1,3}", re.ASCII)
+
+
 def _tidy_order_id(values: dict[str, Value], problems: dict[str, UnreadableError]) -> str | None:
     """Bounded, or not there."""
     order_id = values.get("order_id")
@@ -722,6 +726,11 @@ def _tidy_order_id(values: dict[str, Value], problems: dict[str, UnreadableError
     if "\0" in order_id:  # from a buffer of fixed length
         order_id = values["order_id"] = order_id.strip("\0 ")
     if is_placeholder(order_id) or not order_id:
+        del values["order_id"]
+        return None
+    if _ROUNDED.fullmatch(order_id) is not None:
+        detail = "a number that was rounded, as spreadsheets do: other orders have the same"
+        problems["order_id"] = UnreadableError(Reason.SCHEMA, detail)
         del values["order_id"]
         return None
     return order_id if _is_bounded("order_id", order_id, MAX_ID, values, problems) else None

@@ -436,10 +436,7 @@ class Compilation:
             elif model.schema_registry:
                 registry = True
             elif model.charset is not None:
-                charset = model.charset.lower()
-                if charset not in CHARSETS:
-                    remedy = did_you_mean(charset, CHARSETS)
-                    self._problem((*place, "charset"), f"`{model.charset}` is no charset known here", remedy)
+                charset = self._charset((*place, "charset"), model.charset)
             elif model.cloudevents or model.connect:
                 steps.append(cloudevents if model.cloudevents else connect)
                 words.append(key)
@@ -449,6 +446,12 @@ class Compilation:
                 steps.append(unwrap(paths, base64=model.base64 is not None, charset=charset))
                 words.append(f"{key} {' or '.join(path.text for path in paths)}")
         return Envelope(skip, registry, charset, text, tuple(steps), tuple(words))
+
+    def _charset(self, location: Location, name: str | None) -> str | None:
+        charset = name.lower() if name else None
+        if charset is not None and charset not in CHARSETS:
+            self._problem(location, f"`{name}` is no charset known here", did_you_mean(charset, CHARSETS))
+        return charset
 
     def _overrides(
         self, source: Location, model: SourceModel, source_zone: Zone | None
@@ -505,6 +508,7 @@ class Compilation:
             value=tuple(self._paths((*location, "value"), model.value)),
             unit_from=tuple(self._paths((*location, "unit_from"), model.unit_from)),
             exponent_from=tuple(self._paths((*location, "exponent_from"), model.exponent_from)),
+            rolls_over_at=model.rolls_over_at or Decimal(0),
             unit=model.unit or "",
             scale=self._scale(location, name, type_, model),
             multiplier=model.multiplier or Decimal(1),
@@ -514,7 +518,8 @@ class Compilation:
             thousands=model.thousands or "",
             split=model.split or "",
             part=model.part or 0,
-            hexadecimal=model.encoding is not None,
+            encoding=model.encoding or "",
+            charset=self._charset((*location, "charset"), model.charset) or "utf-8",
             connect_scale=model.connect_scale,
             formats=tuple(self._formats((*location, "format"), model.format or ["iso"])),
             zone=zone,
@@ -540,6 +545,7 @@ class Compilation:
             "value",
             "unit_from",
             "exponent_from",
+            "rolls_over_at",
             "decimal",
             "thousands",
             "connect_scale",
@@ -568,10 +574,16 @@ class Compilation:
         if model.split is not None and (model.paths is None or model.sum is not None):
             message = "`split` is for what `paths` lead to, one by one"
             self._problem((*location, "split"), message, "leave it out", key=True)
+        # Of several readings each has its own, which is not in the order but where they are.
+        several = any("[" in text for text in (*(model.paths or ()), *(model.minus or ())))
         for key in ("unit_from", "exponent_from"):
-            if getattr(model, key) is not None and model.value is None:
+            if several and model.value is None and getattr(model, key) is not None:
                 message = f"`{key}` is looked up beside `value`, and there is none"
                 self._problem((*location, key), message, "add `value`", key=True)
+        for key, needed in (("rolls_over_at", "minus"), ("charset", "encoding")):
+            if getattr(model, key) is not None and getattr(model, needed) is None:
+                message = f"`{key}` is nothing without `{needed}`"
+                self._problem((*location, key), message, f"add `{needed}`, or leave it out", key=True)
 
     def _computed(self, location: Location, text: str | None) -> Computed | None:
         if text is None:
@@ -651,6 +663,8 @@ class Compilation:
             return Decimal(1)
         if model.unit is None and not (model.paths or model.template):
             return Decimal(1)  # computed of others, which have theirs
+        if model.unit is None and model.unit_from and not model.value:
+            return Decimal(1)  # it stands in each order
         if model.unit is None:
             remedy = f"add `unit`, one of {', '.join(units)}"
             self._problem(location, f"{name} needs a unit", remedy, key=True)

@@ -321,16 +321,18 @@ class _Row:
                 return self._arithmetic(field, raw, value)
 
     def _arithmetic(self, field: Field, raw: object, value: Value | None) -> str:
-        added = [field.quantity(each) for each in (raw if field.total and isinstance(raw, list) else [raw])]
+        parts = raw if field.total and isinstance(raw, list) else [raw]
+        added = [field.quantity(each, self.row) for each in parts]
         taken: list[Quantity] = []
         if field.minus:
             subtrahend = field.first(field.minus, self.row, self.event)
             if subtrahend is None:
                 return f"nothing at `{field.minus[0].text}` to be subtracted"
-            taken.append(field.quantity(subtrahend[1]))
+            taken.append(field.quantity(subtrahend[1], self.row))
         amounts = [_EXACT.multiply(part.number, part.scale) for part in added]
         amounts += [-_EXACT.multiply(part.number, part.scale) for part in taken]
-        amount = sum(amounts, Decimal(0))
+        measured = sum(amounts, Decimal(0))
+        amount = field.rolled_over(measured)
         first, several = added[0], len(amounts) > 1
         alike = len({part.scale for part in (*added, *taken)}) == 1
         terms = " + ".join(_term(part, alone=alike) for part in added)
@@ -341,6 +343,8 @@ class _Row:
         if first.scale != 1 or several:
             factor = f" × {_short(first.scale)}" if first.scale != 1 and alike else ""
             text = f"{text}{factor} = {_short(amount)}{f' {base}' if base else ''}"
+        if amount != measured:
+            text += f", the meter having begun anew at {_short(field.rolls_over_at)}"
         if isinstance(value, int) and amount != value:
             down = field.type is FieldType.DURATION
             text += f", rounded {'down' if down else 'half to even'} to {value}"

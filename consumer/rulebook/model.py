@@ -156,9 +156,13 @@ class FieldModel(Model):
     value: Texts | None = None
     """Where `paths` (and `minus`) lead to objects: where the number stands in there."""
     unit_from: Texts | None = None
-    """Where in there its unit stands, such as `Wh` or `KWH`; `unit` is that of those without one."""
+    """Where in there its unit stands, such as `Wh` or `KWH`; `unit` is that of those without one. Without `value` it is in the order, and has to be; `unit` is not needed then."""
     exponent_from: Texts | None = None
     """Where in there the power of ten stands by which it is multiplied (OCPP's `multiplier`)."""
+    rolls_over_at: (
+        Annotated[Decimal, BeforeValidator(_decimal, json_schema_input_type=float), Field(gt=0)] | None
+    ) = None
+    """With `minus`: the reading at which the meter begins at 0 again, in `unit`. A reading that is less than the one at the start has passed it once."""
     type: Annotated[FieldType, Field(strict=False)] | None = None
     """How it is read; fixed for the fields that we know, else `string`."""
     unit: Text | None = None
@@ -175,8 +179,10 @@ class FieldModel(Model):
     """Text at `paths` consists of parts with this between them, of which `part` is the value: `粤BD12345_绿`."""
     part: Annotated[int, Field(ge=-100, le=100)] | None = None
     """Which part, from 0; -1 is the last. Where there are not so many, there is no value."""
-    encoding: Literal["hex"] | None = None
-    """A text's: hexadecimal of ASCII, such as a VIN that came as bytes."""
+    encoding: Literal["hex", "base64", "url"] | None = None
+    """What a text is encoded in: hexadecimal, such as a VIN that came as bytes, base64, or `url` as in `%E7%B2%A4B`."""
+    charset: Text | None = None
+    """Of the bytes that `encoding` gives, where it is not UTF-8."""
     connect_scale: Annotated[int, Field(ge=0, le=40)] | None = None
     """The value is a Kafka Connect decimal without its schema: base64 of bytes with so many decimal places."""
     format: Texts | None = None

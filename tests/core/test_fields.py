@@ -413,14 +413,22 @@ def test_a_time_is_read_row_after_row_as_it_is_read_plainly(
     st.sampled_from(FieldType),
     st.lists(st.sampled_from(["a", "b", "c.a", "c[*]", "$.b", "$key"]), min_size=1, max_size=3),
     st.sampled_from(
-        [{}, {"empty": frozenset({"x", "0"})}, {"split": "-"}, {"hexadecimal": True}, {"total": True}]
+        [
+            {},
+            {"empty": frozenset({"x", "0"})},
+            {"split": "-"},
+            {"encoding": "hex"},
+            {"encoding": "url", "charset": "gb18030"},
+            {"total": True},
+            {"unit_from": (Path.parse("b"),)},
+        ]
     ),
 )
 def test_any_field_is_read_row_after_row_as_it_is_read_plainly(
     row: dict[str, object], type_: FieldType, paths: list[str], more: dict[str, Any]
 ) -> None:
     formats = (TimeFormat.parse("iso"), TimeFormat.parse("epoch_ms"))
-    if more.get("total") and type_ not in UNITS:
+    if ("total" in more or "unit_from" in more) and type_ not in UNITS:
         more = {}
 
     agree(Field("f", type_, paths=tuple(map(Path.parse, paths)), formats=formats, zone=SHANGHAI, **more), row)
