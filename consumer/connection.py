@@ -37,6 +37,10 @@ from consumer.settings import Kafka, OAuth, Security
 METADATA_SECONDS = 30
 """A new partition is found within this time."""
 
+IDLE_SECONDS = 180
+"""A connection that nothing was sent on for so long is closed by us. Later, what stands between may have forgotten it without
+a word (load balancers of clouds after four minutes or less), and the first request after a quiet night would wait in vain."""
+
 TOKEN_SECONDS = 10.0
 """Longest wait for the token endpoint."""
 
@@ -108,6 +112,7 @@ def _arguments(kafka: Kafka, entry: Mapping[str, Any]) -> dict[str, Any]:
         "client_id": kafka.client_id,
         "request_timeout_ms": int(kafka.request_timeout * 1000),
         "metadata_max_age_ms": METADATA_SECONDS * 1000,
+        "connections_max_idle_ms": IDLE_SECONDS * 1000,
         "security_protocol": security.protocol.upper(),
         **entry,
     }
@@ -564,7 +569,7 @@ async def _try_broker(host: str, port: int, options: Mapping[str, Any]) -> Troub
 
 
 async def _connect(host: str, port: int, options: Mapping[str, Any]) -> Any:
-    others = {"bootstrap_servers", "metadata_max_age_ms"}
+    others = {"bootstrap_servers", "metadata_max_age_ms", "connections_max_idle_ms"}
     return await create_conn(
         host, port, **{name: value for name, value in options.items() if name not in others}
     )

@@ -73,6 +73,9 @@ ACCOUNT_SECONDS = 0.5
 LOOK_SECONDS = 20.0
 """How often it is looked whether records are there that the consumer does not bring: twice in a row is once too often."""
 
+BUG_PAUSE, LONGEST_BUG_PAUSE = 1.0, 60.0
+"""Before the group is joined again after a bug of ours: the first time, and after more and more of them."""
+
 OPEN_SECONDS = 30.0
 """How long one try to open an assignment may take before it is said aloud and tried again."""
 
@@ -288,6 +291,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._cannot_poll: str | None = None
         self._cannot_open: str | None = None
         self._problems = 0
+        self._bug_at, self._bug_pause = float("-inf"), 0.0
         self._polled_at = monotonic()
         self._held_up_by: str | None = None
         self._steer_at = self._account_at = monotonic()
@@ -822,16 +826,15 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
                 log.exception("intake.open_failed")
                 await asyncio.sleep(5.0)
                 continue
-            self._cannot_open = None
             if assignment is None:
-                self._consumer.rejoin()
-            else:
-                self._assignment = assignment
-                self._made_anew.difference_update(partitions)
-                self._paused, self._steer_at = {}, self._monotonic()
-                self._delivery.release()
-                self._consumer.resume(*partitions)
-                log.info("intake.open", generation=member.generation, partitions=len(partitions))
+                return  # `_ledger_ended` joins again
+            self._cannot_open = None
+            self._assignment = assignment
+            self._made_anew.difference_update(partitions)
+            self._paused, self._steer_at = {}, self._monotonic()
+            self._delivery.release()
+            self._consumer.resume(*partitions)
+            log.info("intake.open", generation=member.generation, partitions=len(partitions))
             return
 
     async def _open_once(self, member: Membership, partitions: list[TopicPartition]) -> Assignment | None:
@@ -940,14 +943,36 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             return
         problem = assignment.writing.exception()
         lost = None if problem else assignment.writing.result()
+        pause = 0.0
         if problem is not None:
             log.error("intake.ledger_failed", exc_info=problem)
+            pause = self._pause_after_bug()
+            self._cannot_open = "the ledger has failed: see the log"
         elif lost is not None:
             log.warning("intake.assignment_lost", why=lost, generation=assignment.member.generation)
         else:
             return  # closed in order
         self._discard(assignment)
-        self._consumer.rejoin()
+        if not pause:
+            self._consumer.rejoin()
+            return
+        opening = self._opening
+
+        def rejoin() -> None:
+            if self._opening is opening:  # else it has joined again since
+                self._consumer.rejoin()
+
+        asyncio.get_running_loop().call_later(pause, rejoin)
+
+    def _pause_after_bug(self) -> float:
+        """Joining again stops all members for a moment: a record that meets the bug each time must not have them do so for ever."""
+        now = self._monotonic()
+        again = now - self._bug_at < 10 * LONGEST_BUG_PAUSE
+        self._bug_at, self._bug_pause = (
+            now,
+            min(2 * self._bug_pause, LONGEST_BUG_PAUSE) if again else BUG_PAUSE,
+        )
+        return self._bug_pause
 
     def _discard(self, assignment: Assignment) -> None:
         assignment.closed = True

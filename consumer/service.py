@@ -63,6 +63,10 @@ STUCK_SECONDS = 120.0
 """Without a turn of the poll loop for this long, outside of a rebalance, the process no longer moves."""
 
 SUMMARY_SECONDS = 10.0
+
+BESIDE_SECONDS = 30.0
+"""After a bug in what is done beside all else, until it is begun again."""
+
 LOOP_SECONDS = 0.02
 
 COUNT_SECONDS = 2.0
@@ -174,12 +178,12 @@ class Service:
             )
             if self._tracing is not None:
                 await stack.enter_async_context(self._tracing)
-            await stack.enter_async_context(_beside(self._watch_loop()))
-            await stack.enter_async_context(_beside(self._count()))
-            await stack.enter_async_context(_beside(credentials.watch()))
-            await stack.enter_async_context(_beside(self._rotation.run()))
+            await stack.enter_async_context(_beside(self._watch_loop))
+            await stack.enter_async_context(_beside(self._count))
+            await stack.enter_async_context(_beside(credentials.watch))
+            await stack.enter_async_context(_beside(self._rotation.run))
             if self._watcher is not None:
-                await stack.enter_async_context(_beside(self._watcher.run()))
+                await stack.enter_async_context(_beside(self._watcher.run))
             while kafka := await Kafka.reach(settings, access, self._waiting, self._stopping):
                 await self._serve(kafka, gateway)
         log.info("service.stopped")
@@ -189,7 +193,7 @@ class Service:
     async def _serve(self, kafka: Kafka, gateway: Gateway) -> None:
         """Until stopped, or until this connection is of no more use."""
         try:
-            async with _beside(self._summarise()):
+            async with _beside(self._summarise):
                 try:
                     await self._consume(kafka, gateway)
                 finally:
@@ -497,10 +501,20 @@ def _signing(rules: RuleBook) -> list[str]:
 
 
 @asynccontextmanager
-async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+async def _beside(work: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
     """Work that goes on for as long as the block."""
-    task = asyncio.create_task(work)
+    task = asyncio.create_task(_again_and_again(work))
     try:
         yield
     finally:
         await cancel_until_ended(task)
+
+
+async def _again_and_again(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """A bug of ours does not end it without a word: nobody else would do it, and nothing else would show that."""
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception("service.beside_failed", work=work.__qualname__)
+        await asyncio.sleep(BESIDE_SECONDS)

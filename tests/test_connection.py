@@ -76,6 +76,7 @@ def test_without_protection_nothing_is_said_of_it(folder: Path) -> None:
         "client_id": "charging-coupon",
         "request_timeout_ms": 20_000,
         "metadata_max_age_ms": 30_000,
+        "connections_max_idle_ms": 180_000,
         "security_protocol": "PLAINTEXT",
     }
 

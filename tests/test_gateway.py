@@ -20,10 +20,11 @@ import gzip
 import random
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from aiohttp import web
@@ -730,6 +731,32 @@ async def test_the_addresses_of_a_name_are_tried_in_turn(
     )
     async with raw_server(say(OK)) as url, client() as gateway:
         named = url.replace("127.0.0.1", "platform.example")
+        assert await gateway.post(named, b"a=1") == Answered(200, GRANT)
+
+
+async def test_a_name_server_that_is_silent_takes_one_thread_however_many_calls_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The other threads read files and secrets meanwhile."""
+    look_up, answers, asked = socket.getaddrinfo, threading.Event(), 0
+
+    def slowly(host: str, *more: Any, **named: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        answers.wait(10)
+        return look_up("127.0.0.1", *more, **named)
+
+    async with raw_server(say(OK)) as url, HttpGateway(Options(connect_seconds=0.1)) as gateway:
+        monkeypatch.setattr(socket, "getaddrinfo", slowly)
+        named = url.replace("127.0.0.1", "platform.example")
+        calls = []
+        for _ in range(20):
+            calls.append(asyncio.create_task(gateway.post(named, b"a=1")))
+            await asyncio.sleep(0.03)
+        assert {type(end) for end in await asyncio.gather(*calls)} == {NotSent}
+        assert asked == 1
+        answers.set()
+        await asyncio.sleep(0.05)
         assert await gateway.post(named, b"a=1") == Answered(200, GRANT)
 
 

@@ -121,6 +121,7 @@ class FakeLink:
     def __init__(self, committed: int) -> None:
         self.committed = {PARTITION: CommittedOffset(committed, "")}
         self.refuses = False
+        self.bugs = 0
         self.epoch = 0
         self.hangs = False
         self.doubtful = False
@@ -142,6 +143,9 @@ class FakeLink:
     ) -> FlushResult:
         if self.hangs:
             await asyncio.Event().wait()
+        if self.bugs:
+            self.bugs -= 1
+            raise ZeroDivisionError("a bug")
         if self.refuses:
             return Retriable("add_partitions", 3)
         self.committed.update(offsets)
@@ -335,6 +339,37 @@ async def test_gaps_and_records_that_are_done_already_are_no_sign_of_a_new_log(r
     room.consumer.polls.put_nowait([60])
     await room.delivers([50, 55, 60])
     assert not room.consumer.rejoined.is_set()
+
+
+@pytest.mark.parametrize("first_flush", [False, True])
+async def test_after_a_bug_of_the_ledger_the_group_is_joined_again_less_and_less_often(
+    room: Room, monkeypatch: pytest.MonkeyPatch, *, first_flush: bool
+) -> None:
+    """Each time all members stop for a moment, and the record that meets the bug is there again."""
+    monkeypatch.setattr(intake, "BUG_PAUSE", 0.2)
+    loop = asyncio.get_running_loop()
+    pauses = []
+    for _ in range(3):
+        if not first_flush:
+            await room.assigned()
+        room.link.bugs = 1
+        room.consumer.rejoined.clear()
+        if first_flush:
+            await room.intake.on_partitions_assigned([PARTITION])
+        else:
+            room.consumer.polls.put_nowait([50])
+        async with asyncio.timeout(5):
+            while room.link.bugs:  # noqa: ASYNC110  # it sets no event
+                await asyncio.sleep(0.01)
+            began = loop.time()
+            await asyncio.sleep(0.05)
+            assert room.intake.trouble == "the ledger has failed: see the log"
+            await room.consumer.rejoined.wait()
+        pauses.append(loop.time() - began)
+        await room.intake.on_partitions_revoked([PARTITION])
+    assert pauses == pytest.approx([0.2, 0.4, 0.8], abs=0.12)
+    await room.assigned()
+    assert room.intake.trouble is None
 
 
 @pytest.mark.parametrize("hangs", [False, True])

@@ -6,8 +6,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from consumer import rulebook
+from consumer import service as services
 from consumer.core.errors import ConfigurationError
 from consumer.core.events import Coordinates, Record
 from consumer.core.outcomes import Outcome, OutcomeContext, Resolution
@@ -204,3 +206,25 @@ def test_traces_without_the_package_for_them_are_a_mistake_in_the_settings(
 
 def test_who_asks_for_no_traces_has_nobody_who_makes_them(service: Service) -> None:
     assert service._tracing is None
+
+
+async def test_a_bug_in_what_is_done_beside_all_else_is_told_and_does_not_end_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(services, "BESIDE_SECONDS", 0.01)
+    begun = 0
+    goes_on = asyncio.Event()
+
+    async def watch() -> None:
+        nonlocal begun
+        begun += 1
+        if begun < 3:
+            raise ZeroDivisionError
+        goes_on.set()
+        await asyncio.Event().wait()
+
+    with capture_logs() as lines:
+        async with services._beside(watch), asyncio.timeout(5):
+            await goes_on.wait()
+    assert [line["event"] for line in lines] == ["service.beside_failed"] * 2
+    assert all("watch" in line["work"] for line in lines)

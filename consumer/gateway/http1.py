@@ -118,10 +118,10 @@ class Site:
             self.heads[reply[:ends]] = Head(read.status, len(read.body), read.retry_after)
 
     async def addresses(self, seconds: float) -> _Addresses:
-        """Looked up once for all who ask within so many seconds. Raises OSError."""
+        """Looked up once for all who ask within so many seconds, and by one thread at a time. Raises OSError."""
         loop = asyncio.get_running_loop()
         looking_up = self._looking_up
-        if looking_up is None or loop.time() >= self._looked_up_at + seconds:
+        if looking_up is None or (looking_up.done() and loop.time() >= self._looked_up_at + seconds):
             look_up: Callable[[], _Addresses] = functools.partial(
                 socket.getaddrinfo, self.host, self.port, type=socket.SOCK_STREAM
             )
@@ -131,8 +131,9 @@ class Site:
         return await asyncio.shield(looking_up)
 
     def forget_addresses(self) -> None:
-        """They led nowhere."""
-        self._looking_up = None
+        """They led nowhere. One that is still under way is waited for: many of them would take all threads there are."""
+        if self._looking_up is not None and self._looking_up.done():
+            self._looking_up = None
 
 
 class Head(NamedTuple):
