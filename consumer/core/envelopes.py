@@ -1,6 +1,7 @@
 """A record's bytes -> the event in them: frame, charset and wrappings taken off, each as configured. Performs no I/O."""
 
 import binascii
+import zlib
 from base64 import b64decode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -33,7 +34,9 @@ class Envelope:
 
     Attributes:
         skip: bytes before the text; `FRAME` bytes of a schema registry where there are some.
+        gzip: the bytes are unpacked, where they are packed.
         charset: None means UTF-8.
+        lines: each line is a text of JSON, and the event is the list of them.
         text: the value may be text that is no JSON yet: base64.
         steps: wrappings, the outermost first.
         words: how each of these is called.
@@ -42,7 +45,9 @@ class Envelope:
 
     skip: int = 0
     registry: bool = False
+    gzip: bool = False
     charset: str | None = None
+    lines: bool = False
     text: bool = False
     steps: tuple[Step, ...] = ()
     words: tuple[str, ...] = ()
@@ -50,7 +55,8 @@ class Envelope:
     _plain: bool = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        plain = not (self.skip or self.registry or self.charset or self.text or self.steps)
+        taken = self.skip or self.registry or self.gzip or self.charset or self.lines or self.text
+        plain = not (taken or self.steps)
         object.__setattr__(self, "_plain", plain)
 
     def open(self, record: Record) -> Event | Refusal:
@@ -83,15 +89,50 @@ class Envelope:
             if not value.lstrip()[:1] or value.lstrip()[:1] not in b'{["':
                 detail = "behind the schema registry's frame stands no JSON but Avro or Protobuf; let the producer write JSON"
                 return Refusal(Reason.NOT_JSON, detail)
+        if self.gzip:
+            unpacked = _unpacked(value)
+            if isinstance(unpacked, Refusal):
+                return unpacked
+            value = unpacked
         if self.text and value.strip()[:1] not in (b'"', b"{", b"["):
             return value.decode("ascii", "replace")
-        if self.charset is None:
+        if self.charset is None and not self.lines:
             return decode(value)
         try:
-            text = value.decode(self.charset)
+            text = value.decode(self.charset or "utf-8")
         except UnicodeDecodeError as error:
-            return Refusal(Reason.NOT_TEXT, f"not {self.charset} at byte {error.start}")
-        return decode(text.removeprefix("\ufeff"))
+            return Refusal(Reason.NOT_TEXT, f"not {self.charset or 'UTF-8'} at byte {error.start}")
+        text = text.removeprefix("\ufeff")
+        return _each_line(text) if self.lines else decode(text)
+
+
+_PACKED = (b"\x1f\x8b", b"\x78\x01", b"\x78\x9c", b"\x78\xda")
+"""What gzip and zlib begin with; JSON cannot."""
+
+_MOST_UNPACKED = 16_000_000
+
+
+def _unpacked(value: bytes) -> bytes | Refusal:
+    """What is not packed stays as it is: on a mixed topic each record is told from its first bytes."""
+    if not value.startswith(_PACKED):
+        return value
+    unpacking = zlib.decompressobj(wbits=32 + zlib.MAX_WBITS)
+    try:
+        plain = unpacking.decompress(value, _MOST_UNPACKED)
+    except zlib.error:
+        return Refusal(Reason.NOT_JSON, "it begins like gzip, and cannot be unpacked")
+    if unpacking.unconsumed_tail:
+        return Refusal(Reason.TOO_LARGE, f"more than {_MOST_UNPACKED} bytes once it is unpacked")
+    return plain if unpacking.eof else Refusal(Reason.NOT_JSON, "gzip that was cut")
+
+
+def _each_line(text: str) -> object:
+    """What stands in each; a line that is broken stays text, which sinks no other."""
+    lines = [line for line in text.split("\n") if line.strip()]
+    found = [decode(line) for line in lines]
+    if not found:
+        return Refusal(Reason.NOT_JSON, "empty")
+    return [line if isinstance(each, Refusal) else each for line, each in zip(lines, found, strict=True)]
 
 
 def unwrap(paths: tuple[Path, ...], *, base64: bool = False, charset: str | None = None) -> Step:
@@ -138,12 +179,14 @@ def _inner(found: object) -> object:
 
 
 def _from_base64(found: object, charset: str | None = None) -> object:
-    """In either alphabet, in lines or in one, padded or not: none of these can be taken for another."""
+    """In either alphabet, in lines or in one, padded or not, packed or not: none of these can be taken for another."""
     if not isinstance(found, str):
         return found
     text = "".join(found.split()).translate(_ALPHABET).rstrip("=")
     try:
-        content = b64decode(text + "=" * (-len(text) % 4), validate=True)
+        content = _unpacked(b64decode(text + "=" * (-len(text) % 4), validate=True))
+        if isinstance(content, Refusal):
+            return content
         return decode(content if charset is None else content.decode(charset))
     except UnicodeDecodeError as error:
         return Refusal(Reason.NOT_TEXT, f"not {charset} at byte {error.start}")

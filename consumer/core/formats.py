@@ -86,7 +86,7 @@ def _explain_or_mend(value: bytes, complaint: str) -> object | Refusal:
 
 _MAGIC = {
     b"\x00\x00\x00": "it begins like a schema registry's frame: see `schema_registry` of `envelope`",
-    b"\x1f\x8b": "gzip; let the producer use Kafka's own compression",
+    b"\x1f\x8b": "gzip; see `gzip` of `envelope`, or let the producer use Kafka's own compression",
     b"\x04\x22\x4d\x18": "an LZ4 frame; let the producer use Kafka's own compression",
     b"\x28\xb5\x2f\xfd": "zstd; let the producer use Kafka's own compression",
     b"\xff\x06\x00\x00sNaPpY": "snappy; let the producer use Kafka's own compression",
@@ -120,7 +120,7 @@ _LIKENESSES = (
     ),
     (
         re.compile(r"\{[^\n]*\}\s*\n\s*\{"),
-        "several JSON texts, each in lines of its own; let the producer send one in each record, or a list",
+        "several JSON texts; where each is a line, see `lines` of `envelope`; else let the producer send one in each record, or a list",
     ),
 )
 

@@ -418,7 +418,7 @@ class Compilation:
         return None
 
     def _envelope(self, location: Location, models: Sequence[StepModel]) -> Envelope:
-        skip, registry, charset, text = 0, False, None, False
+        skip, charset, text, taken = 0, None, False, set[str]()
         steps: list[Step] = []
         words: list[str] = []
         for number, model in enumerate(models):
@@ -429,12 +429,12 @@ class Compilation:
                 self._problem(place, "a step of the envelope has one key", remedy)
                 continue
             (key,) = keys
-            if steps and key in ("skip_bytes", "schema_registry", "charset"):
+            if steps and key in ("skip_bytes", "schema_registry", "gzip", "charset", "lines"):
                 self._problem(place, f"`{key}` is for bytes, and this is JSON by now", "put it first")
             if model.skip_bytes is not None:
                 skip += model.skip_bytes
-            elif model.schema_registry:
-                registry = True
+            elif model.schema_registry or model.gzip or model.lines:
+                taken.add(key)
             elif model.charset is not None:
                 charset = self._charset((*place, "charset"), model.charset)
             elif model.cloudevents or model.connect:
@@ -445,7 +445,16 @@ class Compilation:
                 text = text or (not steps and model.base64 == ["$"])
                 steps.append(unwrap(paths, base64=model.base64 is not None, charset=charset))
                 words.append(f"{key} {' or '.join(path.text for path in paths)}")
-        return Envelope(skip, registry, charset, text, tuple(steps), tuple(words))
+        return Envelope(
+            skip=skip,
+            registry="schema_registry" in taken,
+            gzip="gzip" in taken,
+            charset=charset,
+            lines="lines" in taken,
+            text=text,
+            steps=tuple(steps),
+            words=tuple(words),
+        )
 
     def _charset(self, location: Location, name: str | None) -> str | None:
         charset = name.lower() if name else None

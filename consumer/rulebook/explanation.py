@@ -189,8 +189,12 @@ def _opened(envelope: Envelope, record: Record) -> tuple[list[str], Event | None
     if envelope.registry:
         framed = record.value[envelope.skip :][:1] == b"\0"
         said.append(f"schema_registry: {'a frame of 5 bytes left out' if framed else 'there is no frame'}")
+    if envelope.gzip:
+        said.append("gzip: unpacked, where it is packed")
     if envelope.charset:
         said.append(f"charset: {envelope.charset}")
+    if envelope.lines:
+        said.append("lines: each a text of its own")
     event = replace(envelope, steps=(), words=()).open(record)
     if isinstance(event, Refusal):
         return [*said, f"{event.reason}: {event.detail}"], None

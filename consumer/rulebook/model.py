@@ -227,6 +227,10 @@ class StepModel(Model):
     """So many bytes before the text."""
     schema_registry: Literal[True] | None = None
     """A schema registry's frame before JSON, where there is one: a zero byte and four of an id."""
+    gzip: Literal[True] | None = None
+    """The bytes are gzip or zlib, where they begin like it. What `base64` gives is unpacked without being asked."""
+    lines: Literal[True] | None = None
+    """Each line is a text of JSON; the event is the list of these."""
     charset: Text | None = None
     """Of the text, where it is not UTF-8."""
     unwrap: Texts | None = None
@@ -300,7 +304,10 @@ class SourceModel(Model):
                 StepModel,
                 BeforeValidator(
                     _step_alone,
-                    json_schema_input_type=Literal["schema_registry", "cloudevents", "connect"] | StepModel,
+                    json_schema_input_type=Literal[
+                        "schema_registry", "gzip", "lines", "cloudevents", "connect"
+                    ]
+                    | StepModel,
                 ),
             ]
         ]

@@ -2,6 +2,7 @@
 
 import base64
 import copy
+import gzip
 import json
 import re
 from collections.abc import Iterator
@@ -185,6 +186,8 @@ def shapes() -> Iterator[Any]:
             value = text.encode(case.get("charset", "utf-8"))
             if case.get("base64") == "url":
                 value = base64.urlsafe_b64encode(value).rstrip(b"=")
+            if case.get("packed"):
+                value = gzip.compress(value)
             yield pytest.param(case, value, detail, id=f"{case['shape'][:60]}-{number}")
 
 
@@ -208,6 +211,15 @@ def test_a_shape_of_our_own_is_read_right(case: dict[str, Any], value: bytes, de
         assert (detail or wanted.get("detail", "")) in getattr(plan, "detail", "")
         for field, text in wanted.get("values", {}).items():
             assert text_of(item.values or {}, field) == (None if text is None else str(text)), field
+
+
+def test_what_would_fill_the_memory_once_unpacked_is_refused() -> None:
+    book = rulebook.parse("version: 1\nsources: {one: {extends: flat, envelope: [gzip]}}")
+    value = gzip.compress(b'{"order_no": "' + b"A" * 20_000_000 + b'"}')
+    (item,) = book.read_as(book.sources[0], Record(Coordinates("t", 0, 0), -1, None, value), None)
+
+    assert isinstance(item, Finding)
+    assert (item.outcome, item.reason) == (Outcome.INVALID, Reason.TOO_LARGE)
 
 
 def test_there_are_shapes_of_our_own_of_every_ending() -> None:
