@@ -36,6 +36,7 @@ from consumer.core.outcomes import (
 )
 from consumer.core.values import Memo
 from consumer.link import (
+    TOO_LARGE,
     Ambiguous,
     Committed,
     CommittedOffset,
@@ -478,7 +479,9 @@ class Ledger:
                         return None
 
     def _shrink(self, batch: _Batch, result: Retriable) -> bool:
-        """Make what the broker refused smaller; the rest of the batch is not touched."""
+        """Make what the broker found too large smaller; the rest of the batch is not touched."""
+        if result.code not in TOO_LARGE:
+            return False
         shrunk = False
         written = [(done, entry) for done in batch.done for entry in done.entries]
         for index in result.culprits:

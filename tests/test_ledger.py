@@ -1,6 +1,7 @@
 """What the ledger writes for a resolution, and what it makes of a record that is too large."""
 
 import asyncio
+import math
 import random
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -67,7 +68,8 @@ class Writer:
 
     doubtful = False
 
-    def __init__(self) -> None:
+    def __init__(self, code: int = 10, times: float = math.inf) -> None:
+        self.code, self.times = code, times
         self.written: list[Outgoing] = []
         self.committed = asyncio.Event()
 
@@ -75,8 +77,9 @@ class Writer:
         self, offsets: Mapping[TopicPartition, CommittedOffset], records: Sequence[Outgoing]
     ) -> FlushResult:
         culprits = tuple(index for index, record in enumerate(records) if record.topic in RETRIES)
-        if culprits:
-            return Retriable("produce", 10, culprits)
+        if culprits and self.times > 0:
+            self.times -= 1
+            return Retriable("produce", self.code, culprits)
         self.written += records
         if records:
             self.committed.set()
@@ -114,6 +117,32 @@ async def test_what_the_broker_does_not_take_as_a_retry_ends_too_and_is_counted_
     assert counted("coupon_outcomes_total", outcome="platform_failed", reason="", code="1500") == 1
     assert counted("coupon_dead_letters_total", outcome="platform_failed", reason="") == 1
     assert counted("coupon_retries_later_total", topic="retries.5m", waits_for="reply", code="1500") is None
+
+
+@pytest.mark.parametrize("code", [-1, 2, 29, 32, 44], ids=["unknown", "corrupt", "right", "time", "policy"])
+async def test_what_the_broker_refuses_for_another_reason_than_its_size_stays_as_it_is(code: int) -> None:
+    """An order that waits for its next try ended without it, and a dead letter lost what it is there for."""
+    writer = Writer(code, times=3)
+    tracker = Tracker(7)
+    tracker.take(7)
+
+    ledger = Ledger(
+        writer=writer,
+        read_offsets=_no_offsets,
+        trackers={PARTITION: tracker},
+        encoder=ENCODER,
+        bounds=FlushBounds(interval=0.001),
+        metrics=Metrics(CollectorRegistry()),
+        on_committed=lambda _: None,
+    )
+    running = asyncio.create_task(ledger.run())
+    ledger.add(waiting().record, [waiting()])
+    async with asyncio.timeout(5):
+        await writer.committed.wait()
+    ledger.close()
+    await running
+
+    assert [record.topic for record in writer.written] == ["retries.5m"]
 
 
 async def test_a_retry_is_counted_by_topic_and_is_no_outcome() -> None:
