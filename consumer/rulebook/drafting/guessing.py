@@ -117,10 +117,13 @@ def leaves_of(rows: Sequence[object]) -> list[Leaf]:
         for keys, value in _walk(row, ()):
             if keys in found or len(found) < MOST_LEAVES:
                 found.setdefault(keys, [None] * len(rows))[number] = value
+    longer = {keys for keys, values in found.items() if any(isinstance(each, list) for each in values)}
     return [
         Leaf(keys, path, tuple(values))
         for keys, values in found.items()
-        if (path := path_of(keys)) is not None
+        # The first item is all that there is in some rows, and in others one of several.
+        if not any(key == 0 and keys[:place] in longer for place, key in enumerate(keys))
+        and (path := path_of(keys)) is not None
     ]
 
 

@@ -12,11 +12,11 @@ from consumer.core.formats import decode
 from consumer.rulebook.cases import event_bytes
 from consumer.rulebook.drafting.guessing import Guesses, Leaf, guesses_of, path_of
 
-JSON, BASE64 = "\0json", "\0base64"
-"""Steps into a text that holds JSON; no key of a message is that."""
+JSON, BASE64, EACH = "\0json", "\0base64", "\0each"
+"""Steps into a text that holds JSON, and into each item of a list; no key of a message is that."""
 
 Way = tuple[str, ...]
-"""Keys, and steps into texts, that lead to the orders."""
+"""Keys, and steps into texts and lists, that lead to the orders."""
 
 _DEEPEST = 5
 _MOST_PLACES = 60
@@ -143,12 +143,13 @@ def preset_of(rows: Sequence[object]) -> str | None:
 
 
 class _Row(NamedTuple):
-    """What may be an order, the event around it, and which message that came in."""
+    """What may be an order, the event around it, which message that came in, and the item of a list it is in."""
 
     row: object
     event: object
     message: object
     number: int
+    above: object = None
 
 
 def shape_of(
@@ -168,6 +169,8 @@ def shape_of(
     for way in sorted(places, key=len):
         rows = [place.row for place in places[way]]
         share = len({place.number for place in places[way]}) / len(bodies)
+        if EACH in way:  # its fields are these and those of the list's item
+            rows = [_with_above(place) for place in places[way]]
         score = guesses_of(rows).score * share
         # Deeper by itself is no worse: paths are shorter there, and what is missing is looked for around it.
         nearer = _AS_GOOD if way[: len(best)] == best else -_AS_GOOD
@@ -197,6 +200,23 @@ def _look(here: _Row, way: Way, places: dict[Way, list[_Row]]) -> None:
     elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
         rows = [here._replace(row=item) for item in value if isinstance(item, dict)]
         places.setdefault(way, []).extend(rows)
+        for row in rows if EACH not in way else ():
+            _look_into(row._replace(above=row.row), (*way, EACH), places)
+
+
+def _with_above(place: _Row) -> object:
+    assert isinstance(place.above, dict)
+    assert isinstance(place.row, dict)
+    beside = {key: value for key, value in place.above.items() if not isinstance(value, list)}
+    return {**beside, **place.row}
+
+
+def _look_into(here: _Row, way: Way, places: dict[Way, list[_Row]]) -> None:
+    """Lists in an item of a list, which may be those of the orders."""
+    assert isinstance(here.row, dict)
+    for key, inner in here.row.items():
+        if isinstance(inner, list) and len(way) < _DEEPEST and path_of((str(key),)) is not None:
+            _look(here._replace(row=inner), (*way, str(key)), places)
 
 
 def _shape(way: Way, rows: Sequence[_Row], envelope: tuple[object, ...], preset: str | None = None) -> Shape:
@@ -208,21 +228,25 @@ def _shape(way: Way, rows: Sequence[_Row], envelope: tuple[object, ...], preset:
             keys = []
         else:
             keys.append(step)
-    orders = path_of(tuple(keys))
+    parts = [path_of(tuple(part)) or "" for part in _split(keys)]
+    orders = "[*].".join(parts) or None
     if preset is not None:
         orders = None if orders in _PRESETS[preset][1] else orders
     guesses = guesses_of([each.row for each in rows])
     gates, left = list(guesses.gates), list(guesses.left)
     for prefix, outer in (
+        ("$above", [each.above if EACH in keys else each.row for each in rows]),
         ("$", [each.event for each in rows]),
         ("$message", [each.message for each in rows]),
     ):
         apart = any(each is not row.row for each, row in zip(outer, rows, strict=True))
-        if apart and (prefix == "$" or any(row.message is not row.event for row in rows)):
+        if apart and (prefix != "$message" or any(row.message is not row.event for row in rows)):
             around = guesses_of(outer)
-            if prefix == "$" or len(steps) > len(envelope):
-                guesses = _with_outer(guesses, around, prefix, alone=_is_alone(rows))
-            inner = tuple(keys) if prefix == "$" else _CLOUD_DATA if "cloudevents" in envelope else None
+            if prefix != "$message" or len(steps) > len(envelope):
+                guesses = _with_outer(guesses, around, prefix, alone=_is_alone(rows, outer))
+            inner: Way | None = _CLOUD_DATA if "cloudevents" in envelope else None
+            if prefix != "$message":
+                inner = tuple(_split(keys)[-1 if prefix == "$above" else 0])
             for found, more in ((gates, around.gates), (left, around.left)):
                 found += [
                     _moved(leaf, prefix) for leaf in more if inner is None or leaf.keys[: len(inner)] != inner
@@ -231,9 +255,17 @@ def _shape(way: Way, rows: Sequence[_Row], envelope: tuple[object, ...], preset:
     return Shape(extends, tuple(steps), orders, replace(guesses, gates=gates, left=left))
 
 
-def _is_alone(rows: Sequence[_Row]) -> bool:
-    """No message has several orders, so that what stands around them is of one."""
-    return len({each.number for each in rows}) == len(rows)
+def _split(keys: Sequence[str]) -> list[list[str]]:
+    """Where a list's items are gone into."""
+    if EACH not in keys:
+        return [list(keys)]
+    place = keys.index(EACH)
+    return [list(keys[:place]), *_split(keys[place + 1 :])]
+
+
+def _is_alone(rows: Sequence[_Row], outer: Sequence[object]) -> bool:
+    """No message has several orders, nor has what stands around them, so that it is of one."""
+    return len({(each.number, id(around)) for each, around in zip(rows, outer, strict=True)}) == len(rows)
 
 
 _OF_SEVERAL = ("station_id", "connector_id")
