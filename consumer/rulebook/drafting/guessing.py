@@ -27,7 +27,7 @@ from consumer.core.fields import (
     UnreadableError,
     is_placeholder,
 )
-from consumer.core.formats import Path, scalar_text
+from consumer.core.formats import Path, opened, scalar_text
 from consumer.core.outcomes import without_plates
 from consumer.core.sources import MAX_ID, NO_PLATE
 from consumer.rulebook.drafting.naming import concepts_of, words_of
@@ -133,6 +133,8 @@ def _walk(value: object, keys: Keys) -> Iterator[tuple[Keys, object]]:
             yield from _walk(inner, (*keys, str(key)))
     elif isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict) and len(keys) < _DEEPEST:
         yield from _walk(value[0], (*keys, 0))
+    elif isinstance(value, str) and keys and len(keys) < _DEEPEST and isinstance(opened(value), dict):
+        yield from _walk(opened(value), keys)
     elif keys and not isinstance(value, dict):
         empty = isinstance(value, str) and not value.strip()
         yield keys, None if empty else value
