@@ -107,9 +107,6 @@ class Consumer(Logs, Protocol):
     def highwater(self, partition: TopicPartition) -> int | None:
         """The log's end as of the last fetch."""
 
-    def last_stable_offset(self, partition: TopicPartition) -> int | None:
-        """Likewise, where the first transaction begins that stands open, or the log's end."""
-
     def next_offset(self, partition: TopicPartition) -> int | None:
         """Where the next poll reads on, past transaction markers and gaps; None while that is not known."""
 
@@ -587,14 +584,8 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         if partition.topic not in self._retry_topics:
             # Where anything but our own memory holds us up, more members would be held up, too.
             held_up = all_held_up or self._paused.get(partition, FULL) != FULL
-            # So does a transaction of others that stands open: nobody reads on beyond it.
-            ahead = max(0, self._stable_end(partition, end) - place.position)
+            ahead = max(0, end - place.position)
             self._metrics.admissible.labels(*labels).set(0 if held_up else ahead + place.records)
-
-    def _stable_end(self, partition: TopicPartition, end: int) -> int:
-        """Up to where its log can be read; `end` where that is not known."""
-        ends = (self._consumer.last_stable_offset(partition), self._ends.get(partition))
-        return min(end, max((each for each in ends if each is not None), default=end))
 
     def _end(self, partition: TopicPartition) -> int | None:
         """Where its log ends, as far as that is known."""

@@ -59,8 +59,6 @@ class FakeConsumer:
         self.end = 100
         self.fetched_end: int | None = None
         """The log's end as of the last fetch, where that is another one."""
-        self.stable_end: int | None = None
-        """Up to where it can be read, as of the last fetch, where it tells."""
         self.younger_from: int | None = None
         """Where the first record stands that is younger than the member."""
         self.asked: tuple[TopicPartition, ...] | None = None
@@ -86,9 +84,6 @@ class FakeConsumer:
 
     def highwater(self, partition: TopicPartition) -> int | None:
         return self.end if self.fetched_end is None else self.fetched_end
-
-    def last_stable_offset(self, partition: TopicPartition) -> int | None:
-        return self.stable_end
 
     def next_offset(self, partition: TopicPartition) -> int | None:
         return self.at
@@ -734,18 +729,6 @@ async def test_while_the_platform_holds_all_up_there_is_nothing_that_more_member
         await until(lambda: room.of_partition("coupon_partition_lag") == 50)
 
         assert room.of_partition("coupon_partition_admissible_records") == 0
-
-
-async def test_what_stands_behind_an_open_transaction_of_others_is_lag_and_nothing_that_more_members_could_help_with(
-    room: Room,
-) -> None:
-    room.consumer.stable_end = 50
-    await room.assigned()
-    await until(lambda: room.of_partition("coupon_partition_lag") == 50)
-    assert room.of_partition("coupon_partition_admissible_records") == 0
-
-    room.consumer.stable_end = 80
-    await until(lambda: room.of_partition("coupon_partition_admissible_records") == 30)
 
 
 async def test_the_lag_of_what_is_paused_goes_on_growing(monkeypatch: pytest.MonkeyPatch) -> None:

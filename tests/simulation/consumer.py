@@ -543,9 +543,6 @@ class FakeConsumer:
     def highwater(self, partition: TopicPartition) -> int | None:
         return self._ends.get(partition)
 
-    def last_stable_offset(self, partition: TopicPartition) -> int | None:
-        return self._ends.get(partition)
-
     def _place(self, tp: TopicPartition) -> _Place:
         if self._assignment is None or tp not in self._assignment.places:
             raise IllegalStateError(f"{tp} is not assigned")
