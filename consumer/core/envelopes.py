@@ -3,12 +3,12 @@
 import binascii
 import zlib
 from base64 import b64decode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
 from consumer.core.events import Record
-from consumer.core.formats import UNDECODABLE, Event, Path, Refusal, decode, decoder, first_at
+from consumer.core.formats import UNDECODABLE, Event, Path, Refusal, decode, decoder, found_at
 from consumer.core.outcomes import Reason
 
 CHARSETS = (
@@ -136,13 +136,24 @@ def _each_line(text: str) -> object:
 
 
 def unwrap(paths: tuple[Path, ...], *, base64: bool = False, charset: str | None = None) -> Step:
-    """The event is what stands there; text there is JSON, as often as it is text again. `charset` is that of base64's bytes."""
+    """The event is what stands there; text there is JSON, as often as it is text again. `charset` is that of its bytes.
+
+    Where one path leads to several, the event is the list of them.
+    """
+
+    def taken(found: object) -> object:
+        content = _bytes_in(found)
+        if content is not None:
+            return _inner(_text_of(content, charset))
+        return _inner(_from_base64(found, charset) if base64 else found)
 
     def step(event: Event) -> object:
-        found = first_at(paths, event.body, event)
-        if found is None:
+        found: list[object] = []
+        for path in paths:
+            found = found or list(found_at((path,), event.body, event))
+        if not found:
             return Refusal(Reason.SCHEMA, f"the envelope has nothing at `{paths[0].text}`")
-        inner = _inner(_from_base64(found, charset) if base64 else found)
+        inner = taken(found[0]) if len(found) == 1 else _together(map(taken, found))
         if isinstance(inner, Refusal) and is_encrypted(event.body):
             return ENCRYPTED
         return inner
@@ -168,6 +179,22 @@ def is_encrypted(body: object) -> bool:
     return isinstance(data, str) and not data.lstrip().startswith(("{", "["))
 
 
+def _together(found: Iterable[object]) -> list[object]:
+    """One list: where some of them are lists, of what stands in these."""
+    return [item for each in found for item in (each if isinstance(each, list) else [each])]
+
+
+def _bytes_in(found: object) -> bytes | None:
+    """Bytes as Node's buffers and Java's arrays become JSON; None for whatever else."""
+    if isinstance(found, dict) and found.get("type") == "Buffer":
+        found = found.get("data")
+    if not isinstance(found, list) or not found:
+        return None
+    if not all(type(each) is int and -128 <= each < 256 for each in found):
+        return None
+    return bytes(each % 256 for each in found)
+
+
 def _inner(found: object) -> object:
     if isinstance(found, list):
         return [_inner(item) if isinstance(item, str) else item for item in found]
@@ -185,13 +212,16 @@ def _from_base64(found: object, charset: str | None = None) -> object:
     text = "".join(found.split()).translate(_ALPHABET).rstrip("=")
     try:
         content = _unpacked(b64decode(text + "=" * (-len(text) % 4), validate=True))
-        if isinstance(content, Refusal):
-            return content
+    except (binascii.Error, ValueError):
+        return Refusal(Reason.SCHEMA, "text in the envelope that is no base64")
+    return content if isinstance(content, Refusal) else _text_of(content, charset)
+
+
+def _text_of(content: bytes, charset: str | None) -> object:
+    try:
         return decode(content if charset is None else content.decode(charset))
     except UnicodeDecodeError as error:
         return Refusal(Reason.NOT_TEXT, f"not {charset} at byte {error.start}")
-    except (binascii.Error, ValueError):
-        return Refusal(Reason.SCHEMA, "text in the envelope that is no base64")
 
 
 _ALPHABET = str.maketrans("-_", "+/")
@@ -201,7 +231,7 @@ def cloudevents(event: Event) -> object:
     """A structured CloudEvent's data, a batch's; what comes in binary mode has nothing around it."""
     body = event.body
     if isinstance(body, list):
-        return [_data(item) for item in body]
+        return _together(map(_data, body))
     return _data(body)
 
 

@@ -54,6 +54,11 @@ def decode(value: bytes | str) -> object | Refusal:
         return Refusal(Reason.OVERFLOW, "a number has too many digits")
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         if not value.startswith(_BOM):
+            plain = value.removeprefix(b"\x1e").rstrip(
+                b"\0"
+            )  # a sequence's separator; a buffer of fixed length
+            if plain != value and plain[:1] in (b"{", b"["):
+                return decode(plain)
             return _explain_or_mend(value, str(error))
         while value.startswith(_BOM):
             value = value.removeprefix(_BOM)
@@ -119,7 +124,7 @@ _LIKENESSES = (
         "comments or names without quotes; only JSON is read",
     ),
     (
-        re.compile(r"\{[^\n]*\}\s*\n\s*\{"),
+        re.compile(r"\{[^\n]*\}\s*\{"),
         "several JSON texts; where each is a line, see `lines` of `envelope`; else let the producer send one in each record, or a list",
     ),
 )
@@ -199,6 +204,8 @@ class _Items:
         return cls(tuple(conditions))
 
     def among(self, items: object) -> Iterator[object]:
+        if isinstance(items, dict) and items and all(map(str.isdecimal, items)):
+            items = list(items.values())  # places that became names
         # A converter from XML writes a list of one as the one.
         for item in items if isinstance(items, list) else [items]:
             if all(any(text in texts for text in _texts_at(item, way)) for way, texts in self.conditions):

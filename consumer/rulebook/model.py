@@ -234,7 +234,7 @@ class StepModel(Model):
     charset: Text | None = None
     """Of the text, where it is not UTF-8."""
     unwrap: Texts | None = None
-    """The event is what stands there; text there is JSON again."""
+    """The event is what stands there; text there is JSON again, as are bytes that became a list of numbers. With `records[*].value` it is the list of all of them."""
     base64: Texts | None = None
     """The event stands there as base64 of JSON; `$`, first of the steps, is the whole value also where it is base64 and no JSON."""
     cloudevents: Literal[True] | None = None
