@@ -1,4 +1,4 @@
-"""The README says what is so."""
+"""The README, and the pages that go on from it, say what is so."""
 
 import re
 from pathlib import Path
@@ -15,18 +15,20 @@ from consumer.metrics import Metrics
 from consumer.rulebook import report
 from consumer.rulebook.compilation import preset_names
 from consumer.settings import load_settings
+from tests.pages import CHART, PAGES, Link, anchor, sections, text
 from tests.pki import Authority
 
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text("utf-8")
+README = text("README.md")
+RULES = text("schemas/RULES.md")
+OPERATIONS = text(f"{CHART}/OPERATIONS.md")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The README's YAML blocks, each under the name that the text before it gives."""
-    blocks = re.findall(r"`([a-z]+\.yaml)`:\n\n```yaml\n(.*?)```", README, re.DOTALL)
-    for name, text in blocks:
-        (tmp_path / name).write_text(text, "utf-8")
+    """The pages' YAML blocks, each under the name that the text before it gives."""
+    blocks = re.findall(r"`([a-z]+\.yaml)`:\n\n```yaml\n(.*?)```", README + RULES + OPERATIONS, re.DOTALL)
+    for name, block in blocks:
+        (tmp_path / name).write_text(block, "utf-8")
     return tmp_path
 
 
@@ -57,7 +59,7 @@ def test_its_warning_is_what_check_says(folder: Path, monkeypatch: pytest.Monkey
         .replace("seconds < 600", "seconds < 600 && stop_reason == '3'")
     )
     (folder / "rules.yaml").write_text(rules, "utf-8")
-    shown = README.split("$ charging-coupon check rules.yaml\n")[1].split("```")[0]
+    shown = RULES.split("$ charging-coupon check rules.yaml\n")[1].split("```")[0]
 
     assert "\n".join(report.in_text(report.check(Path("rules.yaml")), "rules.yaml")) + "\n" == shown
 
@@ -65,7 +67,7 @@ def test_its_warning_is_what_check_says(folder: Path, monkeypatch: pytest.Monkey
 def test_its_five_steps_lead_from_a_message_to_a_tested_rule(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    section = README.split("### A new platform, in five steps")[1].split("\n### ")[0]
+    section = README.split("## A new platform, in five steps")[1].split("\n### ")[0]
     confirmed = (folder / "first.yaml").read_text("utf-8")
     (folder / "first.yaml").unlink()
     (folder / "message.json").write_text(
@@ -79,8 +81,8 @@ def test_its_five_steps_lead_from_a_message_to_a_tested_rule(
         with pytest.raises(SystemExit) as ended:
             cli.main(command.split())
         printed = "".join(capsys.readouterr())
-        whole = shown.removesuffix("...\n")
-        assert (printed if whole == shown else printed[: len(whole)]) == whole
+        left_out = "(?:.*\n)*"
+        assert re.fullmatch(left_out.join(map(re.escape, shown.split("...\n"))), printed), printed
         assert ended.value.code == 0
         if command.startswith("draft"):
             part = section.split("```yaml\n")[1].split("```")[0]
@@ -89,7 +91,7 @@ def test_its_five_steps_lead_from_a_message_to_a_tested_rule(
 
 
 def test_its_functions_are_those_of_expressions() -> None:
-    rows = re.findall(r"^\| `(\w+\(.*?\))` \| (.*) \|$", README, re.MULTILINE)
+    rows = re.findall(r"^\| `(\w+\(.*?\))` \| (.*) \|$", RULES, re.MULTILINE)
 
     assert dict(rows) == HELPERS
 
@@ -118,7 +120,7 @@ def test_its_tables_are_read_as_its_tests_say(folder: Path) -> None:
 
 
 def test_its_presets_are_the_presets() -> None:
-    section = README.split("### Read your platform's messages")[1].split("###")[0]
+    section = RULES.split("## Read your platform's messages")[1].split("\n## ")[0]
     rows = [row.split("|")[1] for row in section.splitlines() if row.startswith("| `")]
 
     assert sorted(re.findall(r"`([\w.-]+)`", " ".join(rows))) == list(preset_names())
@@ -129,24 +131,41 @@ def test_its_metrics_are_the_services() -> None:
     Metrics(registry)
     exposed = {family.name + ("_total" if family.type == "counter" else "") for family in registry.collect()}
 
-    assert set(re.findall(r"^\| `(coupon_\w+)`", README, re.MULTILINE)) == exposed
+    assert set(re.findall(r"^\| `(coupon_\w+)`", OPERATIONS, re.MULTILINE)) == exposed
 
 
 def test_its_alerts_are_as_many_as_there_are() -> None:
-    alerts = (ROOT / "helm/charging-coupon-consumer/files/alerts.yaml").read_text("utf-8").count("- alert:")
+    alerts = text(f"{CHART}/files/alerts.yaml").count("- alert:")
 
     assert f"for {alerts} alerts" in README
 
 
 def test_its_outcomes_are_all_outcomes() -> None:
-    section = README.split("## What became of a charge")[1].split("## Watch it")[0]
+    section = README.split("## What became of a charge")[1].split("\n## ")[0]
 
     assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == list(Outcome)
 
 
-@pytest.mark.parametrize("link", re.findall(r"\]\(([^)#]+)\)", README))
-def test_its_links_lead_somewhere(link: str) -> None:
-    assert "://" in link or (ROOT / link).exists()
+LINKS = [(page, link) for page in PAGES for section in sections(page) for link in section.links]
+
+
+@pytest.mark.parametrize(("page", "link"), LINKS, ids=str)
+def test_its_links_lead_somewhere(page: str, link: Link) -> None:
+    assert link.leads_somewhere
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_each_heading_of_a_page_has_an_anchor_of_its_own(page: str) -> None:
+    anchors = [anchor(section.heading) for section in sections(page)]
+
+    assert sorted(set(anchors)) == sorted(anchors)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_page_can_be_reached_from_the_readme(page: str) -> None:
+    edition = "README.zh-CN.md" if page.endswith(".zh-CN.md") else "README.md"
+
+    assert page == edition or page in {link.to for section in sections(edition) for link in section.links}
 
 
 def test_the_suites_that_the_tests_page_names_are_there() -> None:
