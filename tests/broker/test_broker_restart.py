@@ -34,7 +34,7 @@ async def test_a_broker_killed_under_load_and_started_again_leaves_exactly_one_o
     servers = mortal_broker.bootstrap_servers
     await create_topics(servers, {topics.events: 4, topics.outcomes: 3, topics.dead_letters: 1})
     count = 3_000
-    async with SandboxGateway(apps={APP_ID: SECRET}, latency=0.06) as gateway:
+    async with SandboxGateway(apps={APP_ID: SECRET}, latency=0.1) as gateway:
         world = World(servers, topics, tmp_path, gateway.url)
         try:
             await produce(servers, topics.events, [event(number) for number in range(count)])

@@ -35,7 +35,7 @@ AT_LEAST_ONCE = {"CHARGING_COUPON__GUARANTEE": "at_least_once"}
 async def test_kill_9_under_at_least_once_loses_nothing_and_a_reader_folds_to_one_outcome_an_order(
     world: World, gateway: SandboxGateway
 ) -> None:
-    gateway.latency = 0.05
+    gateway.latency = 0.15
     count = 2_000
     await produce(world.broker, world.topics.events, [event(number) for number in range(count)])
     for killed_at in (400, 1_000):

@@ -27,7 +27,7 @@ NAMED = {"CHARGING_COUPON__KAFKA__GROUP_INSTANCE_ID": "member-1"}
 
 @pytest.fixture
 async def world(broker: str, topics: Topics, tmp_path: Path) -> AsyncIterator[World]:
-    async with SandboxGateway(apps={APP_ID: SECRET}, latency=0.12) as gateway:
+    async with SandboxGateway(apps={APP_ID: SECRET}, latency=0.3) as gateway:
         world = World(broker, topics, tmp_path, gateway.url)
         try:
             yield world

@@ -52,7 +52,7 @@ async def test_ten_thousand_events_end_in_exactly_ten_thousand_outcomes_on_which
 async def test_kill_9_in_the_middle_leaves_exactly_one_outcome_each(
     world: World, gateway: SandboxGateway
 ) -> None:
-    gateway.latency = 0.03
+    gateway.latency = 0.06
     count = 10_000
     await produce(world.broker, world.topics.events, [event(number) for number in range(count)])
     for killed_at in (1500, 4000, 7000):
@@ -73,7 +73,7 @@ async def test_kill_9_in_the_middle_leaves_exactly_one_outcome_each(
 async def test_members_that_come_and_go_under_load_neither_lose_nor_double(
     world: World, gateway: SandboxGateway
 ) -> None:
-    gateway.latency = 0.08
+    gateway.latency = 1.0  # members take seconds to start, and there is to be a load until the last of them is gone
     count = 6_000
     await produce(world.broker, world.topics.events, [event(number) for number in range(count)])
     first = world.start()
@@ -85,6 +85,7 @@ async def test_members_that_come_and_go_under_load_neither_lose_nor_double(
     assert await second.stop() == 0
     await world.until_outcomes(1000, of=count)
     third.kill()
+    gateway.latency = 0.02
     await world.until_done(120)
     outcomes = await world.outcomes()
     assert by_order(outcomes) == Counter(f"ORDER{number:08}" for number in range(count))
@@ -232,7 +233,7 @@ async def test_a_subject_with_every_awkward_character_is_signed_as_the_gateway_r
 async def test_a_member_that_was_frozen_past_its_session_doubles_nothing_when_it_wakes(
     world: World, gateway: SandboxGateway
 ) -> None:
-    gateway.latency = 0.06
+    gateway.latency = 0.12
     count = 3_000
     await produce(world.broker, world.topics.events, [event(number) for number in range(count)])
     zombie = world.start()

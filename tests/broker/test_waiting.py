@@ -131,7 +131,7 @@ async def test_brokers_that_come_late_and_topics_that_come_later_are_waited_for(
 async def test_a_broker_that_is_away_for_a_while_later_on_costs_nothing(
     mortal: EmbeddedBroker, world: World, gateway: SandboxGateway, create_topics: CreateTopics
 ) -> None:
-    gateway.latency = 0.05
+    gateway.latency = 0.12
     await create_topics(world.broker, partitions(world.topics))
     await produce(world.broker, world.topics.events, [event(number) for number in range(2_000)])
     member = world.start()
