@@ -35,10 +35,10 @@ moment, `web` serves it (`serving`), `page` is how a browser shows it; `tracing`
 `replay` sends dead letters back to where the path begins, each once (`core.letters`). `lookup`
 finds records, to be explained and compared, and what became of orders (`core.inquiry`).
 
-Imports point down: `cli -> service -> intake -> delivery -> core`; `gateway`, `ledger`, `flow`,
-`metrics`, `web` and `rulebook` are siblings that `service` builds and passes in. Everything in
-`core` is pure: values in, values out. Expected results are values; an exception means "cannot
-continue" (`core.errors`).
+A module of the path is called a room. Imports point down: `cli -> service -> intake -> delivery -> core`;
+`gateway`, `ledger`, `flow`, `metrics`, `web` and `rulebook` are siblings that `service` builds and passes
+in. Everything in `core` is pure: values in, values out. Expected results are values; an exception means
+"cannot continue" (`core.errors`).
 
 What a deployment sets is in `settings`; what a coupon is granted for is in the rules file
 (`rulebook` loads it). Whoever speaks to Kafka gets there by `connection`; `link` sends what is asked

@@ -466,7 +466,7 @@ class Delivery:
     def _go(
         self, way: "_Way", rules: Rules, asking: "defaultdict[str, list[_Way]]", calling: "list[_Way]"
     ) -> Resolution | None:
-        """As far as it comes: to its end, to something that it waits for, to those that ask for leave or those that call."""
+        """Take one order one step: it ends (returned), waits, or joins `asking` (for a permit) or `calling`."""
         whole, permit = way.whole, way.permit
         if permit is None:
             if not (whole.called or self._is_open):

@@ -1,4 +1,4 @@
-"""What a process with many small objects under way runs best on: which event loop, which memory."""
+"""What a process with many small objects under way runs best on: which event loop, which memory. Does no I/O."""
 
 import asyncio
 import contextlib

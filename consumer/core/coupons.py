@@ -77,7 +77,7 @@ class CouponRequest(Frozen):
         return form.api_store_code if isinstance(form, LaidOut) else form.get("api_store_code")
 
     def sent(self, at: datetime) -> Mapping[str, str]:
-        """The form's fields as they are sent at that moment (domain: signature, `timestamp`)."""
+        """The form's fields as they are sent at that moment; `timestamp` is in milliseconds."""
         if not self.timestamped:
             return self.parameters
         return {**self.parameters, "timestamp": str(round(at.timestamp() * 1000))}
@@ -99,7 +99,7 @@ class State(StrEnum):
 
 
 class MetadataFormat(StrEnum):
-    """How `metadata` travels in a form; the documents leave it open (domain: signature)."""
+    """How `metadata` travels in a form; the platform's description of the endpoint leaves it open."""
 
     JSON = "json"
     DOTTED = "dotted"
@@ -185,7 +185,7 @@ class Form:
         values: tuple[int, ...],
         station: Mapping[str, str],
     ) -> Mapping[str, str] | LaidOut:
-        """For one order, with its station's parameters over the account's; what is empty stays out (domain: signature)."""
+        """For one order, with its station's parameters over the account's; what is empty stays out."""
         layout = self._layout
         if layout is None or station or not (api_store_code and event_id and plate and subject):
             return self._filled_otherwise(api_store_code, event_id, plate, subject, values, station)

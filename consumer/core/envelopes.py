@@ -169,7 +169,7 @@ SEALS = frozenset({"Sig", "sig", "SIG"})
 
 
 def is_encrypted(body: object) -> bool:
-    """True for CEC's envelope as it came (domain: events)."""
+    """True for CEC's envelope as it came."""
     if not isinstance(body, dict) or body.keys().isdisjoint(SEALS):
         return False
     names = {str(name).lower(): name for name in body}

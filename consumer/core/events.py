@@ -47,7 +47,7 @@ class Attempts(Frozen):
 
 
 class GatewayWords(Frozen):
-    """What the platform said last, as it said it (domain: replies). None where it did not say."""
+    """What the platform said last, as it said it. None where it did not say."""
 
     code: str | None = None
     http_status: int | None = None

@@ -1,4 +1,4 @@
-"""Number plates: one spelling for each, doubt about odd ones, a form for logs. Performs no I/O. (domain: plates)"""
+"""Number plates: one spelling for each, doubt about odd ones, a form for logs. Performs no I/O."""
 
 import re
 import unicodedata

@@ -57,7 +57,7 @@ AttemptEnd = Answered | NotSent | NoAnswer
 
 
 class Then(StrEnum):
-    """What follows a reply (domain: replies)."""
+    """What follows a reply."""
 
     FINAL = "final"
     NOW = "now"
@@ -133,7 +133,7 @@ _TROUBLE = ReplyRow(Outcome.PLATFORM_FAILED, Then.NOW_THEN_LATER, dead_letter=Tr
 # A stop is never an order's last word (it waits); should it be forced to end, it can be replayed.
 _REFUSED = ReplyRow(Outcome.PLATFORM_FAILED, Then.STOP, dead_letter=True)
 
-_DEFAULTS: Mapping[str, ReplyRow] = {  # domain: replies
+_DEFAULTS: Mapping[str, ReplyRow] = {  # the codes of the platform's description of the endpoint
     "1001": ReplyRow(Outcome.GRANTED, Then.FINAL),
     "1002": ReplyRow(Outcome.NOT_ENTERED, Then.LATER, deadline_seconds=7200),
     "1003": ReplyRow(Outcome.LIMITED, Then.FINAL),
@@ -447,7 +447,7 @@ _LETTER_OR_DIGIT = re.compile(r"[A-Z0-9Ａ-Ｚ０-９]", re.IGNORECASE)
 def redact(text: str) -> str:
     """What the platform says, safe to write down: bounded, without plates, secrets and signatures.
 
-    A refused signature's hint echoes the whole string that was signed (domain: replies).
+    A refused signature's hint echoes the whole string that was signed.
     """
     if not text:
         return text

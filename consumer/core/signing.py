@@ -24,14 +24,14 @@ except ImportError:  # likewise; it spares a way about OpenSSL, a fifth of the t
 
 
 def signature_base(parameters: Mapping[str, str], app_secret: str) -> str:
-    """The text that is hashed: raw values, sorted by name, the secret last (domain: signature 1-3)."""
+    """The text that is hashed, as the platform's description of the endpoint says: raw values, sorted by name, the secret last."""
     pairs = [f"{name}={value}" for name, value in sorted(parameters.items()) if value and name != "sign"]
     pairs.append(f"app_secret={app_secret}")
     return "&".join(pairs)
 
 
 def sign(parameters: Mapping[str, str], app_secret: str) -> str:
-    """The value of `sign`: 32 hex digits, upper case (domain: signature 4)."""
+    """The value of `sign`: 32 hex digits, upper case."""
     return _hashed(signature_base(parameters, app_secret))
 
 
@@ -43,8 +43,8 @@ def _hashed(base: str) -> str:
 def encode_form(parameters: Mapping[str, str], app_secret: str) -> bytes:
     """The body to post: the parameters in their order, then `sign`, percent-encoded once.
 
-    Empty values are left out: that satisfies each of the three ways in which the
-    documents word their treatment (domain: signature). Raises UnicodeEncodeError for half a surrogate pair.
+    Empty values are left out: that satisfies each of the three ways in which the platform's
+    description of the endpoint words their treatment. Raises UnicodeEncodeError for half a surrogate pair.
     """
     if "app_secret" in parameters:
         raise ValueError("`app_secret` is never sent: take it out of the rules' extra parameters")

@@ -1,4 +1,4 @@
-"""A signed form -> how the call ended: by connections of our own (`pool`, `http1`), or by aiohttp (`with_aiohttp`)."""
+"""A signed form -> how the call ended: by connections of our own (`pool`, `http1`), or by aiohttp (`with_aiohttp`). Does I/O."""
 
 import ssl
 from collections.abc import Callable

@@ -433,7 +433,7 @@ class SandboxGateway:
         return orjson.dumps(envelope)
 
     def _envelope(self, code: str, message: str, hint: str) -> dict[str, Any]:
-        """What every reply has (domain: replies)."""
+        """What every reply has."""
         envelope: dict[str, Any] = {
             "code": code,
             "message": message,

@@ -177,7 +177,7 @@ def _good(maker: _Maker) -> SampleEvent:
 
 
 def _repeated(maker: _Maker) -> SampleEvent:
-    """Senders push an order again until they are sure that it arrived (domain: events, a)."""
+    """Senders push an order again until they are sure that it arrived."""
     assert maker.good is not None  # the first kind of all
     again = replace(
         maker.good.expected[0],

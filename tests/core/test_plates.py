@@ -1,4 +1,4 @@
-"""Number plates (domain: plates)."""
+"""Number plates."""
 
 import pytest
 from hypothesis import given
