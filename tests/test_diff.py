@@ -156,7 +156,7 @@ def test_the_same_rules_treat_every_order_alike(folder: Path, told: Told) -> Non
     ("was", "becomes", "old", "new", "changes"),
     [
         ("secret: main", "secret: main, state: shadow", "request by two-hours-free", "shadow by two-hours-free", []),
-        ("secret: main", "secret: main, state: hold", "request by two-hours-free", "skipped (hold) by two-hours-free", ["metadata.minutes"]),
+        ("secret: main", "secret: main, state: hold", "request by two-hours-free", "waits (hold) by two-hours-free", ["metadata.minutes"]),
         ('"math.least(minutes, 120)"', "minutes - 1000", "request by two-hours-free", "invalid (overflow) by two-hours-free", ["metadata.minutes"]),
         ("secret: main", "secret: main, metadata_format: dotted", "request by two-hours-free", "request by two-hours-free", ["metadata"]),
         ("app_id: op01", "app_id: op02", "request by two-hours-free", "request by two-hours-free", ["app_id"]),
@@ -181,6 +181,15 @@ def test_every_kind_of_change_is_a_group_of_its_own(
     (group,) = found["groups"]
     assert (found["events"], found["orders"], group["orders"]) == (1, 1, 1)
     assert (group["old"], group["new"], group["changes"]) == (old, new, changes)
+
+
+def test_that_an_order_on_hold_waits_is_told_once(folder: Path, told: Told) -> None:
+    (folder / "new.yaml").write_text(RULES.replace("secret: main", "secret: main, state: hold"), "utf-8")
+
+    text = told("old.yaml", "new.yaml", "events.jsonl")
+
+    assert "request by two-hours-free → waits (hold) by two-hours-free\n" in text
+    assert text.count("it waits in the retry topics, and is asked for once that is released; ") == 1
 
 
 def test_a_renamed_rule_is_told_beside_the_orders_that_are_treated_alike(folder: Path, told: Told) -> None:

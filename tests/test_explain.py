@@ -170,7 +170,7 @@ def test_what_came_too_late_is_told_what_the_rules_would_have_said(
 ) -> None:
     text = told(capsys, "rules.yaml", "event.json", "--now", "2026-04-01T00:00:00Z")
 
-    assert "  deadline 2026-03-03 00:40:00+0800\n" in text
+    assert "  deadline 2026-03-03 00:40:00+08:00\n" in text
     assert "MATCHES  all" in text
     assert "  outcome  expired (deadline): the charge ended more than" in text
 
@@ -192,7 +192,7 @@ def test_what_came_too_late_and_no_rule_wants_is_told_why_none_does(
 def test_an_event_whose_deadline_is_over_by_now_is_marked_so_and_explained_all_the_same(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    over = "  deadline 2026-03-03 00:40:00+0800, which is over: read now, it would end as `expired`"
+    over = "  deadline 2026-03-03 00:40:00+08:00, which is over: read now, it would end as `expired`"
 
     text = told(capsys, "rules.yaml", "event.json")
     in_time = told(capsys, "rules.yaml", "event.json", "--now", "2026-03-02T00:00:00+08:00")
@@ -206,6 +206,60 @@ def test_a_rule_that_skips_is_named_once(folder: Path, capsys: pytest.CaptureFix
     (folder / "rules.yaml").write_text(RULES.replace("seconds < 600", "seconds < 60000"), "utf-8")
 
     assert "  outcome  skipped (below_threshold) by rule hardly\n" in told(capsys, "rules.yaml", "event.json")
+
+
+HOLDS = pytest.mark.parametrize(
+    ("was", "becomes", "held"),
+    [
+        ("secret: main,", "secret: main, state: hold,", "account main"),
+        ("name: all\n", "name: all\n    state: hold\n", "rule all"),
+    ],
+)
+
+
+@HOLDS
+def test_what_is_on_hold_is_told_to_wait_as_it_does(
+    was: str, becomes: str, held: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "rules.yaml").write_text(RULES.replace(was, becomes), "utf-8")
+
+    text = told(capsys, "rules.yaml", "event.json")
+    found = json.loads(told(capsys, "rules.yaml", "event.json", "--format", "json").removesuffix("exit 0\n"))
+
+    assert (
+        f"  outcome  waits, by rule all: {held} is on hold (in the retry topics, and asked for once it is released)\n"
+        in text
+    )
+    assert "with a dead letter" not in text.split("Order 1")[0]
+    assert found["orders"][0]["dead_letter"] is False
+
+
+@HOLDS
+def test_without_retry_topics_what_is_on_hold_ends_with_a_dead_letter(
+    was: str, becomes: str, held: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "rules.yaml").write_text(RULES.replace(was, becomes), "utf-8")
+    (folder / "settings.yaml").write_text("retries: {delays: []}\n", "utf-8")
+
+    text = told(capsys, "rules.yaml", "event.json", "--settings", "settings.yaml")
+
+    assert (
+        f"  outcome  skipped (hold) by rule all: {held} is on hold\n           with a dead letter\n" in text
+    )
+
+
+def test_a_path_of_orders_that_leads_nowhere_is_named(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules = RULES.replace(", {unwrap: body}", "").replace("orders: list", "orders: [daten, rows]")
+    (folder / "rules.yaml").write_text(rules, "utf-8")
+    (folder / "wrong.json").write_text('{"code": 0, "data": []}', "utf-8")
+    (folder / "empty.json").write_text('{"rows": []}', "utf-8")
+
+    text = told(capsys, "rules.yaml", "wrong.json")
+
+    assert "nothing at `daten` or `rows`: is `orders` right? the event has: code, data\n" in text
+    assert "  0 rows at `rows`\n" in told(capsys, "rules.yaml", "empty.json")
 
 
 def test_a_condition_that_fails_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -381,5 +435,5 @@ def test_of_a_file_of_events_one_has_to_be_named(folder: Path, capsys: pytest.Ca
 
     assert told(capsys, "rules.yaml", "events.jsonl") == (
         "error: events.jsonl: holds 2 events, a line each; "
-        "give it one: sed -n 1p events.jsonl | charging-coupon explain RULES -\nexit 2\n"
+        "give it one: sed -n 1p events.jsonl | charging-coupon explain rules.yaml -\nexit 2\n"
     )

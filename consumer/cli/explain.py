@@ -97,7 +97,7 @@ def explain(
         moment = moment or datetime.now(UTC)
     elif event is not None:
         reader = reader or source_of(book, topic)
-        record = _given(event, topic or next(iter(reader.topics), "events"), key, header or [])
+        record = _given(rules, event, topic or next(iter(reader.topics), "events"), key, header or [])
     else:
         record, by, at = _tested(compilation, book, test or "")
         reader, moment = reader or by, moment or at
@@ -122,7 +122,7 @@ def _settings(file: Path | None, *, of_kafka: bool) -> "Settings | None":
     return load_settings(file, needed=SENDER_DEPENDS_ON)
 
 
-def _given(event: Path, topic: str, key: str | None, headers: list[str]) -> "Record":
+def _given(rules: Path, event: Path, topic: str, key: str | None, headers: list[str]) -> "Record":
     from consumer.core.events import Coordinates, Record
 
     value = content_of(event, "name a file with one event")
@@ -130,7 +130,7 @@ def _given(event: Path, topic: str, key: str | None, headers: list[str]) -> "Rec
     if len(lines) > 1 and all(
         line.lstrip().startswith(b"{") and line.rstrip().endswith(b"}") for line in lines
     ):
-        remedy = f"give it one: sed -n 1p {event} | charging-coupon explain RULES -"
+        remedy = f"give it one: sed -n 1p {event} | charging-coupon explain {rules} -"
         raise wrong(str(event), f"holds {len(lines)} events, a line each", remedy)
     return Record(
         Coordinates(topic, 0, 0),
@@ -181,4 +181,4 @@ def _sender(settings: "Settings | None") -> "Sender":
         except ConfigurationError:
             return None
 
-    return Sender(settings.gateway.url, secret)
+    return Sender(settings.gateway.url, secret, bool(settings.retries.delays))

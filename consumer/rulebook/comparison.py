@@ -12,12 +12,16 @@ from typing import NamedTuple
 
 from consumer.core.coupons import CouponRequest, is_metadata
 from consumer.core.events import Order, Record
-from consumer.core.outcomes import Finding, with_plates_masked
+from consumer.core.outcomes import Finding, Reason, with_plates_masked
 from consumer.core.rules import RuleBook
 from consumer.core.sources import Source
 from consumer.core.templates import text_of
 
-REQUEST, SHADOW = "request", "shadow"
+REQUEST, SHADOW, WAITS = "request", "shadow", f"waits ({Reason.HOLD})"
+_ON_HOLD = (
+    f"{WAITS}: its account or rule is on hold: it waits in the retry topics, and is asked for once that is released; "
+    "with `retries.delays: []` it is skipped, with a dead letter"
+)
 _MOST_VALUES = 6
 """Changes of one value that are told apart in a group; the others are counted together."""
 
@@ -27,7 +31,7 @@ class Decision:
     """What becomes of an order on one side.
 
     Attributes:
-        verdict: `request`, `shadow`, or why there is none: `skipped (policy)`, `not sent`.
+        verdict: `request`, `shadow`, `waits (hold)`, or why there is none: `skipped (policy)`, `not sent`.
         rule: that decided; None where none did, or nobody knows.
         fields: of the request, but for its metadata; none without one.
         metadata: its values; none without one.
@@ -118,6 +122,8 @@ class Comparison:
 
     def add(self, pair: Pair) -> None:
         """Each order belongs to one group, or is alike."""
+        if WAITS in (pair.old.verdict, pair.new.verdict) and _ON_HOLD not in self.notes:
+            self.notes.append(_ON_HOLD)
         for side, decision in enumerate((pair.old, pair.new)):
             self.asked[side] += decision.asks
             self.rules[side].add(decision.rule)
@@ -178,7 +184,7 @@ def _changes(old: Decision, new: Decision) -> Iterator[Change]:
 def decision_of(plan: CouponRequest | Finding, *, on_trial: bool = False) -> Decision:
     """What rules say. On trial, what would be sent counts as if it were."""
     if isinstance(plan, Finding):
-        return Decision(f"{plan.outcome} ({plan.reason})", plan.rule)
+        return Decision(WAITS if plan.reason is Reason.HOLD else f"{plan.outcome} ({plan.reason})", plan.rule)
     fields = {name: text for name, text in plan.parameters.items() if not is_metadata(name)}
     wire = {name: text for name, text in plan.parameters.items() if is_metadata(name)}
     if plan.url is not None:

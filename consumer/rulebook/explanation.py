@@ -152,7 +152,8 @@ def explain(
     envelope, event = _opened(known.envelope, record)
     rows = [] if event is None else known.rows(event)
     if event is not None:
-        envelope.append(f"{len(rows)} row{'' if len(rows) == 1 else 's'}{_where(known, event)}")
+        rows_found = f"{len(rows)} row{'' if len(rows) == 1 else 's'}{_where(known, event)}"
+        envelope.append(_nowhere(known, event) or rows_found)
     orders = [
         _Row(book, known, record, rows[item.index][1], rows[item.index][0], now, asked_at).read(item)
         if item.index < len(rows) and isinstance(rows[item.index][0], dict)
@@ -177,6 +178,24 @@ def _where(source: Source, event: Event) -> str:
     )
     path = next(found, None)
     return "" if path is None else f" at `{path}`"
+
+
+def _nowhere(source: Source, event: Event) -> str | None:
+    """That none of the paths of `orders` leads anywhere, which is most probably a slip; None where one does."""
+    if not source.orders or not isinstance(event.body, dict):
+        return None
+    for path in source.orders:
+        found = path.find_rows(event) if path.many else [(path.find(event.body, event), None)]
+        if any(value is not None for value, _ in found) or path.finds_empty_list(event):
+            return None
+    paths = " or ".join(f"`{path.text}`" for path in source.orders)
+    names = [str(name) for name in event.body]
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    has = f"the event has: {', '.join(names[:_MOST_NAMES])}{more}" if names else "the event is empty"
+    return f"nothing at {paths}: is `orders` right? {has}"
+
+
+_MOST_NAMES = 20
 
 
 def _opened(envelope: Envelope, record: Record) -> tuple[list[str], Event | None]:

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from consumer.core.coupons import CouponRequest
 from consumer.core.events import Value
-from consumer.core.outcomes import Finding, with_plates_masked
+from consumer.core.outcomes import Finding, Reason, with_plates_masked
 from consumer.core.signing import sign, signature_base
 from consumer.rulebook.cases import event_bytes
 from consumer.rulebook.explanation import Explanation, FieldReading, OrderReading, RuleReading
@@ -29,11 +29,13 @@ class Sender:
     Attributes:
         url: where those accounts post that name no URL of their own.
         secret: of an account's secret by its name; None where it is not known.
+        retries: there are retry topics, where an order of an account or a rule on hold waits.
 
     """
 
     url: str = "(gateway.url of the settings)"
     secret: Callable[[str], str | None] = lambda _: None
+    retries: bool = True
 
 
 def mask_of(explanation: Explanation, *, reveal: bool) -> Mask:
@@ -117,7 +119,7 @@ def _plausible(order: OrderReading) -> Iterator[str]:
         over = (
             ", which is over: read now, it would end as `expired`, without a request" if order.is_over else ""
         )
-        yield f"  deadline {order.deadline:%Y-%m-%d %H:%M:%S%z}{over}"
+        yield f"  deadline {order.deadline.isoformat(' ', 'seconds')}{over}"
 
 
 def _rules(order: OrderReading) -> Iterator[str]:
@@ -154,6 +156,10 @@ def _rule(rule: RuleReading) -> Iterator[str]:
 def _plan(
     plan: CouponRequest | Finding, accounts: Mapping[str, str], sender: Sender, mask: Mask
 ) -> Iterator[str]:
+    if isinstance(plan, Finding) and _waits(plan, sender):
+        by = f", by rule {plan.rule}" if plan.rule else ""
+        yield f"  outcome  waits{by}: {plan.detail} (in the retry topics, and asked for once it is released)"
+        return
     if isinstance(plan, Finding):
         rule = f" by rule {plan.rule}" if plan.rule else ""
         detail = "" if plan.detail == f"rule {plan.rule}" else f": {plan.detail}"
@@ -167,6 +173,11 @@ def _plan(
     yield f"  outcome  {state}, by rule {plan.rule}, account {plan.account}"
     yield f"  POST     {plan.url or sender.url}"
     yield from sending_of(plan, accounts, sender, mask).lines()
+
+
+def _waits(finding: Finding, sender: Sender) -> bool:
+    """It comes again by a retry topic, as `delivery` has it: it has no outcome, and no dead letter, until then."""
+    return finding.reason is Reason.HOLD and sender.retries
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +277,7 @@ def _order_json(
             "detail": plan.detail,
             "rule": plan.rule,
             "reverses": plan.reverses,
-            "dead_letter": plan.dead_letter,
+            "dead_letter": plan.dead_letter and not _waits(plan, sender),
             "request": None,
         }
     sending = sending_of(plan, accounts, sender, mask)
