@@ -4,7 +4,7 @@ import asyncio
 import platform
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -335,12 +335,11 @@ class Service:
     def _fitting(self, rules: RuleBook) -> dict[str, str]:
         """The secrets of these rules, which fit the settings."""
         names = _signing(rules)
+        remedy = "add it to a source's topics, or leave topics out of the source that is for all"
+        for topic, source in islice(self._beyond(rules), 3):  # rules for several services name many
+            remedy += f", or put {topic}, which source {source} reads, into kafka.topics.events"
         problems = [
-            Problem(
-                f"kafka.topics.events: {topic}",
-                "no source of the rules reads this topic",
-                "add it to a source's topics, or leave topics out of the source that is for all",
-            )
+            Problem(f"kafka.topics.events: {topic}", "no source of the rules reads this topic", remedy)
             for topic in self.settings.kafka.topics.events
             if rules.source_for(topic) is None
         ]
@@ -351,6 +350,21 @@ class Service:
         if problems:
             raise ConfigurationError(problems)
         return {name: self.settings.secret(name) for name in names}
+
+    def _beyond(self, rules: RuleBook) -> Iterator[tuple[str, str]]:
+        """Topics that sources name and this service does not read, each with its source."""
+        known = self.settings.kafka.topics.events
+        return (
+            (topic, source.name) for source in rules.sources for topic in source.topics if topic not in known
+        )
+
+    def unread_topics(self) -> list[Problem]:
+        """What a person should look at: perhaps these rules are for several services, perhaps it is a slip."""
+        remedy = "put it into kafka.topics.events, unless another service reads it by these rules"
+        return [
+            Problem(f"sources.{source}.topics", f"{topic} is not in kafka.topics.events", remedy)
+            for topic, source in self._beyond(self.rules)
+        ]
 
     def _heed(self, changed: Collection[str]) -> None:
         """Other secrets, by name, or certificates, by path: what they may have been the cause of is tried at once."""

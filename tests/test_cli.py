@@ -287,6 +287,22 @@ def test_an_empty_list_is_a_dash_and_a_variable_that_sets_nothing_is_warned_of(
     )
 
 
+def test_a_topic_that_a_source_names_and_the_settings_do_not_is_warned_of(
+    settings_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = "sources: {other: {extends: canonical, topics: [charging-completed, huabei-orders]}, "
+    settings_file.with_name("rules.yaml").write_text(
+        RULES.replace("sources: {", more).replace("event: {}", "source: other, event: {}"), "utf-8"
+    )
+
+    assert exit_code("run", "-s", str(settings_file), "--print-settings") == 0
+
+    assert capsys.readouterr().err == (
+        "warning: sources.other.topics: huabei-orders is not in kafka.topics.events; "
+        "put it into kafka.topics.events, unless another service reads it by these rules\n"
+    )
+
+
 def test_the_settings_in_force_are_printed_for_machines(
     settings_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -119,6 +119,18 @@ def test_rules_that_read_a_topic_no_more_are_refused(service: Service) -> None:
     assert service.rules is before
 
 
+def test_a_topic_that_a_source_names_and_the_settings_do_not_is_named_too(service: Service) -> None:
+    rules = rulebook.parse(RULES.replace("topics: [charges]", "topics: [huabei-orders]"))
+
+    with pytest.raises(ConfigurationError) as raised:
+        service._use(rules)
+
+    assert str(raised.value.problems[0]).endswith(
+        "leave topics out of the source that is for all, "
+        "or put huabei-orders, which source charges reads, into kafka.topics.events"
+    )
+
+
 def test_a_file_that_holds_no_rules_any_more_is_refused(service: Service) -> None:
     before = service.rules
     with pytest.raises(ConfigurationError, match="no rules: every charge would end as unmatched"):

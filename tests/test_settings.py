@@ -166,6 +166,17 @@ def test_what_is_missing_is_named_with_the_variable_that_can_set_it() -> None:
     ]
 
 
+def test_that_no_settings_file_is_named_is_said_where_something_is_missing(file: Path) -> None:
+    remedy = (
+        "no settings file is named: add `--settings settings.yaml`, or set CHARGING_COUPON__SETTINGS; "
+        "without such a file, set CHARGING_COUPON__KAFKA__BOOTSTRAP_SERVERS"
+    )
+    file.write_text("privacy: {plates: none}\n", "utf-8")
+
+    assert problems(None, {})[0].partition("; ")[2] == remedy
+    assert "no settings file is named" not in "".join(problems(file, {}))
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [

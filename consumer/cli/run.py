@@ -38,7 +38,7 @@ def run(
 
     reading, service = _checked(settings)
     if print_settings:
-        for warning in reading.warnings:
+        for warning in (*reading.warnings, *service.unread_topics()):
             print(f"warning: {warning}", file=sys.stderr)
         _print_in_force(reading.in_force(), service, format)
         return

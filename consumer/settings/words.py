@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 
 from consumer.core.errors import Problem
 from consumer.settings.model import Finding, Location, dotted, group_at
-from consumer.settings.sources import Sources, variable_of
+from consumer.settings.sources import FILE_VARIABLE, Sources, variable_of
 from consumer.settings.values import BYTES, NAMES_A_SECRET, SECONDS, duration_seconds, in_largest, size_bytes
 
 RULES_PATH = (
@@ -34,6 +34,11 @@ def in_words(details: ErrorDetails, sources: Sources) -> Iterator[tuple[Location
         case "missing":
             for leaf in required(location):
                 how = f"set it in the settings file or as {variable_of(leaf)}"
+                if sources.file is None:
+                    how = (
+                        f"no settings file is named: add `--settings settings.yaml`, or set {FILE_VARIABLE}; "
+                        f"without such a file, set {variable_of(leaf)}"
+                    )
                 remedy = f"set it to {RULES_PATH}; {STARTER}" if leaf == ("rules",) else how
                 yield leaf, Problem(sources.place(leaf), f"{dotted(leaf)} is missing", remedy)
         case "extra_forbidden":
