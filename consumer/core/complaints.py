@@ -31,7 +31,10 @@ def advice(source: str, start: int, complaint: str) -> Advice:
         return _of_syntax(source, start) or Advice(complaint)
     if match := _OVERLOAD.fullmatch(complaint):
         return _of_types(source, start, match[1], _kinds(match[2]))
-    if (match := _UNDECLARED.match(complaint)) and match[1] in _SIGNATURES:
+    match = _UNDECLARED.match(complaint)
+    if match and match[1] in _ELSEWHERE and source.startswith("(", start):
+        return _of_call(source, start, match[1])
+    if match and match[1] in _SIGNATURES:
         return Advice(f"`{match[1]}` is called with too many arguments or too few", _call(match[1]))
     return Advice(complaint)
 
@@ -46,6 +49,8 @@ def remedy_for(given: str, wanted: str) -> str:
 _OVERLOAD = re.compile(r"found no matching overload for '([^']+)' applied to '\((.*)\)'")
 _SIGN = re.compile(r"_[^\w\[\]]+_|@in")
 _UNDECLARED = re.compile(r"undeclared reference to '(\w+)'")
+_ELSEWHERE = {"min": "math.least", "max": "math.greatest"}
+"""Functions by the names that other languages give them."""
 _SIGNATURES = {signature.partition("(")[0]: signature for signature in HELPERS}
 _AS_CONDITION = {
     "int": "compare it with something, such as `minutes > 0`",
@@ -57,6 +62,13 @@ _AS_NUMBER = {
     "double": "write `int(...)` around it, which leaves out what follows the point",
     "string": "write `int(...)` around it, if the text is a whole number",
 }
+
+
+def _of_call(source: str, start: int, name: str) -> Advice:
+    """Of a function that has another name here; its call's place is that of the parenthesis."""
+    simple = re.match(r"\([^()]*\)", source[start:])
+    arguments = simple[0] if simple else "(...)"
+    return Advice(f"there is no function `{name}`", f"write `{_ELSEWHERE[name]}{arguments}`", len(name))
 
 
 # -- What cannot be read

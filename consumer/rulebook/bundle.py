@@ -140,6 +140,15 @@ class Bundle:
         first = index < len(_ORDINALS)
         return f"{text} ({f'the {_ORDINALS[index]} {kind}' if first else f'{kind} number {index + 1}'})"
 
+    def is_cut_off(self, location: Location) -> bool:
+        """Whether a comma within `{...}` ended the text there, and made a key of what follows it."""
+        document, path = self._find(location)
+        here: Any = document.data
+        for part in path[:-1]:
+            known = here if isinstance(here, dict) else range(len(here) if isinstance(here, list) else 0)
+            here = here[part] if part in known else None
+        return isinstance(here, dict) and any(_is_rest(key, value) for key, value in here.items())
+
     def place_in_text(self, location: Location, line: int, column: int) -> str:
         """Where a line and column within the text at this location are."""
         document, path = self._find(location)
@@ -194,6 +203,15 @@ def _with(section: str, key: str, documents: Sequence[Document]) -> Document | N
         if isinstance(content, dict) and key in content:
             return document
     return None
+
+
+CUT_OFF = "a comma ends a value in `{...}`: put it in quotes"
+_LIKE_A_KEY = re.compile(r"[A-Za-z_][\w-]*", re.ASCII)
+
+
+def _is_rest(key: str, value: object) -> bool:
+    """Whether this key is most probably the rest of a text that a comma ended."""
+    return value is None and _LIKE_A_KEY.fullmatch(key) is None
 
 
 _ITEMS = {"rules": "rule", "tests": "test", "envelope": "step", "skip": "gate"}
@@ -254,7 +272,7 @@ def explained(details: ErrorDetails, bundle: Bundle) -> Problem:
     match details["type"]:
         case "extra_forbidden":
             place = bundle.place(location, key=True)
-            message, remedy = f"unknown key `{last}`", did_you_mean(last, known_keys(location[:-1]))
+            message, remedy = f"unknown key `{last}`", _known_key(last, given, location)
         case "missing":
             place = bundle.place(location[:-1], key=True)
             message = f"{bundle.name(location[:-1]) or 'the file'} has no `{last}`"
@@ -291,6 +309,10 @@ def explained(details: ErrorDetails, bundle: Bundle) -> Problem:
             meant = close_to(given, expected) if isinstance(given, str) else None
             remedy = remedy if meant is None else f"did you mean `{meant}`?"
     return Problem(place, message, remedy)
+
+
+def _known_key(key: str, value: object, location: Location) -> str:
+    return CUT_OFF if _is_rest(key, value) else did_you_mean(key, known_keys(location[:-1]))
 
 
 def _of_length(details: ErrorDetails, what: str) -> str:

@@ -38,7 +38,7 @@ from consumer.core.slices import Breathe
 from consumer.core.sources import NAMING_FIELDS, Gate, Missing, Plausibility, Source, Station
 from consumer.core.syntax import Kind
 from consumer.core.templates import DERIVED, Template, TemplateError
-from consumer.rulebook.bundle import Bundle, Location, close_to, did_you_mean
+from consumer.rulebook.bundle import CUT_OFF, Bundle, Location, close_to, did_you_mean
 from consumer.rulebook.cases import differences_of
 from consumer.rulebook.model import (
     AccountModel,
@@ -844,6 +844,7 @@ class Compilation:
                 if name
                 else error.remedy
                 or (_without_unit(with_unit) if with_unit else "")
+                or (CUT_OFF if self.bundle.is_cut_off(location) else "")
                 or "correct the expression"
             )
             caret = "".join(f"\n    {line}" for line in error.caret.splitlines())
