@@ -1,19 +1,23 @@
 """The README, and the pages that go on from it, say what is so."""
 
+import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import yaml
 from prometheus_client import CollectorRegistry
 
 import tests
 from consumer import cli, rulebook
 from consumer.connection import arguments
 from consumer.core.functions import HELPERS
-from consumer.core.outcomes import Outcome
+from consumer.core.outcomes import Outcome, Reason
 from consumer.metrics import Metrics
 from consumer.rulebook import report
 from consumer.rulebook.compilation import preset_names
+from consumer.rulebook.model import SkipReason
 from consumer.settings import load_settings
 from tests.pages import CHART, PAGES, Link, anchor, sections, text
 from tests.pki import Authority
@@ -67,7 +71,7 @@ def test_its_warning_is_what_check_says(folder: Path, monkeypatch: pytest.Monkey
 def test_its_five_steps_lead_from_a_message_to_a_tested_rule(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    section = README.split("## A new platform, in five steps")[1].split("\n### ")[0]
+    section = README.split("## A new charging platform, in five steps")[1].split("\n### ")[0]
     confirmed = (folder / "first.yaml").read_text("utf-8")
     (folder / "first.yaml").unlink()
     (folder / "message.json").write_text(
@@ -120,7 +124,7 @@ def test_its_tables_are_read_as_its_tests_say(folder: Path) -> None:
 
 
 def test_its_presets_are_the_presets() -> None:
-    section = RULES.split("## Read your platform's messages")[1].split("\n## ")[0]
+    section = RULES.split("## Read your charging platform's messages")[1].split("\n## ")[0]
     rows = [row.split("|")[1] for row in section.splitlines() if row.startswith("| `")]
 
     assert sorted(re.findall(r"`([\w.-]+)`", " ".join(rows))) == list(preset_names())
@@ -144,6 +148,41 @@ def test_its_outcomes_are_all_outcomes() -> None:
     section = README.split("## What became of a charge")[1].split("\n## ")[0]
 
     assert re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE) == list(Outcome)
+
+
+def test_its_reasons_to_skip_are_those_that_there_are() -> None:
+    (row,) = re.findall(r"^\| `skipped` \| (.*) \|$", README, re.MULTILINE)
+    of_ours = {Reason.PLATE_MISSING, Reason.TOMBSTONE, Reason.HOLD}
+
+    assert set(re.findall(r"`(?:skip: )?(\w+)`", row)) - {"reason"} == of_ours | set(get_args(SkipReason))
+
+
+def test_its_line_of_an_outcome_is_of_the_example() -> None:
+    line = json.loads(README.split("```json\n")[1].split("```")[0])
+    example = json.loads(text("schemas/examples/coupon-outcome/1/granted.json"))
+
+    assert line.items() <= example.items()
+
+
+def test_the_runbooks_container_is_the_readmes() -> None:
+    preamble = text(f"{CHART}/RUNBOOK.md").split("```sh\n")[2].split("```")[0]
+    started = README.split("docker run ")[1].split("```")[0]
+    variable = "CHARGING_COUPON__SETTINGS=/etc/charging-coupon/settings.yaml"
+
+    assert f"--name {re.findall('docker exec ([a-z-]+)', preamble)[0]} " in started
+    assert f"-e {variable} " in started
+    assert variable in preamble
+
+
+def test_the_files_of_its_values_for_a_secure_kafka_are_keys_of_the_secret() -> None:
+    section = OPERATIONS.split("\n### On Kubernetes\n")[1].split("\n### ")[0]
+    values = yaml.safe_load(section.split("```yaml\n")[1].split("```")[0])
+    made, *keys = re.findall(r"generic ([\w-]+)|--from-file=([\w.-]+)", section)
+    file = Path(values["settings"]["kafka"]["security"]["ca_file"])
+
+    assert made[0] == values["existingSecret"]
+    assert file.parent == Path("/etc/charging-coupon/secrets")
+    assert {file.name, "kafka_password", "plate_hash", "main"} == {key for _, key in keys}
 
 
 LINKS = [(page, link) for page in PAGES for section in sections(page) for link in section.links]
