@@ -328,6 +328,14 @@ def test_durations_and_money_that_say_their_unit_are_read_so_too(
     assert "1 of 3 values says none" in comment_of(text, f"{prefix}{field}")
 
 
+def test_a_time_in_hours_and_minutes_by_their_chinese_signs_is_read() -> None:
+    text = drafted({**CHARGE, "start": "2026年11月30日 18时02分", "end": "2026年11月30日 18时52分"})
+
+    assert all(
+        'format: "yyyy年MM月dd日 HH时mm分"' in field_of(text, name) for name in ("started_at", "ended_at")
+    )
+
+
 def test_two_parts_of_a_fee_beside_each_other_may_be_the_fee_together() -> None:
     text = drafted({**CHARGE, "fee": {"elecFee": 420, "serviceFee": 200}})
 

@@ -1281,13 +1281,18 @@ def _timestamp(raw: object, formats: tuple[TimeFormat, ...], zone: Zone | None) 
             raise UnreadableError(Reason.NOT_FINISHED, "a time that means none")
         if found.tzinfo is None:
             if zone is None:
-                raise UnreadableError(Reason.ZONE_MISSING, "a time without a zone, and none is configured")
+                raise UnreadableError(Reason.ZONE_MISSING, _NO_ZONE)
             found = found.replace(tzinfo=zone.rules)
         return found
     if _is_zero(raw) or (isinstance(raw, str) and _NO_TIME.fullmatch(raw.strip()[:40])):
         raise UnreadableError(Reason.NOT_FINISHED, "a time that means none")
     names = " or ".join(written.text for written in formats)
     raise UnreadableError(Reason.SCHEMA, f"{kind_of(raw)} that is no time written as {names}")
+
+
+_NO_ZONE = (
+    "a time without a zone, and none is configured: give the source `zone: Asia/Shanghai`, or `zone: station`"
+)
 
 
 def _is_zero(raw: object) -> bool:

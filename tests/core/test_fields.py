@@ -262,6 +262,7 @@ def test_a_wall_clock_without_a_zone_is_refused() -> None:
         moment("2026-06-03 09:00:00", "yyyy-MM-dd HH:mm:ss")
 
     assert caught.value.reason is Reason.ZONE_MISSING
+    assert caught.value.detail.endswith("give the source `zone: Asia/Shanghai`, or `zone: station`")
 
 
 def test_a_field_can_be_in_its_stations_zone() -> None:

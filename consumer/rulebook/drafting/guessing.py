@@ -847,6 +847,7 @@ _FORMATS = tuple(
         "yyyy年MM月dd日 HH:mm:ss",
         "yyyy年MM月dd日 HH:mm",
         "yyyy年MM月dd日 HH时mm分ss秒",
+        "yyyy年MM月dd日 HH时mm分",
         "yyyyMMddHHmmssSSS",
         "dd/MM/yyyy HH:mm:ss",
         "MM/dd/yyyy HH:mm:ss",
