@@ -48,6 +48,15 @@ def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+@pytest.mark.parametrize("arguments", [("schema", "foo"), ("explain", "rules.yaml", "--format", "foo")])
+def test_a_choice_that_is_none_is_told_in_plain_words(
+    arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(*arguments) == 2
+
+    assert ": 'foo' is not one of '" in capsys.readouterr().err
+
+
 def test_the_version_has_the_commit_that_an_image_was_built_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

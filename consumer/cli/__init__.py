@@ -11,9 +11,10 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from consumer import __version__
 from consumer.cli import (
@@ -34,8 +35,22 @@ from consumer.cli import (
 )
 from consumer.core.errors import BrokerUnavailableError, ConfigurationError, RefusedError
 
+
+class _Commands(TyperGroup):
+    """What is wrong with an argument is told without the words that pydantic, with which Typer reads it, puts before it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Parse and run the command that is named. Raises what that raises."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = error.message.removeprefix("Value error, ")
+            raise
+
+
 app = typer.Typer(
     name="charging-coupon",
+    cls=_Commands,
     help="Charging-completed events from Kafka become parking coupons.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,  # they would print local variables, secrets among them
