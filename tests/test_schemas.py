@@ -332,9 +332,13 @@ def fold(outcomes: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         line = lines.setdefault(order, {"outcome": None, "reversed_by": []})
         if outcome["reverses"] is not None:
             line["reversed_by"].append(outcome["outcome_id"])
-        elif line["outcome"] is None or line["outcome"]["outcome"] != "granted":
+        elif line["outcome"] is None or weight(line["outcome"]) <= weight(outcome):
             line["outcome"] = outcome
     return lines
+
+
+def weight(outcome: dict[str, Any]) -> int:
+    return {"granted": 2, "already_granted": 1}.get(outcome["outcome"], 0)
 
 
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -361,6 +365,12 @@ def test_the_last_word_counts_where_nothing_was_granted() -> None:
     lines = fold([written(Outcome.NOT_ENTERED, 1, "A"), written(Outcome.GRANTED, 2, "A")])
 
     assert lines["A"]["outcome"]["outcome"] == "granted"
+
+
+def test_a_coupon_stays_one_whatever_a_later_push_ends_as() -> None:
+    before, late = written(Outcome.ALREADY_GRANTED, 1, "A"), written(Outcome.EXPIRED, 2, "A")
+
+    assert fold([before, late])["A"]["outcome"]["outcome"] == "already_granted"
 
 
 def test_a_reversal_is_listed_beside_its_order() -> None:
