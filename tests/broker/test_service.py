@@ -73,7 +73,8 @@ async def test_kill_9_in_the_middle_leaves_exactly_one_outcome_each(
 async def test_members_that_come_and_go_under_load_neither_lose_nor_double(
     world: World, gateway: SandboxGateway
 ) -> None:
-    gateway.latency = 1.0  # members take seconds to start, and there is to be a load until the last of them is gone
+    # Members take seconds to start, and there is to be a load until the last of them is gone.
+    gateway.latency = 1.0
     count = 6_000
     await produce(world.broker, world.topics.events, [event(number) for number in range(count)])
     first = world.start()
