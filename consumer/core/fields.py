@@ -1153,6 +1153,13 @@ class TimeFormat:
                 )
         return cls(text, re.compile("".join(body), re.ASCII | re.IGNORECASE))
 
+    @property
+    def is_local(self) -> bool:
+        """Nothing that is written so says its offset or its zone."""
+        if self._pattern is not None:
+            return self._pattern.groupindex.keys().isdisjoint(("offset", "utc", "region"))
+        return self.text == ARRAY or self.text.endswith((_LOCAL, EXCEL))
+
     def read(self, raw: object) -> datetime | None:
         """Aware where the value says its offset; None if it is not written so. May raise ValueError, OverflowError."""
         size = EPOCHS.get(self.text)

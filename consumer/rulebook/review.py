@@ -41,6 +41,7 @@ def review(compilation: Compilation, book: RuleBook) -> list[Problem]:
     work.look_for_guesses()
     work.look_for_unreachable()
     work.look_for_unused()
+    work.look_for_zoneless()
     work.look_for_tests()
     work.look_for_untried_gates()
     work.try_samples()
@@ -285,6 +286,19 @@ class _Review:
                 names = ", ".join(f"`{name}`" for name in listed[:3]) + (" ..." if len(listed) > 3 else "")
                 message = f"no rule is for {len(listed)} of the stations that are in files: {names}"
                 self._warn(("stations",), message, "add them to a rule, or leave them out")
+
+    def look_for_zoneless(self) -> None:
+        """Times that never say their zone, and for which none is configured: no order that has one is read."""
+        for source in self._book.sources:
+            for place in (
+                place for fields in (source.fields, *source.overrides.values()) for place in fields
+            ):
+                if place.type is not FieldType.TIMESTAMP or place.zone is not None or place.station_zone:
+                    continue
+                if place.formats and all(written.is_local for written in place.formats):
+                    message = f"source `{source.name}` has no zone, and `{place.name}` never says its own: it cannot be read"
+                    remedy = "give the source `zone: Asia/Shanghai`, or `zone: station`"
+                    self._warn(("sources", source.name), message, remedy, key=True)
 
     def look_for_tests(self) -> None:
         if self._book.rules and not self._model.tests:
