@@ -726,6 +726,15 @@ def test_a_draft_is_printed_and_what_is_left_to_do_beside_it(
         "1 message, 1 order, 0 of them read whole: read plate, start and end in all, station and energy in none"
     )
     assert "not found: energy_wh" in printed.err.splitlines()
+    assert "confirm zone: Asia/Shanghai: times come without an offset" in printed.err.splitlines()
+
+
+def test_every_guess_that_is_marked_in_the_file_is_told_beside_it() -> None:
+    wrapped = {"code": 0, "data": {**CHARGE, "dianliang": 3126, "zhandian": "ZD-3307", "zhuangtai": 2}}
+    made = draft_of(json.dumps(wrapped).encode())
+
+    told_ = {line.split(":")[0] for line in made.told if line.startswith("confirm ")}
+    assert {"confirm orders", "confirm zone", "confirm plate", "confirm energy_wh"} <= told_
 
 
 def test_a_file_that_is_there_is_overwritten_only_when_that_is_wanted(

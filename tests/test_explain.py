@@ -170,7 +170,7 @@ def test_what_came_too_late_is_told_what_the_rules_would_have_said(
 ) -> None:
     text = told(capsys, "rules.yaml", "event.json", "--now", "2026-04-01T00:00:00Z")
 
-    assert "  deadline 2026-03-03 00:40:00+0800\n" in text
+    assert "  deadline 2026-03-03 00:40:00+08:00\n" in text
     assert "MATCHES  all" in text
     assert "  outcome  expired (deadline): the charge ended more than" in text
 
@@ -192,7 +192,7 @@ def test_what_came_too_late_and_no_rule_wants_is_told_why_none_does(
 def test_an_event_whose_deadline_is_over_by_now_is_marked_so_and_explained_all_the_same(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    over = "  deadline 2026-03-03 00:40:00+0800, which is over: read now, it would end as `expired`"
+    over = "  deadline 2026-03-03 00:40:00+08:00, which is over: read now, it would end as `expired`"
 
     text = told(capsys, "rules.yaml", "event.json")
     in_time = told(capsys, "rules.yaml", "event.json", "--now", "2026-03-02T00:00:00+08:00")

@@ -119,7 +119,7 @@ def _plausible(order: OrderReading) -> Iterator[str]:
         over = (
             ", which is over: read now, it would end as `expired`, without a request" if order.is_over else ""
         )
-        yield f"  deadline {order.deadline:%Y-%m-%d %H:%M:%S%z}{over}"
+        yield f"  deadline {order.deadline.isoformat(' ', 'seconds')}{over}"
 
 
 def _rules(order: OrderReading) -> Iterator[str]:

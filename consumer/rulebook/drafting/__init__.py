@@ -249,18 +249,24 @@ def _source_lines(source: _Source) -> Iterator[str]:
         names = " and ".join(f"`{name}`" for name in shape.extends)
         yield from _confirm(f"every message looks like one for the preset {names}", 4)
         yield f"    extends: {flow(shape.extends[0] if len(shape.extends) == 1 else list(shape.extends))}"
-    if shape.envelope:
-        yield from _confirm("what is around the event is taken off first, in this order", 4)
-        yield f"    envelope: {flow(list(shape.envelope))}"
-    if shape.orders is not None:
-        yield from _confirm("there stand the orders, or the one", 4)
-        yield f"    orders: {scalar(shape.orders)}"
-    for key, told in (("zone", source.zone), ("event_id", source.event_id)):
-        if told is not None:
-            yield from _confirm(told[1], 4)
-            yield f"    {key}: {scalar(told[0])}"
+    for key, value, why in _keys(source):
+        yield from _confirm(why, 4)
+        yield f"    {key}: {value}"
     yield from _skip_lines(source.gates)
     yield from _field_lines(source)
+
+
+def _keys(source: _Source) -> Iterator[tuple[str, str, str]]:
+    """What the source says of events as a whole: key, value and why."""
+    shape = source.shape
+    if shape.envelope:
+        why = "what is around the event is taken off first, in this order"
+        yield "envelope", flow(list(shape.envelope)), why
+    if shape.orders is not None:
+        yield "orders", scalar(shape.orders), "there stand the orders, or the one"
+    for key, told in (("zone", source.zone), ("event_id", source.event_id)):
+        if told is not None:
+            yield key, scalar(told[0]), told[1]
 
 
 def _skip_lines(gates: Sequence["_Gate"]) -> Iterator[str]:
@@ -493,6 +499,8 @@ class _File:
         yield from map(self._masked, odd[:_MOST_TOLD])
         if self.source.shape.extends:
             yield f"preset: {', '.join(self.source.shape.extends)}"
+        for key, value, why in _keys(self.source):
+            yield self._masked(f"confirm {key}: {value}: {why}")
         for name, guess in self.source.fields.items():
             yield self._masked(f"confirm {name}: {guess.why}")
         for gate in self.source.gates:
