@@ -115,9 +115,9 @@ class Takeover:
         firsts = await self._firsts([tp for tp in partitions if committed[tp].offset < 0], beginnings, ends)
         trackers = {}
         for tp, pair in zip(partitions, ids, strict=True):
+            topic_id = topic_ids.get(tp.topic)
             if committed[tp].offset >= 0:
                 log_holds = tp not in made_anew and beginnings[tp] <= committed[tp].offset <= ends[tp]
-                topic_id = topic_ids.get(tp.topic)
                 trackers[tp] = (
                     self._go_on(tp, committed[tp], topic_id, range(beginnings[tp], ends[tp]))
                     if log_holds
@@ -127,7 +127,7 @@ class Takeover:
                 trackers[tp] = self._offset_gone(tp, firsts[tp], ends[tp])
             else:
                 trackers[tp] = self._begin(tp, firsts[tp])
-            trackers[tp].topic_id = topic_ids.get(tp.topic)
+            trackers[tp].topic_id = topic_id
         return Taken(ids[0], {one: producers[one] for one in ids[0]}, trackers)
 
     async def _firsts(

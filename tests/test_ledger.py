@@ -89,12 +89,12 @@ class Writer:
         raise NotImplementedError
 
 
-async def test_what_the_broker_does_not_take_as_a_retry_ends_too_and_is_counted_as_it_was_written() -> None:
-    writer, metrics = Writer(), Metrics(CollectorRegistry())
+def _ledger(writer: Writer, metrics: Metrics) -> Ledger:
+    """Of one partition, of which the record at 7 is under way."""
     tracker = Tracker(7)
     tracker.take(7)
 
-    ledger = Ledger(
+    return Ledger(
         writer=writer,
         read_offsets=_no_offsets,
         trackers={PARTITION: tracker},
@@ -103,6 +103,11 @@ async def test_what_the_broker_does_not_take_as_a_retry_ends_too_and_is_counted_
         metrics=metrics,
         on_committed=lambda _: None,
     )
+
+
+async def test_what_the_broker_does_not_take_as_a_retry_ends_too_and_is_counted_as_it_was_written() -> None:
+    writer, metrics = Writer(), Metrics(CollectorRegistry())
+    ledger = _ledger(writer, metrics)
     running = asyncio.create_task(ledger.run())
     ledger.add(waiting().record, [waiting()])
     async with asyncio.timeout(5):
@@ -123,18 +128,7 @@ async def test_what_the_broker_does_not_take_as_a_retry_ends_too_and_is_counted_
 async def test_what_the_broker_refuses_for_another_reason_than_its_size_stays_as_it_is(code: int) -> None:
     """An order that waits for its next try ended without it, and a dead letter lost what it is there for."""
     writer = Writer(code, times=3)
-    tracker = Tracker(7)
-    tracker.take(7)
-
-    ledger = Ledger(
-        writer=writer,
-        read_offsets=_no_offsets,
-        trackers={PARTITION: tracker},
-        encoder=ENCODER,
-        bounds=FlushBounds(interval=0.001),
-        metrics=Metrics(CollectorRegistry()),
-        on_committed=lambda _: None,
-    )
+    ledger = _ledger(writer, Metrics(CollectorRegistry()))
     running = asyncio.create_task(ledger.run())
     ledger.add(waiting().record, [waiting()])
     async with asyncio.timeout(5):
