@@ -10,12 +10,13 @@ ROOT = Path(__file__).parents[1]
 CHART = "helm/charging-coupon-consumer"
 PAIRS = {
     "README.md": "README.zh-CN.md",
+    "schemas/README.md": "schemas/README.zh-CN.md",
     "schemas/RULES.md": "schemas/RULES.zh-CN.md",
     f"{CHART}/OPERATIONS.md": f"{CHART}/OPERATIONS.zh-CN.md",
     f"{CHART}/RUNBOOK.md": f"{CHART}/RUNBOOK.zh-CN.md",
 }
 """Each with its Chinese edition."""
-PAGES = (*PAIRS, *PAIRS.values(), "schemas/README.md", f"{CHART}/README.md")
+PAGES = (*PAIRS, *PAIRS.values(), f"{CHART}/README.md")
 
 _FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
