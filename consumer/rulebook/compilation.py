@@ -703,7 +703,7 @@ class Compilation:
             values=_with_spellings((model.not_in if inverted else model.values_in) or ()),
             inverted=inverted,
             reason=Reason(model.reason),
-            missing=model.missing or (Missing.KEEP if model.not_in is None else Missing.INVALID),
+            missing=model.without_a_value,
             reverses=self._path_template((*location, "reverses"), model.reverses),
         )
 

@@ -219,6 +219,11 @@ class SkipModel(Model):
     reverses: Text | None = None
     """Number of the order that a reversal takes back: text with `{path}` placeholders."""
 
+    @property
+    def without_a_value(self) -> Missing:
+        """`missing`, or its default: a gate that lists what may pass does not let through what it cannot see."""
+        return self.missing or (Missing.KEEP if self.not_in is None else Missing.INVALID)
+
 
 class StepModel(Model):
     """A wrapping that is taken off before an event is read: one key."""

@@ -318,15 +318,19 @@ class _Review:
                     continue  # no test's event has them
                 if id(gate) not in held:
                     self._warn_of_path(location, gate)
-                elif id(gate) not in skipping and _lets_pass(gate):
+                elif id(gate) not in skipping and _lists_what_it_skips(gate):
                     message = "this gate skips no event of the tests: nothing shows that it ever skips one"
                     self._warn(location, message, f"correct it, or {_to_skip(gate)}")
 
     def _warn_of_path(self, location: Location, gate: SkipModel) -> None:
         places = " or ".join(f"`{path}`" for path in gate.paths)
-        becomes = _WITHOUT[gate.missing or (Missing.KEEP if _lets_pass(gate) else Missing.INVALID)]
+        becomes = _BECOMES[gate.without_a_value]
         message = f"no test has anything at {places}; where nothing stands there, {becomes}"
-        shown = _to_skip(gate) if _lets_pass(gate) else "write a test with an event that has something there"
+        shown = (
+            _to_skip(gate)
+            if _lists_what_it_skips(gate)
+            else "write a test with an event that has something there"
+        )
         self._warn((*location, "paths"), message, f"correct the path, or {shown}")
 
     def _try_gates(self) -> tuple[set[int], set[int]]:
@@ -505,7 +509,7 @@ class _Review:
 
 
 _CONFIRM = "correct what is under it where it is wrong, and take the mark away"
-_WITHOUT = {
+_BECOMES = {
     Missing.KEEP: "a charge passes",
     Missing.SKIP: "a charge is skipped",
     Missing.INVALID: "a charge is `invalid`",
@@ -524,8 +528,8 @@ _FIXED = frozenset(
 """What made-up charges do not differ in, or not at limits."""
 
 
-def _lets_pass(gate: SkipModel) -> bool:
-    """What it does not know: it tells what it skips, not what may pass."""
+def _lists_what_it_skips(gate: SkipModel) -> bool:
+    """By `in` or `present`: so an event of the tests can be one of these. `not_in` lists what may pass."""
     return gate.values_in is not None or gate.present is not None
 
 
