@@ -94,14 +94,6 @@ class Tracker:
             self._absorb()
         return self._frontier > before
 
-    def finish(self, offset: int) -> None:
-        """The record at `offset` is done."""
-        if offset > self._frontier:
-            self._add(offset, offset + 1)
-        elif offset == self._frontier:
-            self._frontier = offset + 1
-            self._absorb()
-
     def finish_all(self, offsets: list[int]) -> None:
         """The records at these offsets are done; those that follow each other are noted as one. Sorts the list."""
         offsets.sort()
@@ -313,9 +305,8 @@ def _read_bitmap(frontier: int, body: bytes) -> Iterator[tuple[int, int]]:
     bits = int.from_bytes(body, "little")
     if bits & 1 or not bits:
         raise ValueError("the frontier itself is not done")
-    for ones in _ONES.finditer(
-        f"{bits:b}"[::-1]
-    ):  # shifting it bit by bit takes as long as its length squared
+    # By its text: to shift the number bit by bit takes as long as its length squared.
+    for ones in _ONES.finditer(f"{bits:b}"[::-1]):
         yield frontier + ones.start(), frontier + ones.end()
 
 

@@ -204,7 +204,7 @@ class Commits:
             pending, self._pending = self._pending, []
             moved = set()
             for done in pending:
-                self._trackers[done.partition].finish(done.record.coordinates.offset)
+                self._trackers[done.partition].finish_all([done.record.coordinates.offset])
                 moved.add(done.partition)
             for partition in moved:
                 tracker = self._trackers[partition]
@@ -290,7 +290,7 @@ async def track(load: Load, order: Callable[[int], Iterator[int]]) -> float:
     for offset in range(load.events):
         tracker.take(offset)
     for number, offset in enumerate(order(load.events)):
-        tracker.finish(offset)
+        tracker.finish_all([offset])
         if number % FLUSH == 0:
             encode_map("a-cluster", tracker.frontier, tracker.done(), clean=False)
     return time.process_time() - began

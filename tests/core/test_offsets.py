@@ -21,7 +21,7 @@ def test_the_frontier_is_the_lowest_offset_not_done_whatever_the_order_of_comple
     assert all(tracker.take(offset) for offset in taken)
     done: set[int] = set()
     for offset in order:
-        tracker.finish(offset)
+        tracker.finish_all([offset])
         done.add(offset)
         undone = [o for o in taken if o not in done]
         assert tracker.frontier == (undone[0] if undone else 15)
@@ -34,9 +34,9 @@ def test_a_record_under_way_or_done_is_not_taken_twice() -> None:
     assert tracker.take(0)
     assert tracker.take(1)
     assert not tracker.take(0)
-    tracker.finish(1)
+    tracker.finish_all([1])
     assert not tracker.take(1)
-    tracker.finish(0)
+    tracker.finish_all([0])
     assert not tracker.take(0)
     assert tracker.frontier == 2
 
@@ -46,7 +46,7 @@ def test_a_restored_map_skips_what_it_names_and_nothing_else() -> None:
     taken = [offset for offset in range(100, 115) if tracker.take(offset)]
     assert taken == [100, 101, 105, 106, 107, 108, 109, 111, 112, 113, 114]
     for offset in taken:
-        tracker.finish(offset)
+        tracker.finish_all([offset])
     assert tracker.frontier == 115
     assert not tracker.outstanding
 
@@ -54,7 +54,7 @@ def test_a_restored_map_skips_what_it_names_and_nothing_else() -> None:
 def test_done_offsets_at_the_end_move_the_frontier_though_gaps_lie_between_them() -> None:
     tracker = Tracker(5, [(6, 7), (8, 9)])
     assert tracker.take(5)
-    tracker.finish(5)
+    tracker.finish_all([5])
     assert tracker.frontier == 7
     assert not tracker.take(8)  # 7 is a transaction marker
     assert tracker.frontier == 9
@@ -90,7 +90,7 @@ def test_what_a_tracker_says_is_done_is_what_its_map_says_after_a_restart(
         tracker.take(offset)
         expected[offset] = done
         if done:
-            tracker.finish(offset)
+            tracker.finish_all([offset])
     text = encode_map("c", tracker.frontier, tracker.done(), clean=False)
     restored = decode_map(text, "c", tracker.frontier)
     assert isinstance(restored, OffsetMap)
@@ -120,7 +120,7 @@ def test_a_tracker_says_what_a_set_of_all_that_is_done_says(
         position = offset + 1
         if ends and under_way:
             finished = under_way.pop(which % len(under_way))
-            tracker.finish(finished)
+            tracker.finish_all([finished])
             done.add(finished)
         frontier = next(offset for offset in itertools.count() if offset not in done)
         assert tracker.frontier == frontier
@@ -144,7 +144,7 @@ def test_records_that_end_together_are_noted_as_if_they_had_ended_one_by_one(
             tracker.take(offset)
     for flush in flushes:
         for offset in flush:
-            one_by_one.finish(offset)
+            one_by_one.finish_all([offset])
         together.finish_all(flush)
 
         assert together.frontier == one_by_one.frontier
@@ -212,9 +212,9 @@ def test_what_an_owner_before_may_have_sent_stays_in_doubt_until_it_is_done() ->
 
     assert not tracker.clean
     assert tracker.take(4)
-    tracker.finish(4)
+    tracker.finish_all([4])
     assert not tracker.outstanding
     assert not tracker.clean  # 5 was not taken: the next owner has to know what this one was told
     assert tracker.take(5)
-    tracker.finish(5)
+    tracker.finish_all([5])
     assert tracker.clean

@@ -105,7 +105,7 @@ def a_map(text: str) -> None:
     assert tracker.frontier == FRONTIER
     assert tracker.done() == list(found.done)
     assert tracker.take(FRONTIER)
-    tracker.finish(FRONTIER)
+    tracker.finish_all([FRONTIER])
     assert tracker.frontier > FRONTIER
 
 

@@ -250,7 +250,7 @@ def map_of_the_live_tracker() -> Iterator[None]:
         parts["writer"].ledger = self
 
     def added(self: Any, record: Record, resolutions: Any) -> None:
-        self._trackers[TopicPartition(*record.coordinates[:2])].finish(record.coordinates.offset)
+        self._trackers[TopicPartition(*record.coordinates[:2])].finish_all([record.coordinates.offset])
         add(self, record, resolutions)
 
     async def commit_live(self: Any, offsets: Mapping[TopicPartition, CommittedOffset]) -> None:
