@@ -23,7 +23,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("any machine")
 
-CreateTopics = Callable[[str, Mapping[str, int]], Awaitable[None]]
+CreateTopics = Callable[[str, Mapping[str, int]], Coroutine[Any, Any, None]]
 
 
 @pytest.fixture(autouse=True)

@@ -324,9 +324,8 @@ async def test_what_another_member_went_on_with_is_not_begun_anew_later(room: Ro
     async with asyncio.timeout(5):
         await room.consumer.rejoined.wait()
     await room.intake.on_partitions_revoked([PARTITION])
-    await room.intake.on_partitions_assigned(
-        []
-    )  # the partition is another one's, who finds it out by himself
+    # The partition is another one's, who finds it out by himself.
+    await room.intake.on_partitions_assigned([])
     await room.intake.on_partitions_revoked([])
     room.link.committed[PARTITION] = CommittedOffset(70, "")
     await room.assigned()

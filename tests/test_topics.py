@@ -168,9 +168,7 @@ def test_all_as_recommended_ends_with_0(
     create_topics: CreateTopics,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    import asyncio  # noqa: PLC0415
-
-    asyncio.run(create_topics(broker, {f"{topic_prefix}-events": 1}))  # type: ignore[arg-type]
+    asyncio.run(create_topics(broker, {f"{topic_prefix}-events": 1}))
 
     assert exit_code("topics", "-s", str(settings_file), "--create") == 0
     assert exit_code("topics", "-s", str(settings_file)) == 0
@@ -186,11 +184,11 @@ def test_what_merely_differs_can_be_left_out_of_the_exit_code(
     create_topics: CreateTopics,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    asyncio.run(create_topics(broker, {f"{topic_prefix}-outcomes": 1}))  # type: ignore[arg-type]
+    asyncio.run(create_topics(broker, {f"{topic_prefix}-outcomes": 1}))
     look_only = ("topics", "-s", str(settings_file), "--missing-only")
     assert exit_code(*look_only, "--create") == 1  # for want of the events topic
 
-    asyncio.run(create_topics(broker, {f"{topic_prefix}-events": 1}))  # type: ignore[arg-type]
+    asyncio.run(create_topics(broker, {f"{topic_prefix}-events": 1}))
     capsys.readouterr()
 
     assert exit_code(*look_only) == 0

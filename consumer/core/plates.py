@@ -20,9 +20,8 @@ plausible = re.compile(f"{_ORDINARY}|{_NEW_ENERGY_SMALL}|{_NEW_ENERGY_LARGE}").f
 def normalise(text: str) -> str:
     """The plate in its one spelling; empty where nothing is left. O stays O, and I stays I."""
     plain = _LEFT_OUT.sub("", unicodedata.normalize("NFKC", text).upper())
-    return unicodedata.normalize(
-        "NFKC", plain
-    )  # again: what was left out may have stood between letter and accent
+    # Again: what was left out may have stood between a letter and its accent.
+    return unicodedata.normalize("NFKC", plain)
 
 
 def is_normal(text: str) -> bool:

@@ -75,9 +75,8 @@ class _Names:
     def __init__(self, names: tuple[str, ...]) -> None:
         order = sorted(range(len(names)), key=names.__getitem__)
         self.signed = _with_gaps([*(names[place] for place in order), "app_secret"])
-        self.sorted: Any = (
-            itemgetter(*order, len(names)) if names else tuple
-        )  # of one place it makes no tuple
+        # Of the secret alone: an itemgetter of one place makes no tuple.
+        self.sorted: Any = itemgetter(*order, len(names)) if names else tuple
         self.body = _with_gaps([*map(quote_plus, names), "sign"])
 
 

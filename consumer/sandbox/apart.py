@@ -100,6 +100,5 @@ async def _heard(reader: asyncio.StreamReader) -> Any:
 
 
 if __name__ == "__main__":
-    importlib.import_module(sys.argv[1]).main(
-        int(sys.argv[2])
-    )  # under its name, so that its classes can be sent
+    # Under its name, so that its classes can be sent.
+    importlib.import_module(sys.argv[1]).main(int(sys.argv[2]))

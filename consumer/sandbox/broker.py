@@ -292,7 +292,7 @@ def _free_ports(count: int) -> list[int]:
 async def _answers(bootstrap_servers: str) -> bool:
     """Kafka listens, and has coordinators for groups and transactions: clients' first tries would fail before."""
     from aiokafka.admin import AIOKafkaAdminClient  # noqa: PLC0415  # heavy, and only the demo needs it here
-    from aiokafka.errors import KafkaError  # noqa: PLC0415
+    from aiokafka.errors import KafkaError  # noqa: PLC0415  # likewise
 
     host, port = bootstrap_servers.split(":")
     try:

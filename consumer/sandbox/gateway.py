@@ -372,9 +372,8 @@ class SandboxGateway:
         if call.event_id in self.journal.grants:
             return ANSWERS["1403"]
         troubled = self._troubled.get(call.event_id)
-        met = (
-            structs.replace(call, nth=call.nth - troubled) if troubled else call
-        )  # else its story would skip a step
+        # The calls that the scenario let fail do not count: else the story that the plate asks for would skip a step.
+        met = structs.replace(call, nth=call.nth - troubled) if troubled else call
         return (
             (self.script(call) if self.script else None)
             or by_plate(met)

@@ -222,9 +222,8 @@ def test_a_node_is_drained_one_pod_at_a_time_each_with_the_time_that_its_drain_t
     first, second = namespace.members()
     assert namespace.members()[second]["spec"]["terminationGracePeriodSeconds"] == 5 + 10
 
-    namespace.kubectl(
-        "create", "quota", "nothing-new", "--hard=pods=0"
-    )  # no other pod takes the first one's place
+    # No other pod takes the first one's place.
+    namespace.kubectl("create", "quota", "nothing-new", "--hard=pods=0")
     evict(namespace, first)
     assert "disruption budget" in evict(namespace, second, fails=True)
 

@@ -3,7 +3,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from consumer.core.errors import BrokerUnavailableError
 from consumer.sandbox.broker import DEFAULT_VERSION, REPOSITORY_VARIABLE, EmbeddedBroker, cache_folder
-
-CreateTopics = Callable[[str, dict[str, int]], Awaitable[None]]
+from tests.conftest import CreateTopics
 
 
 async def _read(bootstrap_servers: str, topic: str) -> list[bytes | None]:
