@@ -6,13 +6,14 @@ of a demo runs beside the service, where its request and response objects cost m
 
 import asyncio
 import functools
+import socket
 import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import cast
+from typing import Any, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
@@ -21,6 +22,9 @@ IDLE_SECONDS = 75.0
 
 MOST_HEAD = 64 * 1024
 """Bytes of what comes before a request's body."""
+
+EVERYWHERE = "::"
+"""The address that stands for all of this machine's: a pod may have an IPv6 address and no other, or none."""
 
 _NO_HEADERS: Mapping[str, str] = {}
 _BACKLOG = 1024
@@ -238,6 +242,20 @@ def _head(status: int, content_type: str, second: int) -> bytes:
     return f"HTTP/1.1 {status} {reason}\r\nContent-Type: {content_type}\r\nDate: {date}\r\n".encode()
 
 
+def written(host: str, port: int) -> str:
+    """An address as URLs have it."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _everywhere(port: int) -> socket.socket:
+    """One socket for IPv6 and IPv4: asyncio's own would take IPv6 alone. Without IPv6 it is for IPv4."""
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(
+            (EVERYWHERE, port), family=socket.AF_INET6, backlog=_BACKLOG, dualstack_ipv6=True
+        )
+    return socket.create_server(("0.0.0.0", port), backlog=_BACKLOG)  # noqa: S104  # all that there is
+
+
 class Server:
     """Listens, until it is told to stop."""
 
@@ -250,12 +268,14 @@ class Server:
 
     async def start(self, host: str, port: int, tls: ssl.SSLContext | None) -> int:
         """Port 0 takes any free one -> the one that it is. Raises OSError if it cannot."""
+        where: dict[str, Any] = (
+            {"sock": _everywhere(port)} if host == EVERYWHERE else {"host": host, "port": port}
+        )
         self._server = await asyncio.get_running_loop().create_server(
             lambda: _Connection(self._handle, self._most_body, self._connections),
-            host,
-            port,
             backlog=_BACKLOG,
             ssl=tls,
+            **where,
         )
         self._close_idle()
         return int(self._server.sockets[0].getsockname()[1])

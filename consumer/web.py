@@ -18,7 +18,7 @@ from prometheus_client.exposition import choose_encoder
 from consumer.core.errors import ConfigurationError, Problem
 from consumer.core.status import Status, as_json
 from consumer.page import POLICY, page
-from consumer.serving import Request, Server
+from consumer.serving import Request, Server, written
 
 log = structlog.get_logger(__name__)
 
@@ -70,7 +70,7 @@ class WebServer:
         try:
             self._port = await self._server.start(self._host, self._port, tls=None)
         except OSError as error:
-            why = f"cannot listen on {self._host}:{self._port}: {error.strerror}"
+            why = f"cannot listen on {written(self._host, self._port)}: {error.strerror}"
             raise ConfigurationError(
                 [Problem("web.port", why, "free it, or set web.host and web.port")]
             ) from error

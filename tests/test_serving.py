@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from consumer.serving import MOST_HEAD, Request, Server
+from consumer.serving import EVERYWHERE, MOST_HEAD, Request, Server, written
 
 ASKED: list[Request] = []
 LARGE = b"x" * 300_000
@@ -44,6 +45,41 @@ def run(request: pytest.FixtureRequest) -> Any:
             runner.run(work)
 
     return on_loop
+
+
+@pytest.mark.parametrize("has_ipv6", [True, False])
+def test_everywhere_is_ipv4_too_and_ipv6_where_there_is_any(
+    run: Any, monkeypatch: pytest.MonkeyPatch, has_ipv6: bool
+) -> None:
+    """A cluster of IPv6 alone probes a pod by its IPv6 address: who does not listen there is killed."""
+    if not has_ipv6:
+        monkeypatch.setattr(socket, "has_dualstack_ipv6", lambda: False)
+    elif not socket.has_dualstack_ipv6():
+        pytest.skip("no IPv6 here")
+
+    async def reached(host: str, port: int) -> bool:
+        try:
+            _, writer = await asyncio.open_connection(host, port)
+        except OSError:
+            return False
+        writer.close()
+        return True
+
+    async def work() -> None:
+        server = Server(answer, most_body=0)
+        port = await server.start(EVERYWHERE, 0, tls=None)
+        found = [await reached("127.0.0.1", port), await reached("::1", port)]
+        await server.stop(0.1)
+
+        assert found == [True, has_ipv6]
+        assert not await reached("127.0.0.1", port)
+
+    run(work())
+
+
+def test_an_address_is_written_as_urls_have_it() -> None:
+    assert written("::1", 8080) == "[::1]:8080"
+    assert written("127.0.0.1", 8080) == "127.0.0.1:8080"
 
 
 def test_a_head_is_told_what_there_is_and_gets_none_of_it(run: Any) -> None:

@@ -37,7 +37,7 @@ from consumer.sandbox.answers import (
 from consumer.sandbox.journal import Entry, Journal, page
 from consumer.sandbox.scenarios import Moment, Scenario
 from consumer.sandbox.verify import Form, read_form
-from consumer.serving import Request, Server
+from consumer.serving import Request, Server, written
 
 ENDPOINT = "/gate/1.0/parking/mcoupon/event"
 DEMO_APP_ID = "op0000000000000demo"
@@ -207,8 +207,7 @@ class SandboxGateway:
     @property
     def base_url(self) -> str:
         """The page."""
-        host, port = self._address
-        return f"http{'s' if self._tls else ''}://{host}:{port}"
+        return f"http{'s' if self._tls else ''}://{written(*self._address)}"
 
     def moment(self) -> Moment | None:
         """Where the scenario is, to a few milliseconds; None without one."""

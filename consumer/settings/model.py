@@ -321,8 +321,8 @@ class PrivacySettings(Group):
 class Web(Group):
     """The port for metrics and health."""
 
-    host: Word = "0.0.0.0"  # noqa: S104  # a pod is scraped and probed from outside
-    """Address to listen on. Default 0.0.0.0: all."""
+    host: Word = "::"
+    """Address to listen on. Default `::`: all, of IPv6 and of IPv4; a pod is scraped and probed from outside."""
 
     port: Port = 8080
     """Port to listen on; 0 takes any free one. Default 8080."""
