@@ -124,7 +124,7 @@ def _arguments(kafka: Kafka, entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Access:
-    """The way in to Kafka for clients that stay, while what lets them in may become other.
+    """How clients that stay connected are let in to Kafka, while passwords, tokens and certificates may change.
 
     Attributes:
         entry: of connections that are opened from now on.
@@ -138,7 +138,7 @@ class Access:
         self._open: weakref.WeakSet[_Connection] = weakref.WeakSet()
 
     def arguments(self) -> dict[str, Any]:
-        """Keyword arguments as of the function `arguments`: the clients' connections are let in as the entry is by then."""
+        """As the function `arguments` gives them; each connection is let in by the entry that is in force when it is opened."""
         return _arguments(self.kafka, dict.fromkeys(self.entry.arguments(), self))
 
     def arguments_of(self, entry: Entry) -> dict[str, Any]:
@@ -150,9 +150,9 @@ class Access:
         self._open.add(connection)
 
     def renew(self) -> int:
-        """Connections of an entry before this one end when nothing is awaited on them, so that their clients open new ones.
+        """Ends each connection of an earlier entry once no answer is awaited on it, so that its client opens a new one.
 
-        No request is lost by it, and a member stays in its group. How many there are.
+        No request is lost by it, and a member stays in its group. Returns how many such connections there are.
         """
         old = [each for each in self._open if each.entry is not self.entry and each.connected()]
         for connection in old:
@@ -220,9 +220,10 @@ aiokafka.conn.OAuthAuthenticator = _OAuthAuthenticator
 
 
 class _Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka has no types
-    """One that is let in by what its `Access` has when it is opened, and that can be renewed.
+    """A connection that is let in by the entry of its `Access`, as that is when it is opened, and that can be renewed.
 
-    One that was reset, and has not been told so yet, is a connection error also where uvloop says it in its own way.
+    To write to one that was reset is a connection error also on uvloop, which raises a RuntimeError where the reset
+    has not been noticed yet.
     """
 
     def __init__(self, *place: Any, **options: Any) -> None:
@@ -266,7 +267,7 @@ class _Connection(AIOKafkaConnection):  # type: ignore[misc]  # aiokafka has no 
         return answer
 
     async def _else_closed(self, answer: Awaitable[Any]) -> Any:
-        """A client that is cancelled while it asks on its first connection, of which it keeps no account, forgets it."""
+        """Closes a client's first connection if the client is cancelled while it asks on it: aiokafka would leave it open."""
         try:
             return await answer
         except asyncio.CancelledError:

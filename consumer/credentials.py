@@ -1,6 +1,6 @@
 """The secrets in use, and certificates, kept up to date with their files. Reads these, off the event loop.
 
-Who makes connections of them is told that they are others now, and tells where they are of no use.
+Whoever opens connections with them is told when they have changed, and tells in turn where the new ones are of no use.
 """
 
 import asyncio

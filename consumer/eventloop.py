@@ -10,11 +10,12 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 GARBAGE = 20_000
-"""Objects more than before, at which Python looks for cycles among the newest: its own 700 took a twelfth of the CPU."""
+"""How many new objects there must be before Python looks among them for cycles: with its own 700, that took a twelfth of
+the CPU."""
 
 LARGE = 128 << 10
-"""Bytes from which on a buffer goes back to the system when it is free. Else glibc raises this to whatever was freed last,
-and has what is fetched and written grow its heap, where it stays: 8 MB of a member's 128 under load."""
+"""Bytes from which on a buffer that is freed goes back to the system. Left alone, glibc raises this bound to the size of what
+was freed, and buffers of fetches and batches stay in its heap from then on: 8 MB of a member's 128 under load."""
 
 _MMAP_THRESHOLD = -3
 """M_MMAP_THRESHOLD of <malloc.h>."""

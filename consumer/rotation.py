@@ -1,4 +1,4 @@
-"""What lets us in to Kafka becomes other while the service runs: tried, put in force, connections renewed. Does I/O.
+"""New passwords, tokens and certificates for Kafka while the service runs: tried, put in force, connections renewed. Does I/O.
 
 A password, a token or a certificate of ours that Kafka does not accept is not used: the last good one stays until it
 does. Of CAs only those count that stand in the file now: what was taken out of it is trusted no more, tried or not.
@@ -24,7 +24,7 @@ class _End(NamedTuple):
 
     Attributes:
         problem: why the files are not, or not everywhere, what lets us in.
-        again: whether it may be otherwise in a moment, the files being the same.
+        again: whether another try of the same files may succeed in a moment.
 
     """
 

@@ -65,7 +65,7 @@ STUCK_SECONDS = 120.0
 SUMMARY_SECONDS = 10.0
 
 BESIDE_SECONDS = 30.0
-"""After a bug in what is done beside all else, until it is begun again."""
+"""How long after a bug the work that is done beside all else is begun again."""
 
 LOOP_SECONDS = 0.02
 
@@ -76,7 +76,7 @@ MOST_PROBLEMS = 20
 """On a page; the log has them all."""
 
 _WAY, _WAY_IN = "the way to the platform", "the way to Kafka"
-"""Where it is told that files are of no use."""
+"""What `Credentials.keep` calls the files that lead there."""
 
 
 class Service:
@@ -367,7 +367,7 @@ class Service:
         ]
 
     def _heed(self, changed: Collection[str]) -> None:
-        """Other secrets, by name, or certificates, by path: what they may have been the cause of is tried at once."""
+        """Secrets (by name) or certificates (by path) have changed: what the old ones may have kept from working is tried at once."""
         for name, account in self.rules.accounts.items():
             if account.secret in changed:
                 self._flow.probe_now(name)
@@ -379,7 +379,7 @@ class Service:
     # -- Watching -------------------------------------------------------------------------------------
 
     async def _watch_loop(self) -> None:
-        """Whoever holds the event loop up shows here."""
+        """Measures how late the loop is: whatever holds it up shows here."""
         loop = asyncio.get_running_loop()
         while True:
             due = loop.time() + LOOP_SECONDS

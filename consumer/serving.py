@@ -120,7 +120,7 @@ class _Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade:
-            return  # what asked for it is answered as if it had not (RFC 9110, 7.8), and was the last
+            return  # an upgrade is not granted (RFC 9110, 7.8): the request is answered as if it had not asked, and is the last
         except HttpParserError:
             self._refuse(HTTPStatus.BAD_REQUEST)
         if self._room_for_head < 0:
@@ -213,18 +213,19 @@ class _Connection(asyncio.Protocol):
         if not self._keeps:
             self.transport.close()
         self.used_at = time.monotonic()
-        if self._waiting:  # and is still busy; not here, or many of them would be answered within each other
+        if self._waiting:  # it stays busy
+            # In a turn of its own: else each of many replies would be a call within the one before.
             asyncio.get_running_loop().call_soon(self._go_on)
             return
         self.busy = False
 
     def pause_writing(self) -> None:
-        """Who does not read what he is told is not listened to."""
+        """The client does not read its replies: nothing more is read from it."""
         self._may_write = False
         self.transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """Until he has read it."""
+        """It has read them."""
         self._may_write = True
         self.transport.resume_reading()
         if self.held:
@@ -306,5 +307,5 @@ class Server:
         now = time.monotonic()
         for connection in list(self._connections):
             if (connection.held or not connection.busy) and now - connection.used_at > IDLE_SECONDS:
-                connection.transport.abort()  # who has not read what he was told by now will not
+                connection.transport.abort()  # a client that has not read its replies by now never will
         self._sweep = asyncio.get_running_loop().call_later(IDLE_SECONDS / 5, self._close_idle)

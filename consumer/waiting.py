@@ -129,7 +129,8 @@ class Kafka:
                 group_id=kafka.group_id,
                 enable_auto_commit=False,
                 isolation_level="read_committed",
-                auto_offset_reset="earliest",  # only where the log's end lies before our place; the start is sought
+                # Only for a place that lies behind the log's end: where each partition begins, we seek ourselves.
+                auto_offset_reset="earliest",
                 session_timeout_ms=_ms(kafka.session_timeout),
                 rebalance_timeout_ms=_ms(kafka.rebalance_timeout),
                 heartbeat_interval_ms=_ms(kafka.heartbeat_interval),
@@ -190,7 +191,7 @@ class Kafka:
     async def close(self) -> None:
         """Leave the group, close both connections. What matters is written: nothing that goes wrong here does harm.
 
-        Whoever is cancelled meanwhile is so when both are closed: it takes `CLOSE_SECONDS` for each at most.
+        A cancellation takes effect once both are closed, which takes `CLOSE_SECONDS` for each at most.
         """
         closing = asyncio.ensure_future(self._close())
         try:

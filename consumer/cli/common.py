@@ -69,7 +69,7 @@ UntilOption = Annotated[
 
 ANY_OF_THEM = "May be repeated: any of them."
 _CODE = re.compile(r"(?!\d?xx)(?=.*\d)[\w.-]{1,32}", re.ASCII)
-"""The platform writes digits; of another code it says something, too."""
+"""A code of the platform has a digit. A row of the reply table for many codes, such as `5xx`, is none."""
 
 
 def wrong(place: str, message: str, remedy: str) -> "ConfigurationError":
@@ -205,7 +205,7 @@ def codes_that_are_none(codes: Iterable[str]) -> "list[Problem]":
 
 
 def until_before_since(since: datetime | None, until: datetime | None) -> "list[Problem]":
-    """That nothing is between them."""
+    """What is wrong with them: nothing is between."""
     from consumer.core.errors import Problem
 
     if since is None or until is None or since < until:

@@ -33,7 +33,7 @@ from consumer.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from consumer.core.inquiry import Findings, Inquiry, Outcome, Waiting
+    from consumer.core.inquiry import Findings, Inquiry, OutcomeFields, WaitingOrder
     from consumer.core.rules import RuleBook
     from consumer.settings import Settings
 
@@ -189,7 +189,7 @@ def _inquiry(**given: Any) -> "Inquiry":
 
 
 def _hashes(settings: "Settings", plates: Iterable[str]) -> frozenset[str]:
-    """As the outcome topic hides them. In clear they are looked for, too: the setting may have been another."""
+    """As the outcome topic has them. They are looked for in clear, too: `privacy.plates` may have been another setting then."""
     from consumer.core.outcomes import PlateMode, plate_hash
 
     if not plates:
@@ -205,7 +205,7 @@ def _hashes(settings: "Settings", plates: Iterable[str]) -> frozenset[str]:
 
 
 async def _read(search: _Search, findings: "Findings") -> list[str]:
-    """The waiting first: who gets an outcome meanwhile is found with it. Which retry topics there were."""
+    """Reads the retry topics first: an order that gets its outcome meanwhile is found with it. Returns the topics that there were."""
     import asyncio
 
     import orjson
@@ -259,7 +259,7 @@ async def _read(search: _Search, findings: "Findings") -> list[str]:
 
 
 def _print_found(
-    search: _Search, retries: list[str], findings: "Findings", waiting: "list[Waiting]", *, reveal: bool
+    search: _Search, retries: list[str], findings: "Findings", waiting: "list[WaitingOrder]", *, reveal: bool
 ) -> None:
     print(_searched(search, retries, findings.read))
     shown = findings.outcomes
@@ -289,7 +289,9 @@ def _searched(search: _Search, retries: list[str], read: int) -> str:
     return words + (f", and who waits in {', '.join(retries)}" if retries else "")
 
 
-def _block(search: _Search, outcome: "Outcome", sentences: dict[str, str], *, reveal: bool) -> Iterator[str]:
+def _block(
+    search: _Search, outcome: "OutcomeFields", sentences: dict[str, str], *, reveal: bool
+) -> Iterator[str]:
     """One order's outcome, for people."""
     from consumer.core.plates import mask
 
@@ -336,7 +338,7 @@ def _block(search: _Search, outcome: "Outcome", sentences: dict[str, str], *, re
         )
 
 
-def _waiting_block(search: _Search, waiting: "Waiting") -> Iterator[str]:
+def _waiting_block(search: _Search, waiting: "WaitingOrder") -> Iterator[str]:
     """One order that waits, for people."""
     from consumer.core.plates import mask
 
@@ -395,7 +397,7 @@ def _event(search: _Search, topic: object, partition: object, offset: object, in
 
 
 def _short(path: Path) -> str:
-    """From here, where it is not elsewhere."""
+    """Relative to the working directory, where it lies within."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
@@ -434,7 +436,7 @@ def _sentences() -> dict[str, str]:
     }
 
 
-def _as_json(findings: "Findings", waiting: "list[Waiting]", *, reveal: bool) -> Iterator[str]:
+def _as_json(findings: "Findings", waiting: "list[WaitingOrder]", *, reveal: bool) -> Iterator[str]:
     from consumer.core.inquiry import WAITING, masked
 
     def line(body: Any, plate: object) -> str:

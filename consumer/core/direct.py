@@ -331,7 +331,7 @@ def _chosen(condition: Function, first: Function, second: Function) -> Function:
 
 
 def _all_of(gives: tuple[Function, ...]) -> Function:
-    """False at the first that is: what would fail behind it, CEL does not look at either."""
+    """False at the first part that is false: like CEL, it does not look at those behind it, one of which may fail."""
     if len(gives) == 2:
         first, second = gives
         return lambda values, literals: first(values, literals) and second(values, literals)
@@ -346,7 +346,7 @@ def _all_of(gives: tuple[Function, ...]) -> Function:
 
 
 def _any_of(gives: tuple[Function, ...]) -> Function:
-    """True at the first that is, likewise."""
+    """True at the first part that is true, likewise."""
 
     def give_any(values: Values, literals: Literals) -> bool:
         for give in gives:  # noqa: SIM110  # as above

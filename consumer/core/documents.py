@@ -137,8 +137,8 @@ class Document:
     def _walk(self, path: Sequence[str | int]) -> list["_Step"]:
         """From the root along a path, as far as it leads.
 
-        A step that the node is not made for leads nowhere else: one item may stand without a list around it, a path
-        without `paths` above it.
+        A path may name what is not written: the list around an item that stands alone, or `paths` above one path.
+        Such a step stays where it is.
         """
         found = [_Step(self._root)]
         for step in path:
@@ -222,9 +222,10 @@ _SPACES = frozenset(" \t\r\n\x85\u2028\u2029trnvfNL_P")
 
 
 def _index_within(text: str, node: yaml.ScalarNode, offset: int) -> int:
-    """Where in the text that stands which is at this offset of the scalar's value.
+    """An offset in a scalar's value -> the index in the text at which that character is written.
 
-    Spaces and ends of lines are folded, escaped and left out in many ways; what can be seen stands in the same order.
+    Found by counting the characters that can be seen, which stand in the same order in both: spaces and ends of lines
+    may be folded, escaped or left out.
     """
     before, here = node.value[:offset], node.value[offset : offset + 1]
     count = sum(not character.isspace() for character in before)
@@ -290,7 +291,7 @@ def _compose(text: _Text, place: str, long: list[object], breathe: Breathe) -> y
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         if mark is not None and text.is_over(mark.index) and error.context_mark is not None:
-            mark = error.context_mark  # where that began which nothing ends
+            mark = error.context_mark  # where that stands which is never closed
         what = ", ".join(filter(None, (error.context, error.problem)))
         if mark is None:
             raise DocumentError([Problem(place, f"not YAML: {what}", "correct it there")]) from error

@@ -127,7 +127,7 @@ def _unpacked(value: bytes) -> bytes | Refusal:
 
 
 def _each_line(text: str) -> object:
-    """What stands in each; a line that is broken stays text, which sinks no other."""
+    """The JSON of each line; a broken line stays text, so that the others are read all the same."""
     lines = [line for line in text.split("\n") if line.strip()]
     found = [decode(line) for line in lines]
     if not found:
@@ -180,7 +180,7 @@ def is_encrypted(body: object) -> bool:
 
 
 def _together(found: Iterable[object]) -> list[object]:
-    """One list: where some of them are lists, of what stands in these."""
+    """One list of all of them; of those that are lists themselves, their items."""
     return [item for each in found for item in (each if isinstance(each, list) else [each])]
 
 

@@ -90,8 +90,8 @@ class RetryContext(Frozen):
         wait: what it waits for.
         written_at, due_at: since when, until when.
         tier: retry topics that it has been through because of replies, this one included.
-        waits: the same because of `stop` and `hold`.
-        excused_seconds: spent so before this wait; not counted towards the deadline.
+        waits: the same because of anything else.
+        excused_seconds: spent at a `stop` or on `hold` before this wait; not counted towards the deadline.
         attempts: so far; `ambiguous` if one of them may have granted the coupon.
         label: of the last reply; empty where none came.
         words: what it said, as far as an outcome needs it.

@@ -76,7 +76,10 @@ class Compiler(Protocol):
         ...
 
     def function(self, expression: Expression, first: int) -> tuple[direct.Function, direct.Literals] | None:
-        """What evaluates it without CEL, with its literals from the place `first` on: all others of its shape too."""
+        """A function that evaluates it without CEL, and its literals, which the function takes from the place `first` on.
+
+        All expressions of one shape have the same function. None where only CEL can evaluate it.
+        """
         ...
 
     def bind(self, values: Mapping[str, Value]) -> Binding:
@@ -200,7 +203,7 @@ class _Shape:
         self._functions: dict[int, direct.Function | None] = {}
 
     def function(self, first: int) -> direct.Function | None:
-        """What evaluates them with their literals from the place `first` on; None where only CEL can."""
+        """The one that evaluates all of them, given their literals from the place `first` on; None where only CEL can."""
         if first not in self._functions:
             self._functions[first] = direct.function_of(self._source, self._variables, first)
         return self._functions[first]

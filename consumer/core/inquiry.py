@@ -16,12 +16,12 @@ from consumer.core.templates import text_of
 WAITING = "waiting"
 """Stands where an outcome would: the order has none yet."""
 
-Outcome = Mapping[str, Any]
+OutcomeFields = Mapping[str, Any]
 """As it stands in the outcome topic (`schemas/coupon-outcome.v1.schema.json`)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class WaitingOrder:
     """An order in a retry topic.
 
     Attributes:
@@ -41,7 +41,7 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Inquiry:
-    """Which orders are meant: of one kind any, of several kinds all. An empty kind asks for nothing.
+    """Which orders are meant: those that fit one value of each kind that has any. A kind without values fits all.
 
     Attributes:
         outcomes: `waiting` is one of them here.
@@ -74,7 +74,7 @@ class Inquiry:
         """Of those that wait only the payload tells, read by the rules."""
         return bool(self.plates or self.lots)
 
-    def fits(self, outcome: Outcome) -> bool:
+    def fits(self, outcome: OutcomeFields) -> bool:
         """An outcome is meant."""
         kinds = (
             (self.outcomes, "outcome"),
@@ -96,7 +96,7 @@ class Inquiry:
             and self._in_time(outcome.get("decided_at"))
         )
 
-    def fits_waiting(self, waiting: Waiting) -> bool:
+    def fits_waiting(self, waiting: WaitingOrder) -> bool:
         """An order that waits is meant."""
         kinds = (
             (self.codes, waiting.context.words.code),
@@ -119,7 +119,7 @@ class Inquiry:
             return False
 
 
-def read_waiting(record: Record, book: RuleBook | None, now: datetime) -> Waiting | None:
+def read_waiting(record: Record, book: RuleBook | None, now: datetime) -> WaitingOrder | None:
     """The order that a retry topic's record is about; None where the record is not ours."""
     texts = own_texts(record.headers)
     if record.retry is None or "outcome_id" not in texts:
@@ -131,7 +131,7 @@ def read_waiting(record: Record, book: RuleBook | None, now: datetime) -> Waitin
         plate = item.plate if isinstance(item, Order) else text_of(values, "plate")
         rule = next((rule for rule in book.rules if rule.name == texts.get("rule")), None)
         lot = (rule and rule.api_store_code) or text_of(values, "api_store_code")
-    return Waiting(
+    return WaitingOrder(
         texts["outcome_id"],
         record.coordinates.topic,
         record.retry,
@@ -150,7 +150,9 @@ def is_outcome(found: object) -> bool:
 
 
 class Findings:
-    """What is meant of what was read: the waiting first, then outcomes. Of repetitions the last one counts.
+    """The orders that an inquiry means, among what is read: to be given who waits first, then the outcomes.
+
+    Where an outcome, or a wait, is repeated, the last one counts.
 
     Every order is counted, and the latest `rows` are kept whole: the topic may hold millions.
 
@@ -165,17 +167,17 @@ class Findings:
         self._inquiry = inquiry
         self.rows = rows
         self._outcomes: dict[str, str] = {}
-        self._kept: dict[str, Outcome] = {}
-        self._waiting: dict[str, Waiting] = {}
+        self._kept: dict[str, OutcomeFields] = {}
+        self._waiting: dict[str, WaitingOrder] = {}
 
-    def add_waiting(self, waiting: Waiting) -> None:
+    def add_waiting(self, waiting: WaitingOrder) -> None:
         """The same order waits again and again, in one retry topic after the other: the last wait counts."""
         before = self._waiting.get(waiting.outcome_id)
         if before is None or before.context.written_at <= waiting.context.written_at:
             self._waiting[waiting.outcome_id] = waiting
 
-    def add(self, outcome: Outcome) -> None:
-        """Whoever has an outcome waits no more."""
+    def add(self, outcome: OutcomeFields) -> None:
+        """An order that has an outcome waits no more."""
         self.read += 1
         identity = outcome["outcome_id"]
         self._waiting.pop(identity, None)
@@ -189,13 +191,13 @@ class Findings:
             self._kept = {each["outcome_id"]: each for each in self.outcomes}
 
     @property
-    def outcomes(self) -> list[Outcome]:
+    def outcomes(self) -> list[OutcomeFields]:
         """The latest ones, in the order in which they were decided."""
         latest = sorted(self._kept.values(), key=lambda outcome: str(outcome["decided_at"]))
         return latest if self.rows is None else latest[len(latest) - min(self.rows, len(latest)) :]
 
     @property
-    def waiting(self) -> list[Waiting]:
+    def waiting(self) -> list[WaitingOrder]:
         """Those without an outcome, whose turn is first at the front."""
         meant = (each for each in self._waiting.values() if self._inquiry.fits_waiting(each))
         return sorted(meant, key=lambda each: each.context.due_at)

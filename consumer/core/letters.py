@@ -122,7 +122,7 @@ def read_letter(headers: Sequence[Header]) -> DeadLetter | str:
 
 @dataclass(frozen=True, slots=True)
 class Filters:
-    """Which dead letters are meant: of one kind any, of several kinds all. An empty kind asks for nothing.
+    """Which dead letters are meant: those that fit one value of each kind that has any. A kind without values fits all.
 
     Attributes:
         topics, partitions, offsets: where the event stands.
@@ -150,7 +150,7 @@ class Filters:
         return self == Filters()
 
     def fit(self, letter: DeadLetter) -> bool:
-        """But for the plate, which only the payload tells."""
+        """Whether what the headers say fits. Plates stand in the payload alone: `fit_plates` is for these."""
         kinds = (
             (self.outcomes, letter.outcome),
             (self.reasons, letter.reason),

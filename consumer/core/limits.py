@@ -80,13 +80,13 @@ class LimitPolicy:
 
 
 class Lateness:
-    """How long what comes to this process lies there until it is looked at, as a timer that is set again and again tells.
+    """How long a reply lies in this process until it is looked at, as a timer that is set again and again tells.
 
-    A reply to a call cannot tell: nobody knows when it came. Of a timer it is known when it was due.
+    A reply cannot tell by itself: nobody knows when it arrived. Of a timer it is known when it was due.
 
     Attributes:
         seen: seconds that timers have told of, in all.
-        waited: what those would have waited, of whom one came each second, in all.
+        waited: seconds that replies would have waited in all, had one come in each second of these.
 
     """
 
@@ -98,7 +98,7 @@ class Lateness:
     def note(self, set_at: float, due: float, now: float) -> None:
         """A timer that was set at one time and due at another was looked at now."""
         late = max(0.0, now - due)
-        # Who comes while it is late waits for what is left of that; who comes before, as long as it did, at most.
+        # A reply that comes while the timer is late waits half of that on average; one that came before it was due, all of it at most.
         self.waited += late * (late / 2 + due - set_at)
         self.seen += late + due - set_at
 

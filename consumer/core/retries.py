@@ -25,7 +25,7 @@ class RetryPolicy:
         base_seconds: upper bound of the first wait; it doubles with each attempt.
         cap_seconds: the upper bound stops growing here.
         retry_after_cap_seconds: more than this is not waited in memory, whatever Retry-After says.
-        delays: seconds in each retry topic, ascending; the last one repeats. None: no retry topics.
+        delays: seconds in each retry topic, ascending; the last one repeats. Empty: there are no retry topics.
 
     """
 

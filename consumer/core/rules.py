@@ -128,7 +128,7 @@ class RuleBook:
         return self._read_again(record, now)
 
     def _read_again(self, record: Record, now: datetime) -> tuple[Order | Finding, ...]:
-        """What comes back; or nobody reads."""
+        """As `read`, of a record that comes back, or that no source reads."""
         if record.refused:
             return (_invalid(Reason.SCHEMA, record.refused),)
         topic = record.origin.topic

@@ -23,7 +23,7 @@ RECENT = 30
 """Orders that are shown, the latest."""
 
 OF_A_FLUSH = 10
-"""Of them, taken from one flush: what that costs does not grow with what ends."""
+"""At most so many of them are taken from one flush, so that the cost does not grow with the number of orders in it."""
 
 MINUTE = 60.0
 """Seconds of what is called the last minute."""
@@ -55,7 +55,7 @@ class Counted:
     """One line of a count.
 
     Attributes:
-        last_minute: of the total, in the window's seconds.
+        last_minute: how many of the total there were in the last `window_seconds`.
 
     """
 

@@ -35,8 +35,9 @@ class Bundle:
         problems: all that was found, in every stage.
         renamed: keys that were taken for other ones (`mending`), by where these would stand.
         station_lines: of stations that stand in files of their own.
-        made_up, unsure_places, unsure_names: what was put in, where it was or something was left out, and
-            the names that are therefore missing: what is wrong there is not the file's fault.
+        made_up: places where `mending` put something in that the file lacks.
+        unsure_places: places around these, and around what it left out. What is wrong there is no fault of the file.
+        unsure_names: keys that it left out. What is said of a name like these is no fault of the file either.
 
     """
 
@@ -63,7 +64,7 @@ class Bundle:
                 continue
             present = self.data.get(section)
             if isinstance(content, dict) and isinstance(present, dict):
-                if section not in self._merged:  # it is the one of another document
+                if section not in self._merged:  # it is another document's own, and stays as it is
                     present = self.data[section] = {**present}
                     self._merged.add(section)
                 for key in content:

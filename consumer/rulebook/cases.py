@@ -80,7 +80,7 @@ _LONGEST = 60
 
 
 def event_bytes(event: object) -> bytes:
-    """An event that was written as YAML, as JSON; None is a tombstone's neighbour: the text null."""
+    """An event that was written as YAML -> JSON. None becomes the text `null`, which is no tombstone."""
     return msgspec.json.Encoder(decimal_format="number").encode(event)
 
 

@@ -583,7 +583,7 @@ class Compilation:
         if model.split is not None and (model.paths is None or model.sum is not None):
             message = "`split` is for what `paths` lead to, one by one"
             self._problem((*location, "split"), message, "leave it out", key=True)
-        # Of several readings each has its own, which is not in the order but where they are.
+        # Each of several readings has a unit of its own, which stands beside the reading and not in the order.
         several = any("[" in text for text in (*(model.paths or ()), *(model.minus or ())))
         for key in ("unit_from", "exponent_from"):
             if several and model.value is None and getattr(model, key) is not None:

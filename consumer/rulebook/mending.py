@@ -107,7 +107,7 @@ class _Mending:
             self._bundle.problems.append(explained(details, self._bundle))
         if not written:
             return
-        alone = written[-1] != location[-1]  # a text where a mapping of one key may stand
+        alone = written[-1] != location[-1]  # a text stands there, and not the mapping of one key that may
         location = written
         parent = self._at(location[:-1])
         last: Any = location[-1]
@@ -148,7 +148,10 @@ class _Mending:
         return deepcopy(_FILLERS.get(key, f"x{self._made_up}"))
 
     def _reached(self, location: Location, *, beyond: bool) -> Location:
-        """The location without what is not written: a list around one item, `paths` above them; or `beyond`, what is missing."""
+        """The location without the steps that are not written: the list around an item that stands alone, `paths` above one path.
+
+        `beyond`: its last step is kept, since it names what is missing.
+        """
         here: Any = self.data
         found: list[str | int] = []
         for depth, part in enumerate(location):
@@ -162,7 +165,7 @@ class _Mending:
         return tuple(found)
 
     def _at(self, location: Location) -> Any:
-        """What is there, to be changed: a copy, on the way to which each is one."""
+        """What is there, to be changed: it, and all that is around it, are copied first."""
         here: Any = self.data
         for part in location:
             if id(here[part]) not in self._own:

@@ -419,7 +419,10 @@ class _Review:
                             seen.add(zoned)
 
     def _try_rule(self, number: int, rule: Rule, charges: "_Charges") -> bool:
-        """Whether other stations would show nothing else: no earlier rule of this one has taken any of the charges."""
+        """Warns of what these charges show. True where the rule need not be tried on charges of another station.
+
+        It must where an earlier rule that is for some stations only has taken one of these.
+        """
         reached, alone = False, True
         for values in charges.complete():
             plan = self._plan(charges.source, values)
@@ -441,7 +444,7 @@ class _Review:
         return alone
 
     def _is_taken(self, plan: CouponRequest | Finding, number: int) -> bool:
-        """By an earlier rule, and not at all stations alike."""
+        """By an earlier rule that is for some stations only: elsewhere the charge may reach this one."""
         before = number if plan.rule is None else self._numbers[plan.rule]
         return before < number and bool(self._book.rules[before].stations)
 

@@ -30,8 +30,8 @@ log = structlog.get_logger(__name__)
 WORK_SECONDS, REST_SECONDS = 0.001, 0.0005
 """How long the thread works before it lets the loop have the interpreter.
 
-It rests before the machine would have it rest to let others work: the loop would then wait for whoever is
-not working, and has the interpreter.
+It rests by itself. Else the machine would take the processor from it at some time, while it holds the interpreter, and
+the loop would wait for a thread that does not run.
 """
 
 MOST_PROBLEMS = 100
@@ -176,14 +176,14 @@ async def _in_a_thread(work: Callable[[Callable[[], None]], T]) -> T:
     try:
         return await asyncio.to_thread(_politely, partial(work, breath))
     finally:
-        breath.given_up = True  # of use where we were cancelled
+        breath.given_up = True  # where we were cancelled, the thread ends at its next breath
 
 
 def _politely(work: Callable[[], T]) -> T:
-    """Where the work cannot step back by itself (YAML, models), it is interrupted more often.
+    """Where the work cannot step back by itself (YAML, models), the interpreter interrupts it more often.
 
-    A collection of garbage would hold everything up for as long as it takes to look at all rules. So there
-    is none meanwhile, and none looks at what is here by then: it is freed when nobody needs it any more.
+    A collection of garbage would hold everything up for as long as it takes to look at all rules. So there is none
+    meanwhile, and none later looks at what was made (`gc.freeze`): counting references frees it.
     """
     interval, collects = sys.getswitchinterval(), gc.isenabled()
     sys.setswitchinterval(WORK_SECONDS)
