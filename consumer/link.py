@@ -542,7 +542,7 @@ def ended_as_exceptions() -> Iterator[None]:
 
 async def _has_lost_all(client: AIOKafkaClient, seconds: float) -> bool:
     told_at = client.cluster._last_successful_refresh_ms / 1000  # noqa: SLF001 - aiokafka offers no accessor
-    if time.time() - told_at < seconds:
+    if 0 <= time.time() - told_at < seconds:  # in the future: the clock was set back since
         return False
     try:
         async with asyncio.timeout(seconds):

@@ -119,7 +119,7 @@ class Clock:
         self._next = time.monotonic() + _CLOCK_INTERVAL
         try:
             seconds = (self._now() - parsedate_to_datetime(date)).total_seconds()
-        except (ValueError, TypeError):  # no date, or one without a zone
+        except (ValueError, TypeError, OverflowError):  # no date, or one without a zone
             return
         if abs(seconds) > CLOCK_SECONDS:
             log.warning(

@@ -593,3 +593,15 @@ def test_the_package_runs_as_a_module() -> None:
     )
 
     assert done.stdout.startswith(f"charging-coupon {__version__}")
+
+
+def test_what_a_locale_has_no_letters_for_is_printed_as_an_escape() -> None:
+    code = (
+        'from consumer import cli\n@cli.app.command()\ndef say() -> None: print(\'{"plate":"粤B"}\')\n'
+        "cli.main(['say'])"
+    )
+    environ = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, env=environ)
+
+    assert done.stdout == b'{"plate":"\\u7ca4B"}\n'

@@ -1,14 +1,17 @@
 """What an answered error ends a flush as: the table in consumer/link.py, row by row; and in which turn partitions are read."""
 
 import asyncio
+import time
 
 import pytest
+from aiokafka.client import AIOKafkaClient
 
 from consumer.link import (
     ERRORS,
     Ambiguous,
     Code,
     Fenced,
+    KafkaLink,
     Kind,
     Retriable,
     TopicPartition,
@@ -68,6 +71,27 @@ async def test_a_consumer_gives_records_of_one_partition_after_the_other() -> No
         await consumer.ended()
 
     assert {len(set(given[at : at + 3])) for at in range(0, 12, 3)} == {3}
+
+
+@pytest.mark.parametrize(
+    ("told_at", "asks"), [(-10.0, False), (-100.0, True), (3600.0, True)], ids=["now", "long ago", "to come"]
+)
+async def test_a_clock_that_was_set_back_does_not_keep_a_client_from_asking(
+    monkeypatch: pytest.MonkeyPatch, told_at: float, asks: bool
+) -> None:
+    """aiokafka notes by the wall clock when it was told last: an hour ahead, that it lost all was noticed an hour late."""
+    client = AIOKafkaClient()
+    client.cluster._last_successful_refresh_ms = (time.time() + told_at) * 1000  # as an answer sets it
+    asked = []
+
+    async def nobody_answers() -> bool:
+        asked.append(1)
+        return False
+
+    monkeypatch.setattr(client, "force_metadata_update", nobody_answers)
+
+    assert await KafkaLink(client, "group", transaction_timeout=1.0).has_lost_all(60.0) is asks
+    assert bool(asked) is asks
 
 
 async def test_a_task_that_misses_a_cancellation_is_cancelled_again() -> None:

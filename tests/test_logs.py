@@ -128,6 +128,17 @@ def test_whatever_is_logged_becomes_a_line(value: object) -> None:
     assert len(lines(stream)) == 1
 
 
+@pytest.mark.parametrize("text", ["\x1b[2J\x1b[31mred", "\rover it", "\x9b2J", "\u202egnorw", "\u2066hidden"])
+def test_what_others_wrote_commands_no_terminal(text: str) -> None:
+    stream = configured(format="console")
+
+    structlog.get_logger("a").warning("x", problem=text)
+    logging.getLogger("b").warning("said: %s", text)
+
+    assert stream.getvalue().count("\n") == 2
+    assert not set(stream.getvalue()) & set("\x1b\x9b\r\u202e\u2066")
+
+
 def test_a_terminal_gets_the_readable_form_and_a_file_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     terminal, file = Terminal(), io.StringIO()

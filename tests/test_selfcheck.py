@@ -92,6 +92,8 @@ def _elsewhere(first: str = "", **environ: str) -> str:
         ("Sun, 01 Mar 2026 11:00:00 GMT", 3600),
         ("yesterday", None),
         ("Sun, 01 Mar 2026 11:00:00", None),
+        ("Sun, 01 Mar 99999999999 11:00:00 GMT", None),
+        ("Sun, 01 Mar 2026 11:00:00 +99999999999999", None),
     ],
 )
 def test_a_clock_that_differs_from_the_platforms_is_told_once_in_ten_minutes(

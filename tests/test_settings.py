@@ -396,6 +396,20 @@ def test_what_kubernetes_sets_for_a_service_is_no_mistake(name: str) -> None:
     assert read_settings(None, ENOUGH | {name: "tcp://10.0.0.1:8080"}).warnings == []
 
 
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
+def test_a_proxy_that_is_passed_over_is_told_of(name: str) -> None:
+    passed_over = {name: "http://proxy:3128"}
+    [warning] = read_settings(None, ENOUGH | passed_over).warnings
+    there = {"CHARGING_COUPON__GATEWAY__PROXY": "http://proxy:3128"}
+    near = {"CHARGING_COUPON__GATEWAY__URL": "http://sandbox:8088/"}
+
+    assert str(warning) == (
+        f"{name}: sets nothing here; if the platform is reached through a proxy only, set gateway.proxy"
+    )
+    for otherwise in (there, near, {name: ""}):
+        assert read_settings(None, ENOUGH | passed_over | otherwise).warnings == []
+
+
 def test_a_variable_in_small_letters_sets_nothing_whatever_it_names() -> None:
     [warning] = read_settings(None, ENOUGH | {"charging_coupon__speed": "9"}).warnings
 

@@ -108,6 +108,17 @@ async def sent_of(of: Record, *ends: AttemptEnd, **changes: Any) -> tuple[Resolu
 # -- What is told -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("headers", [PARENT, ()], ids=["traced", "untraced"])
+def test_where_opentelemetry_is_switched_off_an_events_own_trace_goes_on(
+    monkeypatch: pytest.MonkeyPatch, headers: tuple[Header, ...]
+) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    told = World("http://127.0.0.1:9").tell(event(*headers))
+
+    written = dict(encode_outcome(told, CONTEXT).headers)
+    assert written.get("traceparent") == dict(headers).get("traceparent")
+
+
 async def test_an_order_is_a_span_of_its_events_trace_and_its_calls_are_within_it() -> None:
     told, spans = await sent_of(event(*PARENT), FAILED, GRANTED)
 

@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed unexpectedly or found something wrong, 2 wrong conf
 arguments, 3 Kafka cannot be reached, 4 Kafka or the platform refuses us, 130 interrupted.
 """
 
+import io
 import os
 import signal
 import subprocess
@@ -162,6 +163,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if os.getpid() == 1:  # the kernel lets a container's first process ignore what it does not handle
         signal.signal(signal.SIGTERM, lambda number, _frame: os._exit(128 + number))
+    if isinstance(
+        sys.stdout, io.TextIOWrapper
+    ):  # a plate is no reason to fail where a locale has no letters for it
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app(arguments, prog_name="charging-coupon")
     except KeyboardInterrupt:

@@ -126,7 +126,18 @@ def read_settings(
             settings.plate_privacy()
         except ConfigurationError as error:
             problems += error.problems
-    return Reading(settings, problems, sources, wrong, near_misses(environ))
+    warnings = [*near_misses(environ), *_proxies_passed_over(settings, environ)]
+    return Reading(settings, problems, sources, wrong, warnings)
+
+
+def _proxies_passed_over(settings: Settings, environ: Mapping[str, str]) -> Iterator[Problem]:
+    """Other programs go by these variables, and whoever set them for ours would wait for a connection that never comes."""
+    gateway = settings.gateway
+    if gateway.proxy is None and gateway.url.startswith("https:"):
+        for variable in sorted(environ):
+            if variable.upper() in {"HTTPS_PROXY", "ALL_PROXY"} and environ[variable]:
+                remedy = "if the platform is reached through a proxy only, set gateway.proxy"
+                yield Problem(variable, "sets nothing here", remedy)
 
 
 def _folder_missing(settings: Settings, sources: Sources, wrong: set[Location]) -> Iterator[Problem]:
