@@ -9,6 +9,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
+import consumer
 import tests
 from consumer import cli, rulebook
 from consumer.connection import arguments
@@ -215,3 +216,14 @@ def test_the_suites_that_the_tests_page_names_are_there() -> None:
 
     assert len(named) > 15
     assert missing == set()
+
+
+def test_the_map_of_the_modules_names_every_module_and_no_other() -> None:
+    root = Path(consumer.__file__).parent
+    there = {file.stem for file in root.glob("[!_]*.py")} | {
+        file.parent.name for file in root.glob("*/__init__.py")
+    }
+    there |= {f"core.{file.stem}" for file in root.glob("core/[!_]*.py")}
+    named = re.findall(r"`((?:core\.)?[a-z]+)(?:\.PlainWriter)?`", consumer.__doc__ or "")
+
+    assert set(named) == there
