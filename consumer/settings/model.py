@@ -180,8 +180,9 @@ class Kafka(Group):
 
     start_from: StartFrom = "earliest"
     """Where a group without offsets begins: `earliest`, `latest`, or at the first record of a time with its zone,
-    `2026-03-01T00:00:00+08:00`. Default `earliest`, so that no charge is passed over, also of a partition that is
-    added later; with `latest` its first records are, unless members run that are older than these."""
+    `2026-03-01T00:00:00+08:00`. Default `earliest`, so that no charge is passed over, not even in a
+    partition that is added later. With `latest` such a partition is read from its first record only by a member
+    that was started before that record was written, and else from its end."""
 
     session_timeout: Duration = 30.0
     """Silence after which the group gives a member's partitions away. Default 30s."""
