@@ -125,13 +125,12 @@ def _container() -> Any:
     """Kafka in Docker, started; None where no Docker answers."""
     try:
         import docker  # type: ignore[import-untyped,unused-ignore]  # noqa: PLC0415  # comes with testcontainers
-        from testcontainers.community.kafka import KafkaContainer  # noqa: PLC0415
+        from testcontainers.community.kafka import KafkaContainer  # noqa: PLC0415  # likewise
     except ImportError:
         return None
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", ResourceWarning
-        )  # a client that finds no Docker leaves its socket open
+        # A client that finds no Docker leaves its socket open.
+        warnings.simplefilter("ignore", ResourceWarning)
         try:
             docker.from_env(timeout=5).close()
         except docker.errors.DockerException:

@@ -452,12 +452,12 @@ async def test_a_record_that_cannot_be_written_costs_none_of_those_that_ended_wi
             raise ZeroDivisionError("a bug")
         add(record, resolutions)
 
-    held.ledger.add = fail  # type: ignore[method-assign]
+    held.ledger.add = fail  # type: ignore[method-assign]  # a bug, for one record
     held.ended(ends)
 
     assert [type(each) for each in told] == [ZeroDivisionError]
     assert held.ledger.pending == 2
-    held.ledger.add = add  # type: ignore[method-assign]
+    held.ledger.add = add  # type: ignore[method-assign]  # and mended
 
 
 async def test_records_that_a_bug_holds_up_hold_up_no_others_and_are_begun_again_for_ever() -> None:

@@ -84,7 +84,7 @@ def raised_with(text: str) -> None:
 
 @pytest.mark.parametrize("format", ["json", "console"])
 @pytest.mark.parametrize("text", [PLATE, SECRET])
-def test_a_plate_or_a_secret_is_in_no_line_wherever_it_stood(format: logs.Format, text: str) -> None:  # noqa: A002
+def test_a_plate_or_a_secret_is_in_no_line_wherever_it_stood(format: logs.Format, text: str) -> None:  # noqa: A002  # as the setting is called
     stream = configured(format=format)
     log = structlog.get_logger("a")
 

@@ -86,7 +86,7 @@ def test_it_says_what_holds_it_up_and_what_else_is_wrong() -> None:
         "33%",
     ],
 )
-def test_it_tells(told: str) -> None:
+def test_it_tells_each_fact_of_a_member_that_grants(told: str) -> None:
     assert told in shown(granting()).text
 
 

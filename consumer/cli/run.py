@@ -54,7 +54,7 @@ def load_structlog() -> None:
         return
     sys.modules["rich"] = None  # type: ignore[assignment]  # "importing it fails": the import system's own word
     try:
-        import structlog  # noqa: F401
+        import structlog  # noqa: F401  # to have it loaded
     finally:
         del sys.modules["rich"]
 

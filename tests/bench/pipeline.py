@@ -96,9 +96,8 @@ class Load:
 
     def event(self, number: int) -> tuple[int, bytes, bytes]:
         """Its partition, key and value."""
-        plate = (
-            number % self.plates if number >= self.held else self.plates + number
-        )  # they hold nobody else up
+        # Those that are held have plates of their own: they hold nobody else up.
+        plate = number % self.plates if number >= self.held else self.plates + number
         value = {
             "order_id": f"BENCH{number}P{plate}",
             "plate": f"粤B{plate:05}",
@@ -298,7 +297,7 @@ async def platform(load: Load) -> AsyncIterator["Platform"]:
     """In a process of its own."""
     command = [sys.executable, "-m", "tests.bench.platform"]
     options = ["--latency", str(load.latency), "--held", str(load.held)]
-    process = subprocess.Popen([*command, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: ASYNC220
+    process = subprocess.Popen([*command, *options], stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: ASYNC220  # nothing else goes on yet
     assert process.stdout is not None
     assert process.stdin is not None
     url = f"http://127.0.0.1:{int(process.stdout.readline())}/"
@@ -728,9 +727,8 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, metavar="FILE.svg", help="a picture of it, too")
     parser.add_argument("--profile", action="store_true", help="where the service's CPU time goes")
     chosen = parser.parse_args()
-    logging.getLogger("aiokafka").setLevel(
-        logging.CRITICAL
-    )  # it complains while new topics find their leaders
+    # It complains while new topics find their leaders.
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     load = Load(**{each.name: getattr(chosen, each.name) for each in fields(Load)})
     print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}; {load}")
     asyncio.run(measure(chosen, load))

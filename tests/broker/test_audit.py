@@ -56,7 +56,7 @@ async def go_beyond_the_end(world: World) -> None:
         (go_beyond_the_end, "commit.highest"),
     ],
 )
-async def test_the_books_find(
+async def test_the_books_find_what_was_tampered_with(
     world: World, gateway: SandboxGateway, tamper: Callable[[World], Awaitable[None]], finding: str
 ) -> None:
     await send(world, *map(event, range(5)))

@@ -146,7 +146,7 @@ async def test_a_flush_that_is_tried_again_writes_only_what_it_has_not_written_y
         (WITHOUT_TRANSACTIONS, "this Kafka does not speak TxnOffsetCommit v3, InitProducerId at all; it needs Kafka 2.5"),
     ],
     ids=["2.4", "no transactions"],
-)  # fmt: skip
+)  # fmt: skip  # a Kafka, a line
 async def test_a_broker_that_cannot_give_exactly_once_is_refused_and_works_under_at_least_once(
     broker: str,
     topics: Topics,
@@ -184,7 +184,7 @@ async def test_transactions_that_the_rights_do_not_allow_are_refused_and_at_leas
         try:
             theirs = Right(TRANSACTIONAL_ID, names.group)
             await grant(servers, theirs)
-            await _refused(world, f"Kafka does not allow transactions to this client (ACL: DESCRIBE and WRITE on transactional ids that begin with `{names.group}/`)")  # fmt: skip
+            await _refused(world, f"Kafka does not allow transactions to this client (ACL: DESCRIBE and WRITE on transactional ids that begin with `{names.group}/`)")  # fmt: skip  # its words are one line
             member = world.start(**AT_LEAST_ONCE)
             await world.until_done(60)
             assert await member.stop() == 0

@@ -303,9 +303,8 @@ async def test_everything_is_revoked_and_let_go_before_anybody_has_the_next_gene
     producer = Producer(link, kafka.name("id"))
     await producer.init()
     assert await producer.add_offsets() == NONE
-    assert (
-        await producer.commit_offset(TopicPartition(topic, 0), 3, first) == NONE
-    )  # it may still finish its work
+    # It may still finish its work.
+    assert await producer.commit_offset(TopicPartition(topic, 0), 3, first) == NONE
     assert await producer.end(commit=True) == NONE
     one.lets_go.set()
     again, other = await one.assignment(2), await two.assignment(1)

@@ -154,9 +154,8 @@ async def test_an_owner_of_an_older_generation_is_told_so_and_writes_nothing(
     ):
         bench = Bench(topics, link)
         await bench.open(old)
-        async with member(
-            broker, topics.group, topics.events
-        ):  # the group moves on without the bench noticing
+        # The group moves on without the bench noticing.
+        async with member(broker, topics.group, topics.events):
             bench.end(bench.take(0))
             async with asyncio.timeout(20):
                 lost = await bench.running

@@ -108,9 +108,8 @@ async def kafka(world: World) -> AsyncIterator[Kafka]:
 
 async def test_a_cancellation_within_aiokafka_does_not_end_us_while_it_is_closed(kafka: Kafka) -> None:
     """The process would end with an exit code of 1, and its connections would stay open."""
-    not_begun = (
-        asyncio.get_running_loop().create_future()
-    )  # a request's task that has not begun is no more than that
+    # A request's task that has not begun is no more than that.
+    not_begun = asyncio.get_running_loop().create_future()
     kafka.consumer._fetcher._pending_tasks.add(not_begun)
 
     with structlog.testing.capture_logs() as lines:

@@ -637,7 +637,7 @@ async def test_the_command_shows_what_would_go_and_hides_plates(
 async def alter(broker: str, topic: str, name: str, value: str) -> int:
     """Sets a topic's configuration; Kafka's error code."""
     from aiokafka.admin import AIOKafkaAdminClient  # noqa: PLC0415  # the other tests do without
-    from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType  # noqa: PLC0415
+    from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType  # noqa: PLC0415  # likewise
 
     admin = AIOKafkaAdminClient(bootstrap_servers=broker)
     await admin.start()

@@ -74,7 +74,7 @@ async def test_members_of_every_privacy_tell_what_they_do_and_show_no_whole_plat
         )
         assert status["ledger"] | {"committed_at": None} == {
             "open": True, "trouble": None, "stuck": False, "pending": 0, "committed_at": None,
-        }  # fmt: skip
+        }  # fmt: skip  # two rows read better than five
         assert status["limits"]["share"] == 0.25
         assert status["rules"]["hash"] in (await member.get("/readyz"))[1]
         assert len(status["recent"]) >= min(mine, 10)

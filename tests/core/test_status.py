@@ -136,7 +136,11 @@ def test_a_breaker_that_is_closing_holds_nothing_up() -> None:
         ({"alive": False}, State.STUCK, "Stuck: Kafka has not been polled for minutes; restart it"),
         ({"stopping": True}, State.STOPPING, "Stopping: what was begun ends, then it leaves the group"),
         ({"joined": False}, State.STARTING, "Waiting for Kafka: joining the group"),
-        ({"joined": False, "waiting_for": "topic a: missing"}, State.STARTING, "Waiting for Kafka: topic a: missing"),
+        (
+            {"joined": False, "waiting_for": "topic a: missing"},
+            State.STARTING,
+            "Waiting for Kafka: topic a: missing",
+        ),
         ({"waiting_for": "cannot write outcomes: x"}, State.HELD_UP, "Held up: cannot write outcomes: x"),
         ({"rebalancing": True}, State.STARTING, "Rebalancing: the group divides the partitions anew"),
         (
@@ -150,7 +154,7 @@ def test_a_breaker_that_is_closing_holds_nothing_up() -> None:
             "Partly held up: 1 partition takes in nothing more until its oldest record ends",
         ),
     ],
-)  # fmt: skip
+)
 def test_what_holds_it_up_comes_first(changes: dict[str, object], state: State, text: str) -> None:
     assert told(replace(granting(), **changes))[0] == (state, text)  # type: ignore[arg-type]  # as the names say
 

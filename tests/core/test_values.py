@@ -1,3 +1,5 @@
+"""Values that never change, and memos that forget."""
+
 import pytest
 
 from consumer.core.events import Attempts

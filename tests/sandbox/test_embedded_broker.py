@@ -1,3 +1,5 @@
+"""The demo's Kafka: it starts where nothing is installed, keeps its data through a kill, and leaves nothing behind."""
+
 import os
 import socket
 import subprocess

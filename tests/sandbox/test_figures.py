@@ -1,3 +1,5 @@
+"""The service's metrics as figures for people: rates, latencies, sums over labels."""
+
 import pytest
 from prometheus_client import CollectorRegistry
 

@@ -1,3 +1,5 @@
+"""The sandbox's platform: whom it grants a coupon, whom it refuses, and what its journal remembers."""
+
 import asyncio
 import json
 import os

@@ -1,3 +1,5 @@
+"""The demo's reconciliation: it agrees where all fits together, and names each order that does not."""
+
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime

@@ -1,3 +1,5 @@
+"""The demo's charges: the same for a seed, of every kind, and each with the ends that it may come to."""
+
 import json
 from collections import Counter
 from datetime import UTC, datetime, timedelta

@@ -1,3 +1,5 @@
+"""How the demo's platform behaves over time, and the load that shows it."""
+
 from dataclasses import replace
 from math import inf
 

@@ -1,3 +1,5 @@
+"""What a demo shows while it runs, on a terminal and in plain lines."""
+
 import io
 from dataclasses import replace
 from typing import Any

@@ -1,3 +1,5 @@
+"""A demo's end in words: sums that come out, and what is to be done about each outcome."""
+
 from dataclasses import replace
 
 import pytest

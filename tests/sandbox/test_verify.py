@@ -1,3 +1,5 @@
+"""Forms as the platform's document wants them: what is in order, and what is refused with which hint."""
+
 import json
 import re
 from urllib.parse import quote, quote_plus, unquote_to_bytes

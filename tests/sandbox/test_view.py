@@ -1,3 +1,5 @@
+"""The demo's live view: it fits its terminal, and nothing in it jumps."""
+
 import io
 from collections.abc import Mapping
 from dataclasses import replace

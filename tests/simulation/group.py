@@ -234,9 +234,8 @@ class Group:
         if self.state is State.STABLE and member.topics == request.topics:
             member.wishes = request.wishes
             self._store()
-            answer(
-                Joined(Code.NONE, member.name, self.generation)
-            )  # not told that it leads: it only takes its share
+            # It is not told that it leads: it only takes its share.
+            answer(Joined(Code.NONE, member.name, self.generation))
             return
         member.topics, member.wishes, member.join = request.topics, request.wishes, answer
         self._rebalance()
