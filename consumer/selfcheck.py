@@ -61,7 +61,7 @@ def _codecs() -> Problem | None:
         if all(bytes(decode(encode(sample))) == sample for encode, decode in pairs):
             return None
         why = "what was written is read otherwise"
-    except Exception as error:  # noqa: BLE001 - whatever a missing or broken library raises
+    except Exception as error:  # noqa: BLE001  # whatever a missing or broken library raises
         why = f"{type(error).__name__}: {error}"
     return Problem(
         "this machine",

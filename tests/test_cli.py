@@ -107,6 +107,16 @@ def test_every_commands_help_has_an_example(command: str, capsys: pytest.Capture
     assert f"Example: charging-coupon {command} " in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_argument_that_can_be_left_out_stands_in_one_pair_of_brackets(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(command, "--help") == 0
+
+    usage = capsys.readouterr().out.split("\n\n")[0]
+    assert "[[" not in usage
+
+
 def test_every_command_is_listed_in_the_tests_above() -> None:
     names = {
         command.name or command.callback.__name__

@@ -6,9 +6,7 @@ from typing import Annotated
 
 import typer
 
-RulesFile = Annotated[
-    Path, typer.Argument(metavar="[RULES]", help="Rules file, or a folder of such files.", show_default=True)
-]
+RulesFile = Annotated[Path, typer.Argument(help="Rules file, or a folder of such files.", show_default=True)]
 RULES = Path("rules.yaml")
 
 

@@ -21,9 +21,7 @@ def schema(
     *,
     of: Annotated[
         Described,
-        typer.Argument(
-            metavar="[settings|rules|events|outcomes|status]", help="Of which files, topic or page."
-        ),
+        typer.Argument(metavar="WHAT", help="Of which files, topic or page."),
     ] = Described.RULES,
 ) -> None:
     """Prints a JSON Schema: of the settings file, of rules, of our own events, of the outcome topic, of /status.json.

@@ -257,7 +257,7 @@ def _stop_beating(consumer: GroupConsumer) -> None:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - of another's doing, with no event
+        while not condition():  # noqa: ASYNC110  # of another's doing, with no event
             await asyncio.sleep(0.02)
 
 

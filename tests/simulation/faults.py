@@ -299,7 +299,7 @@ class Faults:
                 self.count("slow", "markers")
             return self._rng.uniform(0.01, most) if late else self._rng.uniform(0.001, 0.004)
 
-        setattr(self._kafka, "marker_delay", slow)  # noqa: B010 - mypy knows that a method is no variable
+        setattr(self._kafka, "marker_delay", slow)  # noqa: B010  # mypy knows that a method is no variable
 
     def _rebalance_storm(self) -> None:
         at, pace = self._when(), self._rng.choice((0.1, 0.5, 1.5))

@@ -164,7 +164,7 @@ class Member:
         try:
             while not self._stopping.is_set():
                 await self._serve()
-        except Exception as error:  # noqa: BLE001 - a bug, told to whoever judges the run
+        except Exception as error:  # noqa: BLE001  # a bug, told to whoever judges the run
             self.bugs.append(error)
 
     async def _serve(self) -> None:

@@ -93,7 +93,7 @@ class Run:
         self.faults = Faults(stream(seed, "faults"), self._loop, self.crew, self.kafka, self.platform)
         self.report.themes, self.report.faults = self.faults.themes, self.faults.counts
         self._forget = self.kafka.group(GROUP)._forget
-        setattr(self.kafka.group(GROUP), "_forget", self._forgotten)  # noqa: B010 - mypy knows that a method is no variable
+        setattr(self.kafka.group(GROUP), "_forget", self._forgotten)  # noqa: B010  # mypy knows that a method is no variable
         self.kafka.faults = self._asked
         self.kafka.observers.append(self._changed)
         self._loop.on_step = self.faults.at_step

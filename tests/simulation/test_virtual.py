@@ -140,7 +140,7 @@ def test_a_run_without_an_end_is_an_error() -> None:
     loop = VirtualLoop(7, most_steps=100)
 
     async def spin() -> None:
-        while loop.steps <= 100:  # noqa: ASYNC110 - turns of the loop are what it is about
+        while loop.steps <= 100:  # noqa: ASYNC110  # turns of the loop are what it is about
             await asyncio.sleep(0)
 
     task = loop.create_task(spin())
