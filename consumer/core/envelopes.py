@@ -6,6 +6,7 @@ from base64 import b64decode
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
+from urllib.parse import unquote_to_bytes
 
 from consumer.core.events import Record
 from consumer.core.formats import UNDECODABLE, Event, Path, Refusal, decode, decoder, found_at
@@ -37,7 +38,7 @@ class Envelope:
         gzip: the bytes are unpacked, where they are packed.
         charset: None means UTF-8.
         lines: each line is a text of JSON, and the event is the list of them.
-        text: the value may be text that is no JSON yet: base64.
+        text: the value may be text that is no JSON yet: base64, a form.
         steps: wrappings, the outermost first.
         words: how each of these is called.
 
@@ -95,7 +96,7 @@ class Envelope:
                 return unpacked
             value = unpacked
         if self.text and value.strip()[:1] not in (b'"', b"{", b"["):
-            return value.decode("ascii", "replace")
+            return value.decode("utf-8", "surrogateescape")  # a form may be of another charset
         if self.charset is None and not self.lines:
             return decode(value)
         try:
@@ -159,6 +160,35 @@ def unwrap(paths: tuple[Path, ...], *, base64: bool = False, charset: str | None
         return inner
 
     return step
+
+
+def form(paths: tuple[Path, ...], charset: str | None = None) -> Step:
+    """The event is the form's fields that stand there as text, `a=1&b=%E7%B2%A4`, or the list of several; of repeated names the last wins."""
+
+    def taken(found: object) -> object:
+        pairs = found.strip().split("&") if isinstance(found, str) else []
+        if not pairs or not all("=" in pair for pair in pairs if pair):
+            return Refusal(Reason.SCHEMA, "text in the envelope that is no form")
+        try:
+            return dict(_decoded_pair(pair, charset or "utf-8") for pair in pairs if pair)
+        except UnicodeDecodeError as error:
+            return Refusal(Reason.NOT_TEXT, f"not {charset or 'UTF-8'} at byte {error.start}")
+
+    def step(event: Event) -> object:
+        found: list[object] = []
+        for path in paths:
+            found = found or list(found_at((path,), event.body, event))
+        if not found:
+            return Refusal(Reason.SCHEMA, f"the envelope has nothing at `{paths[0].text}`")
+        return taken(found[0]) if len(found) == 1 else _together(map(taken, found))
+
+    return step
+
+
+def _decoded_pair(pair: str, charset: str) -> tuple[str, str]:
+    plain = pair.replace("+", " ").encode("utf-8", "surrogateescape")
+    name, _, value = (unquote_to_bytes(part).decode(charset) for part in plain.partition(b"="))
+    return name, value
 
 
 ENCRYPTED = Refusal(Reason.ENCRYPTED, "an encrypted envelope, not an order; decrypt it upstream")

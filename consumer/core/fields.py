@@ -8,8 +8,8 @@ import re
 import unicodedata
 from base64 import b64decode
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from decimal import (
     ROUND_FLOOR,
     ROUND_HALF_EVEN,
@@ -94,6 +94,9 @@ CLOCK = "HH:MM:SS"
 SHORT_CLOCK = "HH:MM"
 SHORTEST_CLOCK = "MM:SS"
 ISO_DURATION = "iso"
+_JOULE = Context(prec=200).divide(Decimal(1), Decimal(3600))
+"""In Wh: of more digits than what is multiplied by it is rounded to, so that 5400 J are 1.5 Wh and no less."""
+
 UNITS: Mapping[FieldType, Mapping[str, Decimal]] = {
     FieldType.ENERGY: {
         "Wh": Decimal(1),
@@ -103,6 +106,9 @@ UNITS: Mapping[FieldType, Mapping[str, Decimal]] = {
         "0.01kWh": Decimal(10),
         "0.001kWh": Decimal(1),
         "0.0001kWh": Decimal("0.1"),
+        "J": _JOULE,
+        "kJ": _JOULE.scaleb(3, Context(prec=200)),
+        "MJ": _JOULE.scaleb(6, Context(prec=200)),
     },
     FieldType.MONEY: {
         "yuan": Decimal(100),
@@ -114,6 +120,8 @@ UNITS: Mapping[FieldType, Mapping[str, Decimal]] = {
     FieldType.DURATION: {
         "s": Decimal(1),
         "ms": Decimal("0.001"),
+        "us": Decimal("0.000001"),
+        "ns": Decimal("0.000000001"),
         "min": Decimal(60),
         "h": Decimal(3600),
         "d": Decimal(86400),
@@ -130,7 +138,10 @@ _SPELLINGS = {
     **dict.fromkeys(
         ("kwh", "kw.h", "kw·h", "kw-h", "kw*h", "度", "度电", "千瓦时", "千瓦·时", "千瓦小时"), "kWh"
     ),
-    **dict.fromkeys(("yuan", "元", "cny", "rmb"), "yuan"),
+    **dict.fromkeys(("kj", "千焦"), "kJ"),
+    **dict.fromkeys(("焦", "焦耳"), "J"),
+    "兆焦": "MJ",
+    **dict.fromkeys(("yuan", "元", "圆", "元整", "元正", "cny", "rmb"), "yuan"),
     **dict.fromkeys(("jiao", "角"), "0.1yuan"),
     **dict.fromkeys(("fen", "分"), "fen"),
     **dict.fromkeys(("s", "sec", "second", "seconds", "秒", "秒钟"), "s"),
@@ -140,7 +151,7 @@ _SPELLINGS = {
     **dict.fromkeys(("d", "day", "days", "天"), "d"),
 }
 _OF_DURATIONS = {"m": "min", "分": "min"}
-"""Units as events write them beside their numbers, in lower case; but `MWh` and `mWh` differ in nothing else."""
+"""Units as events write them beside their numbers, in lower case; but `MWh` and `mWh`, `MJ` and `mJ` differ in nothing else."""
 
 
 def spelled_unit(text: str, type_: FieldType) -> str:
@@ -236,6 +247,7 @@ class Field:
         minus: where the number stands that is subtracted; without it there is no value.
         value: where the number stands within what `paths` lead to, if that is an object.
         unit_from: where its unit stands in there; without `value`, in the row, where it has to be then.
+        units: what the texts there, or behind numbers, mean that are no units as we know them: keys of UNITS.
         exponent_from: where the power of ten stands in there that it is multiplied by.
         rolls_over_at: the reading at which a meter begins anew, in the field's unit; 0 for one that never does.
         unit: the source's, as it was configured.
@@ -245,6 +257,8 @@ class Field:
         total: the numbers at all the places that the first path with any leads to, together.
         comma: numbers in text have a decimal comma.
         thousands: what stands between groups of three digits in text; empty for nothing.
+        after: what stands in a text before the value; empty where the text begins with it. Without that there is no value.
+        before: what ends the value; empty where the text does.
         split: what a text's parts are separated by; empty where it is taken whole.
         part: which of these parts the value is, from 0, from behind -1.
         encoding: what a text is encoded in, a key of ENCODINGS; empty where it is plain.
@@ -257,6 +271,7 @@ class Field:
         computed: what it is where the event has none.
         not_before, not_after: a field; a time on its wrong side is one of the next, the previous day.
         empty: texts that mean "no value".
+        default: the value where the event has none.
         required: an order without it is invalid.
 
     """
@@ -268,6 +283,7 @@ class Field:
     minus: tuple[Path, ...] = ()
     value: tuple[Path, ...] = ()
     unit_from: tuple[Path, ...] = ()
+    units: Mapping[str, str] = field(default_factory=dict)
     exponent_from: tuple[Path, ...] = ()
     rolls_over_at: Decimal = Decimal(0)
     unit: str = ""
@@ -277,6 +293,8 @@ class Field:
     total: bool = False
     comma: bool = False
     thousands: str = ""
+    after: str = ""
+    before: str = ""
     split: str = ""
     part: int = 0
     encoding: str = ""
@@ -290,6 +308,7 @@ class Field:
     not_before: str | None = None
     not_after: str | None = None
     empty: frozenset[str] = frozenset()
+    default: Value | None = None
     required: bool = False
 
     @property
@@ -322,8 +341,8 @@ class Field:
             for value in path.find_all(row, event) if path.many else (path.find(row, event),):
                 if value is None:
                     continue
-                if self.split and isinstance(value, str):
-                    value = _part(value, self.split, self.part)  # noqa: PLW2901  # no other is of use any more
+                if self.is_cut and isinstance(value, str):
+                    value = self._cut_out(value)  # noqa: PLW2901  # no other is of use any more
                 if isinstance(value, str):
                     text = value.strip()
                     if not text or (self.type is not FieldType.STRING and text.lower() in NOTHING):
@@ -333,8 +352,27 @@ class Field:
                 return path, value
         return None
 
+    @property
+    def is_cut(self) -> bool:
+        """It is a part of the text that stands there."""
+        return bool(self.split or self.after or self.before)
+
+    def _cut_out(self, text: str) -> str | None:
+        """The part of the text that the value is; None where the text has no such part."""
+        if self.after:
+            _, found, text = text.partition(self.after)
+            if not found:
+                return None
+        if self.before:
+            text = text.partition(self.before)[0]
+        return _part(text, self.split, self.part) if self.split else text
+
     def get(self, row: object, event: Event, station_zone: Zone | None) -> Value | None:
         """The value in our terms, or None. Raises UnreadableError."""
+        found = self._get(row, event, station_zone)
+        return self.default if found is None else found
+
+    def _get(self, row: object, event: Event, station_zone: Zone | None) -> Value | None:
         if self.total:
             return self._total(row, event)
         raw = self.find(row, event)
@@ -425,9 +463,10 @@ class Field:
         if unit is None:
             return self.scale
         text = scalar_text(unit) or ""
-        size = UNITS[self.type].get(spelled_unit(text, self.type))
+        size = UNITS[self.type].get(self.units.get(text) or spelled_unit(text, self.type))
         if size is None:
-            raise UnreadableError(Reason.SCHEMA, f"the unit `{text[:20]}` is no unit of {self.type}")
+            detail = f"the unit `{text[:20]}` is no unit of {self.type}; if it is one, `units` can say which"
+            raise UnreadableError(Reason.SCHEMA, detail)
         return _EXACT.multiply(size, self.multiplier)
 
     def _number(self, raw: object) -> Decimal:
@@ -519,9 +558,11 @@ def _reader_of(field: Field, station_zone: Zone | None, shown: tzinfo | None, *,
     elif field.type in _NUMBERS and not field.written:
         number = _number_of(field)
         read = _number_reader_of(field, number)
-    more = field.template is not None or field.empty or field.split or field.encoding
+    more = field.template is not None or field.empty or field.is_cut or field.encoding
     key = None if more or not field.paths else field.paths[0].name
     rest = _getter_of(field if key is None else replace(field, paths=field.paths[1:]), read)
+    if field.default is not None:
+        rest = _or_default(rest, field.default)
     look, elsewhere = _look_of(name, read, rest, texts=texts), rest is not _get_nothing
     return NOWHERE if key is None else key, name, texts, recall, number, elsewhere, look
 
@@ -617,12 +658,20 @@ def _getter_of(field: Field, read: Read) -> Get:
     return get
 
 
+def _or_default(get: Get, default: Value) -> Get:
+    def get_or_default(row: dict[str, object], event: Event) -> Value | None:
+        found = get(row, event)
+        return default if found is None else found
+
+    return get_or_default
+
+
 def _get_nothing(_row: dict[str, object], _event: Event) -> None:
     return None
 
 
 def _finder_of(field: Field) -> Callable[[dict[str, object], Event], object]:
-    if field.template is not None or field.empty or field.split or any(path.many for path in field.paths):
+    if field.template is not None or field.empty or field.is_cut or any(path.many for path in field.paths):
         return field.find
     finds = [path.find for path in field.paths]
     texts = field.type is FieldType.STRING
@@ -831,7 +880,7 @@ def is_placeholder(identity: str) -> bool:
 def _text(raw: object) -> str:
     text = scalar_text(raw)
     if text is None:
-        raise UnreadableError(Reason.SCHEMA, f"{kind_of(raw)} where text is expected")
+        raise UnreadableError(Reason.SCHEMA, f"{kind_of(raw)} where text is expected{_hint(raw)}")
     if len(text) > MAX_TEXT:
         raise UnreadableError(Reason.SCHEMA, f"a text of {len(text)} characters")
     return text
@@ -867,6 +916,10 @@ def _bool(raw: object) -> bool:
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?", re.ASCII)
 _is_number = _NUMBER.fullmatch
 _GROUPED = re.compile(r"([+-]?[0-9]{1,3}(?=([,.' ])[0-9]{3})(?:\2[0-9]{3})+)((?:[.,][0-9]*)?)", re.ASCII)
+_BY_LAKHS = re.compile(r"[+-]?[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?:\.[0-9]*)?", re.ASCII)
+"""As India groups digits: `1,23,456.50`."""
+_NEGATIVE = re.compile(r"\(([0-9][^()+-]*)\)|([0-9][^()+-]*)-", re.ASCII)
+"""As ledgers write what is less than nothing: `(12.50)`, `12.50-`."""
 _COMMA_NUMBER = re.compile(r"([+-]?[0-9]+)(?:,([0-9]+))?", re.ASCII)
 
 
@@ -882,19 +935,45 @@ def _number(raw: object, *, comma: bool = False, thousands: str = "") -> Decimal
         case Decimal():
             number = raw
         case str():
-            text = _with_plain_signs(raw[: MAX_TEXT + 1])
-            grouped = _GROUPED.fullmatch(text) if thousands else None
-            if grouped is not None and grouped[2] == thousands:
-                text = grouped[1].replace(thousands, "") + grouped[3]
+            text = _ungrouped(_with_plain_signs(raw[: MAX_TEXT + 1]), thousands)
             if comma:
                 match = _COMMA_NUMBER.fullmatch(text)
                 text = f"{match[1]}.{match[2] or 0}" if match else ""
             if _NUMBER.fullmatch(text) is None:
-                raise UnreadableError(Reason.SCHEMA, "text that is no number")
+                raise UnreadableError(Reason.SCHEMA, f"text that is no number{_why_none(text)}")
             number = Decimal(text)
         case _:
-            raise UnreadableError(Reason.SCHEMA, f"{kind_of(raw)} where a number is expected")
+            raise UnreadableError(Reason.SCHEMA, f"{kind_of(raw)} where a number is expected{_hint(raw)}")
     return _bounded(number)
+
+
+def _ungrouped(text: str, thousands: str) -> str:
+    """Its sign in front, and no more between its digits what they are grouped by."""
+    negative = _NEGATIVE.fullmatch(text)
+    if negative is not None:
+        text = f"-{(negative[1] or negative[2]).strip()}"
+    grouped = _GROUPED.fullmatch(text) if thousands else None
+    if grouped is not None and grouped[2] == thousands:
+        return grouped[1].replace(thousands, "") + grouped[3]
+    return text.replace(",", "") if thousands == "," and _BY_LAKHS.fullmatch(text) else text
+
+
+def _why_none(text: str) -> str:
+    """What would have to be said of the field for such text to be one."""
+    if _SEPARATED.fullmatch(text) is not None:
+        return "; see `decimal` and `thousands`"
+    beside = _TERM.fullmatch(text) is not None or _CURRENCY.match(text) is not None
+    return "; if its unit stands beside it, say `unit: in_text`" if beside else ""
+
+
+_SEPARATED = re.compile(r"[-+]?[0-9]+(?:[., '][0-9]+)+", re.ASCII)
+
+
+def _hint(raw: object) -> str:
+    """How a path that ends too early goes on."""
+    if isinstance(raw, list):
+        return "; end its path with `[0]` for the first in there, `[*]` where it is not always a list"
+    return "; let its path lead on into it" if isinstance(raw, dict) else ""
 
 
 _ZERO = Decimal(0)
@@ -937,7 +1016,7 @@ def _numbers_and_units(raw: object) -> list[tuple[str, str]]:
 
 def _with_plain_signs(text: str) -> str:
     """Digits, points and signs as arithmetic knows them, in whatever width they came."""
-    return unicodedata.normalize("NFKC", text).replace("\u2212", "-").strip()
+    return unicodedata.normalize("NFKC", text).replace("\u2212", "-").replace("\u2019", "'").strip()
 
 
 def _part(text: str, separator: str, number: int) -> str | None:
@@ -969,23 +1048,30 @@ _DURATIONS = {
     SHORTEST_CLOCK: re.compile(r"(?P<min>[0-9]{1,5}):(?P<s>[0-5][0-9](?:\.[0-9]{1,9})?)", re.ASCII),
     SHORT_CLOCK: re.compile(r"(?P<h>[0-9]{1,4}):(?P<min>[0-5][0-9])", re.ASCII),
     ISO_DURATION: re.compile(
-        r"P(?!$)(?:(?P<d>[0-9]{1,4})D)?(?:T(?!$)(?:(?P<h>[0-9]{1,5})H)?(?:(?P<min>[0-9]{1,7})M)?"
-        r"(?:(?P<s>[0-9]{1,9}(?:\.[0-9]{1,9})?)S)?)?",
-        re.ASCII,
+        # Years and months have no length, but some systems write that there are none of them.
+        r"P(?!$)(?:0+Y)?(?:0+M)?(?:(?P<w>[0-9]{1,3})W)?(?:(?P<d>[0-9]{1,4})D)?"
+        r"(?:T(?!$)(?:(?P<h>[0-9]{1,5}(?:[.,][0-9]{1,9})?)H)?(?:(?P<min>[0-9]{1,7}(?:[.,][0-9]{1,9})?)M)?"
+        r"(?:(?P<s>[0-9]{1,9}(?:[.,][0-9]{1,9})?)S)?)?",
+        re.ASCII | re.IGNORECASE,
     ),
 }
 WRITTEN_DURATIONS = tuple(_DURATIONS)
 """Units of durations that are no numbers."""
 
-_PARTS = {"d": 86400, "h": 3600, "min": 60, "s": 1}
+_PARTS = {"w": 604800, "d": 86400, "h": 3600, "min": 60, "s": 1}
 
 
 def _written_duration(raw: object, written: str) -> Decimal:
     text = unicodedata.normalize("NFKC", raw[:100]).strip() if isinstance(raw, str) else ""
     match = _DURATIONS[written].fullmatch(text)
     if match is None:
-        raise UnreadableError(Reason.SCHEMA, f"{kind_of(raw)} that is no {written}")
-    parts = [Decimal(digits) * _PARTS[unit] for unit, digits in match.groupdict().items() if digits]
+        shown = "ISO 8601 duration, such as PT1H30M" if written == ISO_DURATION else written
+        raise UnreadableError(Reason.SCHEMA, f"{kind_of(raw)} that is no {shown}")
+    parts = [
+        Decimal(digits.replace(",", ".")) * _PARTS[unit]
+        for unit, digits in match.groupdict().items()
+        if digits
+    ]
     return sum(parts, Decimal(0))
 
 
@@ -1007,6 +1093,7 @@ _EPOCH_UNITS = {
     "epoch_us": Decimal(1),
     "epoch_ns": Decimal("0.001"),
     "epoch_min": Decimal(60_000_000),
+    "epoch_d": Decimal(86_400_000_000),
     "filetime": Decimal("0.1"),
     TICKS: Decimal("0.1"),
 }
@@ -1181,11 +1268,11 @@ class TimeFormat:
         if self.text == DOTNET:
             shown = _DOTNET.fullmatch(text)
             return None if shown is None else _EPOCH + timedelta(milliseconds=int(shown[1]))
-        pattern = self._pattern or _ISO
-        match = pattern.fullmatch(text)
-        if match is None:
-            return None
-        return _composed(match.groupdict()) if self._pattern else _iso(match)
+        if self._pattern is None:
+            match = _ISO.fullmatch(text) or _ISO.fullmatch(_extended(text))
+            return None if match is None else _iso(match)
+        match = self._pattern.fullmatch(text)
+        return None if match is None else _composed(match.groupdict())
 
 
 def _widen(body: list[str], touching: list[int]) -> None:
@@ -1211,6 +1298,28 @@ def _of_array(raw: object) -> datetime | None:
         return None
     year, month, day, hour, minute, second, nanos = [*raw, 0, 0][:7]
     return datetime(year, month, day, hour, minute, second, nanos // 1000)  # noqa: DTZ001  # a wall clock, its zone comes later
+
+
+_ISO_OTHERWISE = re.compile(
+    r"(\d{4})(?:-?W(\d\d)-?([1-7])|-?(\d{3})|(\d\d)(\d\d))[Tt ](\d\d):?(\d\d)(?::?(\d\d))?((?:[.,Zz+-].*)?)",
+    re.ASCII,
+)
+
+
+def _extended(text: str) -> str:
+    """A time in ISO 8601's other forms, `20260301T113000Z`, `2026-W09-7T11:30`, `2026-060T11:30`, in its usual one. Raises ValueError."""
+    match = _ISO_OTHERWISE.fullmatch(text)
+    if match is None:
+        return ""
+    year, week, weekday, day_of_year, month, day, hour, minute, second, rest = match.groups()
+    if week is not None:
+        shown = date.fromisocalendar(int(year), int(week), int(weekday)).isoformat()
+    elif day_of_year is not None:
+        found = date(int(year), 1, 1) + timedelta(int(day_of_year) - 1)
+        shown = found.isoformat() if found.year == int(year) else ""
+    else:
+        shown = f"{year}-{month}-{day}"
+    return f"{shown}T{hour}:{minute}{f':{second}' if second else ''}{rest}"
 
 
 def _iso(match: re.Match[str]) -> datetime:

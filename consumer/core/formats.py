@@ -118,7 +118,7 @@ def _resembles(text: str) -> str:
 _LIKENESSES = (
     (re.compile(r"[\w+/\s-]{16,}={0,2}$", re.ASCII), "perhaps base64; see `base64: $` of `envelope`"),
     (re.compile(r"[{\[]\s*'"), "single quotes, as Python shows objects; only JSON is read"),
-    (re.compile(r"[\w.%-]+=[^&]*(?:&[\w.%-]+=[^&]*)*$"), "a form; only JSON is read"),
+    (re.compile(r"[\w.%-]+=[^&]*(?:&[\w.%-]+=[^&]*)*$"), "a form; see `form: $` of `envelope`"),
     (
         re.compile(r"[{\[]\s*(?:[A-Za-z_]\w*\s*:|//|/\*)|//|/\*"),
         "comments or names without quotes; only JSON is read",
@@ -215,6 +215,9 @@ class _Items:
 def _texts_at(item: object, way: tuple[str, ...]) -> Iterator[str]:
     """What stands there, through any item of the lists on the way; empty text where nothing does."""
     if isinstance(item, list) and item:
+        if way and way[0].isdecimal():  # `[0=plate]`: its first is that
+            yield from _texts_at(item[int(way[0])] if int(way[0]) < len(item) else None, way[1:])
+            return
         for inner in item:
             yield from _texts_at(inner, way)
     elif way and isinstance(item, dict):
@@ -223,7 +226,12 @@ def _texts_at(item: object, way: tuple[str, ...]) -> Iterator[str]:
         yield "" if way else scalar_text(item) or ""
 
 
-_Step = str | int | _Items
+@dataclass(frozen=True, slots=True)
+class _Each:
+    """All that an object's names lead to."""
+
+
+_Step = str | int | _Items | _Each
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,10 +240,11 @@ class Path:
 
     `cdr_location.id`, `list[0].id`, `list[-1].id`, `["a.b"]`; `list[*].id` is the first that
     there is in any item, `usage[type=ENERGY].volume` in those items whose type is that
-    (`[a=1|2,b.c=]`: 1 or 2, and no b.c). `$` is the whole event, `$.header.id` a place in it,
+    (`[a=1|2,b.c=]`: 1 or 2, and no b.c; `[0=a][1]` of lists: the second where the first is a). `$` is the whole event, `$.header.id` a place in it,
     also where the row is a part of it; `$message` the record's JSON with its envelope,
     `$headers.name` a Kafka header, `$key` the record's key (`$key.id` where it is JSON);
-    `$above` the item that the way to the rows last went through. Text on the way is JSON again.
+    `$above` the item that the way to the rows last went through. `orders.*` is all that an object's
+    names lead to, whichever these are, and `$above.key` the name. Text on the way is JSON again.
 
     Attributes:
         text: as written.
@@ -270,11 +279,11 @@ class Path:
             elif each is not None or conditions is not None:
                 steps.append(_Items.parse(conditions) if conditions else _Items())
             else:
-                steps.append(plain if plain is not None else quoted)
+                steps.append(_Each() if plain == "*" else plain if plain is not None else quoted)
             position = match.end()
         if (not steps and root in (None, "headers")) or rest.startswith("."):
             raise ValueError(f"`{text}` is no path: it leads nowhere")
-        many = any(isinstance(step, _Items) for step in steps)
+        many = any(isinstance(step, _Items | _Each) for step in steps)
         name = steps[0] if root is None and len(steps) == 1 and isinstance(steps[0], str) else None
         return cls(text, root, tuple(steps), many, name, whole=root == "event" and not steps)
 
@@ -310,11 +319,11 @@ class Path:
         yield from _walk_below(here, steps, event.above)
 
     def finds_empty_list(self, event: Event) -> bool:
-        """There is a list on its way, with nothing in it to go through."""
+        """There is a list on its way, or an object, with nothing in it to go through."""
         here, steps = (event.body, self._steps) if self._root is None else self._start(event)
         for step in steps:
-            if isinstance(step, _Items):
-                return opened(here) == []
+            if isinstance(step, _Items | _Each):
+                return opened(here) in ([], {})
             here = _named(here, step) if isinstance(step, str) else _item(here, step)
         return False
 
@@ -349,6 +358,10 @@ def _walk_below(here: object, steps: tuple[_Step, ...], above: object) -> Iterat
         if isinstance(step, _Items):
             for item in step.among(here):
                 yield from _walk_below(item, steps[number + 1 :], opened(item))
+            return
+        if isinstance(step, _Each):
+            for name, item in here.items() if isinstance(here, dict) else ():
+                yield from _walk_below(item, steps[number + 1 :], {"key": name})
             return
         here = _named(here, step) if isinstance(step, str) else _item(here, step)
         if here is None:

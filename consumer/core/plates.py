@@ -14,14 +14,28 @@ _ORDINARY = f"[{PROVINCES}][A-Z][{_SERIAL}]{{4}}[{_SERIAL}挂学警港澳使领]
 # Class letters: A-E battery-electric, F-K other; patterns that know only D and F are a recurring mistake.
 _NEW_ENERGY_SMALL = f"[{PROVINCES}][A-Z][A-HJK][{_SERIAL}][0-9]{{4}}"
 _NEW_ENERGY_LARGE = f"[{PROVINCES}][A-Z][0-9]{{5}}[A-HJK]"
-plausible = re.compile(f"{_ORDINARY}|{_NEW_ENERGY_SMALL}|{_NEW_ENERGY_LARGE}").fullmatch
+_OFFICIAL = f"使[0-9]{{6}}|[0-9]{{6}}使|WJ[{PROVINCES}]?[0-9]{{4}}[{_SERIAL}]|[{PROVINCES}][XS][0-9]{{4}}应急|民航[{_SERIAL}]{{5}}"
+_ANY = f"{_ORDINARY}|{_NEW_ENERGY_SMALL}|{_NEW_ENERGY_LARGE}|{_OFFICIAL}"
+plausible = re.compile(_ANY).fullmatch
+
+_COLOUR = r"(?:新能源|渐变绿|黄绿双?拼?|[蓝黄绿白])色?"
+_OPEN, _CLOSED = r"[(\[<【_/:|]?", r"[)\]>】_/:|]?"
+_COLOURED = re.compile(
+    f"(?:{_OPEN}{_COLOUR}(?:车?牌)?{_CLOSED})?({_ANY})(?:{_OPEN}(?:{_COLOUR}|黑色?)(?:车?牌)?{_CLOSED})?"
+)
+"""With its colour before or behind it, as cameras and people write it: `蓝粤B12345`, `粤BD12345(绿)`. 黑 before it is a province."""
 
 
 def normalise(text: str) -> str:
-    """The plate in its one spelling; empty where nothing is left. O stays O, and I stays I."""
+    """The plate in its one spelling; empty where nothing is left. O stays O, and I stays I.
+
+    Its colour is left out where what remains is a mainland plate.
+    """
     plain = _LEFT_OUT.sub("", unicodedata.normalize("NFKC", text).upper())
     # Again: what was left out may have stood between a letter and its accent.
-    return unicodedata.normalize("NFKC", plain)
+    plate = unicodedata.normalize("NFKC", plain)
+    coloured = None if plausible(plate) else _COLOURED.fullmatch(plate)
+    return plate if coloured is None else coloured[1]
 
 
 def is_normal(text: str) -> bool:

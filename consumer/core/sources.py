@@ -194,7 +194,7 @@ class Plausibility:
         for time in (started, ended):
             if isinstance(time, datetime):
                 if time.year < 2000:
-                    found.append((Reason.BEFORE_2000, "a time before the year 2000"))
+                    found.append((Reason.BEFORE_2000, "a time before the year 2000; is its `format` right?"))
                 elif latest is not None and time > latest:
                     found.append((Reason.IN_FUTURE, "it ends in the future; is the zone right?"))
         seconds = values.get("seconds")

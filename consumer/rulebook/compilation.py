@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta, timezone
 from decimal import Decimal
 from functools import cache
@@ -14,8 +15,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from consumer.core import expressions, syntax
 from consumer.core.coupons import LARGEST_VALUE, Account, is_free_parameter
 from consumer.core.documents import Document
-from consumer.core.envelopes import CHARSETS, Envelope, Step, cloudevents, connect, unwrap
+from consumer.core.envelopes import CHARSETS, Envelope, Step, cloudevents, connect, form, unwrap
 from consumer.core.errors import Problem
+from consumer.core.events import Value
 from consumer.core.fields import (
     DERIVED_FIELDS,
     EPOCHS,
@@ -27,6 +29,7 @@ from consumer.core.fields import (
     Field,
     FieldType,
     TimeFormat,
+    UnreadableError,
     Zone,
     spelled_unit,
 )
@@ -87,6 +90,7 @@ _RESERVED = frozenset([syntax.PRESENT, *_CEL_WORDS.split()])
 """Names that no field can have."""
 
 _STATION = "station"
+_NO_DEFAULT = frozenset({"order_id", "plate"})
 _NUMBERS = frozenset({*UNITS, FieldType.INT, FieldType.DECIMAL})
 _DOUBTS = (
     Reason.END_BEFORE_START,
@@ -441,9 +445,12 @@ class Compilation:
                 steps.append(cloudevents if model.cloudevents else connect)
                 words.append(key)
             else:
-                paths = tuple(self._paths((*place, key), model.unwrap or model.base64))
-                text = text or (not steps and model.base64 == ["$"])
-                steps.append(unwrap(paths, base64=model.base64 is not None, charset=charset))
+                paths = tuple(self._paths((*place, key), model.unwrap or model.base64 or model.form))
+                text = text or (not steps and ["$"] in (model.base64, model.form))
+                if model.form is not None:
+                    steps.append(form(paths, charset))
+                else:
+                    steps.append(unwrap(paths, base64=model.base64 is not None, charset=charset))
                 words.append(f"{key} {' or '.join(path.text for path in paths)}")
         return Envelope(
             skip=skip,
@@ -507,8 +514,9 @@ class Compilation:
             self._problem(location, f"{name} needs either paths or a template", "give one of them", key=True)
         self._check_keys(location, name, type_, model)
         wanted = model.zone or zone_name
+        known = len(self.bundle.problems)
         zone = self._zone((*location, "zone"), None if model.zone == _STATION else model.zone) or source_zone
-        return Field(
+        field = Field(
             name=name,
             type=type_,
             paths=tuple(self._paths((*location, "paths"), model.paths)),
@@ -516,6 +524,7 @@ class Compilation:
             minus=tuple(self._paths((*location, "minus"), model.minus)),
             value=tuple(self._paths((*location, "value"), model.value)),
             unit_from=tuple(self._paths((*location, "unit_from"), model.unit_from)),
+            units=self._units(location, type_, model),
             exponent_from=tuple(self._paths((*location, "exponent_from"), model.exponent_from)),
             rolls_over_at=model.rolls_over_at or Decimal(0),
             unit=model.unit or "",
@@ -525,6 +534,8 @@ class Compilation:
             total=model.sum is not None,
             comma=model.decimal == ",",
             thousands=model.thousands or "",
+            after=model.after or "",
+            before=model.before or "",
             split=model.split or "",
             part=model.part or 0,
             encoding=model.encoding or "",
@@ -540,6 +551,37 @@ class Compilation:
             empty=frozenset(model.empty or ()),
             required=model.required,
         )
+        if model.default is None or known != len(self.bundle.problems):
+            return field
+        return replace(field, default=self._default(location, field, model.default))
+
+    def _default(self, location: Location, field: Field, text: str) -> Value | None:
+        """What it is where the event has none, read as if it stood there."""
+        place = (*location, "default")
+        if field.name in _NO_DEFAULT or field.type is FieldType.TIMESTAMP:
+            what = "is a time" if field.type is FieldType.TIMESTAMP else "would be the same for many orders"
+            self._problem(place, f"{field.name} {what}: it has no default", "leave this out", key=True)
+        elif field.computed is not None:
+            self._problem(place, f"{field.name} is computed where there is none", "leave one out", key=True)
+        elif field.is_beside and not field.unit:
+            self._problem(place, f"nobody knows in which unit {text} is", "add `unit`", key=True)
+        else:
+            try:
+                return field.read(text)
+            except UnreadableError as error:
+                self._problem(place, f"`{text[:40]}`: {error.detail}", "write it as the event would")
+        return None
+
+    def _units(self, location: Location, type_: FieldType, model: FieldModel) -> Mapping[str, str]:
+        if model.units and model.unit_from is None and model.unit != IN_TEXT:
+            message = "`units` are what `unit_from` or `unit: in_text` find"
+            self._problem((*location, "units"), message, "add one of them, or leave it out", key=True)
+        known = UNITS.get(type_, {})
+        for text, unit in model.units.items():
+            if unit not in known or unit in WRITTEN_DURATIONS:
+                remedy = did_you_mean(unit, [name for name in known if name not in WRITTEN_DURATIONS])
+                self._problem((*location, "units", text), f"`{unit}` is no unit of {type_}", remedy)
+        return model.units
 
     def _check_keys(self, location: Location, name: str, type_: FieldType, model: FieldModel) -> None:
         """Keys that mean nothing for a field of this type."""
@@ -580,11 +622,12 @@ class Compilation:
         if (model.split is None) is not (model.part is None):
             message = "`split` and `part` go together"
             self._problem(location, message, "say where the text is divided, and which part it is", key=True)
-        if model.split is not None and (model.paths is None or model.sum is not None):
-            message = "`split` is for what `paths` lead to, one by one"
-            self._problem((*location, "split"), message, "leave it out", key=True)
+        for key in ("split", "after", "before"):
+            if getattr(model, key) is not None and (model.paths is None or model.sum is not None):
+                message = f"`{key}` is for what `paths` lead to, one by one"
+                self._problem((*location, key), message, "leave it out", key=True)
         # Each of several readings has a unit of its own, which stands beside the reading and not in the order.
-        several = any("[" in text for text in (*(model.paths or ()), *(model.minus or ())))
+        several = any(_leads_to_several(text) for text in (*(model.paths or ()), *(model.minus or ())))
         for key in ("unit_from", "exponent_from"):
             if several and model.value is None and getattr(model, key) is not None:
                 message = f"`{key}` is looked up beside `value`, and there is none"
@@ -1001,6 +1044,13 @@ def _parts(data: object, depth: int = 3) -> Iterator[object]:
             yield from _parts(part, depth - 1)
     else:
         yield data
+
+
+def _leads_to_several(path: str) -> bool:
+    try:
+        return Path.parse(path).many
+    except ValueError:
+        return False
 
 
 def _needs_zone(source: str) -> bool:

@@ -412,11 +412,16 @@ class _Row:
 _EXACT = Context(prec=100)
 
 
+_LONG = 50
+
+
 def _term(part: Quantity, *, alone: bool) -> str:
     return f"{part.number:f}" + ("" if alone or not part.unit else f" {part.unit}")
 
 
 def _short(number: Decimal) -> str:
+    if len(number.as_tuple().digits) > _LONG:  # what a joule is in Wh has no end
+        number = number.normalize(Context(prec=12))
     text = f"{number:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 
@@ -425,6 +430,8 @@ def _without(field: Field, value: Value | None, values: Mapping[str, Value]) -> 
     """Why a field has its value, or none, though nothing stands there."""
     if value is not None and field.computed is not None:
         return field.computed.text
+    if value is not None and field.default is not None:
+        return "the default"
     if value is not None:
         return _derived(field.name, values)
     return f"absent{looked_at(field)}"

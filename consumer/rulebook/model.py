@@ -157,6 +157,8 @@ class FieldModel(Model):
     """Where `paths` (and `minus`) lead to objects: where the number stands in there."""
     unit_from: Texts | None = None
     """Where in there its unit stands, such as `Wh` or `KWH`; `unit` is that of those without one. Without `value` it is in the order, and has to be; `unit` is not needed then."""
+    units: dict[Text, Text] = {}
+    """What the texts at `unit_from`, or behind the numbers of `in_text`, mean where they are no units: `{1: kWh, 2: Wh}`, `{Minuten: min}`."""
     exponent_from: Texts | None = None
     """Where in there the power of ten stands by which it is multiplied (OCPP's `multiplier`)."""
     rolls_over_at: (
@@ -166,15 +168,19 @@ class FieldModel(Model):
     type: Annotated[FieldType, Field(strict=False)] | None = None
     """How it is read; fixed for the fields that we know, else `string`."""
     unit: Text | None = None
-    """What the source counts in; energies become Wh, money fen, durations seconds. Needed for these. `in_text` where the unit stands behind each number, as in `18.6 kWh`, `￥4.20`, `1小时30分`."""
+    """What the source counts in; energies become Wh, money fen, durations seconds. Needed for these. `in_text` where the unit stands behind each number, as in `18.6 kWh`, `￥4.20`, `1小时30分`; `HH:MM:SS`, `HH:MM`, `MM:SS` and `iso` (`PT1H30M`) for durations that are written so."""
     multiplier: (
         Annotated[Decimal, BeforeValidator(_decimal, json_schema_input_type=float), Field(gt=0)] | None
     ) = None
     """The number is this many units."""
     decimal: Literal[".", ","] | None = None
     """What stands before a number's fraction in text; default `.`, and `4,00` is a mistake then."""
-    thousands: Literal[",", ".", "'"] | None = None
-    """What stands between groups of three digits in text, where anything does: `1,234.50`."""
+    thousands: Literal[",", ".", "'", " "] | None = None
+    """What stands between groups of three digits in text, where anything does: `1,234.50`; with `,` also `1,23,456.50`."""
+    after: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = None
+    """In text at `paths`, the value is what comes after this: `plate=`. Where it is not in there, there is no value."""
+    before: Annotated[str, StringConstraints(min_length=1, max_length=100)] | None = None
+    """What ends the value in text at `paths`: `&`. Where it is not in there, the text does."""
     split: Annotated[str, StringConstraints(min_length=1, max_length=10)] | None = None
     """Text at `paths` consists of parts with this between them, of which `part` is the value: `粤BD12345_绿`."""
     part: Annotated[int, Field(ge=-100, le=100)] | None = None
@@ -186,7 +192,7 @@ class FieldModel(Model):
     connect_scale: Annotated[int, Field(ge=0, le=40)] | None = None
     """The value is a Kafka Connect decimal without its schema: base64 of bytes with so many decimal places."""
     format: Texts | None = None
-    """A timestamp's: iso (default), epoch_s (also `{seconds: ..., nanos: ...}`), epoch_ms, epoch_us, epoch_ns, epoch_min, ticks (.NET's, since the year 1) and filetime (Windows', since 1601), the same with `_local` for clocks that took local time for UTC, excel (days by the clock, as spreadsheets count them), array (`[2026, 6, 3, 9, 0]`), dotnet (`/Date(1772335800000)/`), or patterns like `yyyy-MM-dd HH:mm:ss`, in which `a` is am, pm, 上午, 下午, 晚上 ..., `MMM` a month's English name, `EEE` a weekday, `Z` an offset, `z` UTC or GMT+8, `VV` a zone's name, and text stands in quotes: `EEE MMM dd HH:mm:ss 'CST' yyyy`."""
+    """A timestamp's: iso (default; also `20260301T113000Z` and `2026-W09-7T11:30`), epoch_s (also `{seconds: ..., nanos: ...}`), epoch_ms, epoch_us, epoch_ns, epoch_min, epoch_d (days), ticks (.NET's, since the year 1) and filetime (Windows', since 1601), the same with `_local` for clocks that took local time for UTC, excel (days by the clock, as spreadsheets count them), array (`[2026, 6, 3, 9, 0]`), dotnet (`/Date(1772335800000)/`), or patterns like `yyyy-MM-dd HH:mm:ss`, in which `a` is am, pm, 上午, 下午, 晚上 ..., `MMM` a month's English name, `EEE` a weekday, `Z` an offset, `z` UTC or GMT+8, `VV` a zone's name, and text stands in quotes: `EEE MMM dd HH:mm:ss 'CST' yyyy`."""
     zone: Text | None = None
     """Of timestamps without an offset: `Asia/Shanghai`, `+08:00`, or `station` for the station's own."""
     precision: Literal["s", "min"] | None = None
@@ -197,6 +203,8 @@ class FieldModel(Model):
     """A timestamp that would lie after this field is of the day before."""
     empty: Scalars | None = None
     """Values that mean "no value"."""
+    default: Scalar | None = None
+    """The value where the event has none, written as the event would: `0` for a discount that is left out. Not for what names an order or a car, nor for times."""
     required: bool = False
     """Without it the order is invalid, even if it has no plate."""
 
@@ -242,6 +250,8 @@ class StepModel(Model):
     """The event is what stands there; text there is JSON again, as are bytes that became a list of numbers. With `records[*].value` it is the list of all of them."""
     base64: Texts | None = None
     """The event stands there as base64 of JSON; `$`, first of the steps, is the whole value also where it is base64 and no JSON."""
+    form: Texts | None = None
+    """The event is the fields of the form that stands there as text, `order=A1&plate=%E7%B2%A4B12345`; `$`, first of the steps, is the whole value."""
     cloudevents: Literal[True] | None = None
     """A structured CloudEvent, or a batch; those in binary mode pass as they are."""
     connect: Literal[True] | None = None
@@ -320,7 +330,7 @@ class SourceModel(Model):
     ) = None
     """What is taken off first, the outermost first; what `extends` takes off comes after that."""
     orders: Texts | None = None
-    """Where the orders stand: a list of them, or one; text there is JSON again. `$` (default) is the event itself. With `stations[*].orders` they are those of all lists, and `$above.id` is of the station that a list stands in. Where each order is a list itself, its fields are `[0]`, `[1]` ..."""
+    """Where the orders stand: a list of them, or one; text there is JSON again. `$` (default) is the event itself. With `stations[*].orders` they are those of all lists, and `$above.id` is of the station that a list stands in; with `orders.*` all that stands in an object, and `$above.key` is the name that it has there. Where each order is a list itself, its fields are `[0]`, `[1]` ..."""
     skip: list[SkipModel] | None = None
     """Gates, in order; the first that holds ends the row before any rule is asked. Those of `extends` come first, but for those over the same first path."""
     fields: FieldModels = {}

@@ -732,7 +732,7 @@ class _Charges:
     def _certain(self) -> set[str]:
         fields = {place.name: place for place in self.source.fields}
         certain = {"order_id", "event_id", "plate", *self.rule.equals}
-        certain |= {name for name, place in fields.items() if place.required}
+        certain |= {name for name, place in fields.items() if place.required or place.default is not None}
         for name, place in fields.items():
             if place.computed is not None and {place.computed.left, place.computed.right} <= certain:
                 certain.add(name)

@@ -165,6 +165,13 @@ def moment(raw: object, *formats: str, zone: Zone | None = None) -> datetime:
         ("08 Mar 2026 12:05:00 am", "dd MMM yyyy hh:mm:ss a", "2026-03-07T16:05:00"),
         ("2026-06-03T09:00:00+0500", "yyyy-MM-dd'T'HH:mm:ssXXX", "2026-06-03T04:00:00"),
         ("2026年6月3日 09:00", "yyyy年M月d日 HH:mm", "2026-06-03T01:00:00"),
+        ("2026-W23-3T09:00:00Z", "iso", "2026-06-03T09:00:00"),
+        ("2026W233T0900", "iso", "2026-06-03T01:00:00"),
+        ("20260603T090000.5+0800", "iso", "2026-06-03T01:00:00.500000"),
+        ("20260603T0900Z", "iso", "2026-06-03T09:00:00"),
+        ("2026-154T09:00:00Z", "iso", "2026-06-03T09:00:00"),
+        (20607, "epoch_d", "2026-06-03T00:00:00"),
+        (20607, "epoch_d_local", "2026-06-02T16:00:00"),
     ],
 )
 def test_times_are_read_in_their_format_and_zone(raw: object, written: str, utc: str) -> None:
@@ -186,7 +193,12 @@ def test_a_time_keeps_its_own_offset_whatever_zone_is_configured() -> None:
     [
         ("2026-02-30 09:00:00", "yyyy-MM-dd HH:mm:ss"),
         ("2026-06-03", "iso"),
-        ("2026-W23-3T09:00:00Z", "iso"),
+        ("2026-W54-3T09:00:00Z", "iso"),
+        ("2026-W23-8T09:00:00Z", "iso"),
+        ("2026-366T09:00:00Z", "iso"),
+        ("2026-000T09:00:00Z", "iso"),
+        ("20261303T090000Z", "iso"),
+        ("20260603090000", "iso"),
         ("2026-06-03T25:00:00Z", "iso"),
         ("2026113104500", "yyyyMMddHHmmss"),
         ("soon", "epoch_s"),

@@ -19,6 +19,12 @@ from consumer.core.plates import is_doubtful, mask, normalise
         ("沪Ａ Ｄ１２３４５", "沪AD12345"),
         ("ABC-1234", "ABC1234"),
         ("粤BOI123", "粤BOI123"),
+        ("蓝粤B12345", "粤B12345"),
+        ("粤BD12345（绿）", "粤BD12345"),
+        ("新能源-黑A12345D", "黑A12345D"),
+        ("粤B12345黑牌", "粤B12345"),
+        ("黑粤B12345", "黑粤B12345"),
+        ("绿粤BD123", "绿粤BD123"),
         ("·-", ""),
     ],
 )
@@ -46,6 +52,10 @@ def test_what_is_normalised_stays_as_it_is(text: str) -> None:
         "粤BK12345",
         "粤B12345D",
         "粤B12345G",
+        "使014578",
+        "014578使",
+        "WJ粤1234X",
+        "京X1234应急",
     ],
 )
 def test_ordinary_and_new_energy_plates_are_plausible(plate: str) -> None:

@@ -4,6 +4,7 @@ import json
 from base64 import b64encode
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Context, Decimal
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -576,8 +577,8 @@ def test_an_amount_is_what_its_digits_say_in_every_unit(
 ) -> None:
     """Against integers alone: digits * unit / 10^places, half to even."""
     type_, name = unit
-    size = UNITS[type_][name] * 10**4
-    numerator, denominator = digits * int(size), 10 ** (places + 4)
+    size = Fraction(UNITS[type_][name]).limit_denominator(10**6)  # a joule has no end as a decimal
+    numerator, denominator = digits * size.numerator, size.denominator * 10**places
     whole, rest = divmod(numerator, denominator)
     if 2 * rest > denominator or (2 * rest == denominator and whole % 2):
         whole += 1
