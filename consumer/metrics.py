@@ -103,7 +103,7 @@ class Metrics:
 
         self.secrets_reloads = Counter(
             "coupon_secrets_reloads",
-            "Secrets whose file changed, by what came of it: loaded, or kept as it was; kept, of certificates too.",
+            "Secrets whose file changed, by what came of it: loaded, or kept as it was. Certificates that are kept count, too.",
             ["result"],
             registry=registry,
         )
@@ -259,7 +259,7 @@ class Metrics:
         )
         self.retry_overdue = Gauge(
             "coupon_retry_overdue_seconds",
-            "For how long the oldest order that is known of a retry topic's partition is due and not done.",
+            "How long ago the oldest order known of in a retry topic's partition was due, while it is not done.",
             ["topic", "partition"],
             registry=registry,
         )

@@ -89,7 +89,7 @@ class _Actor:
 
 
 def main(number: int) -> None:
-    """That process. What takes long to import is there when it is told to start."""
+    """What that process runs. It imports first what takes long, so that it starts at once when it is told to."""
     import consumer.rulebook
     import consumer.sandbox.figures
     import consumer.service  # noqa: F401  # see above
