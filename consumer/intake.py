@@ -28,6 +28,7 @@ from consumer.core.headers import read_replay, read_retry
 from consumer.core.offsets import Tracker
 from consumer.core.outcomes import Outcome, Resolution
 from consumer.core.status import LedgerStatus, Memory, PartitionStatus
+from consumer.decoding import Damage
 from consumer.delivery import UnderWay
 from consumer.ledger import Done, Ledger
 from consumer.link import Membership, TopicPartition, cancel_until_ended, words
@@ -79,7 +80,11 @@ BUG_PAUSE, LONGEST_BUG_PAUSE = 1.0, 60.0
 OPEN_SECONDS = 30.0
 """How long one try to open an assignment may take before it is said aloud and tried again."""
 
+DAMAGE_SECONDS = 30.0
+"""After which a batch that cannot be decoded is fetched again: another replica may lead by then, with a good copy."""
+
 FULL, LEDGER, OFFSET_MAP, NOT_DUE, UNREADABLE = "full", "ledger", "offset_map", "not_due", "unreadable"
+DAMAGED = "damaged"
 """Reasons of ours to pause; the flow has its own. `not_due` is a retry topic's, and no trouble."""
 
 
@@ -109,6 +114,10 @@ class Consumer(Logs, Protocol):
 
     def next_offset(self, partition: TopicPartition) -> int | None:
         """Where the next poll reads on, past transaction markers and gaps; None while that is not known."""
+
+    @property
+    def damaged(self) -> Mapping[TopicPartition, Damage]:
+        """Partitions of which nothing comes, since a batch cannot be decoded."""
 
     async def getmany(
         self, *partitions: TopicPartition, timeout_ms: int, max_records: int
@@ -285,6 +294,8 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._ends: Mapping[TopicPartition, int] = {}
         self._paused_lately: set[TopicPartition] = set()
         self._unreadable: Counter[str] = Counter()
+        self._damage_noted = float("-inf")
+        self._damage_told = Intervals(first=60.0, longest=600.0)
         self._room = asyncio.Event()
         self._stopping = asyncio.Event()
         self._made_anew: set[TopicPartition] = set()
@@ -295,7 +306,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._polled_at = monotonic()
         self._held_up_by: str | None = None
         self._steer_at = self._account_at = monotonic()
-        self._seen_reasons = {FULL, LEDGER, OFFSET_MAP, NOT_DUE, UNREADABLE}
+        self._seen_reasons = {FULL, LEDGER, OFFSET_MAP, NOT_DUE, UNREADABLE, DAMAGED}
         delivery.after_turns(self._begin_more)
 
     # -- The poll loop --------------------------------------------------------------------------------
@@ -464,6 +475,8 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
                 wanted[partition] = OFFSET_MAP
             elif self._is_unreadable(partition.topic):
                 wanted[partition] = UNREADABLE
+            elif self._is_damaged(partition):
+                wanted[partition] = DAMAGED
             elif place.not_due is not None:
                 wanted[partition] = NOT_DUE
         return wanted
@@ -491,7 +504,33 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             await asyncio.sleep(min(5.0, 0.1 * self._problems))
             return {}
         self._problems, self._polled_at, self._cannot_poll = 0, self._monotonic(), None
+        if self._consumer.damaged:
+            self._note_damage()
         return batches
+
+    def _note_damage(self) -> None:
+        """Its partition is left alone for a while; whatever else was polled goes on."""
+        found = [each for each in self._consumer.damaged.items() if each[1].found_at > self._damage_noted]
+        for partition, damage in found:
+            self._damage_noted = max(self._damage_noted, damage.found_at)
+            self._steer_at = self._monotonic()
+            held_back = self._damage_told.due((partition, damage.offset), self._monotonic())
+            if held_back is not None:
+                log.error(
+                    "intake.batch_damaged",
+                    topic=partition.topic,
+                    partition=partition.partition,
+                    offset=damage.offset,
+                    next_offset=damage.next_offset,
+                    problem=damage.problem,
+                    times=held_back + 1,
+                    remedy="it is fetched again every half minute, since another replica may be whole; "
+                    "the runbook's CouponBatchDamaged tells how to pass over it",
+                )
+
+    def _is_damaged(self, partition: TopicPartition) -> bool:
+        damage = self._consumer.damaged.get(partition)
+        return damage is not None and self._monotonic() < damage.found_at + DAMAGE_SECONDS
 
     def _uncrowded(self, assignment: Assignment) -> Iterable[TopicPartition]:
         """No partition gets more than half of what may be held while others could: its deep backlog keeps nobody waiting."""

@@ -41,7 +41,7 @@ from aiokafka.protocol.types import (
 
 from consumer.core.errors import BrokerUnavailableError, RefusedError
 from consumer.core.values import Frozen
-from consumer.decoding import Records, as_decoded, partition_records
+from consumer.decoding import AsDecoded, Damage, Records, partition_records
 
 T = TypeVar("T")
 
@@ -267,12 +267,18 @@ class GroupConsumer(AIOKafkaConsumer):
 
     def __init__(self, *topics: str, **options: Any) -> None:
         self._assignor = _Assignor()
+        self._decoded = AsDecoded()
         super().__init__(
             *topics,
             partition_assignment_strategy=(self._assignor,),
-            key_deserializer=as_decoded,
+            key_deserializer=self._decoded,
             **options,
         )
+
+    @property
+    def damaged(self) -> Mapping[TopicPartition, Damage]:
+        """Partitions of which nothing comes, since a batch cannot be decoded; where each stood when it was fetched last."""
+        return self._decoded.damaged
 
     async def getmany(
         self, *partitions: TopicPartition, **options: Any

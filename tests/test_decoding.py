@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from aiokafka.consumer.fetcher import READ_COMMITTED
 
-from consumer.decoding import Records, as_decoded, partition_records
+from consumer.decoding import AsDecoded, Records, partition_records
 from consumer.link import TopicPartition
 from tests.broker.test_records import Raw, raw_builder
 
@@ -31,7 +31,7 @@ def read(data: bytes, start: int, deserializer: Any = None) -> list[Any]:
 
 
 @pytest.mark.parametrize("codec", [0, 4])
-@pytest.mark.parametrize("deserializer", [None, as_decoded])
+@pytest.mark.parametrize("deserializer", [None, AsDecoded()])
 def test_header_keys_that_are_no_utf8_hold_nothing_up_and_repeat_nothing(
     codec: int, deserializer: Any
 ) -> None:
@@ -55,7 +55,7 @@ def test_what_stands_before_the_place_that_was_asked_for_is_passed_over() -> Non
 
 
 def test_records_as_decoded_tell_all_but_their_topic_and_partition() -> None:
-    (plain,), (bare,) = read(batch(7, ["fine"]), 7), read(batch(7, ["fine"]), 7, as_decoded)
+    (plain,), (bare,) = read(batch(7, ["fine"]), 7), read(batch(7, ["fine"]), 7, AsDecoded())
 
     assert (plain.topic, plain.partition) == PARTITION
     for name in ("offset", "timestamp", "key", "value"):

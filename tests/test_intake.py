@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, cast
@@ -19,6 +20,7 @@ from consumer.core.headers import own_headers, retry_headers
 from consumer.core.offsets import Tracker
 from consumer.core.outcomes import Outcome, OutcomeContext, Reason, Resolution
 from consumer.core.status import LedgerStatus
+from consumer.decoding import Damage
 from consumer.delivery import Delivery, UnderWay
 from consumer.intake import Intake
 from consumer.ledger import Done, Encoder, FlushBounds, Ledger
@@ -61,6 +63,7 @@ class FakeConsumer:
         """The log's end as of the last fetch, where that is another one."""
         self.younger_from: int | None = None
         """Where the first record stands that is younger than the member."""
+        self.damaged: dict[TopicPartition, Damage] = {}
         self.asked: tuple[TopicPartition, ...] | None = None
         """The partitions that the poll under way named; none is all."""
 
@@ -589,6 +592,28 @@ async def test_a_consumer_that_has_nothing_to_bring_is_left_alone(
         room.consumer.at = 100 if why == "at the end" else 50
         await asyncio.sleep(1.2)
         assert room.intake.partitions == [PARTITION]
+
+
+async def test_a_partition_with_a_damaged_batch_is_left_alone_for_a_while_and_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(intake, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(intake, "DAMAGE_SECONDS", 0.5)
+    with capture_logs() as lines:
+        async with running(Room()) as room:
+            room.consumer.at = 50  # and 100 is the log's end
+            for _ in range(2):
+                room.consumer.damaged[PARTITION] = Damage(50, 70, "a checksum", time.monotonic())
+                await until(lambda: room.intake.paused == {"damaged": 1})
+                assert PARTITION in room.consumer.paused
+                await until(lambda: room.intake.paused == {})
+            room.consumer.damaged.clear()
+            room.consumer.polls.put_nowait([50])
+            await until(lambda: room.link.committed[PARTITION].offset == 51)
+            assert not room.consumer.rejoined.is_set()
+
+    (told,) = [line for line in lines if line["event"] == "intake.batch_damaged"]
+    assert (told["log_level"], told["partition"], told["offset"], told["next_offset"]) == ("error", 0, 50, 70)
 
 
 async def test_a_deep_backlog_of_one_partition_takes_half_of_what_may_be_held_and_leaves_the_rest_to_others(

@@ -2,9 +2,11 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import pytest
 from aiokafka.client import AIOKafkaClient
+from aiokafka.record.util import calc_crc32c
 
 from consumer.link import (
     ERRORS,
@@ -71,6 +73,51 @@ async def test_a_consumer_gives_records_of_one_partition_after_the_other() -> No
         await consumer.ended()
 
     assert {len(set(given[at : at + 3])) for at in range(0, 12, 3)} == {3}
+
+
+def _wrong(batch: bytes) -> bytes:
+    """Not what its checksum says."""
+    return batch[:-5] + b"?" + batch[-4:]
+
+
+def _not_packed(batch: bytes) -> bytes:
+    """Said to be packed by zstd, and all that its checksum says."""
+    said = batch[21:22] + b"\x04" + batch[23:]
+    checksum: int = calc_crc32c(said)
+    return batch[:17] + checksum.to_bytes(4, "big") + said
+
+
+@pytest.mark.parametrize("damaged", [_wrong, _not_packed])
+async def test_a_damaged_batch_holds_up_its_partition_and_no_record_of_others_is_lost(
+    damaged: Callable[[bytes], bytes],
+) -> None:
+    """aiokafka raises, goes on behind what it read of other partitions for the same poll, and nobody ever gets that."""
+    partitions = [TopicPartition(TOPIC, at) for at in range(3)]
+    broker = Broker(Load(events=900, partitions=3), batch=20)
+    whole = broker.batches[1][3]
+    broker.batches[1][3] = damaged(whole)
+    consumer = Consumer(broker, partitions)
+    for partition in partitions:
+        consumer.seek(partition, 0)
+    given: dict[TopicPartition, list[int]] = {partition: [] for partition in partitions}
+
+    async def take(until: int) -> None:
+        async with asyncio.timeout(10):
+            while sum(map(len, given.values())) < until or (until < 900 and not consumer.damaged):
+                for partition, records in (await consumer.getmany(timeout_ms=50, max_records=1000)).items():
+                    given[partition] += [record.offset for record in records]
+
+    try:
+        await take(660)
+        (at,) = consumer.damaged.items()
+        broker.batches[1][3] = whole
+        await take(900)
+    finally:
+        await consumer.ended()
+
+    assert (at[0], at[1].offset, at[1].next_offset) == (partitions[1], 60, 80)
+    assert given == {partition: list(range(300)) for partition in partitions}
+    assert consumer.damaged == {}
 
 
 @pytest.mark.parametrize(

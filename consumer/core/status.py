@@ -395,6 +395,13 @@ def _held_up(status: Status, zone: tzinfo) -> Iterable[tuple[State, str]]:
             State.PARTLY_HELD_UP,
             f"Partly held up: nothing in topic {topic} can be read; correct its source",
         )
+    for each in status.partitions:
+        if each.paused == "damaged":
+            place = f"{each.topic}-{each.partition} at offset {each.position}"
+            yield (
+                State.PARTLY_HELD_UP,
+                f"Partly held up: the batch of {place} is damaged, nothing behind it is read",
+            )
     full = sum(1 for each in status.partitions if each.paused == "offset_map")
     if full:
         text = "1 partition takes" if full == 1 else f"{full} partitions take"

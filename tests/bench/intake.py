@@ -25,7 +25,7 @@ from consumer.core.events import Coordinates, Record
 from consumer.core.offsets import Tracker, encode_map
 from consumer.core.outcomes import Outcome, Resolution
 from consumer.core.values import Memo
-from consumer.decoding import as_decoded
+from consumer.decoding import AsDecoded
 from consumer.delivery import Delivery, UnderWay
 from consumer.intake import Bounds, Intake
 from consumer.ledger import Done, Ledger
@@ -55,7 +55,7 @@ class Broker:
         self._loop = asyncio.get_running_loop()
         self._metadata_max_age_ms = 300_000
         self.each = load.events // load.partitions
-        self._batches = [
+        self.batches = [
             [_batch(load, at, first, min(batch, self.each - first)) for first in range(0, self.each, batch)]
             for at in range(load.partitions)
         ]
@@ -75,7 +75,7 @@ class Broker:
         return FetchResponse_v4(0, [(TOPIC, found)])
 
     def _bytes(self, partition: int, offset: int, most: int) -> bytes:
-        batches = self._batches[partition]
+        batches = self.batches[partition]
         first = offset // self._batch
         return b"".join(batches[first : first + max(1, most // len(batches[0]))])
 
@@ -109,7 +109,7 @@ class Consumer(GroupConsumer):
         self._end = broker.each
         self._subscription.assign_from_user(partitions)
         self._fetcher = fetcher.Fetcher(
-            broker, self._subscription, isolation_level="read_committed", key_deserializer=as_decoded
+            broker, self._subscription, isolation_level="read_committed", key_deserializer=self._decoded
         )
         self._coordinator = self
 
@@ -237,7 +237,9 @@ async def decode(load: Load, batch: int = 100) -> float:
     began = time.process_time()
     for tp, data in fetched:
         records = fetcher.MemoryRecords(data)
-        for _ in fetcher.PartitionRecords(tp, records, [], 0, as_decoded, None, True, fetcher.READ_COMMITTED):
+        for _ in fetcher.PartitionRecords(
+            tp, records, [], 0, AsDecoded(), None, True, fetcher.READ_COMMITTED
+        ):
             pass
     return time.process_time() - began
 

@@ -149,6 +149,11 @@ def test_a_breaker_that_is_closing_holds_nothing_up() -> None:
             "Partly held up: nothing in topic charges can be read; correct its source",
         ),
         (
+            {"partitions": [partition(3, 1, paused="damaged")]},
+            State.PARTLY_HELD_UP,
+            "Partly held up: the batch of charging-completed-3 at offset 1 is damaged, nothing behind it is read",
+        ),
+        (
             {"partitions": [partition(0, 1, paused="offset_map")]},
             State.PARTLY_HELD_UP,
             "Partly held up: 1 partition takes in nothing more until its oldest record ends",

@@ -14,6 +14,7 @@ from aiokafka.errors import ConsumerStoppedError, IllegalStateError, KafkaError,
 from aiokafka.protocol.group import HeartbeatRequest
 from aiokafka.structs import OffsetAndTimestamp
 
+from consumer.decoding import Damage
 from consumer.link import LOST, Code, Membership, TopicPartition
 from tests.simulation.group import (
     MEMBER_ID_REQUIRED,
@@ -535,6 +536,10 @@ class FakeConsumer:
         self._fetches.pop(partition, None)
         self._fetched.pop(partition, None)
         self._fetch_on()
+
+    @property
+    def damaged(self) -> Mapping[TopicPartition, Damage]:
+        return {}
 
     def next_offset(self, partition: TopicPartition) -> int | None:
         held = self._assignment
