@@ -227,6 +227,8 @@ class Privacy:
         plates: the mode; it governs the record key, `subject` and free text too.
         hash_key: the key of the plates' HMAC-SHA256; needed for `hash` and `both`.
         clear, hashed: as the mode says.
+        keyed: both hashes of https://datatracker.ietf.org/doc/html/rfc2104 with the key in them: `hmac` begins anew
+            each time.
 
     """
 
@@ -234,12 +236,14 @@ class Privacy:
     hash_key: bytes = field(default=b"", repr=False)
     clear: bool = field(init=False)
     hashed: bool = field(init=False)
+    keyed: tuple["hashlib._Hash", "hashlib._Hash"] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.plates.hashed and not self.hash_key:
             raise ValueError("plates cannot be hashed without a key: anyone could list all plates")
         object.__setattr__(self, "clear", self.plates.clear)
         object.__setattr__(self, "hashed", self.plates.hashed)
+        object.__setattr__(self, "keyed", _keyed(self.hash_key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +256,7 @@ class OutcomeContext:
     """
 
     cluster_id: str
-    privacy: Privacy = Privacy()
+    privacy: Privacy = field(default_factory=Privacy)
 
 
 class Message(Frozen):
@@ -284,7 +288,7 @@ _UNBOUNDED = 1 << 31
 # -- An outcome -------------------------------------------------------------------------------------
 
 
-def encode_outcome(  # noqa: C901 - each order comes through here, and each call costs
+def encode_outcome(  # noqa: C901, PLR0912, PLR0915 - each order comes through here, and each call costs
     resolution: Resolution, context: OutcomeContext, max_bytes: int = _UNBOUNDED
 ) -> Message:
     """The outcome as it is written, whatever the resolution holds: this never raises.
@@ -299,11 +303,11 @@ def encode_outcome(  # noqa: C901 - each order comes through here, and each call
         (record.coordinates, record.timestamp_ms) if retry is None else (retry.origin, retry.timestamp_ms)
     )
     clear = privacy.clear
-    order_id, event_id, plate, station_id, started_at, ended_at, energy_wh, seconds, fee_fen = map(
-        values.get, _VALUES
-    )
-    if (span := resolution.span) is not None:
-        started_at, ended_at = span
+    order_id, event_id, plate = values.get("order_id"), values.get("event_id"), values.get("plate")
+    station_id, energy_wh = values.get("station_id"), values.get("energy_wh")
+    charged_seconds, fee_fen = values.get("seconds"), values.get("fee_fen")
+    span = resolution.span
+    started_at, ended_at = (values.get("started_at"), values.get("ended_at")) if span is None else span
     if type(order_id) is not str:
         order_id = _text(order_id)
     if type(event_id) is not str or not event_id:
@@ -315,19 +319,33 @@ def encode_outcome(  # noqa: C901 - each order comes through here, and each call
     words = resolution.words
     if not clear and words is not NO_WORDS:
         words = _without_plate(words, plate)
-    said = f"{words.code}{words.message}{words.hint}{words.seqno}{words.grant_serial}{words.enter_time}{words.data_node}"
-    if len(said) > LONGEST_WORD:  # else each of them is short, as they nearly always are
-        words = _reworded(words, _cut)
-    attempts, decided, topic = resolution.attempts, resolution.decided_at, origin.topic
+    said = (
+        f"{words.code or ''}{words.message or ''}{words.hint or ''}{words.seqno or ''}{words.data_node or ''}"
+    )
+    if len(said) + len(words.grant_serial or "") + len(words.enter_time or "") > LONGEST_WORD:
+        words = _reworded(words, _cut)  # else each of them is short, as they nearly always are
+    status, time_cost_ms = words.http_status, words.time_cost_ms
+    if type(status) is not int or not -_SHORT < status < _SHORT:
+        status = _integer(status)
+    if type(time_cost_ms) is not int or not -_SHORT < time_cost_ms < _SHORT:
+        time_cost_ms = _integer(time_cost_ms)
+    if type(energy_wh) is not int or not -_SHORT < energy_wh < _SHORT:
+        energy_wh = _integer(energy_wh)
+    if type(charged_seconds) is not int or not -_SHORT < charged_seconds < _SHORT:
+        charged_seconds = _integer(charged_seconds)
+    if type(fee_fen) is not int or not -_SHORT < fee_fen < _SHORT:
+        fee_fen = _integer(fee_fen)
+    topic, partition, offset = origin
     identity = outcome_id(context.cluster_id, origin, index)
-    decided_at = _MOMENTS[decided]
+    attempts, decided = resolution.attempts, resolution.decided_at
+    decided_at, seconds = _MOMENTS[decided], attempts.seconds
     body = _Body(
         identity,
         resolution.outcome,
         resolution.reason,
         detail,
         words.code,
-        _integer(words.http_status),
+        status,
         words.message,
         words.hint,
         order_id,
@@ -345,12 +363,12 @@ def encode_outcome(  # noqa: C901 - each order comes through here, and each call
         words.grant_serial,
         words.enter_time,
         words.data_node,
-        _integer(words.time_cost_ms),
+        time_cost_ms,
         _instant(started_at),
         _instant(ended_at),
-        _integer(energy_wh),
-        _integer(seconds),
-        _integer(fee_fen),
+        energy_wh,
+        charged_seconds,
+        fee_fen,
         None if request is None else request.metadata,
         _shadow_request(request, plate, privacy)
         if request is not None and resolution.outcome is _SHADOW
@@ -359,13 +377,13 @@ def encode_outcome(  # noqa: C901 - each order comes through here, and each call
             attempts.count,
             _MOMENTS[attempts.first_at],
             decided_at if attempts.last_at is decided else _MOMENTS[attempts.last_at],
-            None if attempts.seconds is None else round(attempts.seconds, 6),
+            None if seconds is None else (seconds * 1e6 + 0.5) // 1 / 1e6,  # `round` takes ten times as long
             attempts.ambiguous,
         ),
         resolution.suspicions,
         resolution.reverses,
         None if payload is None else payload_hash(payload) if index == 0 else _payload_hash_again(payload),
-        _Place(topic, origin.partition, origin.offset, _instant_of_ms(timestamp_ms)),
+        _Place(topic, partition, offset, _instant_of_ms(timestamp_ms)),
         decided_at,
     )
     try:
@@ -455,19 +473,6 @@ class _Body(Struct, gc=False):
 
 
 _encode = msgspec.json.Encoder().encode
-_VALUES = (
-    "order_id",
-    "event_id",
-    "plate",
-    "station_id",
-    "started_at",
-    "ended_at",
-    "energy_wh",
-    "seconds",
-    "fee_fen",
-)
-
-
 _SHADOW = Outcome.SHADOW
 _NOTHING: Mapping[str, Any] = {}
 _SPECVERSION: Header = ("ce_specversion", b"1.0")
@@ -638,7 +643,7 @@ def plate_hash(plate: str | None, privacy: Privacy) -> str | None:
     """HMAC-SHA256, as the outcome topic holds it; None where it holds none."""
     if plate is None or not privacy.hashed:
         return None
-    inner, outer = _KEYED[privacy.hash_key]
+    inner, outer = privacy.keyed
     inner, outer = inner.copy(), outer.copy()
     inner.update(plate.encode("utf-8", "replace"))
     outer.update(inner.digest())
@@ -646,14 +651,13 @@ def plate_hash(plate: str | None, privacy: Privacy) -> str | None:
 
 
 def _keyed(key: bytes) -> tuple["hashlib._Hash", "hashlib._Hash"]:
-    """The two hashes of https://datatracker.ietf.org/doc/html/rfc2104, up to the text: `hmac` begins anew each time."""
+    """The inner and the outer one of HMAC-SHA256, up to the text."""
     block = (key if len(key) <= _BLOCK else hashlib.sha256(key).digest()).ljust(_BLOCK, b"\0")
     return hashlib.sha256(bytes(each ^ 0x36 for each in block)), hashlib.sha256(
         bytes(each ^ 0x5C for each in block)
     )
 
 
-_KEYED = Memo(_keyed, 2)
 _BLOCK = 64
 """Bytes that SHA-256 takes at once."""
 
@@ -726,6 +730,9 @@ def _integer(value: object) -> int | None:
     """JSON readers, and orjson, know integers of 64 bits; a longer one cannot be a charge's."""
     return value if type(value) is int and _LEAST <= value <= _LARGEST else None
 
+
+_SHORT = 1 << 30
+"""The least that Python no longer compares at a glance."""
 
 _LARGEST = (1 << 63) - 1
 _LEAST = -1 << 63
