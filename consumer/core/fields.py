@@ -7,7 +7,7 @@ not fit is an error, never a guess.
 import re
 import unicodedata
 from base64 import b64decode
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from decimal import (
@@ -26,6 +26,7 @@ from decimal import (
 )
 from enum import StrEnum
 from functools import lru_cache
+from html import unescape
 from itertools import pairwise
 from typing import NamedTuple, cast
 from urllib.parse import unquote_to_bytes
@@ -33,7 +34,7 @@ from zoneinfo import ZoneInfo
 
 from consumer.core.envelopes import connect_decimal
 from consumer.core.events import Value
-from consumer.core.formats import Event, Path, Refusal, first_at, found_at, placed_text, scalar_text
+from consumer.core.formats import Event, Path, Refusal, first_at, placed_text, scalar_text
 from consumer.core.outcomes import Reason
 from consumer.core.templates import Template
 from consumer.core.values import Memo
@@ -249,6 +250,7 @@ class Field:
         unit_from: where its unit stands in there; without `value`, in the row, where it has to be then.
         units: what the texts there, or behind numbers, mean that are no units as we know them: keys of UNITS.
         exponent_from: where the power of ten stands in there that it is multiplied by.
+        decimals_from: where in there stands how many of its digits are decimals.
         rolls_over_at: the reading at which a meter begins anew, in the field's unit; 0 for one that never does.
         unit: the source's, as it was configured.
         scale: what one of them is in the base unit.
@@ -285,6 +287,7 @@ class Field:
     unit_from: tuple[Path, ...] = ()
     units: Mapping[str, str] = field(default_factory=dict)
     exponent_from: tuple[Path, ...] = ()
+    decimals_from: tuple[Path, ...] = ()
     rolls_over_at: Decimal = Decimal(0)
     unit: str = ""
     scale: Decimal = Decimal(1)
@@ -338,19 +341,23 @@ class Field:
     def first(self, paths: tuple[Path, ...], row: object, event: Event) -> tuple[Path, object] | None:
         """The first of these paths that has a value for this field, and the value."""
         for path in paths:
-            for value in path.find_all(row, event) if path.many else (path.find(row, event),):
-                if value is None:
-                    continue
-                if self.is_cut and isinstance(value, str):
-                    value = self._cut_out(value)  # noqa: PLW2901  # no other is of use any more
-                if isinstance(value, str):
-                    text = value.strip()
-                    if not text or (self.type is not FieldType.STRING and text.lower() in NOTHING):
-                        continue
-                if self.empty and scalar_text(value) in self.empty:
-                    continue
+            for value in self.all_at(path, row, event):
                 return path, value
         return None
+
+    def all_at(self, path: Path, row: object, event: Event) -> Iterator[object]:
+        """What the path leads to that is a value for this field."""
+        for value in path.find_all(row, event) if path.many else (path.find(row, event),):
+            if value is None:
+                continue
+            if self.is_cut and isinstance(value, str):
+                value = self._cut_out(value)  # noqa: PLW2901  # no other is of use any more
+            if isinstance(value, str):
+                text = value.strip()
+                if not text or (self.type is not FieldType.STRING and text.lower() in NOTHING):
+                    continue
+            if value is not None and not (self.empty and scalar_text(value) in self.empty):
+                yield value
 
     @property
     def is_cut(self) -> bool:
@@ -392,7 +399,7 @@ class Field:
 
     def _total(self, row: object, event: Event) -> Value | None:
         for path in self.paths:
-            found = list(found_at((path,), row, event))
+            found = list(self.all_at(path, row, event))
             if found:
                 total = _ZERO
                 for raw in found:
@@ -421,7 +428,7 @@ class Field:
     @property
     def is_beside(self) -> bool:
         """What its numbers are in stands beside them in the row."""
-        return bool(self.unit_from or self.exponent_from) and not self.value
+        return bool(self.unit_from or self.exponent_from or self.decimals_from) and not self.value
 
     def quantity(self, raw: object, row: object = None) -> "Quantity":
         """The number that stands there, with its unit. Raises UnreadableError."""
@@ -441,6 +448,9 @@ class Field:
             exponent = first_at(self.exponent_from, reading, event)
             if exponent is not None:
                 scale = _EXACT.multiply(scale, _power_of_ten(exponent))
+            decimals = first_at(self.decimals_from, reading, event)
+            if decimals is not None:
+                scale = _EXACT.divide(scale, _power_of_ten(decimals))
         if self.written == IN_TEXT:
             terms = [
                 Quantity(self._plain(number), self._scale_of(unit), unit)
@@ -886,12 +896,19 @@ def _text(raw: object) -> str:
     return text
 
 
+_ESCAPED = re.compile(r"\\u([0-9a-fA-F]{4})")
+
 ENCODINGS: Mapping[str, Callable[[str], bytes]] = {
     "hex": lambda text: bytes.fromhex(text.removeprefix("0x")),
     "base64": lambda text: b64decode(text + "=" * (-len(text) % 4), validate=True),
     "url": unquote_to_bytes,
+    "unicode": lambda text: _ESCAPED.sub(lambda match: chr(int(match[1], 16)), text).encode(),
+    "html": lambda text: unescape(text).encode(),
 }
 """What a text may be encoded in, and what gives its bytes. Raises ValueError."""
+
+ENCODINGS_OF_TEXT = frozenset({"unicode", "html"})
+"""Those that encode characters, whatever their bytes are."""
 
 
 def _decoded(text: str, encoding: str, charset: str) -> str:

@@ -182,7 +182,7 @@ class Event(Frozen):
 # -- Find -------------------------------------------------------------------------------------------
 
 _STEP = re.compile(
-    r"\[(-?\d{1,6})\]|\[(\*)\]|\[([^\[\]=\"]+=[^\[\]]*)\]|\[\"([^\"]*)\"\]|(?:^|\.)([^.\[\]\"]+)"
+    r"\[(-?\d{1,6})\]|\[(\*)\]|\[([^\[\]=\"]*=[^\[\]]*)\]|\[\"([^\"]*)\"\]|(?:^|\.)([^.\[\]\"]+)"
 )
 _ROOT = re.compile(r"\$(message|headers|key|above)?(?=$|[.\[])")
 _NEXT_CONDITION = re.compile(r",(?=[^,=]+=)")
@@ -199,7 +199,7 @@ class _Items:
         conditions = []
         for condition in _NEXT_CONDITION.split(text):
             name, _, values = condition.partition("=")
-            way = tuple(part.strip() for part in name.split("."))
+            way = tuple(part.strip() for part in name.split(".")) if name else ()
             conditions.append((way, frozenset(value.strip() for value in values.split("|"))))
         return cls(tuple(conditions))
 
@@ -240,7 +240,7 @@ class Path:
 
     `cdr_location.id`, `list[0].id`, `list[-1].id`, `["a.b"]`; `list[*].id` is the first that
     there is in any item, `usage[type=ENERGY].volume` in those items whose type is that
-    (`[a=1|2,b.c=]`: 1 or 2, and no b.c; `[0=a][1]` of lists: the second where the first is a). `$` is the whole event, `$.header.id` a place in it,
+    (`[a=1|2,b.c=]`: 1 or 2, and no b.c; `[0=a][1]` of lists: the second where the first is a; `[=a]` of texts: those that are a). `$` is the whole event, `$.header.id` a place in it,
     also where the row is a part of it; `$message` the record's JSON with its envelope,
     `$headers.name` a Kafka header, `$key` the record's key (`$key.id` where it is JSON);
     `$above` the item that the way to the rows last went through. `orders.*` is all that an object's

@@ -20,6 +20,7 @@ from consumer.core.errors import Problem
 from consumer.core.events import Value
 from consumer.core.fields import (
     DERIVED_FIELDS,
+    ENCODINGS_OF_TEXT,
     EPOCHS,
     IN_TEXT,
     KNOWN_FIELDS,
@@ -526,6 +527,7 @@ class Compilation:
             unit_from=tuple(self._paths((*location, "unit_from"), model.unit_from)),
             units=self._units(location, type_, model),
             exponent_from=tuple(self._paths((*location, "exponent_from"), model.exponent_from)),
+            decimals_from=tuple(self._paths((*location, "decimals_from"), model.decimals_from)),
             rolls_over_at=model.rolls_over_at or Decimal(0),
             unit=model.unit or "",
             scale=self._scale(location, name, type_, model),
@@ -596,6 +598,7 @@ class Compilation:
             "value",
             "unit_from",
             "exponent_from",
+            "decimals_from",
             "rolls_over_at",
             "decimal",
             "thousands",
@@ -605,6 +608,9 @@ class Compilation:
                 self._problem((*location, key), f"{name} is no number", "leave this out", key=True)
         if model.encoding is not None and type_ is not FieldType.STRING:
             self._problem((*location, "encoding"), f"{name} is no text", "leave this out", key=True)
+        if model.charset is not None and model.encoding in ENCODINGS_OF_TEXT:
+            message = f"`{model.encoding}` encodes characters, not bytes"
+            self._problem((*location, "charset"), message, "leave it out", key=True)
         self._check_together(location, model)
 
     def _check_together(self, location: Location, model: FieldModel) -> None:
@@ -628,7 +634,7 @@ class Compilation:
                 self._problem((*location, key), message, "leave it out", key=True)
         # Each of several readings has a unit of its own, which stands beside the reading and not in the order.
         several = any(_leads_to_several(text) for text in (*(model.paths or ()), *(model.minus or ())))
-        for key in ("unit_from", "exponent_from"):
+        for key in ("unit_from", "exponent_from", "decimals_from"):
             if several and model.value is None and getattr(model, key) is not None:
                 message = f"`{key}` is looked up beside `value`, and there is none"
                 self._problem((*location, key), message, "add `value`", key=True)

@@ -14,7 +14,7 @@ from consumer.core.envelopes import Envelope
 from consumer.core.events import Order, Record, Value
 from consumer.core.expressions import Expression, ExpressionError, Failure
 from consumer.core.fields import Field, FieldType, Quantity, UnreadableError, Zone
-from consumer.core.formats import Event, Refusal, found_at, opened, scalar_text
+from consumer.core.formats import Event, Refusal, opened, scalar_text
 from consumer.core.outcomes import Finding, Outcome
 from consumer.core.rules import RuleBook
 from consumer.core.sources import Source, looked_at
@@ -327,7 +327,7 @@ class _Row:
             return f'"{field.template.text}"', field.find(self.row, self.event)
         if field.total:
             for path in field.paths:
-                found = list(found_at((path,), self.row, self.event))
+                found = list(field.all_at(path, self.row, self.event))
                 if found:
                     return path.text, found
         found_first = field.first(field.paths, self.row, self.event)

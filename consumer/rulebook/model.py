@@ -161,6 +161,8 @@ class FieldModel(Model):
     """What the texts at `unit_from`, or behind the numbers of `in_text`, mean where they are no units: `{1: kWh, 2: Wh}`, `{Minuten: min}`."""
     exponent_from: Texts | None = None
     """Where in there the power of ten stands by which it is multiplied (OCPP's `multiplier`)."""
+    decimals_from: Texts | None = None
+    """Where in there stands how many decimal places it has: `{amount: 1250, scale: 2}` is 12.50."""
     rolls_over_at: (
         Annotated[Decimal, BeforeValidator(_decimal, json_schema_input_type=float), Field(gt=0)] | None
     ) = None
@@ -185,8 +187,8 @@ class FieldModel(Model):
     """Text at `paths` consists of parts with this between them, of which `part` is the value: `粤BD12345_绿`."""
     part: Annotated[int, Field(ge=-100, le=100)] | None = None
     """Which part, from 0; -1 is the last. Where there are not so many, there is no value."""
-    encoding: Literal["hex", "base64", "url"] | None = None
-    """What a text is encoded in: hexadecimal, such as a VIN that came as bytes, base64, or `url` as in `%E7%B2%A4B`."""
+    encoding: Literal["hex", "base64", "url", "unicode", "html"] | None = None
+    """What a text is encoded in: hexadecimal, such as a VIN that came as bytes, base64, `url` as in `%E7%B2%A4B`, `unicode` as in `\\u7ca4B` that was escaped twice, or `html` as in `&#31908;B`."""
     charset: Text | None = None
     """Of the bytes that `encoding` gives, where it is not UTF-8."""
     connect_scale: Annotated[int, Field(ge=0, le=40)] | None = None
