@@ -10,6 +10,7 @@ and the next owner does it again.
 
 import asyncio
 import time
+import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -296,6 +297,8 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._unreadable: Counter[str] = Counter()
         self._damage_noted = float("-inf")
         self._damage_told = Intervals(first=60.0, longest=600.0)
+        self._problems_told = Intervals(first=5.0, longest=600.0)
+        self._bugs_told = Intervals(first=60.0, longest=3600.0)
         self._room = asyncio.Event()
         self._stopping = asyncio.Event()
         self._made_anew: set[TopicPartition] = set()
@@ -539,8 +542,9 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
     def _note_problem(self, error: KafkaError) -> None:
         self._problems += 1
         self._cannot_poll = f"cannot poll: {words(error)}"
-        if self._problems & (self._problems - 1) == 0:  # at the 1st, 2nd, 4th, 8th ... time in a row
-            log.warning("intake.cannot_poll", problem=self._cannot_poll, times=self._problems)
+        held_back = self._problems_told.due(self._cannot_poll, self._monotonic())
+        if held_back is not None:
+            log.warning("intake.cannot_poll", problem=self._cannot_poll, times=held_back + 1)
         if self._monotonic() - self._polled_at > GIVE_UP_SECONDS:
             raise BrokerUnavailableError(self._cannot_poll) from error
 
@@ -770,7 +774,10 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
     def _deliver_again(self, assignment: Assignment, record: Record, bug: Exception, *, called: bool) -> None:
         """After a bug of ours. The record is not lost: it holds its frontier until it ends, behind later ones of its plate."""
         coordinates = record.coordinates
-        log.error("intake.delivery_failed", exc_info=bug, **coordinates._asdict())
+        place = traceback.extract_tb(bug.__traceback__)[-1:]
+        whole = self._bugs_told.due((type(bug), str(place)), self._monotonic()) is not None
+        problem = words(bug)  # of each record and each try; where the bug is, now and then
+        log.error("intake.delivery_failed", problem=problem, exc_info=whole and bug, **coordinates._asdict())
         pause = min(2.0 ** min(assignment.failed[coordinates], 10), 60.0)
         assignment.failed[coordinates] += 1
         again = replace(record, maybe_sent=True) if called else record  # what was granted already may be ours
@@ -916,8 +923,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
 
     async def _release(self, why: str) -> None:
         if self._opening is not None:
-            self._opening.cancel()
-            await asyncio.gather(self._opening, return_exceptions=True)
+            await cancel_until_ended(self._opening)
             self._opening = self._cannot_open = None
         assignment = self._assignment
         if assignment is not None:
@@ -958,8 +964,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         if assignment.writing is None or assignment.writing.done():
             return
         assignment.closed = True
-        assignment.writing.cancel()
-        await asyncio.gather(assignment.writing, return_exceptions=True)
+        await cancel_until_ended(assignment.writing)
         if not self._stopping.is_set():
             self._consumer.rejoin()  # so that its requests that are still under way are of an old generation
         problem = ""

@@ -412,6 +412,40 @@ async def test_a_consumer_that_only_raises_is_told_and_then_given_up(monkeypatch
     assert 0 < sum(line["event"] == "intake.cannot_poll" for line in lines) <= 4
 
 
+async def test_a_problem_that_comes_and_goes_is_not_told_each_time(room: Room) -> None:
+    """As of a topic among several to which we have no right any more: what else is polled comes all the same."""
+    await room.assigned()
+    with capture_logs() as lines:
+        for offset in range(50, 60):
+            room.consumer.polls.put_nowait(KafkaError("not authorized"))
+            await until(lambda: room.intake.trouble is not None)
+            room.consumer.polls.get_nowait()
+            room.consumer.polls.put_nowait([offset])
+            await room.delivers(list(range(50, offset + 1)))
+
+    assert sum(line["event"] == "intake.cannot_poll" for line in lines) == 1
+
+
+async def test_a_revocation_does_not_wait_for_a_cancellation_that_was_lost(room: Room) -> None:
+    """`asyncio.wait_for` of Python 3.11 loses one that comes together with the answer."""
+    lost = asyncio.Event()
+
+    async def never(ids: Iterable[str], deadline: float) -> Mapping[str, tuple[int, int]]:
+        try:
+            await asyncio.sleep(0 if lost.is_set() else 60)
+        except asyncio.CancelledError:
+            lost.set()
+        raise BrokerUnavailableError("Kafka is away")
+
+    room.link.fence = never  # type: ignore[method-assign]
+    await room.intake.on_partitions_assigned([PARTITION])
+    await asyncio.sleep(0.05)
+    async with asyncio.timeout(5):
+        await room.intake.on_partitions_revoked([PARTITION])
+
+    assert lost.is_set()
+
+
 # -- What is wrong with a topic, a log's end, a consumer --------------------------------------------
 
 
@@ -479,6 +513,21 @@ async def test_records_that_a_bug_holds_up_hold_up_no_others_and_are_begun_again
         room.delivery.failing = {51}
         await until(lambda: room.intake.memory().records == 1)
         assert list(held.failed) == [Coordinates("events", 0, 51)]
+
+
+async def test_a_bug_that_many_records_meet_is_told_of_each_and_where_it_is_once() -> None:
+    with capture_logs() as lines:
+        async with running(Room()) as room:
+            room.delivery.failing = set(range(50, 60))
+            room.consumer.polls.put_nowait(list(range(50, 60)))
+            await until(lambda: room.delivery.delivered.count(50) > 1)  # a second later
+            room.delivery.failing = set()
+            await until(lambda: room.link.committed[PARTITION].offset == 60)
+
+    told = [line for line in lines if line["event"] == "intake.delivery_failed"]
+    assert {line["offset"] for line in told} == set(range(50, 60))
+    assert {line["problem"] for line in told} == {"ZeroDivisionError a bug"}
+    assert sum(bool(line["exc_info"]) for line in told) == 1
 
 
 async def test_while_enough_is_begun_one_record_a_second_is_polled() -> None:
