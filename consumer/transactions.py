@@ -102,7 +102,13 @@ class TransactionalLink(KafkaLink):
             # An id of its own, so that nobody can be fenced by it.
             await self.init_producer(f"{self.group}/start-check", deadline)
         except Ended as ended:
-            right = _RIGHTS.get(getattr(ended.result, "code", 0))
+            code = getattr(ended.result, "code", 0)
+            if code == Code.INVALID_TRANSACTION_TIMEOUT:
+                raise GuaranteeError(
+                    "guarantee exactly_once: this Kafka allows no transaction to be open for "
+                    f"{self.transaction_timeout:g} s; lower kafka.transaction_timeout to its transaction.max.timeout.ms at most"
+                ) from ended
+            right = _RIGHTS.get(code)
             if right is None:
                 raise BrokerUnavailableError(f"Kafka: {ended.result}; will try again") from ended
             raise GuaranteeError(

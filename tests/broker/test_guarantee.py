@@ -197,6 +197,15 @@ async def test_transactions_that_the_rights_do_not_allow_are_refused_and_at_leas
             world.end()
 
 
+async def test_a_transaction_timeout_that_kafka_does_not_allow_is_refused(world: World) -> None:
+    """It was waited for, for ever, with no word of which setting is wrong."""
+    member = world.start(CHARGING_COUPON__KAFKA__TRANSACTION_TIMEOUT="20m")
+
+    assert await asyncio.to_thread(member.process.wait, 30) == 4
+    (error,) = [text for text in member.log_tail().splitlines() if text.startswith("error:")]
+    assert error.endswith("lower kafka.transaction_timeout to its transaction.max.timeout.ms at most")
+
+
 async def _refused(world: World, line: str) -> None:
     member = world.start()
     assert await asyncio.to_thread(member.process.wait, 30) == 4
