@@ -129,6 +129,31 @@ def test_with_settings_the_request_is_exactly_what_would_be_sent(
     assert request["body"].startswith("app_id=op01&api_store_code=store-1&")
 
 
+def test_the_arithmetic_of_units_that_are_no_plain_factor_is_told(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules = """
+version: 1
+sources:
+  one:
+    extends: flat
+    fields:
+      energy_wh: {paths: joules, unit: J}
+      fee_fen: {paths: cost, value: amount, decimals_from: scale, unit: yuan}
+      off_fen: {paths: off, type: money, unit: yuan, default: 0}
+"""
+    event = {"order_no": "A1", "plate": "粤BD12345", "joules": 5400, "cost": {"amount": 1250, "scale": 2}}
+    (folder / "units.yaml").write_text(rules, "utf-8")
+    (folder / "units.json").write_text(json.dumps(event), "utf-8")
+    text = told(capsys, "units.yaml", "units.json", "--format", "json")
+    (order,) = json.loads(text.rpartition("exit")[0])["orders"]
+    how = {name: field["how"] for name, field in order["fields"].items()}
+
+    assert how["energy_wh"].startswith("5400 J × 0.000277777777778 = 1.5 Wh, rounded half to even to 2")
+    assert how["fee_fen"] == "1250 yuan × 1 = 1250 fen"
+    assert how["off_fen"] == "the default"
+
+
 def test_machines_get_the_readings_fields_with_their_exact_values(capsys: pytest.CaptureFixture[str]) -> None:
     text = told(capsys, "rules.yaml", "event.json", "--format", "json")
     order, unfinished, nonsense = json.loads(text.removesuffix("exit 0\n"))["orders"]

@@ -95,7 +95,10 @@ CLOCK = "HH:MM:SS"
 SHORT_CLOCK = "HH:MM"
 SHORTEST_CLOCK = "MM:SS"
 ISO_DURATION = "iso"
-_JOULE = Context(prec=200).divide(Decimal(1), Decimal(3600))
+SCALES = Context(prec=200)
+"""In which units are multiplied with each other."""
+
+_JOULE = SCALES.divide(Decimal(1), Decimal(3600))
 """In Wh: of more digits than what is multiplied by it is rounded to, so that 5400 J are 1.5 Wh and no less."""
 
 UNITS: Mapping[FieldType, Mapping[str, Decimal]] = {
@@ -108,8 +111,8 @@ UNITS: Mapping[FieldType, Mapping[str, Decimal]] = {
         "0.001kWh": Decimal(1),
         "0.0001kWh": Decimal("0.1"),
         "J": _JOULE,
-        "kJ": _JOULE.scaleb(3, Context(prec=200)),
-        "MJ": _JOULE.scaleb(6, Context(prec=200)),
+        "kJ": _JOULE.scaleb(3, SCALES),
+        "MJ": _JOULE.scaleb(6, SCALES),
     },
     FieldType.MONEY: {
         "yuan": Decimal(100),
@@ -447,10 +450,10 @@ class Field:
             scale, unit = self._scale_of(own), scalar_text(own) or unit
             exponent = first_at(self.exponent_from, reading, event)
             if exponent is not None:
-                scale = _EXACT.multiply(scale, _power_of_ten(exponent))
+                scale = SCALES.multiply(scale, _power_of_ten(exponent))
             decimals = first_at(self.decimals_from, reading, event)
             if decimals is not None:
-                scale = _EXACT.divide(scale, _power_of_ten(decimals))
+                scale = SCALES.divide(scale, _power_of_ten(decimals))
         if self.written == IN_TEXT:
             terms = [
                 Quantity(self._plain(number), self._scale_of(unit), unit)
@@ -477,7 +480,7 @@ class Field:
         if size is None:
             detail = f"the unit `{text[:20]}` is no unit of {self.type}; if it is one, `units` can say which"
             raise UnreadableError(Reason.SCHEMA, detail)
-        return _EXACT.multiply(size, self.multiplier)
+        return SCALES.multiply(size, self.multiplier)
 
     def _number(self, raw: object) -> Decimal:
         if self.written:

@@ -24,6 +24,7 @@ from consumer.core.fields import (
     EPOCHS,
     IN_TEXT,
     KNOWN_FIELDS,
+    SCALES,
     UNITS,
     WRITTEN_DURATIONS,
     Computed,
@@ -730,7 +731,7 @@ class Compilation:
             meant = spelled_unit(model.unit, type_)
             remedy = f"write `{meant}`" if meant in units else did_you_mean(model.unit, [*units, IN_TEXT])
             self._problem((*location, "unit"), f"`{model.unit}` is no unit of {type_}", remedy)
-        return units.get(model.unit or "", Decimal(1)) * (model.multiplier or Decimal(1))
+        return SCALES.multiply(units.get(model.unit or "", Decimal(1)), model.multiplier or Decimal(1))
 
     def _formats(self, location: Location, texts: Sequence[str]) -> Iterator[TimeFormat]:
         for text in texts:

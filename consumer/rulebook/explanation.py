@@ -363,8 +363,9 @@ class _Row:
         unit = f" {first.unit}" if first.unit and alike else ""
         base = BASE_UNITS.get(field.type, "")
         text = f"({terms}){unit}" if several and alike else f"{terms}{unit}"
-        if first.scale != 1 or several:
-            factor = f" × {_short(first.scale)}" if first.scale != 1 and alike else ""
+        if first.scale != 1 or several or field.exponent_from or field.decimals_from:
+            shifted = first.scale != field.scale
+            factor = f" × {_short(first.scale)}" if (first.scale != 1 or shifted) and alike else ""
             text = f"{text}{factor} = {_short(amount)}{f' {base}' if base else ''}"
         if amount != measured:
             text += f", the meter having begun anew at {_short(field.rolls_over_at)}"

@@ -17,9 +17,11 @@ from consumer.core import plates
 from consumer.core.fields import (
     ARRAY,
     EPOCHS,
+    EXCEL,
     IN_TEXT,
     KNOWN_FIELDS,
     NOTHING,
+    TICKS,
     Field,
     FieldType,
     NoUnitError,
@@ -864,6 +866,9 @@ _FORMATS = tuple(
         "epoch_us",
         "epoch_ns",
         "epoch_min",
+        TICKS,
+        "filetime",
+        EXCEL,
     )
 )
 _OFFSET = re.compile(r"\d{4}-\d\d-\d\d[T ]\S*([+-]\d\d:\d\d)")
@@ -929,13 +934,20 @@ def _time_of(leaf: Leaf) -> _Time | None:
     if written.text in EPOCHS:
         first = next((instant for instant in instants if instant is not None), None)
         how += f", {first:%Y-%m-%d %H:%M} UTC" if first is not None else ""
-        how += f" (`{written.text}_local` if that is the local time)"
+        how += "" if written.is_local else f" (`{written.text}_local` if that is the local time)"
     elif len(fits) > 1 and fits[1][0].text[:5] == _SWAPPED.get(written.text[:5]):
         how += f"; or `{fits[1][0].text}`?"
-    zoned = written.text in EPOCHS or all(
+    zoned = (written.text in EPOCHS and not written.is_local) or all(
         value is None or _says_offset(written, value) for value in leaf.values
     )
     return _Time(leaf, spec, instants, zoned, how, (leaf,))
+
+
+def _may_be_days(leaf: Leaf) -> bool:
+    """As spreadsheets count them: whole numbers, and those of meters, are as large."""
+    if leaf.concepts - _TIMELY - {"charging"}:
+        return False
+    return any("." in str(value) for value in leaf.values if value is not None)
 
 
 def _instants(leaf: Leaf, written: TimeFormat) -> list[datetime | None] | None:
@@ -943,6 +955,8 @@ def _instants(leaf: Leaf, written: TimeFormat) -> list[datetime | None] | None:
     epoch = written.text in EPOCHS
     # Only milliseconds are so long that a number under a name that says nothing can hardly be another.
     if epoch and not leaf.concepts & _TIMELY and (leaf.concepts or written.text != "epoch_ms"):
+        return None
+    if written.text == EXCEL and not _may_be_days(leaf):
         return None
     if written.text == "epoch_min" and not set(words_of(leaf.name)) & {"minute", "minutes", "min"}:
         return None
