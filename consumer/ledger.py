@@ -20,14 +20,13 @@ from msgspec.structs import replace
 from prometheus_client import Gauge
 
 from consumer.core.errors import BrokerUnavailableError, RefusedError
-from consumer.core.events import Record, Value, Wait
+from consumer.core.events import Record, Wait
 from consumer.core.offsets import FULL_MAP_BYTES, MAX_MAP_BYTES, OffsetMap, Tracker, decode_map, encode_map
 from consumer.core.outcomes import (
+    REPEATED,
     Later,
     Message,
-    Outcome,
     OutcomeContext,
-    Reason,
     Resolution,
     encode_dead_letter,
     encode_outcome,
@@ -47,7 +46,7 @@ from consumer.link import (
     TopicPartition,
     named,
 )
-from consumer.metrics import Metrics
+from consumer.metrics import EndedOrder, Metrics
 
 log = structlog.get_logger(__name__)
 
@@ -170,6 +169,9 @@ def _entry(topic: str, message: Message, resolution: Resolution, *, tells: bool 
 _MILLISECONDS = Memo[datetime, int](lambda at: int(at.timestamp() * 1000), 256)
 """Since the epoch. Orders that go on in one turn of the event loop are decided at one moment."""
 
+_ENDED = Memo[datetime, float](datetime.timestamp, REPEATED)
+"""Seconds since the epoch, of ends of charges in UTC."""
+
 
 class Done(Struct):
     """A record that ended, with all that is written for it."""
@@ -190,14 +192,12 @@ class _Tally:
     """What is counted of entries once they are committed; taken down while they are at hand.
 
     Attributes:
-        kinds: of the orders that ended: outcome, reason, the last reply's label, with a dead letter.
-        orders: the same orders' outcomes, accounts, rules and lots.
+        orders: those that ended.
         ends: when they were charged, seconds since the epoch, of those that say so.
         waits: of the others: retry topic, for what they wait, the last reply's label.
     """
 
-    kinds: list[tuple[Outcome, Reason | None, str, bool]] = field(default_factory=list)
-    orders: list[tuple[Outcome, str | None, str | None, str | None]] = field(default_factory=list)
+    orders: list[EndedOrder] = field(default_factory=list)
     ends: list[float] = field(default_factory=list)
     waits: list[tuple[str, Wait, str]] = field(default_factory=list)
 
@@ -210,15 +210,22 @@ class _Tally:
             if resolution.later is not None:
                 self.waits.append((entry.topic, resolution.later.wait, resolution.label))
                 continue
-            outcome, values, request = resolution.outcome, resolution.values, resolution.request
-            self.kinds.append((outcome, resolution.reason, resolution.label, resolution.dead_letter))
-            lot = None if request is None else request.api_store_code
-            self.orders.append((outcome, resolution.account, resolution.rule, lot))
-            if (span := resolution.span) is not None:
-                at: Value | None = span[1]
-            else:
-                at = None if values is None else values.get("ended_at")
-            if isinstance(at, datetime):
+            values, request, span = resolution.values, resolution.request, resolution.span
+            self.orders.append(
+                (
+                    resolution.outcome,
+                    resolution.reason,
+                    resolution.label,
+                    resolution.dead_letter,
+                    resolution.account,
+                    resolution.rule,
+                    None if request is None else request.api_store_code,
+                )
+            )
+            if span is not None:
+                if span[1] is not None:
+                    self.ends.append(_ENDED[span[1]])
+            elif values is not None and isinstance(at := values.get("ended_at"), datetime):
                 self.ends.append(at.timestamp())
 
 
@@ -270,7 +277,6 @@ class Ledger:
         self._encoder = encoder
         self._bounds = bounds
         self._metrics = metrics
-        self._outcomes = cache(metrics.outcomes.labels)
         self._gauges_of = cache(partial(_gauges_of, metrics))
         self._on_committed = on_committed
         self._pending: list[Done] = []
@@ -557,12 +563,7 @@ class Ledger:
             self._on_committed(batch.done)
 
     def _count(self, tally: _Tally, wall: float) -> None:
-        """A flush has many of a kind: each counter is moved once."""
         metrics = self._metrics
-        for (outcome, reason, code, dead_letter), count in Counter(tally.kinds).items():
-            self._outcomes(outcome, reason or "", code).inc(count)
-            if dead_letter:
-                metrics.dead_letters.labels(outcome, reason or "").inc(count)
         for (topic, wait, code), count in Counter(tally.waits).items():
             metrics.retries_later.labels(topic, wait, code).inc(count)
         metrics.count_orders(tally.orders)

@@ -34,6 +34,10 @@ DELAY_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 """Seconds."""
 
 
+EndedOrder = tuple[Outcome, Reason | None, str, bool, str | None, str | None, str | None]
+"""Its outcome and the reason, the last reply's label, whether it has a dead letter; its account, rule and lot."""
+
+
 class Histogram(prometheus_client.Histogram):
     """One that only the event loop's thread observes, and so without locks."""
 
@@ -327,8 +331,9 @@ class Metrics:
             registry=registry,
         )
         self._names: tuple[frozenset[str], ...] = (frozenset(),) * 3
-        self._by_rule = cache(self.orders_by_rule.labels)
-        self._by_lot = cache(self.orders_by_lot.labels)
+        self._by_kind, self._by_rule, self._by_lot = (
+            cache(each.labels) for each in (self.outcomes, self.orders_by_rule, self.orders_by_lot)
+        )
 
     def use_rules(
         self,
@@ -372,28 +377,28 @@ class Metrics:
             "transactions": _summed(self.transactions, "result"),
         }
 
-    def count_orders(self, orders: Iterable[tuple[Outcome, str | None, str | None, str | None]]) -> None:
-        """Orders that ended, by outcome, account, rule and lot, under the names that have a label value."""
+    def count_orders(self, orders: Iterable[EndedOrder]) -> None:
+        """Orders that ended, once that is committed. Of many, most are alike, and each counter is moved once."""
         accounts, rules, lots = self._names
-        orders = list(orders)
-        by_rule = Counts(
+        alike = Counts(
             [
-                (
-                    "" if account is None else account if account in accounts else OTHER,
-                    rule if rule in rules else OTHER,
-                    outcome,
-                )
-                for outcome, account, rule, _ in orders
-                if rule is not None
+                (outcome, reason, code, dead, account, rule, lot if lot in lots or lot is None else OTHER)
+                for outcome, reason, code, dead, account, rule, lot in orders
             ]
         )
-        by_lot = Counts(
-            [(lot if lot in lots else OTHER, outcome) for outcome, _, _, lot in orders if lot is not None]
-        )
-        for names, count in by_rule.items():
-            self._by_rule(*names).inc(count)
-        for names_, count in by_lot.items():
-            self._by_lot(*names_).inc(count)
+        kinds, by_rule, by_lot = (Counts[tuple[str, ...]]() for _ in range(3))
+        for (outcome, reason, code, dead, account, rule, lot), count in alike.items():
+            kinds[outcome, reason or "", code] += count
+            if dead:
+                self.dead_letters.labels(outcome, reason or "").inc(count)
+            if rule is not None:
+                payer = "" if account is None else account if account in accounts else OTHER
+                by_rule[payer, rule if rule in rules else OTHER, outcome] += count
+            if lot is not None:
+                by_lot[lot, outcome] += count
+        for counts, child in (kinds, self._by_kind), (by_rule, self._by_rule), (by_lot, self._by_lot):
+            for labels, count in counts.items():
+                child(*labels).inc(count)
 
 
 def _summed(counter: Counter, label: str) -> Counts[str]:

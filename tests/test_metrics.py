@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from consumer.core.outcomes import Outcome
+from consumer.core.outcomes import Outcome, Reason
 from consumer.core.replies import ReplyTable
-from consumer.metrics import AGE_BUCKETS, Metrics
+from consumer.metrics import AGE_BUCKETS, EndedOrder, Metrics
 
 
 @pytest.fixture
@@ -37,14 +37,36 @@ def series(metrics: Metrics, name: str) -> int:
     return sum(sample.name == name for family in metrics.registry.collect() for sample in family.samples)
 
 
+def ended(outcome: Outcome, account: str | None, rule: str | None, lot: str | None) -> EndedOrder:
+    return outcome, None, "1001" if lot else "", False, account, rule, lot
+
+
+def test_orders_are_counted_by_outcome_reason_and_reply_and_with_a_dead_letter_once_more(
+    metrics: Metrics,
+) -> None:
+    metrics.count_orders(
+        [
+            ended(Outcome.GRANTED, "main", "night", "62626601"),
+            ended(Outcome.GRANTED, "main", "day", "62626602"),
+            (Outcome.INVALID, Reason.SCHEMA, "", True, None, None, None),
+        ]
+    )
+
+    assert value(metrics, "coupon_outcomes_total", outcome="granted", reason="", code="1001") == 2
+    assert value(metrics, "coupon_outcomes_total", outcome="invalid", reason="schema", code="") == 1
+    assert series(metrics, "coupon_outcomes_total") == 2
+    assert value(metrics, "coupon_dead_letters_total", outcome="invalid", reason="schema") == 1
+    assert series(metrics, "coupon_dead_letters_total") == 1
+
+
 def test_orders_are_counted_by_rule_account_and_lot(metrics: Metrics) -> None:
     use(metrics)
     metrics.count_orders(
         [
-            (Outcome.GRANTED, "main", "night", "62626601"),
-            (Outcome.SKIPPED, None, "night", None),
-            (Outcome.UNMATCHED, None, None, None),
-            (Outcome.GRANTED, "main", "night", None),
+            ended(Outcome.GRANTED, "main", "night", "62626601"),
+            ended(Outcome.SKIPPED, None, "night", None),
+            ended(Outcome.UNMATCHED, None, None, None),
+            ended(Outcome.GRANTED, "main", "night", None),
         ]
     )
 
@@ -57,8 +79,10 @@ def test_orders_are_counted_by_rule_account_and_lot(metrics: Metrics) -> None:
 
 def test_rules_and_lots_beyond_the_first_hundred_and_unknown_ones_share_a_name(metrics: Metrics) -> None:
     use(metrics, rules=(f"rule-{number}" for number in range(5000)), lots=(str(n) for n in range(20_000)))
-    metrics.count_orders((Outcome.GRANTED, "main", f"rule-{number}", str(number)) for number in range(5000))
-    metrics.count_orders([(Outcome.GRANTED, "gone", "gone", "of the event's own")])
+    metrics.count_orders(
+        ended(Outcome.GRANTED, "main", f"rule-{number}", str(number)) for number in range(5000)
+    )
+    metrics.count_orders([ended(Outcome.GRANTED, "gone", "gone", "of the event's own")])
 
     by_rule, by_lot = "coupon_orders_by_rule_total", "coupon_orders_by_lot_total"
     assert value(metrics, by_rule, account="main", rule="rule-99", outcome="granted") == 1
@@ -70,7 +94,7 @@ def test_rules_and_lots_beyond_the_first_hundred_and_unknown_ones_share_a_name(m
 
 def test_names_of_rules_that_are_no_more_are_forgotten_and_others_go_on(metrics: Metrics) -> None:
     use(metrics)
-    metrics.count_orders([(Outcome.GRANTED, "main", "night", "62626601")])
+    metrics.count_orders([ended(Outcome.GRANTED, "main", "night", "62626601")])
     use(metrics, text="b")
     labels = {"account": "main", "rule": "night", "outcome": "granted"}
     assert value(metrics, "coupon_orders_by_rule_total", **labels) == 1

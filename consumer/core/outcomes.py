@@ -307,7 +307,11 @@ def encode_outcome(  # noqa: C901, PLR0912, PLR0915 - each order comes through h
     station_id, energy_wh = values.get("station_id"), values.get("energy_wh")
     charged_seconds, fee_fen = values.get("seconds"), values.get("fee_fen")
     span = resolution.span
-    started_at, ended_at = (values.get("started_at"), values.get("ended_at")) if span is None else span
+    started_at, ended_at = (
+        (_instant(values.get("started_at")), _instant(values.get("ended_at")))
+        if span is None
+        else (_CHARGED[span[0]], _CHARGED[span[1]])
+    )
     if type(order_id) is not str:
         order_id = _text(order_id)
     if type(event_id) is not str or not event_id:
@@ -364,8 +368,8 @@ def encode_outcome(  # noqa: C901, PLR0912, PLR0915 - each order comes through h
         words.enter_time,
         words.data_node,
         time_cost_ms,
-        _instant(started_at),
-        _instant(ended_at),
+        started_at,
+        ended_at,
         energy_wh,
         charged_seconds,
         fee_fen,
@@ -377,7 +381,7 @@ def encode_outcome(  # noqa: C901, PLR0912, PLR0915 - each order comes through h
             attempts.count,
             _MOMENTS[attempts.first_at],
             decided_at if attempts.last_at is decided else _MOMENTS[attempts.last_at],
-            None if seconds is None else (seconds * 1e6 + 0.5) // 1 / 1e6,  # `round` takes ten times as long
+            None if seconds is None else _to_microseconds(seconds),
             attempts.ambiguous,
         ),
         resolution.suspicions,
@@ -738,6 +742,15 @@ _LARGEST = (1 << 63) - 1
 _LEAST = -1 << 63
 
 
+def _to_microseconds(seconds: float) -> float:
+    """Exactly `round(seconds, 6)`, which goes by way of decimals: but where that makes a difference, four times as fast."""
+    scaled = seconds * 1e6
+    whole = (scaled + 0.5) // 1
+    if 0.0 <= scaled < 1e12 and -0.499 < scaled - whole < 0.499:
+        return whole / 1e6
+    return round(seconds, 6)
+
+
 def _instant(value: Any) -> str | None:
     """UTC, RFC 3339, milliseconds; None unless it is an aware datetime. The calendar's two ends have no UTC."""
     if value is None:
@@ -754,6 +767,12 @@ _MOMENTS = Memo[datetime | None, str | None](_instant, 256)
 """Of our own clock, at which orders that go on in one turn of the event loop look together. In UTC: of a zone whose clock
 is set back, two moments can be equal.
 """
+
+REPEATED = 4096
+"""Ends of charges that are kept, or starts: by the thousand a second, others began and ended in the same seconds."""
+
+_CHARGED = Memo[datetime | None, str | None](_instant, REPEATED)
+"""Those of spans, which are in UTC as well."""
 
 
 def _instant_of_ms(milliseconds: int) -> str | None:

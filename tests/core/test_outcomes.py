@@ -619,3 +619,10 @@ def test_plates_are_hashed_fast_as_they_are_hashed_plainly(key: bytes, plate: st
     expected = hmac.new(key, plate.encode(), "sha256").hexdigest()
 
     assert plate_hash(plate, Privacy(PlateMode.HASH, key)) == expected
+
+
+@given(st.floats() | st.integers(-10, 10**13).map(lambda halves: halves / 2e6))
+def test_seconds_are_rounded_as_python_rounds_them(seconds: float) -> None:
+    rounded = outcomes._to_microseconds(seconds)
+
+    assert rounded == round(seconds, 6) or seconds != seconds  # noqa: PLR0124  # NaN equals nothing, itself included
