@@ -13,7 +13,7 @@ import random
 import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import cache, partial
 from typing import Generic, Protocol, TypeVar
 
@@ -117,7 +117,7 @@ class Place(Struct, eq=False):
     """One order's place in the queues of its keys.
 
     Attributes:
-        keys: the queues that it stands in, no two the same; none once it was left.
+        keys: the queues that it stands in, no two the same; none once it was left, and nothing more becomes of it.
         behind: in how many of them somebody is before it.
 
     """
@@ -125,8 +125,6 @@ class Place(Struct, eq=False):
     keys: tuple[Hashable, ...]
     behind: int
 
-
-_NEVER = datetime.min.replace(tzinfo=UTC)
 
 _Placed = TypeVar("_Placed", bound=Place)
 
@@ -157,7 +155,7 @@ class KeyedOrder(Generic[_Placed]):
                 queue = queues.setdefault(key, place)
                 if queue is place:
                     continue
-                if isinstance(queue, Place):
+                if not isinstance(queue, deque):
                     queue = queues[key] = deque((queue,))
                 queue.append(place)
                 place.behind += 1
@@ -263,21 +261,21 @@ class Delivery:
         ways: list[_Way] = []
         for record, items in zip(records, read, strict=True):
             whole = UnderWay(record, self, ended, now)
-            orders: list[_Way] = []
+            orders = whole.orders
             try:
                 for item in items:
                     planned = self._plan(whole, item, rules, now)
-                    if isinstance(planned, Resolution):
-                        whole.resolutions.append(planned)
-                    else:
+                    if isinstance(planned, _Way):
                         orders.append(planned)
+                    else:
+                        whole.resolutions.append(planned)
             except Exception as problem:  # noqa: BLE001  # it is of this record alone
-                orders, whole.problem = [], problem
+                orders.clear()
+                whole.problem = problem
             if not orders:
                 self._end_records([whole])
                 continue
             self.under_way.add(whole)
-            whole.orders, whole.left = orders, len(orders)
             ways += orders
         self.ready += self._keys.enter(ways)
         self.wake()
@@ -315,15 +313,14 @@ class Delivery:
         """Nobody waits for this record any more; what was cancelled for that is on its way to its end."""
         waits = []
         for way in whole.orders:
-            if not way.over:
-                way.over = True
-                self._free(way)
-                if way.call is not None:
-                    way.call.cancel()
-                if way.waits is not None:
-                    way.waits.cancel()
-                    waits.append(way.waits)
-                self._keys.leave(way)
+            self._free(way)
+            if way.post is not None:
+                way.post.call.cancel()
+            if way.waits is not None:
+                way.waits.cancel()
+                waits.append(way.waits)
+            self._keys.leave(way)
+        whole.orders.clear()
         self._forget([whole])
         self.wake()  # others may have moved up
         return waits
@@ -359,7 +356,7 @@ class Delivery:
         asking: defaultdict[str, list[_Way]] = defaultdict(list)
         while ready:
             way = ready.popleft()
-            if way.over:
+            if not way.keys:
                 continue
             if is_open and way.permit is None and way.seen is rules:  # as nearly always
                 asking[way.request.account].append(way)
@@ -382,10 +379,10 @@ class Delivery:
         self, whole: "UnderWay", item: Order | Finding, rules: Rules, now: datetime
     ) -> "Resolution | _Way":
         """An end, or an order that can be delivered; it has no place yet."""
-        if isinstance(item, Finding):
+        if not isinstance(item, Order):
             return self._found(rules, whole.record, item, now)
         plan = rules.plan(item)
-        if isinstance(plan, Finding):
+        if not isinstance(plan, CouponRequest):
             return self._found(rules, whole.record, plan, now, item)
         record, plate, event_id = whole.record, item.plate, item.event_id
         # Should one order's event_id be another one's plate, they wait for each other, and nothing else comes of it.
@@ -551,7 +548,7 @@ class Delivery:
     def _call(self, ways: "Sequence[_Way]") -> None:
         """They are encoded only now, so that waiting orders keep no bodies."""
         at, monotonic, start = self._clock(), self._monotonic, self._gateway.start
-        posts: list[tuple[_Way, str, bytes]] = []
+        posts: list[tuple[_Way, str, str, bytes]] = []
         self._quiet.clear()
         for way in ways:  # all of them first: one that fails may be the end of its record
             if not way.whole.called:
@@ -566,15 +563,12 @@ class Delivery:
                 if secret is None:
                     self._fail(way, _no_secret(request.account, name))
                     continue
-                way.secret = secret
-                posts.append((way, request.url or self._url, request.encoded(at, secret)))
+                posts.append((way, secret, request.url or self._url, request.encoded(at, secret)))
             except Exception as bug:  # noqa: BLE001  # it is of this record alone
                 self._fail(way, bug)
-        for way, url, body in posts:
-            way.began_at = at
-            way.started = monotonic()
+        for way, secret, url, body in posts:
             try:
-                way.call = start(url, body, way)
+                way.post = _Post(secret, at, monotonic(), start(url, body, way))
             except Exception as bug:  # noqa: BLE001  # likewise
                 self._fail(way, bug)
 
@@ -584,11 +578,12 @@ class Delivery:
         """Their calls have ended. One step of all after the other: classify, count, give the permits back, end."""
         now, at = self._monotonic(), self._clock()
         stop, final = Then.STOP, Then.FINAL
-        replied: list[tuple[_Way, AttemptEnd, Reply, float]] = []
+        replied: list[tuple[_Way, _Post, AttemptEnd, Reply, float]] = []
         for way, end in answered:
-            if way.over:
+            if not way.keys:
                 continue
-            way.call = None
+            post = way.post
+            assert post is not None, "what was answered was asked"
             try:
                 reply = way.rules.replies.classify(end, at)
             except Exception as bug:  # noqa: BLE001  # it is of this record alone
@@ -596,48 +591,48 @@ class Delivery:
                 continue
             message, hint = reply.words.message, reply.words.hint
             said = message if hint is None else hint if message is None else f"{message}\n{hint}"
-            if said is not None and (way.secret in said or way.order.plate in said):
-                reply = _without(reply, way.secret, way.order.plate)
-            replied.append((way, end, reply, now - way.started))
+            if said is not None and (post.secret in said or way.order.plate in said):
+                reply = _without(reply, post.secret, way.order.plate)
+            replied.append((way, post, end, reply, now - post.started))
         self._count(replied, now, at)
         over: list[tuple[Permit, Reply]] = []
         ended: list[tuple[_Way, Resolution]] = []
-        for way, end, reply, seconds in replied:
+        for way, post, end, reply, seconds in replied:
             then = reply.then
             if then is not stop:
                 permit, way.permit = way.permit, None
                 assert permit is not None, "it is held throughout a call"
                 over.append((permit, reply))
                 if then is final:
-                    ended.append((way, _after_last_call(way, end, reply, at, seconds)))
+                    ended.append((way, _after_last_call(way, post, end, reply, at, seconds)))
                     continue
-            going_on = self._go_on(way, _PastCall(end, reply, at, seconds))
+            going_on = self._go_on(way, _PastCall(post, end, reply, at, seconds))
             way.waits = asyncio.get_running_loop().create_task(going_on)
         self._end_orders(ended)
         if over:
             self._flow.end(over, now)
 
     def _count(
-        self, replied: "Sequence[tuple[_Way, AttemptEnd, Reply, float]]", now: float, at: datetime
+        self, replied: "Sequence[tuple[_Way, _Post, AttemptEnd, Reply, float]]", now: float, at: datetime
     ) -> None:
         """Those of a turn are much alike, and each metric is moved once."""
         alike: defaultdict[tuple[str, str], list[float]] = defaultdict(list)
-        for way, _, reply, seconds in replied:
+        for way, _, _, reply, seconds in replied:
             alike[way.request.account, reply.label].append(seconds)
         for (account, label), each in alike.items():
             self._requests(account, label).inc(len(each))
             self._request_seconds(account).observe_all(each)
             self._budgets[account].note_calls(now, len(each))
         if self._tracer is not None:
-            for way, _, reply, _ in replied:
+            for way, post, _, reply, _ in replied:
                 whole, url = way.whole, way.request.url or self._url
                 whole.calls = whole.calls or []
-                whole.calls.append(TracedCall(way.order.index, url, way.began_at, at, reply))
+                whole.calls.append(TracedCall(way.order.index, url, post.began_at, at, reply))
 
     async def _go_on(self, way: "_Way", call: "_PastCall") -> None:
         """After a call that was not the last word."""
         try:
-            outdated = call.reply.then is Then.STOP and await self._was_outdated(way, call.reply)
+            outdated = call.reply.then is Then.STOP and await self._was_outdated(way, call)
             if way.permit is not None and not outdated:
                 way.permit.report(call.reply)
             self._free(way)
@@ -653,14 +648,14 @@ class Delivery:
                 self.ready.append(way)
         self.wake()  # or others, that have moved up
 
-    async def _was_outdated(self, way: "_Way", reply: Reply) -> bool:
+    async def _was_outdated(self, way: "_Way", call: "_PastCall") -> bool:
         """Whether the platform refused a call for its secret, and there is another one by now."""
-        if reply.is_redirect:
+        if call.reply.is_redirect:
             return False
         name = way.rules.accounts[way.request.account].secret
-        if self._read_again is not None and self._secrets[name] == way.secret:
+        if self._read_again is not None and self._secrets[name] == call.post.secret:
             await self._read_again(name)
-        return self._secrets[name] != way.secret
+        return self._secrets[name] != call.post.secret
 
     async def _next_step(self, way: "_Way", call: "_PastCall", *, outdated: bool) -> NextStep:
         """What comes after a call that is not the last one yet. `Again` comes when its time has come."""
@@ -689,10 +684,10 @@ class Delivery:
         """What the call means for the order. None: another one follows now."""
         end, reply = call.end, call.reply
         if step is DONE:
-            return _after_last_call(way, end, reply, call.ended_at, call.seconds)
+            return _after_last_call(way, call.post, end, reply, call.ended_at, call.seconds)
         if isinstance(step, Later):
             return _after_last_call(
-                way, end, reply, call.ended_at, call.seconds, later=step, decided_at=self._clock()
+                way, call.post, end, reply, call.ended_at, call.seconds, later=step, decided_at=self._clock()
             )
         way.reply = reply
         if reply.ambiguous or (isinstance(end, Answered) and end.resent):
@@ -700,7 +695,7 @@ class Delivery:
         if not isinstance(step, Stopped):
             way.calls += 1
             before = way.attempts
-            first_at = before.first_at or way.began_at
+            first_at = before.first_at or call.post.began_at
             way.attempts = Attempts(before.count + 1, first_at, call.ended_at, call.seconds)
         self._metrics.retries.labels(reply.label).inc()
         return None
@@ -733,25 +728,23 @@ class Delivery:
         leave, over = self._keys.leave, []
         for way, resolution in ended:
             whole = way.whole
-            way.over = True
             leave(way)
             whole.resolutions.append(resolution)
-            whole.left -= 1
-            if not whole.left:
+            whole.orders.remove(way)
+            if not whole.orders:
                 over.append(whole)
         self._end_records(over)
 
     def _fail(self, way: "_Way", bug: Exception) -> None:
         """The record will have a problem once its other orders have ended: none is left calling unwatched."""
-        if way.over:
+        if not way.keys:
             return
         whole = way.whole
-        way.over = True
         self._free(way)
         self._keys.leave(way)
         whole.problem = whole.problem or bug
-        whole.left -= 1
-        if not whole.left:
+        whole.orders.remove(way)
+        if not whole.orders:
             self._end_records([whole])
 
     def _end_records(self, wholes: "Sequence[UnderWay]") -> None:
@@ -774,7 +767,6 @@ class Delivery:
         """They are not under way any more; nor are the calls that were waited for."""
         self.under_way.difference_update(wholes)
         for whole in wholes:
-            whole.orders = ()  # they know of it as well: no circle is left for the garbage collector
             if whole.called:
                 self._called -= 1
         if not self._called:
@@ -794,9 +786,25 @@ class Delivery:
             permit.close()
 
 
+class _Post(Frozen):
+    """A call that was made.
+
+    Attributes:
+        secret: that signed it.
+        began_at, started: when it was made, by the two clocks.
+
+    """
+
+    secret: str
+    began_at: datetime
+    started: float
+    call: Call
+
+
 class _PastCall(Frozen):
     """A call that is over, and was not the last word."""
 
+    post: _Post
     end: AttemptEnd
     reply: Reply
     ended_at: datetime
@@ -811,8 +819,7 @@ class UnderWay(Struct, eq=False):
         calls: so far, where somebody traces them.
         resolutions: of the orders that have ended; of all, by index, once it has ended itself.
         problem: why it has none.
-        orders: that need a call, until all have ended.
-        left: how many of them have not ended.
+        orders: that need a call, and have not ended.
         called: a call was made for one of the orders, or is about to be.
 
     """
@@ -823,9 +830,8 @@ class UnderWay(Struct, eq=False):
     began_at: datetime
     calls: list[TracedCall] | None = None
     resolutions: list[Resolution] = []
-    orders: "Sequence[_Way]" = ()
+    orders: "list[_Way]" = []
     problem: Exception | None = None
-    left: int = 0
     called: bool = False
 
 
@@ -840,10 +846,8 @@ class _Way(Place):
         excused: seconds that it has waited for no fault of its own.
         reply: of the last call.
         permit: it waits for leave to call, or is calling.
-        call: under way.
-        secret, began_at, started: of the last call, which began then by the two clocks.
+        post: the last call.
         waits: between two calls.
-        over: nothing more will become of it.
 
     """
 
@@ -858,12 +862,8 @@ class _Way(Place):
     excused: float = 0.0
     reply: Reply | None = None
     permit: Permit | None = None
-    call: Call | None = None
-    secret: str = ""
-    began_at: datetime = _NEVER
-    started: float = 0.0
+    post: _Post | None = None
     waits: "asyncio.Task[None] | None" = None
-    over: bool = False
 
     def decided(self) -> None:
         """For its permit."""
@@ -927,8 +927,9 @@ class _Way(Place):
         )
 
 
-def _after_last_call(
+def _after_last_call(  # noqa: PLR0917  # by position, since names cost time
     way: _Way,
+    post: _Post,
     end: AttemptEnd,
     reply: Reply,
     at: datetime,
@@ -945,7 +946,7 @@ def _after_last_call(
         ambiguous = True
     if outcome is Outcome.GRANTED and later is None:
         ambiguous = False
-    attempts = Attempts(before.count + 1, before.first_at or way.began_at, at, seconds, ambiguous)
+    attempts = Attempts(before.count + 1, before.first_at or post.began_at, at, seconds, ambiguous)
     return way.resolution(
         outcome, decided_at or at, detail, reply.dead_letter, attempts, reply.words, reply.label, later
     )

@@ -33,6 +33,7 @@ from aiohttp.test_utils import TestServer
 from consumer import certificates
 from consumer.core.replies import Answered, NoAnswer, NotSent
 from consumer.gateway import GatewayClient, HttpGateway, Options, gateway_of
+from consumer.gateway.common import Waiting
 from consumer.gateway.with_aiohttp import AiohttpGateway
 from consumer.sandbox import wire
 from consumer.settings.model import Gateway as GatewaySettings
@@ -802,6 +803,29 @@ async def test_the_connection_of_a_call_that_was_given_up_is_closed(client: Clie
         await asyncio.gather(call, return_exceptions=True)
         async with asyncio.timeout(5):
             await closed.wait()
+
+
+async def test_a_call_that_has_ended_is_cancelled_without_harm_to_the_next_one_on_its_connection(
+    client: Client,
+) -> None:
+    begun, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await say(OK)(reader, writer)
+        await read_request(reader)
+        begun.set()
+        await cancelled.wait()
+        writer.write(OK)
+
+    async with client() as gateway, raw_server(talk) as url:
+        first, second = Waiting(), Waiting()
+        call = gateway.start(url, b"a=1", first)
+        assert isinstance(await first.end, Answered)
+        gateway.start(url, b"a=2", second)
+        await begun.wait()
+        call.cancel()
+        cancelled.set()
+        assert isinstance(await second.end, Answered)
 
 
 async def test_a_kept_connection_whose_other_end_is_gone_without_a_word_is_a_timeout(client: Client) -> None:

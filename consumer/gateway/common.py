@@ -94,7 +94,7 @@ class Posting(ABC):
 
     async def post(self, url: str, body: bytes) -> AttemptEnd:
         """Post one signed form, and wait for its end."""
-        waiting = _Waiting()
+        waiting = Waiting()
         call = self.start(url, body, waiting)
         try:
             return await waiting.end
@@ -102,15 +102,19 @@ class Posting(ABC):
             call.cancel()
 
 
-class _Waiting:
+class Waiting:
+    """A caller that waits: `end` is done once the call has ended."""
+
     def __init__(self) -> None:
         self.end: asyncio.Future[AttemptEnd] = asyncio.get_running_loop().create_future()
 
     def answered(self, end: AttemptEnd) -> None:
+        """For its call."""
         if not self.end.done():
             self.end.set_result(end)
 
     def failed(self, bug: Exception) -> None:
+        """For its call, likewise."""
         if not self.end.done():
             self.end.set_exception(bug)
 

@@ -201,7 +201,7 @@ class Call(Struct, eq=False):
 
     def end(self, end: AttemptEnd) -> None:
         """So it went."""
-        caller, self.caller, self.connection = self.caller, None, None
+        caller, self.caller = self.caller, None
         if caller is None:
             return
         if self.is_second:
@@ -212,7 +212,9 @@ class Call(Struct, eq=False):
         caller.answered(end)
 
     def cancel(self) -> None:
-        """Nobody waits for it any more, and nobody is told. It may have arrived."""
+        """Nobody waits for it any more, and nobody is told. It may have arrived. One that has ended is let alone."""
+        if self.caller is None:
+            return
         self.caller = None
         if self.connecting is not None:
             self.connecting.cancel()
