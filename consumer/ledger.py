@@ -284,7 +284,7 @@ class Ledger:
         self._map_bytes: dict[TopicPartition, int] = {}
         self._full_at: dict[TopicPartition, int] = {}
         self._work = asyncio.Event()
-        self._work_since = 0.0
+        self._work_since: float | None = None  # while there is none
         self._enough = asyncio.Event()
         self._closing = False
 
@@ -292,15 +292,15 @@ class Ledger:
         """The record ended. Its resolutions and its offset go out with the next flush."""
         pending = self._pending
         pending.append(Done(record, _PARTITIONS[record.coordinates[:2]], resolutions))
-        if not self._work.is_set():
+        if self._work_since is None:
             self._begin_to_wait()
-        if len(pending) >= self._bounds.records:
+        if len(pending) == self._bounds.records:
             self._enough.set()
 
     def touch(self, partition: TopicPartition) -> None:
         """The partition's frontier moved without a record of its own to write (it was done already)."""
         self._moved.add(partition)
-        if not self._work.is_set():
+        if self._work_since is None:
             self._begin_to_wait()
 
     def _begin_to_wait(self) -> None:
@@ -353,6 +353,7 @@ class Ledger:
     async def _due(self) -> None:
         await self._work.wait()
         if not self._closing and len(self._pending) < self._bounds.records:
+            assert self._work_since is not None, "there is work"
             try:
                 async with asyncio.timeout_at(self._work_since + self._bounds.interval):
                     await self._enough.wait()
@@ -360,6 +361,7 @@ class Ledger:
                 pass
         if not self._closing:
             self._work.clear()
+            self._work_since = None
             self._enough.clear()
 
     async def _flush(self, batch: _Batch) -> str | None:

@@ -5,13 +5,14 @@ import functools
 import random
 import socket
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, cast
+from typing import Protocol, cast
 
 import aiohappyeyeballs
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from yarl import URL
 
 from consumer.core.replies import Answered, AttemptEnd, NoAnswer
+from consumer.core.values import Frozen
 from consumer.gateway import common
 from consumer.gateway.common import HEADERS, name, unpacked
 
@@ -136,7 +137,7 @@ class Site:
             self._looking_up = None
 
 
-class Head(NamedTuple):
+class Head(Frozen):
     """What a reply's head says: its status, the bytes of its body, and when to come again."""
 
     status: int

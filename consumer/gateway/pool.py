@@ -143,7 +143,7 @@ class HttpGateway(Posting):
         for connection in list(self.connections):
             connection.heed_time(now)
         shortest = min(self.read_seconds, self._total_seconds)
-        self._watch = loop.call_later(min(0.1, shortest / 10), self._watch_times)
+        self._watch = loop.call_later(min(0.5, shortest / 10), self._watch_times)
 
 
 class Call(Struct, eq=False):
