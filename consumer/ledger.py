@@ -381,7 +381,8 @@ class Ledger:
         done = self._fitting_of(pending) if any(map(self.full, self._trackers)) else pending
         ended: defaultdict[TopicPartition, list[int]] = defaultdict(list)
         for item in done:
-            ended[item.partition].append(item.record.coordinates.offset)
+            _, _, offset = item.record.coordinates
+            ended[item.partition].append(offset)
         for partition, offsets in ended.items():
             self._trackers[partition].finish_all(offsets)
         moved.update(ended)

@@ -95,7 +95,7 @@ class Publisher:
         """The records of `indexes` by partition, as few batches as they fit in."""
         queues: Queues = {}
         counts = Memo(self._link.partition_count, 64)
-        hashes = murmur2_of(records[index].key for index in indexes) if only is None else {}
+        hashes = murmur2_of([records[index].key for index in indexes]) if only is None else {}
         open_: dict[tuple[str, int], Batch] = {}
         for index in indexes:
             record = records[index]

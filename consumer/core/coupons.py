@@ -1,13 +1,13 @@
 """An order and the rule that matched it -> the request to the parking platform. Performs no I/O."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
 import orjson
 
-from consumer.core.signing import LaidOut, Layout, encode_form
+from consumer.core.signing import LaidOut, Layout, encode_form, gaps_between, with_numbers
 from consumer.core.values import Frozen
 
 OWN_PARAMETERS = frozenset(
@@ -146,14 +146,14 @@ class Datum(Frozen):
 class Form:
     """The fields of a rule's requests in the order of the endpoint's document; what is the same in all is filled in."""
 
-    __slots__ = ("_general", "_layout", "_metadata", "_own", "_text")
+    __slots__ = ("_general", "_layout", "_metadata", "_own", "_with_gaps")
 
     def __init__(
         self, account: Account, api_type: str, metadata: Sequence[tuple[str, str]], own: Mapping[str, str]
     ) -> None:
         """`metadata` are its keys and the names beside its values, `own` the rule's parameters."""
         self._metadata = MetadataFields(metadata, account.metadata_format)
-        self._text = self._metadata.text
+        self._with_gaps = self._metadata.with_gaps
         self._own = own
         self._general = {
             "app_id": account.app_id,
@@ -168,7 +168,7 @@ class Form:
         whole = {**self._general, **own}
         filled = {"api_store_code", "event_id", "plate", "subject", "metadata"}
         self._layout: Layout | None = None
-        if self._text or not metadata:
+        if self._with_gaps or not metadata:
             fields = {
                 name: None if name in filled else text
                 for name, text in whole.items()
@@ -182,14 +182,15 @@ class Form:
         event_id: str,
         plate: str,
         subject: str,
-        values: tuple[int, ...],
+        values: Collection[int],
         station: Mapping[str, str],
     ) -> Mapping[str, str] | LaidOut:
         """For one order, with its station's parameters over the account's; what is empty stays out."""
         layout = self._layout
         if layout is None or station or not (api_store_code and event_id and plate and subject):
             return self._filled_otherwise(api_store_code, event_id, plate, subject, values, station)
-        return LaidOut(layout, api_store_code, event_id, plate, subject, self._text % values, values)
+        text = with_numbers(self._with_gaps, values)
+        return LaidOut(layout, api_store_code, event_id, plate, subject, text, values)
 
     def _filled_otherwise(  # noqa: PLR0917  # as above
         self,
@@ -197,7 +198,7 @@ class Form:
         event_id: str,
         plate: str,
         subject: str,
-        values: tuple[int, ...],
+        values: Collection[int],
         station: Mapping[str, str],
     ) -> dict[str, str]:
         """With other fields than the layout knows of."""
@@ -217,16 +218,17 @@ class MetadataFields:
 
     Attributes:
         blank: the fields, with gaps for values.
-        texts: of the one text what stands around the values.
-        text: the one text, with `%d` for each value; empty where there is none.
+        texts: of the one text what stands around the values; none where there is no such text.
+        with_gaps: the same, with a gap for each value.
 
     """
 
-    __slots__ = ("_values", "blank", "text", "texts")
+    __slots__ = ("_values", "blank", "texts", "with_gaps")
 
     def __init__(self, metadata: Sequence[tuple[str, str]], written: MetadataFormat) -> None:
         self.blank: dict[str, str] = {}
         self.texts: list[str] = []
+        self.with_gaps: list[str] = []
         self._values: list[str] = []
         if metadata and written is MetadataFormat.JSON:
             self.blank["metadata"] = ""
@@ -234,18 +236,18 @@ class MetadataFields:
                 before = "}," if self.texts else "{"
                 self.texts.append(f'{before}{_json(key)}:{{"name":{_json(name)},"value":')
             self.texts.append("}}")
+            self.with_gaps = gaps_between(self.texts)
         elif metadata:
             shape = "metadata.{}.{}" if written is MetadataFormat.DOTTED else "metadata[{}].{}"
             for key, name in metadata:
                 self._values.append(shape.format(key, "value"))
                 self.blank[shape.format(key, "name")] = name
                 self.blank[self._values[-1]] = ""
-        self.text = "%d".join([text.replace("%", "%%") for text in self.texts])
 
-    def fill(self, form: dict[str, str], values: tuple[int, ...]) -> None:
+    def fill(self, form: dict[str, str], values: Iterable[int]) -> None:
         """Each value into its gap."""
-        if self.text:
-            form["metadata"] = self.text % values
+        if self.texts:
+            form["metadata"] = with_numbers(self.with_gaps, values)
         else:
             form.update(zip(self._values, map(str, values), strict=True))
 
@@ -258,5 +260,5 @@ def metadata_fields(metadata: Sequence[Datum], written: MetadataFormat) -> dict[
     """The fields that tell of these, and no others."""
     fields = MetadataFields([(datum.key, datum.name) for datum in metadata], written)
     form = fields.blank.copy()
-    fields.fill(form, tuple([datum.value for datum in metadata]))
+    fields.fill(form, [datum.value for datum in metadata])
     return form

@@ -183,12 +183,11 @@ class Planner:
         if self._stations_differ:
             station = self._stations.get(text_of(values, "station_id") or "")
             extra = station.parameters if station is not None else _NONE
-        amounts = (*metadata.values(),)
         return CouponRequest(
             common.account,
             candidate.name,
             common.url,
-            common.form.filled(store, order.event_id, order.plate, subject, amounts, extra),
+            common.form.filled(store, order.event_id, order.plate, subject, metadata.values(), extra),
             metadata,
             common.shadow and not as_on,
             common.timestamped,

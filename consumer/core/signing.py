@@ -1,7 +1,7 @@
 """Parameters and a secret -> the signature and the signed form. Performs no I/O."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import lru_cache, partial
 from operator import itemgetter
 from typing import Any
@@ -91,7 +91,8 @@ class LaidOut(Frozen):
     """A form of which all is laid out but what an order fills; its fields, as a whole, are few people's concern.
 
     Attributes:
-        numbers: in the metadata.
+        metadata: as it is signed.
+        numbers: that are in it.
 
     """
 
@@ -101,7 +102,7 @@ class LaidOut(Frozen):
     plate: str
     subject: str
     metadata: str
-    numbers: tuple[int, ...]
+    numbers: Collection[int]
 
     def fields(self) -> dict[str, str]:
         """All of them, in the order in which they are sent."""
@@ -113,6 +114,20 @@ class LaidOut(Frozen):
         if self.metadata:
             form["metadata"] = self.metadata
         return form
+
+
+def gaps_between(texts: Sequence[str]) -> list[str]:
+    """The texts, with a gap between each two of them, for `with_numbers`."""
+    return [part for text in texts for part in (text, "")][:-1]
+
+
+def with_numbers(texts: list[str], numbers: Iterable[int]) -> str:
+    """Texts with a number in each gap: in half the instructions that `format` takes, or `%` where signs are escaped."""
+    found, place = texts.copy(), 1
+    for number in numbers:
+        found[place] = str(number)
+        place += 2
+    return "".join(found)
 
 
 class Layout:
@@ -136,7 +151,7 @@ class Layout:
             signed.insert(2, "")
             body.insert(4, "")
         self._signed, self._body = tuple(signed), tuple(body)
-        self._metadata = "{}".join(map(_quoted, metadata)).format  # where it is quoted, it has no braces
+        self._metadata = gaps_between([*map(_quoted, metadata)])
 
     def encode(self, form: LaidOut, app_secret: str) -> bytes:
         """As `encode_form`, in a straight line: to put any values into any gaps takes twice as long."""
@@ -145,10 +160,9 @@ class Layout:
         base = f"{a}{store}{b}{event_id}{c}{form.metadata}{d}{plate}{e}{subject}{f}{app_secret}"
         signature = _md5(base.encode()).hexdigest().upper()
         store, event_id, plate, subject = _quote(store), _quote(event_id), _quote(plate), _quote(subject)
+        metadata = with_numbers(self._metadata, form.numbers)
         a, b, c, d, e, f = self._body
-        body = (
-            f"{a}{store}{b}{event_id}{c}{plate}{d}{subject}{e}{self._metadata(*form.numbers)}{f}{signature}"
-        )
+        body = f"{a}{store}{b}{event_id}{c}{plate}{d}{subject}{e}{metadata}{f}{signature}"
         # One look after the other: that is quicker than any for all of them.
         if (
             "(" in body
