@@ -820,7 +820,7 @@ class UnderWay(Struct, eq=False):
         resolutions: of the orders that have ended; of all, by index, once it has ended itself.
         problem: why it has none.
         orders: that need a call, and have not ended.
-        called: a call was made for one of the orders, or is about to be.
+        called: a call was made, or is about to be, for at least one of its orders.
 
     """
 

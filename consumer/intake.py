@@ -49,7 +49,7 @@ POLL_RECORDS = 100
 """Records taken in one poll."""
 
 BACKLOG_RECORDS = 60
-"""Records that wait to be begun, from which on no more are polled, but one a second: it shows that polling goes on. What
+"""With so many records waiting to be begun, only one a second is polled, to show that polling goes on. What
 waits long is in no cache of the processor any more when it is begun; where Kafka's client keeps what it has fetched,
 it is one stretch of bytes."""
 
@@ -355,7 +355,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         return {reason: reasons.count(reason) for reason in set(reasons)}
 
     @property
-    def trouble(self) -> str | None:  # noqa: D102 - among the attributes
+    def trouble(self) -> str | None:  # noqa: D102  # among the attributes
         assignment = self._assignment
         return (
             self._cannot_poll

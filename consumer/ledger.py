@@ -391,7 +391,7 @@ class Ledger:
         return _Batch(done, {partition: self._commit(partition, clean=clean) for partition in sorted(moved)})
 
     def _fitting_of(self, pending: Sequence[Done]) -> list[Done]:
-        """What may go out of these, while maps are nearly full; the rest waits on."""
+        """The records of these that may go out now; while a partition's map is nearly full, its others go back to wait."""
         done: list[Done] = []
         crowded: defaultdict[TopicPartition, list[Done]] = defaultdict(list)
         for item in pending:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import aiokafka.client
 import aiokafka.consumer.fetcher
 from aiokafka import AIOKafkaConsumer
-from aiokafka import TopicPartition as TopicPartition  # noqa: PLC0414 - the rooms above take it from here
+from aiokafka import TopicPartition as TopicPartition  # noqa: PLC0414  # the rooms above take it from here
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
@@ -288,10 +288,10 @@ class GroupConsumer(AIOKafkaConsumer):
 
         Raises BrokerUnavailableError where nothing would come any more.
         """
-        if self._fetcher._fetch_task.done():  # noqa: SLF001 - aiokafka offers no accessor
+        if self._fetcher._fetch_task.done():  # noqa: SLF001  # aiokafka offers no accessor
             raise BrokerUnavailableError("the consumer's fetcher has ended: a new consumer is needed")
         found: Mapping[TopicPartition, Sequence[Any]] = await super().getmany(*partitions, **options)
-        fetched = self._fetcher._records  # noqa: SLF001 - likewise
+        fetched = self._fetcher._records  # noqa: SLF001  # likewise
         for partition in found:
             if partition in fetched:
                 fetched.move_to_end(partition)
@@ -311,7 +311,7 @@ class GroupConsumer(AIOKafkaConsumer):
             coordinator.group_id,
             coordinator.generation,
             coordinator.member_id,
-            coordinator._group_instance_id,  # noqa: SLF001 - aiokafka offers no accessor
+            coordinator._group_instance_id,  # noqa: SLF001  # aiokafka offers no accessor
         )
 
     def next_offset(self, partition: TopicPartition) -> int | None:
@@ -415,7 +415,7 @@ class KafkaLink:
         with ended_as_exceptions():
             await self._coordinator("group", (CoordinationType.GROUP, self.group), deadline)
 
-    async def fence(self, ids: Iterable[str], deadline: float) -> dict[str, tuple[int, int]]:  # noqa: ARG002 - for those that have transactions
+    async def fence(self, ids: Iterable[str], deadline: float) -> dict[str, tuple[int, int]]:  # noqa: ARG002  # for those that have transactions
         """Nobody can have left a transaction open here: Kafka's "no producer" for each id."""
         return dict.fromkeys(ids, (-1, -1))
 
@@ -524,7 +524,7 @@ class KafkaLink:
             raise BrokerUnavailableError(f"no answer from Kafka: {words(error)}") from error
 
 
-class Ended(Exception):  # noqa: N818 - not an error: how a flush ended, on its way up
+class Ended(Exception):  # noqa: N818  # not an error: how a flush ended, on its way up
     """Carries the result of a flush out of the depth in which it was found."""
 
     def __init__(self, result: FlushResult) -> None:
@@ -548,7 +548,7 @@ def ended_as_exceptions() -> Iterator[None]:
 
 
 async def _has_lost_all(client: AIOKafkaClient, seconds: float) -> bool:
-    told_at = client.cluster._last_successful_refresh_ms / 1000  # noqa: SLF001 - aiokafka offers no accessor
+    told_at = client.cluster._last_successful_refresh_ms / 1000  # noqa: SLF001  # aiokafka offers no accessor
     if 0 <= time.time() - told_at < seconds:  # in the future: the clock was set back since
         return False
     try:

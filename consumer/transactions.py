@@ -120,12 +120,12 @@ class TransactionalLink(KafkaLink):
         with ended_as_exceptions():
             node = await self._coordinator("versions", (CoordinationType.GROUP, self.group), deadline)
         try:
-            connection = await self.client._get_conn(node, group=ConnectionGroup.COORDINATION)  # noqa: SLF001 - aiokafka offers no accessor
+            connection = await self.client._get_conn(node, group=ConnectionGroup.COORDINATION)  # noqa: SLF001  # aiokafka offers no accessor
         except LOST as error:
             raise BrokerUnavailableError(f"no answer from Kafka: {words(error)}") from error
         if connection is None:
             raise BrokerUnavailableError("the group's coordinator cannot be reached")
-        versions: Mapping[int, tuple[int, int]] = connection._versions  # noqa: SLF001 - aiokafka offers no accessor
+        versions: Mapping[int, tuple[int, int]] = connection._versions  # noqa: SLF001  # aiokafka offers no accessor
         return versions
 
     async def init_producer(self, transactional_id: str, deadline: float) -> tuple[int, int]:
@@ -461,6 +461,5 @@ def _offset_commit_code(answer: Any) -> int:
 
 def _add_partitions_code(answer: Any) -> int:
     codes = [code for _, rows in answer.errors for _, code in rows]
-    return first_error(
-        code for code in codes if code != Code.OPERATION_NOT_ATTEMPTED
-    )  # 55 stands beside the cause
+    # 55 stands beside the cause.
+    return first_error(code for code in codes if code != Code.OPERATION_NOT_ATTEMPTED)

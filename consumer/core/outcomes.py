@@ -54,9 +54,8 @@ LIKE_A_PLATE = re.compile(
 class Outcome(StrEnum):
     """The final word on an order. The platform's answers first, then our own words."""
 
-    __hash__ = (
-        str.__hash__
-    )  # as what it is equal to; an Enum's own is Python's to compute, and thrice as dear
+    # As what it is equal to; an Enum's own is Python's to compute, and thrice as dear.
+    __hash__ = str.__hash__
 
     GRANTED = "granted"
     ALREADY_GRANTED = "already_granted"
@@ -288,7 +287,7 @@ _UNBOUNDED = 1 << 31
 # -- An outcome -------------------------------------------------------------------------------------
 
 
-def encode_outcome(  # noqa: C901, PLR0912, PLR0915 - each order comes through here, and each call costs
+def encode_outcome(  # noqa: C901, PLR0912, PLR0915  # each order comes through here, and each call costs
     resolution: Resolution, context: OutcomeContext, max_bytes: int = _UNBOUNDED
 ) -> Message:
     """The outcome as it is written, whatever the resolution holds: this never raises.
@@ -708,7 +707,7 @@ def _without_plate(words: GatewayWords, plate: str | None) -> GatewayWords:
 
 
 def _reworded(words: GatewayWords, change: Callable[[str | None, int], str | None]) -> GatewayWords:
-    """With each text changed; it is told how long it may be."""
+    """The same words with `change` applied to each text; `change` is told how long the text may be."""
     return GatewayWords(
         code=change(words.code, LONGEST_WORD),
         http_status=words.http_status,

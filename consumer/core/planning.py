@@ -240,7 +240,7 @@ class _Index:
             self._groups += [_Group(members, compiler) for members in _grouped(everywhere)]
 
     def _put(self, candidate: "_Candidate", field: str, texts: frozenset[str]) -> None:
-        """Where an order that has one of the texts finds it."""
+        """Enters the rule under each of its texts, where an order with that text finds it."""
         by_text, alone = self._by_field.setdefault(field, {}), (candidate,)
         for text in texts:
             here = by_text.setdefault(text, alone)
@@ -324,9 +324,8 @@ class _Candidate:
         self.number = number
         self.rest = rest
         self.rule = rule
-        self.name = (
-            rule.name.encode().decode()
-        )  # a copy: what was read from files is spread over all the memory
+        # A copy: what was read from files is spread over all the memory.
+        self.name = rule.name.encode().decode()
         self.store = rule.api_store_code
         self.subject = kinds.subject(rule.subject)
         self.common, self.literals = kinds.of(rule)
@@ -457,7 +456,7 @@ def _always(_values: Mapping[str, Value], _literals: Literals) -> bool:
 
 
 def _beyond(_values: Mapping[str, Value], _literals: Literals) -> int:
-    """Of an expression that has no function."""
+    """Stands in for an expression that only CEL can evaluate: it raises, so that the plain way is taken."""
     raise LookupError
 
 
@@ -476,7 +475,7 @@ def _unmatched(order: Order) -> Finding:
 
 
 def _without_request(order: Order, candidate: _Candidate, *, as_on: bool) -> Finding | None:
-    """By a rule that skips, or one on hold."""
+    """The end of an order by a rule that skips, or is on hold; None where a request is to be made."""
     rule, skip = candidate.rule, candidate.common.skip
     if skip is not None:
         return ended(order, skip, f"rule {rule.name}", rule, outcome=Outcome.SKIPPED)

@@ -100,7 +100,7 @@ class Gate:
         return self._text_of(first_at(self.paths, row, event))
 
     def _text_of(self, found: object) -> str | None:
-        """An object or a list is a value only to a gate that asks for no certain ones, and an empty one is none."""
+        """An object or a list counts as a value only for a gate that lists no values; an empty one never does."""
         text = scalar_text(found)
         return kind_of(found) if text is None and found and not self.values else text
 
