@@ -1,13 +1,16 @@
 """`charging-coupon sandbox`: a gateway to try requests on, until Ctrl-C. Serves HTTP."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from consumer.cli.common import scenario_option
 from consumer.core.coupons import MetadataFormat
 from consumer.sandbox.scenarios import SCENARIOS
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 def sandbox(
@@ -63,6 +66,7 @@ def sandbox(
     from consumer.sandbox.gateway import DEMO_APPS, SandboxGateway
 
     async def serve() -> None:
+        stop = _told_to_stop()
         gateway = SandboxGateway(
             apps=_apps(app) if app else DEMO_APPS,
             script=load_script(script) if script is not None else None,
@@ -85,7 +89,7 @@ def sandbox(
                 print(f"{phase.seconds:5.0f} s   the platform {phase.words}")
         print("Ctrl-C ends it.", flush=True)
         try:
-            await _until_told_to_stop()
+            await stop.wait()
         finally:
             await gateway.stop()
 
@@ -93,14 +97,15 @@ def sandbox(
         asyncio.run(serve())
 
 
-async def _until_told_to_stop() -> None:
+def _told_to_stop() -> "asyncio.Event":
+    """Set by SIGTERM or SIGINT from now on: also where whoever started us ignores the latter, as shells do in the background."""
     import asyncio
     import signal
 
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await stop.wait()
+    return stop
 
 
 def _apps(texts: list[str]) -> dict[str, str]:

@@ -380,9 +380,16 @@ def test_a_scenario_and_a_latency_exclude_each_other() -> None:
         sandbox(scenario="slow", latency=0.5)
 
 
-def test_the_command_serves_until_it_is_interrupted() -> None:
+@pytest.mark.parametrize(
+    "ignored", [False, True], ids=["by a terminal", "as shells start it in the background"]
+)
+def test_the_command_serves_until_it_is_interrupted(*, ignored: bool) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    program = "import typer; from consumer.cli.sandbox import sandbox; typer.run(sandbox)"
+    handler = "SIG_IGN" if ignored else "default_int_handler"
+    program = (
+        f"import signal, typer; signal.signal(signal.SIGINT, signal.{handler}); "
+        "from consumer.cli.sandbox import sandbox; typer.run(sandbox)"
+    )
     command = [sys.executable, "-c", program, "--port", "0", "--scenario", "brown-out"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
     assert process.stdout is not None
