@@ -7,7 +7,7 @@ from enum import StrEnum
 
 import orjson
 
-from consumer.core.signing import LaidOut, Layout, encode_form, gaps_between, with_numbers
+from consumer.core.signing import LaidOut, Layout, encode_form, with_numbers
 from consumer.core.values import Frozen
 
 OWN_PARAMETERS = frozenset(
@@ -146,14 +146,13 @@ class Datum(Frozen):
 class Form:
     """The fields of a rule's requests in the order of the endpoint's document; what is the same in all is filled in."""
 
-    __slots__ = ("_general", "_layout", "_metadata", "_own", "_with_gaps")
+    __slots__ = ("_general", "_layout", "_metadata", "_own")
 
     def __init__(
         self, account: Account, api_type: str, metadata: Sequence[tuple[str, str]], own: Mapping[str, str]
     ) -> None:
         """`metadata` are its keys and the names beside its values, `own` the rule's parameters."""
         self._metadata = MetadataFields(metadata, account.metadata_format)
-        self._with_gaps = self._metadata.with_gaps
         self._own = own
         self._general = {
             "app_id": account.app_id,
@@ -168,7 +167,7 @@ class Form:
         whole = {**self._general, **own}
         filled = {"api_store_code", "event_id", "plate", "subject", "metadata"}
         self._layout: Layout | None = None
-        if self._with_gaps or not metadata:
+        if self._metadata.texts or not metadata:
             fields = {
                 name: None if name in filled else text
                 for name, text in whole.items()
@@ -189,7 +188,7 @@ class Form:
         layout = self._layout
         if layout is None or station or not (api_store_code and event_id and plate and subject):
             return self._filled_otherwise(api_store_code, event_id, plate, subject, values, station)
-        text = with_numbers(self._with_gaps, values)
+        text = with_numbers(self._metadata.texts, values)
         return LaidOut(layout, api_store_code, event_id, plate, subject, text, values)
 
     def _filled_otherwise(  # noqa: PLR0917  # as above
@@ -218,25 +217,22 @@ class MetadataFields:
 
     Attributes:
         blank: the fields, with gaps for values.
-        texts: of the one text what stands around the values; none where there is no such text.
-        with_gaps: the same, with a gap for each value.
+        texts: the one text in parts, with a gap for each value; none where there is no such text.
 
     """
 
-    __slots__ = ("_values", "blank", "texts", "with_gaps")
+    __slots__ = ("_values", "blank", "texts")
 
     def __init__(self, metadata: Sequence[tuple[str, str]], written: MetadataFormat) -> None:
         self.blank: dict[str, str] = {}
         self.texts: list[str] = []
-        self.with_gaps: list[str] = []
         self._values: list[str] = []
         if metadata and written is MetadataFormat.JSON:
             self.blank["metadata"] = ""
             for key, name in metadata:
                 before = "}," if self.texts else "{"
-                self.texts.append(f'{before}{_json(key)}:{{"name":{_json(name)},"value":')
+                self.texts += [f'{before}{_json(key)}:{{"name":{_json(name)},"value":', ""]
             self.texts.append("}}")
-            self.with_gaps = gaps_between(self.texts)
         elif metadata:
             shape = "metadata.{}.{}" if written is MetadataFormat.DOTTED else "metadata[{}].{}"
             for key, name in metadata:
@@ -247,7 +243,7 @@ class MetadataFields:
     def fill(self, form: dict[str, str], values: Iterable[int]) -> None:
         """Each value into its gap."""
         if self.texts:
-            form["metadata"] = with_numbers(self.with_gaps, values)
+            form["metadata"] = with_numbers(self.texts, values)
         else:
             form.update(zip(self._values, map(str, values), strict=True))
 

@@ -149,11 +149,9 @@ def unwrap(paths: tuple[Path, ...], *, base64: bool = False, charset: str | None
         return _inner(_from_base64(found, charset) if base64 else found)
 
     def step(event: Event) -> object:
-        found: list[object] = []
-        for path in paths:
-            found = found or list(found_at((path,), event.body, event))
-        if not found:
-            return Refusal(Reason.SCHEMA, f"the envelope has nothing at `{paths[0].text}`")
+        found = _all_at(paths, event)
+        if isinstance(found, Refusal):
+            return found
         inner = taken(found[0]) if len(found) == 1 else _together(map(taken, found))
         if isinstance(inner, Refusal) and is_encrypted(event.body):
             return ENCRYPTED
@@ -175,11 +173,9 @@ def form(paths: tuple[Path, ...], charset: str | None = None) -> Step:
             return Refusal(Reason.NOT_TEXT, f"not {charset or 'UTF-8'} at byte {error.start}")
 
     def step(event: Event) -> object:
-        found: list[object] = []
-        for path in paths:
-            found = found or list(found_at((path,), event.body, event))
-        if not found:
-            return Refusal(Reason.SCHEMA, f"the envelope has nothing at `{paths[0].text}`")
+        found = _all_at(paths, event)
+        if isinstance(found, Refusal):
+            return found
         return taken(found[0]) if len(found) == 1 else _together(map(taken, found))
 
     return step
@@ -207,6 +203,14 @@ def is_encrypted(body: object) -> bool:
         return False
     data = body[names["data"]]
     return isinstance(data, str) and not data.lstrip().startswith(("{", "["))
+
+
+def _all_at(paths: tuple[Path, ...], event: Event) -> list[object] | Refusal:
+    """All that the first of these paths leads to that leads anywhere."""
+    for path in paths:
+        if found := list(found_at((path,), event.body, event)):
+            return found
+    return Refusal(Reason.SCHEMA, f"the envelope has nothing at `{paths[0].text}`")
 
 
 def _together(found: Iterable[object]) -> list[object]:

@@ -116,13 +116,8 @@ class LaidOut(Frozen):
         return form
 
 
-def gaps_between(texts: Sequence[str]) -> list[str]:
-    """The texts, with a gap between each two of them, for `with_numbers`."""
-    return [part for text in texts for part in (text, "")][:-1]
-
-
 def with_numbers(texts: list[str], numbers: Iterable[int]) -> str:
-    """Texts with a number in each gap: in half the instructions that `format` takes, or `%` where signs are escaped."""
+    """Texts of which each second one is a gap, with a number in each: in half the instructions that `format` takes, or `%` where signs are escaped."""
     found, place = texts.copy(), 1
     for number in numbers:
         found[place] = str(number)
@@ -141,7 +136,7 @@ class Layout:
     __slots__ = ("_body", "_metadata", "_signed", "fields")
 
     def __init__(self, fields: Mapping[str, str | None], metadata: Sequence[str]) -> None:
-        """`fields` are all, without a value where orders fill them; `metadata` the texts around its numbers."""
+        """`fields` are all, without a value where orders fill them; `metadata` its text in parts, with gaps for its numbers."""
         self.fields = {name: text or "" for name, text in fields.items()}
         signed = _before_gaps([*sorted(fields.items()), ("app_secret", None)])
         body = _before_gaps(
@@ -151,7 +146,7 @@ class Layout:
             signed.insert(2, "")
             body.insert(4, "")
         self._signed, self._body = tuple(signed), tuple(body)
-        self._metadata = gaps_between([*map(_quoted, metadata)])
+        self._metadata = [*map(_quoted, metadata)]
 
     def encode(self, form: LaidOut, app_secret: str) -> bytes:
         """As `encode_form`, in a straight line: to put any values into any gaps takes twice as long."""
