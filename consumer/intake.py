@@ -969,9 +969,8 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             self._consumer.rejoin()  # so that its requests that are still under way are of an old generation
         problem = ""
         try:
-            async with asyncio.timeout(
-                _FENCE_SECONDS
-            ):  # a broker that has fallen silent answers no request in time
+            # A broker that has fallen silent answers no request in time.
+            async with asyncio.timeout(_FENCE_SECONDS):
                 await self._link.fence(assignment.own_ids, asyncio.get_running_loop().time() + _FENCE_SECONDS)
         except TimeoutError:
             problem = f"no answer within {_FENCE_SECONDS:g} s"

@@ -381,8 +381,7 @@ class Ledger:
         done = self._fitting_of(pending) if any(map(self.full, self._trackers)) else pending
         ended: defaultdict[TopicPartition, list[int]] = defaultdict(list)
         for item in done:
-            _, _, offset = item.record.coordinates
-            ended[item.partition].append(offset)
+            ended[item.partition].append(item.record.coordinates.offset)
         for partition, offsets in ended.items():
             self._trackers[partition].finish_all(offsets)
         moved.update(ended)

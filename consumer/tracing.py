@@ -126,9 +126,8 @@ class Tracing:
                 self._call(call, number, within)
         span.end(_nanoseconds(resolution.decided_at))
         context = span.get_span_context()
-        if (
-            not context.is_valid
-        ):  # OTEL_SDK_DISABLED: there are no spans, and an event's own context is all that there is
+        # OTEL_SDK_DISABLED: there are no spans, and an event's own context is all that there is.
+        if not context.is_valid:
             return resolution
         written = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
         return replace(resolution, traceparent=written)

@@ -163,9 +163,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if os.getpid() == 1:  # the kernel lets a container's first process ignore what it does not handle
         signal.signal(signal.SIGTERM, lambda number, _frame: os._exit(128 + number))
-    if isinstance(
-        sys.stdout, io.TextIOWrapper
-    ):  # a plate is no reason to fail where a locale has no letters for it
+    # A plate is no reason to fail where a locale has no letters for it.
+    if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app(arguments, prog_name="charging-coupon")

@@ -862,9 +862,8 @@ def placed(moment: datetime, rules: tzinfo | None) -> tuple[datetime, datetime]:
     """The same instant twice: in UTC, to be compared with others; by the clocks of a zone, or as it is without one."""
     if rules is None:
         return placed(moment, UTC)[0], moment
-    if (
-        moment.microsecond or moment.fold
-    ):  # the second of two equal hours; to the memory it is equal to the first
+    # The second of two equal hours is equal to the first, to the memory.
+    if moment.microsecond or moment.fold:
         return _placed(moment, rules)
     return _placed_before(moment, rules)
 

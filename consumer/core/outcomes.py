@@ -396,7 +396,7 @@ def encode_outcome(  # noqa: C901, PLR0912, PLR0915  # each order comes through 
 
     headers: list[Header] = [
         _SPECVERSION,
-        ("ce_id", identity.encode() if identity.isascii() else _utf8(identity)),
+        ("ce_id", identity.encode("utf-8", "replace")),
         _TYPE,
         _SOURCES[context.cluster_id, topic],
         ("ce_time", b"" if decided_at is None else decided_at.encode()),
