@@ -284,22 +284,22 @@ class Delivery:
         """Call this at the end of each turn: then it is known what more can be begun."""
         self._after_turn = call
 
-    def hold(self) -> None:
+    def wind_down(self) -> None:
         """Make no first call for a record: those without one so far wait, and are left to the next owner untouched.
 
         Those with one end soon: where they would have to wait between calls, they go to a retry topic, if there are any.
         """
         self._is_open = False
-        self._flow.hold()
+        self._flow.wind_down()
         now = asyncio.get_running_loop().time()
         for nap in self._naps:
             if not nap.expired():
                 nap.reschedule(now)
 
-    def release(self) -> None:
+    def resume(self) -> None:
         """Make first calls again."""
         self._is_open = True
-        self._flow.release()
+        self._flow.resume()
         if self._held:
             self.ready += self._held
             self._held.clear()

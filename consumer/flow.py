@@ -44,7 +44,7 @@ SUPPLY = 32
 """Orders that wait for leave, so that there is always one: those that one turn of the event loop takes, and some."""
 
 
-class Hold(StrEnum):
+class HeldBy(StrEnum):
     """What holds an order back: a closed set, and the metric's label."""
 
     CONFIG_ALARM = "config_alarm"
@@ -64,10 +64,10 @@ class Hold(StrEnum):
     """`max_in_flight` of this member."""
 
 
-_SHARED = frozenset({Hold.FLEET_RATE, Hold.FLEET_IN_FLIGHT, Hold.PERMIT})
+_SHARED = frozenset({HeldBy.FLEET_RATE, HeldBy.FLEET_IN_FLIGHT, HeldBy.PERMIT})
 """What accounts take from each other."""
 
-_IN_FLIGHT = (Hold.ADAPTIVE_LIMIT, Hold.ACCOUNT_IN_FLIGHT, Hold.FLEET_IN_FLIGHT, Hold.PERMIT)
+_IN_FLIGHT = (HeldBy.ADAPTIVE_LIMIT, HeldBy.ACCOUNT_IN_FLIGHT, HeldBy.FLEET_IN_FLIGHT, HeldBy.PERMIT)
 """Of calls at once, in the order in which they are told."""
 
 
@@ -110,7 +110,7 @@ class Flow:
         in_turn: accounts that wait for what all of them share; who comes now waits behind them.
         sets_aside: orders of a refused account need not wait here while other accounts go on:
             there are retry topics.
-        holding: nobody is to wait here now.
+        winding_down: nobody is to wait here now.
         lateness: of this process, as far as it was seen: while calls are under way.
 
     """
@@ -134,7 +134,7 @@ class Flow:
         self.max_in_flight = max_in_flight
         self.in_flight = 0
         self.sets_aside = sets_aside
-        self.holding = False
+        self.winding_down = False
         self.metrics = metrics
         self.monotonic = monotonic
         self.wall = wall
@@ -147,13 +147,13 @@ class Flow:
         self.share = Share()
         self.bounds = _MemberBounds(self.share, monotonic())
         self.bounds.use(fleet or FleetBounds(), monotonic())
-        self._gates: dict[str, _Gate] = {}
+        self._queues: dict[str, _AccountQueue] = {}
         self._accounts: frozenset[str] = frozenset()
-        self.in_turn: deque[_Gate] = deque()
+        self.in_turn: deque[_AccountQueue] = deque()
         self._timer: asyncio.TimerHandle | None = None
         metrics.in_flight.set_function(lambda: self.in_flight)
-        for hold in Hold:
-            metrics.flow_waiting.labels(hold).set_function(partial(self._waiting_for, hold))
+        for held_by in HeldBy:
+            metrics.flow_waiting.labels(held_by).set_function(partial(self._waiting_for, held_by))
         self.use_accounts(accounts)
 
     def use_accounts(
@@ -165,14 +165,14 @@ class Flow:
         """
         bounds = accounts if isinstance(accounts, Mapping) else {}
         self._accounts = frozenset(accounts)
-        for account, gate in list(self._gates.items()):
+        for account, queue in list(self._queues.items()):
             if account not in self._accounts or account in changed:
-                gate.send_away()
-                gate.breaker.probe_now(self.monotonic())
+                queue.send_away()
+                queue.breaker.probe_now(self.monotonic())
             if account not in self._accounts:
-                self._gates.pop(account).forget()
-        for account in {*self._accounts, *self._gates}:
-            self._gate(account).use(bounds.get(account))
+                self._queues.pop(account).forget()
+        for account in {*self._accounts, *self._queues}:
+            self._queue_of(account).use(bounds.get(account))
 
     def use_share(self, share: Share) -> None:
         """Take this member's part of what the fleet may do; call it at each rebalance."""
@@ -182,65 +182,65 @@ class Flow:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for gate in self._gates.values():
-            gate.bounds.divide(share, now)
+        for queue in self._queues.values():
+            queue.bounds.divide(share, now)
         self.serve()
-        for gate in self._gates.values():
-            gate.let_through()
+        for queue in self._queues.values():
+            queue.let_through()
 
     def probe_now(self, account: str) -> None:
         """What may have been wrong with the account was changed: its next probe need not wait."""
-        gate = self._gate(account)
-        gate.breaker.probe_now(self.monotonic())
-        gate.let_through()
+        queue = self._queue_of(account)
+        queue.breaker.probe_now(self.monotonic())
+        queue.let_through()
 
-    def hold(self) -> None:
-        """Until `release`, who would have to wait is set aside instead, where there is somewhere else to wait."""
-        self.holding = self.sets_aside
-        if self.holding:
-            for gate in self._gates.values():
-                gate.send_away()
+    def wind_down(self) -> None:
+        """Until `resume`, who would have to wait is set aside instead, where there is somewhere else to wait."""
+        self.winding_down = self.sets_aside
+        if self.winding_down:
+            for queue in self._queues.values():
+                queue.send_away()
 
-    def release(self) -> None:
+    def resume(self) -> None:
         """Let orders wait here again."""
-        self.holding = False
+        self.winding_down = False
 
     def permits(self, account: str, count: int) -> "list[Permit]":
         """For so many orders, in their turn. For each: wait if it is not given; then one call, and `close` whatever happens.
 
         How the call ended is said by `permit.report(reply)` before; or by `end`, for all that ended together.
         """
-        gate, now = self._gate(account), self.monotonic()
-        permits = [Permit(gate, now, leave, True) for leave in gate.take_now(now, count)]
+        queue, now = self._queue_of(account), self.monotonic()
+        permits = [Permit(queue, now, leave, True) for leave in queue.take_now(now, count)]
         if len(permits) < count:
-            permits += [Permit(gate, now, None, False) for _ in range(count - len(permits))]
+            permits += [Permit(queue, now, None, False) for _ in range(count - len(permits))]
         return permits
 
     def end(self, ended: "Sequence[tuple[Permit, Reply]]", now: float) -> None:
         """These calls are over, and what they came to is known: `report` and `close` in one, for all of them."""
         failed, stop = Outcome.PLATFORM_FAILED, Then.STOP
-        fine: defaultdict[_Gate, list[float]] = defaultdict(list)
+        fine: defaultdict[_AccountQueue, list[float]] = defaultdict(list)
         for permit, reply in ended:
-            gate, leave = permit.gate, permit.leave
+            queue, leave = permit.queue, permit.leave
             assert leave is not None, "one permit, one report: ask for a new one to call again"
             permit.leave = None
             permit.given = False
-            if reply.outcome is failed or reply.then is stop or not gate.breaker.calm:
-                gate.report(leave, reply, permit.began, now)
-                gate.in_flight -= 1
+            if reply.outcome is failed or reply.then is stop or not queue.breaker.calm:
+                queue.report(leave, reply, permit.began, now)
+                queue.in_flight -= 1
                 self.in_flight -= 1
             else:  # as nearly always
-                fine[gate].append(now - permit.began)
-        for gate, seconds in fine.items():
-            if gate.limit is not None:
-                gate.limit.all_ended(now, seconds, gate.in_flight)
-            gate.in_flight -= len(seconds)
+                fine[queue].append(now - permit.began)
+        for queue, seconds in fine.items():
+            if queue.limit is not None:
+                queue.limit.all_ended(now, seconds, queue.in_flight)
+            queue.in_flight -= len(seconds)
             self.in_flight -= len(seconds)
         if self.in_turn:
             self.serve()
-        for gate in self._gates.values():
-            if gate.waiting and (not gate.in_turn or gate.open):
-                gate.let_through()
+        for queue in self._queues.values():
+            if queue.waiting and (not queue.in_turn or queue.open):
+                queue.let_through()
 
     @property
     def supplied(self) -> bool:
@@ -248,31 +248,31 @@ class Flow:
 
         An account without traffic has none that wait: an order of it may be the next, whatever the others wait for.
         """
-        gates = self._gates
+        queues = self._queues
         if self.in_flight >= self.max_in_flight:
-            return sum([len(gate.waiting) for gate in gates.values()]) >= SUPPLY
+            return sum([len(queue.waiting) for queue in queues.values()]) >= SUPPLY
         for account in self._accounts:
-            if len(gates[account].waiting) < SUPPLY:
+            if len(queues[account].waiting) < SUPPLY:
                 return False
         return bool(self._accounts)
 
     @property
     def halted(self) -> Mapping[str, str]:
         """The accounts whose breaker is open, each with the label of the reply that opened it."""
-        return {account: gate.reason for account, gate in self._gates.items() if gate.open}
+        return {account: queue.reason for account, queue in self._queues.items() if queue.open}
 
     @property
-    def pause_reason(self) -> Hold | None:
+    def pause_reason(self) -> HeldBy | None:
         """`config_alarm` or `breaker` while taking in more records would help nobody: every account's breaker is open.
 
         And there is an order to probe with. After a rebalance there may be none; then intake
         has to bring one, or the breaker would stay open for ever.
         """
-        gates = [self._gates[account] for account in self._accounts]
-        if not gates or not all(gate.open for gate in gates) or not any(gate.orders for gate in gates):
+        queues = [self._queues[account] for account in self._accounts]
+        if not queues or not all(queue.open for queue in queues) or not any(queue.orders for queue in queues):
             return None
-        stopped = all(gate.breaker.why is Why.STOP for gate in gates)
-        return Hold.CONFIG_ALARM if stopped else Hold.BREAKER
+        stopped = all(queue.breaker.why is Why.STOP for queue in queues)
+        return HeldBy.CONFIG_ALARM if stopped else HeldBy.BREAKER
 
     def limits(self) -> Limits:
         """What this member may do at once."""
@@ -287,29 +287,31 @@ class Flow:
 
     def status_of(self, account: str, *, state: str, endpoint: str) -> AccountStatus:
         """How an account of the rules stands; what they say of it is for the caller to add."""
-        return self._gates[account].status(state, endpoint)
+        return self._queues[account].status(state, endpoint)
 
     # -- What accounts share --------------------------------------------------------------------------
 
-    def queue(self, gate: "_Gate") -> None:
+    def line_up(self, queue: "_AccountQueue") -> None:
         """Let this account wait its turn for what all of them share."""
-        if not gate.in_turn:
-            gate.in_turn = True
-            self.in_turn.append(gate)
-        if gate.held is Hold.FLEET_RATE and self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(max(_SOONEST, gate.look_in), self._look_again)
+        if not queue.in_turn:
+            queue.in_turn = True
+            self.in_turn.append(queue)
+        if queue.held_by is HeldBy.FLEET_RATE and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(
+                max(_SOONEST, queue.look_in), self._look_again
+            )
 
     def serve(self) -> None:
         """Let one order of each account in turn through, until what is shared is used up."""
         turn = self.in_turn
         while turn:
-            gate = turn.popleft()
-            gate.in_turn = False
-            if gate.let_through(one=True):
-                if gate.waiting and not gate.in_turn:
-                    gate.in_turn = True
-                    turn.append(gate)
-            elif gate.in_turn:  # it is the others' turn to wait, too; it was first and stays so
+            queue = turn.popleft()
+            queue.in_turn = False
+            if queue.let_through(one=True):
+                if queue.waiting and not queue.in_turn:
+                    queue.in_turn = True
+                    turn.append(queue)
+            elif queue.in_turn:  # it is the others' turn to wait, too; it was first and stays so
                 turn.rotate(1)
                 return
 
@@ -333,16 +335,16 @@ class Flow:
 
     def others_go_on(self) -> bool:
         """There is somewhere else to wait, and an account that need not."""
-        return self.sets_aside and not all(self._gates[account].open for account in self._accounts)
+        return self.sets_aside and not all(self._queues[account].open for account in self._accounts)
 
-    def _waiting_for(self, hold: Hold) -> int:
-        return sum(len(gate.waiting) for gate in self._gates.values() if gate.held is hold)
+    def _waiting_for(self, held_by: HeldBy) -> int:
+        return sum(len(queue.waiting) for queue in self._queues.values() if queue.held_by is held_by)
 
-    def _gate(self, account: str) -> "_Gate":
-        gate = self._gates.get(account)
-        if gate is None:
-            gate = self._gates[account] = _Gate(account, self)
-        return gate
+    def _queue_of(self, account: str) -> "_AccountQueue":
+        queue = self._queues.get(account)
+        if queue is None:
+            queue = self._queues[account] = _AccountQueue(account, self)
+        return queue
 
 
 class Waiter(Protocol):
@@ -367,7 +369,7 @@ class Permit(Struct, eq=False):
 
     """
 
-    gate: "_Gate"
+    queue: "_AccountQueue"
     began: float
     leave: Pass | None
     given: bool
@@ -378,19 +380,19 @@ class Permit(Struct, eq=False):
 
     def wait(self, waiter: Waiter) -> None:
         """Tell `waiter`, once, when there is leave, or none will be given."""
-        gate = self.gate
-        self.stopped = gate.breaker.stopped_seconds(self.began)
+        queue = self.queue
+        self.stopped = queue.breaker.stopped_seconds(self.began)
         self.waiter = waiter
-        gate.wait(self)
+        queue.wait(self)
 
     def decide(self, leave: Pass | None, now: float) -> None:
-        """For its gate: there is leave, or none."""
-        gate, waiter = self.gate, self.waiter
+        """For its account: there is leave, or none."""
+        queue, waiter = self.queue, self.waiter
         assert waiter is not None, "only who waits is told"
         self.waiter = None
         self.leave = leave
         self.began = now
-        breaker = gate.breaker
+        breaker = queue.breaker
         if breaker.stopped_before != self.stopped or breaker.why is Why.STOP:
             self.stopped_seconds = breaker.stopped_seconds(now) - self.stopped
         self.given = leave is not None
@@ -403,19 +405,19 @@ class Permit(Struct, eq=False):
         leave, self.leave = self.leave, None
         if leave is None:
             raise RuntimeError("one permit, one report: ask for a new one to call again")
-        self.gate.report(leave, reply, self.began, self.gate.flow.monotonic())
+        self.queue.report(leave, reply, self.began, self.queue.flow.monotonic())
 
     def close(self) -> None:
         """The call is over, or there will be none: to be said once."""
         if self.waiter is not None:
             self.waiter = None
-            self.gate.withdraw(self)
+            self.queue.withdraw(self)
         elif self.given:
             if self.leave is not None:
-                self.gate.lost(self.leave)
+                self.queue.lost(self.leave)
                 self.leave = None
             self.given = False
-            self.gate.ended()
+            self.queue.ended()
 
 
 class _MemberBounds:
@@ -451,13 +453,13 @@ class _MemberBounds:
         self.most = None if cap is None else share.in_flight(cap)
 
 
-class _Gate:
+class _AccountQueue:
     """One account's queue at its endpoint, with what it is asked for.
 
     Attributes:
         waiting: the orders in it, first come first.
         in_flight: orders that are calling.
-        held: what holds the first one back.
+        held_by: what holds the first one back.
         look_in: seconds after which that may be over; infinite where it ends with a call.
         in_turn: it is among those that wait for what accounts share.
         reason: label of the reply that opened the breaker.
@@ -479,7 +481,7 @@ class _Gate:
         self.bounds = _MemberBounds(flow.share, now)
         self.waiting: deque[Permit] = deque()
         self.in_flight = 0
-        self.held: Hold | None = None
+        self.held_by: HeldBy | None = None
         self.look_in = float("inf")
         self.in_turn = False
         self.reason = ""
@@ -525,7 +527,7 @@ class _Gate:
             most_in_flight=self.bounds.most,
             rate=None if bucket is None else bucket.rate,
             waiting=len(self.waiting),
-            held_by=self.held,
+            held_by=self.held_by,
         )
 
     def use(self, bounds: AccountBounds | None) -> None:
@@ -547,7 +549,7 @@ class _Gate:
         now = self.flow.monotonic()
         while self.waiting:
             self.waiting.popleft().decide(None, now)
-        self.held = None
+        self.held_by = None
 
     def forget(self) -> None:
         """Its account is no more; so are its metrics."""
@@ -571,12 +573,12 @@ class _Gate:
 
     def wait(self, permit: Permit) -> None:
         """It is decided once there is leave; without any where its order is set aside, or sent away."""
-        if self.flow.holding:
+        if self.flow.winding_down:
             permit.decide(None, self.flow.monotonic())
             return
         self.waiting.append(permit)
         if self.flow.in_turn and not self.open:
-            self.flow.queue(self)
+            self.flow.line_up(self)
             self.flow.serve()
         elif len(self.waiting) == 1 or self.open:
             self.let_through()
@@ -600,20 +602,20 @@ class _Gate:
             if one and any_through:
                 return True
             now = self.flow.monotonic()
-            self.held = self._holds(now)
-            if self.held is None:
+            self.held_by = self._holds(now)
+            if self.held_by is None:
                 waiting.popleft().decide(self._take(now), now)
                 any_through = True
                 continue
-            if self.held in _SHARED:
-                self.flow.queue(self)
+            if self.held_by in _SHARED:
+                self.flow.line_up(self)
             elif self.look_in != float("inf"):
                 loop = asyncio.get_running_loop()
                 self._timer = loop.call_later(max(_SOONEST, self.look_in), self.let_through)
             if self.open:
                 self._set_aside()
             return any_through
-        self.held = None
+        self.held_by = None
         return any_through
 
     def _let_many_through(self) -> bool:
@@ -636,24 +638,24 @@ class _Gate:
         flow.look_how_late()
         return many
 
-    def _holds(self, now: float) -> Hold | None:
+    def _holds(self, now: float) -> HeldBy | None:
         """What holds the next order back now."""
         flow, breaker = self.flow, self.breaker
         self.look_in = float("inf")
         if breaker.shut and not breaker.ready(now):
             self.look_in = breaker.probe_in(now)
-            return Hold.CONFIG_ALARM if breaker.why is Why.STOP else Hold.BREAKER
+            return HeldBy.CONFIG_ALARM if breaker.why is Why.STOP else HeldBy.BREAKER
         bucket = flow.bounds.bucket
         if bucket is not None and (wait := bucket.wait(now)):
             self.look_in = wait
-            return Hold.FLEET_RATE
+            return HeldBy.FLEET_RATE
         bucket = self.bounds.bucket
         if bucket is not None and (wait := bucket.wait(now)):
             self.look_in = wait
-            return Hold.ACCOUNT_RATE
-        for hold, room in zip(_IN_FLIGHT, self._rooms(1), strict=True):
+            return HeldBy.ACCOUNT_RATE
+        for held_by, room in zip(_IN_FLIGHT, self._rooms(1), strict=True):
             if room <= 0:
-                return hold
+                return held_by
         return None
 
     def _rooms(self, most: int) -> tuple[int, int, int, int]:

@@ -31,7 +31,7 @@ from consumer.core.outcomes import Outcome, Resolution
 from consumer.core.status import LedgerStatus, Memory, PartitionStatus
 from consumer.decoding import Damage
 from consumer.delivery import UnderWay
-from consumer.ledger import Done, Ledger
+from consumer.ledger import EndedRecord, Ledger
 from consumer.link import Membership, TopicPartition, cancel_until_ended, words
 from consumer.logs import Intervals
 from consumer.metrics import Metrics
@@ -156,10 +156,10 @@ class Deliverer(Protocol):
     def after_turns(self, call: Callable[[], None]) -> None:
         """Call this whenever more may be wanted."""
 
-    def hold(self) -> None:
+    def wind_down(self) -> None:
         """Make no first call for a record."""
 
-    def release(self) -> None:
+    def resume(self) -> None:
         """Make first calls again."""
 
     async def quiet(self) -> None:
@@ -174,7 +174,7 @@ MakeLedger = Callable[
         Membership,
         Mapping[str, tuple[int, int]],
         Mapping[TopicPartition, Tracker],
-        Callable[[Sequence[Done]], None],
+        Callable[[Sequence[EndedRecord]], None],
     ],
     Ledger,
 ]
@@ -820,7 +820,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
                 remedy="the topic is paused: correct its source in the rules, then replay the dead letters",
             )
 
-    def _committed(self, assignment: Assignment, done: Sequence[Done]) -> None:
+    def _committed(self, assignment: Assignment, done: Sequence[EndedRecord]) -> None:
         assignment.records -= len(done)
         assignment.unwritten -= len(done)
         assignment.bytes -= size_of([item.record for item in done])
@@ -878,7 +878,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             self._assignment = assignment
             self._made_anew.difference_update(partitions)
             self._paused, self._steer_at = {}, self._monotonic()
-            self._delivery.release()
+            self._delivery.resume()
             self._consumer.resume(*partitions)
             log.info("intake.open", generation=member.generation, partitions=len(partitions))
             return
@@ -939,7 +939,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         loop = asyncio.get_running_loop()
         deadline = loop.time() + self._bounds.drain
         flush_reserve = min(2.0, self._bounds.drain / 4)
-        self._delivery.hold()
+        self._delivery.wind_down()
         log.info("intake.draining", why=why, records=assignment.records - assignment.ledger.pending)
         try:
             try:

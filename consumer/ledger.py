@@ -173,7 +173,7 @@ _ENDED = Memo[datetime, float](datetime.timestamp, REPEATED)
 """Seconds since the epoch, of ends of charges in UTC."""
 
 
-class Done(Struct):
+class EndedRecord(Struct):
     """A record that ended, with all that is written for it."""
 
     record: Record
@@ -238,7 +238,7 @@ class _Batch:
         tally: of all its entries; None where they have changed since.
     """
 
-    done: list[Done]
+    done: list[EndedRecord]
     offsets: dict[TopicPartition, CommittedOffset]
     refused: int = 0
     tally: _Tally | None = None
@@ -266,7 +266,7 @@ class Ledger:
         encoder: Encoder,
         bounds: FlushBounds,
         metrics: Metrics,
-        on_committed: Callable[[Sequence[Done]], None],
+        on_committed: Callable[[Sequence[EndedRecord]], None],
     ) -> None:
         self.opened = asyncio.Event()
         self.trouble: str | None = None
@@ -279,7 +279,7 @@ class Ledger:
         self._metrics = metrics
         self._gauges_of = cache(partial(_gauges_of, metrics))
         self._on_committed = on_committed
-        self._pending: list[Done] = []
+        self._pending: list[EndedRecord] = []
         self._moved: set[TopicPartition] = set()
         self._map_bytes: dict[TopicPartition, int] = {}
         self._full_at: dict[TopicPartition, int] = {}
@@ -291,7 +291,7 @@ class Ledger:
     def add(self, record: Record, resolutions: Sequence[Resolution]) -> None:
         """The record ended. Its resolutions and its offset go out with the next flush."""
         pending = self._pending
-        pending.append(Done(record, _PARTITIONS[record.coordinates[:2]], resolutions))
+        pending.append(EndedRecord(record, _PARTITIONS[record.coordinates[:2]], resolutions))
         if self._work_since is None:
             self._begin_to_wait()
         if len(pending) == self._bounds.records:
@@ -374,7 +374,7 @@ class Ledger:
         return lost
 
     def _collect(self, *, clean: bool) -> _Batch:
-        pending: list[Done] = []
+        pending: list[EndedRecord] = []
         if not clean:  # the last one only says that all ended well: what came after the others is not in it
             pending, self._pending = self._pending, []
         moved, self._moved = self._moved, set()
@@ -389,10 +389,10 @@ class Ledger:
             moved = {partition for partition, tracker in self._trackers.items() if tracker.clean}
         return _Batch(done, {partition: self._commit(partition, clean=clean) for partition in sorted(moved)})
 
-    def _fitting_of(self, pending: Sequence[Done]) -> list[Done]:
+    def _fitting_of(self, pending: Sequence[EndedRecord]) -> list[EndedRecord]:
         """The records of these that may go out now; while a partition's map is nearly full, its others go back to wait."""
-        done: list[Done] = []
-        crowded: defaultdict[TopicPartition, list[Done]] = defaultdict(list)
+        done: list[EndedRecord] = []
+        crowded: defaultdict[TopicPartition, list[EndedRecord]] = defaultdict(list)
         for item in pending:
             (crowded[item.partition] if self.full(item.partition) else done).append(item)
         for partition, items in crowded.items():
@@ -535,7 +535,7 @@ class Ledger:
                 log.warning("ledger.recovering", problem=str(error))
                 await asyncio.sleep(LONGEST_PAUSE)
 
-    def _is_committed(self, done: Done, committed: Mapping[TopicPartition, CommittedOffset]) -> bool:
+    def _is_committed(self, done: EndedRecord, committed: Mapping[TopicPartition, CommittedOffset]) -> bool:
         found = committed.get(done.partition)
         offset = done.record.coordinates.offset
         if found is None or found.offset < 0:

@@ -42,7 +42,7 @@ from consumer.delivery import Delivery
 from consumer.flow import FleetBounds, Flow
 from consumer.gateway import Gateway, GatewayClient, gateway_of
 from consumer.intake import Intake
-from consumer.ledger import Done, Encoder, Ledger
+from consumer.ledger import Encoder, EndedRecord, Ledger
 from consumer.link import Membership, TopicPartition, cancel_until_ended
 from consumer.logs import cleaned
 from consumer.metrics import Metrics
@@ -217,7 +217,7 @@ class Service:
             member: Membership,
             producers: Mapping[str, tuple[int, int]],
             trackers: Mapping[TopicPartition, Tracker],
-            on_committed: Callable[[Sequence[Done]], None],
+            on_committed: Callable[[Sequence[EndedRecord]], None],
         ) -> Ledger:
             return Ledger(
                 writer=kafka.writer(member, producers),
@@ -275,7 +275,9 @@ class Service:
             return
         await room.run()
 
-    def _committed(self, done: Sequence[Done], on_committed: Callable[[Sequence[Done]], None]) -> None:
+    def _committed(
+        self, done: Sequence[EndedRecord], on_committed: Callable[[Sequence[EndedRecord]], None]
+    ) -> None:
         """A flush: of its last orders a few words are kept for the status page."""
         on_committed(done)
         self._committed_at = datetime.now(UTC)

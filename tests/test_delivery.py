@@ -774,7 +774,7 @@ async def test_while_held_a_begun_record_ends_and_no_other_is_begun() -> None:
         await asyncio.sleep(0)  # its first call is under way, the other waits for the permit
     assert len(gateway.calls) == 1
 
-    parts.delivery.hold()
+    parts.delivery.wind_down()
     async with asyncio.timeout(30):
         await parts.delivery.quiet()
 
@@ -784,7 +784,7 @@ async def test_while_held_a_begun_record_ends_and_no_other_is_begun() -> None:
     await asyncio.sleep(0.01)
     assert not waiting.done()
     assert len(gateway.calls) == 2
-    parts.delivery.release()
+    parts.delivery.resume()
     (later,) = await waiting
     assert later.outcome is Outcome.GRANTED
 
@@ -819,7 +819,7 @@ async def test_while_held_nobody_sleeps_between_calls_whatever_the_platform_asks
     delivering = asyncio.create_task(deliver(parts.delivery, record(order())))
     for _ in range(2):
         await asyncio.sleep(0)  # its call is under way
-    parts.delivery.hold()
+    parts.delivery.wind_down()
 
     async with asyncio.timeout(30):
         await parts.delivery.quiet()
@@ -835,10 +835,10 @@ async def test_who_sleeps_may_be_held_twice_at_once() -> None:
     parts.delivery._sleep = sleep_for_ever
     delivering = await begun_and_waiting(gateway, parts)
 
-    parts.delivery.hold()
+    parts.delivery.wind_down()
     await asyncio.sleep(0)
-    asyncio.get_running_loop().call_soon(parts.delivery.hold)
-    parts.delivery.hold()
+    asyncio.get_running_loop().call_soon(parts.delivery.wind_down)
+    parts.delivery.wind_down()
 
     (resolution,) = await asyncio.wait_for(delivering, 30)
     assert resolution.outcome is Outcome.GRANTED
@@ -884,7 +884,7 @@ async def test_while_held_who_waits_between_calls_goes_to_its_retry_topic_at_onc
     parts.delivery._sleep = sleep_for_ever
     waiting = await begun_and_waiting(gateway, parts)
 
-    parts.delivery.hold()
+    parts.delivery.wind_down()
     async with asyncio.timeout(30):
         await parts.delivery.quiet()
 
@@ -902,7 +902,7 @@ async def test_while_held_a_call_that_fails_is_not_made_again_within_seconds() -
     calling = asyncio.create_task(deliver(parts.delivery, record(order())))
     await asyncio.sleep(0.01)
 
-    parts.delivery.hold()
+    parts.delivery.wind_down()
     gateway.end.set_result(FAILED)
 
     (resolution,) = await asyncio.wait_for(calling, 30)
@@ -917,12 +917,12 @@ async def test_while_held_who_waits_for_its_first_call_is_left_to_the_next_owner
     untouched = asyncio.create_task(deliver(parts.delivery, record(order("E2", "粤BA1472"), offset=1)))
     await asyncio.sleep(0)
 
-    parts.delivery.hold()
+    parts.delivery.wind_down()
     await begun
     await asyncio.sleep(0.01)
 
     assert not untouched.done()
-    parts.delivery.release()
+    parts.delivery.resume()
     parts.flow.probe_now("main")
     (resolution,) = await asyncio.wait_for(untouched, 30)
     assert resolution.outcome is Outcome.GRANTED
@@ -934,7 +934,7 @@ async def test_without_retry_topics_a_drain_still_makes_the_calls_that_are_due()
     parts.delivery._sleep = lambda _seconds: asyncio.sleep(0.05)
     waiting = await begun_and_waiting(gateway, parts)
 
-    parts.delivery.hold()
+    parts.delivery.wind_down()
 
     (resolution,) = await asyncio.wait_for(waiting, 30)
     assert (resolution.outcome, resolution.attempts.count) == (Outcome.GRANTED, 2)
@@ -944,7 +944,7 @@ async def test_a_record_that_is_cancelled_is_no_longer_waited_for() -> None:
     parts = setup(HangingGateway())
     task = asyncio.create_task(deliver(parts.delivery, record(order())))
     await asyncio.sleep(0.01)
-    parts.delivery.hold()
+    parts.delivery.wind_down()
     task.cancel()
     async with asyncio.timeout(30):
         await parts.delivery.quiet()

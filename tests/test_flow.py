@@ -20,7 +20,7 @@ from consumer.core.events import GatewayWords
 from consumer.core.outcomes import Outcome
 from consumer.core.rates import Share
 from consumer.core.replies import Reply, Then
-from consumer.flow import FleetBounds, Flow, Hold
+from consumer.flow import FleetBounds, Flow, HeldBy
 from consumer.metrics import Metrics
 from tests.permits import permit_of
 
@@ -164,7 +164,7 @@ def test_what_is_told_of_many_at_once_is_what_would_be_told_of_each(turns: list[
             for permit, reply in () if at_once else ended:
                 permit.report(reply)
                 permit.close()
-            found.append((len(permits), flow.in_flight, flow._gates["a"].breaker.state, dict(flow.halted)))
+            found.append((len(permits), flow.in_flight, flow._queues["a"].breaker.state, dict(flow.halted)))
         return found
 
     assert asyncio.run(told(at_once=True)) == asyncio.run(told(at_once=False))
@@ -339,9 +339,9 @@ async def test_a_probe_cancelled_in_the_turn_in_which_it_got_leave_is_given_back
     first = asyncio.create_task(call(flow, "a", FINE))
     second = asyncio.create_task(call(flow, "a", FINE))
     await asyncio.sleep(0)
-    gate = flow._gates["a"]
-    while gate.breaker.state is not State.HALF_OPEN:
-        gate.let_through()
+    queue = flow._queues["a"]
+    while queue.breaker.state is not State.HALF_OPEN:
+        queue.let_through()
     first.cancel()
 
     await asyncio.wait_for(second, 30)
@@ -359,7 +359,7 @@ async def test_leave_passes_over_orders_cancelled_in_the_same_turn(metrics: Metr
         late.report(FINE)
 
     await asyncio.wait_for(second, 30)
-    assert flow._gates["a"].orders == 0
+    assert flow._queues["a"].orders == 0
 
 
 # -- With retry topics, only the order that probes waits at a closed line ----------------------------
@@ -492,7 +492,7 @@ async def test_an_open_breaker_tells_what_opened_it_and_since_when_until_it_is_c
     told = flow.status_of("a", state="on", endpoint="https://platform/")
 
     assert (told.breaker, told.breaker_why, told.code) == (State.OPEN, Why.FAILURES, "timeout")
-    assert (told.waiting, told.held_by, told.in_flight) == (1, Hold.BREAKER, 0)
+    assert (told.waiting, told.held_by, told.in_flight) == (1, HeldBy.BREAKER, 0)
     assert told.since is not None
     assert before <= told.since <= datetime.now(UTC)
     assert told.probe_in_seconds is not None
@@ -664,12 +664,12 @@ async def test_a_member_without_partitions_calls_nobody_until_it_has_some(metric
 @pytest.mark.parametrize(
     ("bounds", "account", "reason"),
     [
-        (FleetBounds(max_in_flight=4), Account(), Hold.FLEET_IN_FLIGHT),
-        (FleetBounds(), Account(max_in_flight=4), Hold.ACCOUNT_IN_FLIGHT),
+        (FleetBounds(max_in_flight=4), Account(), HeldBy.FLEET_IN_FLIGHT),
+        (FleetBounds(), Account(max_in_flight=4), HeldBy.ACCOUNT_IN_FLIGHT),
     ],
 )
 async def test_calls_at_once_are_this_members_share_of_the_cap(
-    metrics: Metrics, bounds: FleetBounds, account: Account, reason: Hold
+    metrics: Metrics, bounds: FleetBounds, account: Account, reason: HeldBy
 ) -> None:
     flow = fleet(metrics, bounds, {"a": account})
     flow.use_share(Share.of([("charges", 0)], {"charges": 2}))

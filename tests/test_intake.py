@@ -23,7 +23,7 @@ from consumer.core.status import LedgerStatus
 from consumer.decoding import Damage
 from consumer.delivery import Delivery, UnderWay
 from consumer.intake import Intake
-from consumer.ledger import Done, Encoder, FlushBounds, Ledger
+from consumer.ledger import Encoder, EndedRecord, FlushBounds, Ledger
 from consumer.link import (
     Committed,
     CommittedOffset,
@@ -197,9 +197,9 @@ class FakeDelivery:
         waits.cancel()
         return [waits]
 
-    def hold(self) -> None: ...
+    def wind_down(self) -> None: ...
 
-    def release(self) -> None: ...
+    def resume(self) -> None: ...
 
     async def quiet(self) -> None: ...
 
@@ -246,7 +246,7 @@ class Room:
         member: Membership,
         producers: Mapping[str, tuple[int, int]],
         trackers: Mapping[TopicPartition, Tracker],
-        on_committed: Callable[[Sequence[Done]], None],
+        on_committed: Callable[[Sequence[EndedRecord]], None],
     ) -> Ledger:
         return Ledger(
             writer=self.link,

@@ -15,7 +15,7 @@ from consumer.core.events import Coordinates, Record
 from consumer.core.outcomes import Outcome, OutcomeContext, Resolution
 from consumer.core.replies import Answered, ReplyTable
 from consumer.core.status import State, sentences
-from consumer.ledger import Done, Encoder
+from consumer.ledger import Encoder, EndedRecord
 from consumer.link import TopicPartition
 from consumer.service import Service
 from consumer.settings import load_settings
@@ -148,14 +148,14 @@ def test_a_service_whose_rules_have_no_files_ignores_a_wish_to_read_them(service
 # -- The status page --------------------------------------------------------------------------------
 
 
-def ended(number: int) -> Done:
+def ended(number: int) -> EndedRecord:
     """A record with one order that was granted."""
     record = Record(Coordinates("charges", 0, number), 0, None, b"{}")
     at = datetime(2026, 3, 1, tzinfo=UTC)
     values = {"plate": "粤B12345", "order_id": f"A{number}"}
     resolution = Resolution(record, 0, Outcome.GRANTED, at, values=values)
     encoder = Encoder("outcomes", "dead", OutcomeContext("cluster"))
-    return Done(record, TopicPartition("charges", 0), [resolution], encoder.encode(resolution))
+    return EndedRecord(record, TopicPartition("charges", 0), [resolution], encoder.encode(resolution))
 
 
 def test_of_many_orders_that_are_committed_the_latest_are_kept(service: Service) -> None:

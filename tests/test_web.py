@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from consumer.core.errors import ConfigurationError
 from consumer.core.status import Status
-from consumer.flow import Hold
+from consumer.flow import HeldBy
 from consumer.page import POLICY
 from consumer.web import WebServer
 from tests.statuses import held_up
@@ -25,7 +25,7 @@ class SetHealth:
         return self._healthy, {"seconds_since_poll": 0.5}
 
     def ready(self) -> tuple[bool, dict[str, Any]]:
-        return self._ready, {"guarantee": "exactly_once", "paused": {Hold.BREAKER: 3}}
+        return self._ready, {"guarantee": "exactly_once", "paused": {HeldBy.BREAKER: 3}}
 
     def status(self) -> Status:
         return held_up()

@@ -112,7 +112,7 @@ WAYS: dict[str, Callable[[int], Limit | None]] = {
 async def _steady(way: str, capacity: int, spread: Callable[[random.Random], float]) -> Calls:
     platform = Platform(capacity=capacity, seconds=LATENCY, spread=spread)
     member = Member(platform, max_in_flight=4 * capacity if way.startswith("fixed") else 1000, room=1500)
-    member.flow._gates["main"].limit = WAYS[way](capacity)  # type: ignore[assignment]  # they stand in for ours
+    member.flow._queues["main"].limit = WAYS[way](capacity)  # type: ignore[assignment]  # they stand in for ours
     await _work(member, SECONDS)
     return platform
 

@@ -28,7 +28,7 @@ from consumer.core.values import Memo
 from consumer.decoding import AsDecoded
 from consumer.delivery import Delivery, UnderWay
 from consumer.intake import Bounds, Intake
-from consumer.ledger import Done, Ledger
+from consumer.ledger import EndedRecord, Ledger
 from consumer.link import CommittedOffset, GroupConsumer, Membership, TopicPartition
 from consumer.metrics import Metrics
 from tests.bench.pipeline import Load
@@ -171,9 +171,9 @@ class Deliverer:
     def abandon(self, _whole: UnderWay) -> list[asyncio.Task[None]]:
         return []
 
-    def hold(self) -> None: ...
+    def wind_down(self) -> None: ...
 
-    def release(self) -> None: ...
+    def resume(self) -> None: ...
 
     async def quiet(self) -> None: ...
 
@@ -186,14 +186,14 @@ class Commits:
     def __init__(
         self,
         trackers: Mapping[TopicPartition, Tracker],
-        on_committed: Callable[[Sequence[Done]], None],
+        on_committed: Callable[[Sequence[EndedRecord]], None],
         until: int,
     ) -> None:
         self.opened = asyncio.Event()
         self.opened.set()
         self.over = asyncio.Event()
         self._trackers, self._on_committed, self._until = trackers, on_committed, until
-        self._pending: list[Done] = []
+        self._pending: list[EndedRecord] = []
         self._work = asyncio.Event()
         self._count = 0
 
@@ -212,7 +212,7 @@ class Commits:
             self._on_committed(pending)
 
     def add(self, record: Record, resolutions: Sequence[Resolution]) -> None:
-        self._pending.append(Done(record, _PARTITIONS[record.coordinates[:2]], resolutions))
+        self._pending.append(EndedRecord(record, _PARTITIONS[record.coordinates[:2]], resolutions))
         self._count += 1
         if len(self._pending) >= FLUSH or self._count >= self._until:
             self._work.set()

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from consumer.core.events import Coordinates, Record
 from consumer.core.offsets import OffsetMap, Tracker, decode_map
 from consumer.core.outcomes import Outcome, OutcomeContext, Reason, Resolution
-from consumer.ledger import Done, Encoder, FlushBounds, Ledger
+from consumer.ledger import Encoder, EndedRecord, FlushBounds, Ledger
 from consumer.link import Membership, TopicPartition
 from consumer.metrics import Metrics
 from consumer.publishing import Publisher
@@ -40,7 +40,7 @@ class Bench:
         self.link = link
         self.partition = TopicPartition(topics.events, 0)
         self.tracker = Tracker(0)
-        self.committed: list[Done] = []
+        self.committed: list[EndedRecord] = []
         self.metrics = Metrics(CollectorRegistry())
 
     async def open(self, who: Membership, bounds: FlushBounds | None = None) -> None:
@@ -62,7 +62,7 @@ class Bench:
         async with asyncio.timeout(20):
             await self.ledger.opened.wait()
 
-    def _note(self, done: Sequence[Done]) -> None:
+    def _note(self, done: Sequence[EndedRecord]) -> None:
         self.committed += done
 
     def take(self, offset: int, value: bytes = b"{}") -> Record:

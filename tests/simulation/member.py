@@ -15,7 +15,7 @@ from consumer.core.retries import RetryPolicy
 from consumer.delivery import Delivery
 from consumer.flow import Flow
 from consumer.intake import Intake
-from consumer.ledger import Done, Encoder, Ledger
+from consumer.ledger import Encoder, EndedRecord, Ledger
 from consumer.link import Membership, TopicPartition
 from consumer.metrics import Metrics
 from consumer.publishing import Publisher
@@ -205,7 +205,7 @@ class Member:
             member: Membership,
             producers: Mapping[str, tuple[int, int]],
             trackers: Mapping[TopicPartition, Tracker],
-            on_committed: Callable[[Sequence[Done]], None],
+            on_committed: Callable[[Sequence[EndedRecord]], None],
         ) -> Ledger:
             return Ledger(
                 writer=TransactionWriter(link, member, producers, Publisher(link)),
