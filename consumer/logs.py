@@ -6,7 +6,6 @@ finished text, so that no field, message or traceback can carry them past it.
 
 import logging
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -17,7 +16,7 @@ import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from consumer.core.outcomes import without_plates
+from consumer.core.outcomes import inert, without_plates
 from consumer.core.plates import mask
 
 Format = Literal["auto", "json", "console"]
@@ -169,15 +168,9 @@ def _for_a_terminal(stream: TextIO) -> Renderer:
 
 
 def _inert(event: EventDict) -> EventDict:
-    """What others wrote neither colours a terminal nor moves its cursor, nor turns what is read around."""
     return {
-        name: _COMMANDS.sub(lambda found: ascii(found[0])[1:-1], value) if isinstance(value, str) else value
-        for name, value in event.items()
+        name: inert(value, keep="\t\n") if isinstance(value, str) else value for name, value in event.items()
     }
-
-
-_COMMANDS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-"""Control characters but tab and newline, and those that turn the direction of text."""
 
 
 def _gate(render: Renderer) -> Renderer:

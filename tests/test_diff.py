@@ -390,7 +390,15 @@ def test_of_an_order_that_was_pushed_again_the_first_that_asks_counts() -> None:
 def test_what_a_terminal_would_obey_is_not_printed() -> None:
     compared = beside({"order_id": "A\x1b[2J"})
 
-    assert "\x1b" not in "".join(comparison.in_text(compared, rows=None, reveal=True))
+    assert "A\\x1b[2J" in "".join(comparison.in_text(compared, rows=None, reveal=True))
+
+
+def test_a_plate_that_a_terminal_would_obey_is_masked_all_the_same() -> None:
+    compared = beside({"order_id": "A1", "plate": "粤\x1b[2JB1234X"})
+
+    text = "".join(comparison.in_text(compared, rows=None, reveal=False))
+    assert "B1234" not in text
+    assert "粤\\x1b***" in text
 
 
 # -- Kafka --------------------------------------------------------------------------------------------

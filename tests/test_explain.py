@@ -301,11 +301,11 @@ def test_a_condition_that_fails_is_told(folder: Path, capsys: pytest.CaptureFixt
     [
         (
             (),
-            "EVENT: it is one event that is explained; name a file, or - for standard input, or --test, or --topic",
+            "EVENT: the events are named in exactly one way; name a file, or - for standard input, or --test, or --topic",
         ),
         (
             ("nothing.json",),
-            "nothing.json: cannot be read: No such file or directory; name a file with one event",
+            "nothing.json: cannot be read: No such file or directory; name a file with events",
         ),
         (("event.json", "--source", "order"), "--source: there is no source `order`; did you mean `orders`?"),
         (
@@ -356,8 +356,8 @@ def test_what_is_told_is_what_is_read(case: dict[str, Any]) -> None:
     told_ = explain(BOOK, record, None)
     assert [order.item for order in told_.orders] == list(items)
     secrets = {name: account.secret for name, account in BOOK.accounts.items()}
-    text = "\n".join(in_text(told_, secrets, Sender(), mask_of(told_, reveal=False)))
-    assert json.loads(in_json(told_, secrets, Sender(), mask_of(told_, reveal=False)))["orders"]
+    text = "\n".join(in_text(told_, "x", secrets, Sender(), mask_of(told_, reveal=False)))
+    assert json.loads(in_json(told_, "x", secrets, Sender(), mask_of(told_, reveal=False)))["orders"]
     for order in told_.orders:
         known = order.item.values or {}
         read = {field.name: field.value for field in order.fields if field.value is not None}
@@ -403,7 +403,7 @@ def test_whatever_the_bytes_it_is_explained(value: bytes | None) -> None:
     told_ = explain(book, record, datetime(2026, 3, 2, tzinfo=UTC))
 
     assert len(told_.orders) >= 1
-    assert list(in_text(told_, {"main": "main"}, Sender(), mask_of(told_, reveal=False)))
+    assert list(in_text(told_, "x", {"main": "main"}, Sender(), mask_of(told_, reveal=False)))
 
 
 @pytest.mark.broker
@@ -454,11 +454,58 @@ def test_a_record_of_a_live_kafka_is_explained_and_nothing_is_changed(
     )
 
 
-def test_of_a_file_of_events_one_has_to_be_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Together they are no JSON; nobody should look for the mistake in the platform's messages."""
-    (folder / "events.jsonl").write_text('{"a": 1}\n\n{"a": 2}\n', "utf-8")
+LINES = [
+    {**ORDER, "order_no": "A1"},
+    {**ORDER, "order_no": "A2", "end_time": "2026-03-01 23:15:00"},
+]
 
-    assert told(capsys, "rules.yaml", "events.jsonl") == (
-        "error: events.jsonl: holds 2 events, a line each; "
-        "give it one: sed -n 1p events.jsonl | charging-coupon explain rules.yaml -\nexit 2\n"
-    )
+
+@pytest.mark.parametrize("broken", ["", '{"body": \n'])
+def test_of_a_file_with_one_event_a_line_each_is_explained_with_its_place(
+    folder: Path, capsys: pytest.CaptureFixture[str], broken: str
+) -> None:
+    lines = [json.dumps({"body": {"list": [each]}}) for each in LINES]
+    (folder / "events.jsonl").write_text(f"{broken}\n" + "\n\n".join(lines) + "\n", "utf-8")
+
+    text = told(capsys, "rules.yaml", "events.jsonl")
+    found = told(capsys, "rules.yaml", "events.jsonl", "--format", "json").splitlines()
+
+    places = [line for line in text.splitlines() if line.startswith("Event")]
+    first = 2 + bool(broken)
+    assert places[-2:] == [
+        f"Event     events.jsonl:{first + 2 * number}, {len(line)} bytes" for number, line in enumerate(lines)
+    ]
+    assert len(places) == 2 + bool(broken)
+    assert [line for line in text.splitlines() if line.startswith("    MATCHES")] == [
+        "    MATCHES  all: it has no `when`",
+        "    MATCHES  hardly: seconds < 600 is true (seconds is 300)",
+    ]
+    assert found.pop() == "exit 0"
+    assert [json.loads(line)["event"] for line in found][-2:] == [
+        f"events.jsonl:{first}",
+        f"events.jsonl:{first + 2}",
+    ]
+
+
+def test_a_message_on_several_lines_that_is_broken_is_one_event(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody should look for many mistakes where there is one."""
+    (folder / "event.json").write_text(json.dumps(EVENT, indent=1)[:-2], "utf-8")
+
+    text = told(capsys, "rules.yaml", "event.json")
+
+    assert re.findall("^Event.*", text, re.MULTILINE) == [
+        f"Event     event.json, {(folder / 'event.json').stat().st_size} bytes"
+    ]
+
+
+def test_what_a_terminal_would_obey_is_not_printed(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    order = {**ORDER, "order_no": "A\x1b[2J\x9b\u202e\u200b", "plate_no": "粤B\u3000\x1b[31m1"}
+    (folder / "event.json").write_text(json.dumps({"body": {"list": [order]}}), "utf-8")
+
+    text = told(capsys, "rules.yaml", "event.json", "--reveal")
+
+    assert "order_no" in text
+    assert not set(text) & set("\x1b\x9b\u202e\u200b")
+    assert "A\\x1b[2J" in text

@@ -34,6 +34,7 @@ from consumer.cli import (
     test,
     topics,
 )
+from consumer.cli.common import told
 from consumer.core.errors import BrokerUnavailableError, ConfigurationError, RefusedError
 
 
@@ -177,10 +178,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _explain(error: Exception, *, debug: bool) -> None:
     """On standard error, through the gate that log lines pass: no secret in use, no whole plate."""
-    from consumer.logs import cleaned
-
     for line in _traceback(error) if debug else _lines(error):
-        print(cleaned(line), file=sys.stderr)
+        print(told(line), file=sys.stderr)
 
 
 def _traceback(error: Exception) -> Sequence[str]:

@@ -1,5 +1,6 @@
 """What several commands share: their options, what these mean, and tables. Prints."""
 
+import json
 import logging
 import re
 import sys
@@ -107,6 +108,24 @@ def content_of(file: Path, remedy: str) -> bytes:
         return sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     except OSError as error:
         raise wrong(str(file), f"cannot be read: {error.strerror}", remedy) from error
+
+
+def events_of(file: Path, remedy: str) -> list[tuple[str, bytes]]:
+    """A file's events, each with its place: all of it is one, or each of its lines, some of which may be broken."""
+    content = content_of(file, remedy)
+    name = "standard input" if str(file) == "-" else str(file)
+    lines = [(number, line.strip()) for number, line in enumerate(content.split(b"\n"), 1) if line.strip()]
+    if len(lines) < 2 or _is_json(content) or 2 * sum(_is_json(line) for _, line in lines) < len(lines):
+        return [(name, content.removesuffix(b"\n"))]
+    return [(f"{name}:{number}", line) for number, line in lines]
+
+
+def _is_json(content: bytes) -> bool:
+    try:
+        json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def headers_given(texts: Iterable[str]) -> tuple[tuple[str, bytes], ...]:
@@ -252,14 +271,10 @@ def this_command() -> str:
 
 def told(text: str) -> str:
     """To be printed: no secret in use, no whole plate, nothing that a terminal obeys."""
+    from consumer.core.outcomes import inert
     from consumer.logs import cleaned
 
-    return cleaned(printable(text))
-
-
-def printable(text: str) -> str:
-    """What came from Kafka holds what somebody wrote into it, a terminal's commands perhaps."""
-    return "".join(character if character.isprintable() else "?" for character in text)
+    return inert(cleaned(text))
 
 
 def place_text(place: "Coordinates") -> str:

@@ -18,6 +18,7 @@ from consumer.cli.common import (
     Telling,
     TellingOption,
     content_of,
+    events_of,
     quiet_settings,
     source_named,
     source_of,
@@ -164,16 +165,8 @@ def _events(
 def _events_of(file: Path, topic: str) -> "Iterator[tuple[str, Record, None]]":
     from consumer.core.events import Coordinates, Record
 
-    content = content_of(file, "name a file with events")
-    try:
-        json.loads(content)
-        lines = [content]
-    except (ValueError, RecursionError):
-        lines = content.split(b"\n")
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            place = f"{file}:{number}" if len(lines) > 1 else str(file)
-            yield place, Record(Coordinates(topic, 0, number), -1, None, line.strip()), None
+    for number, (place, value) in enumerate(events_of(file, "name a file with events")):
+        yield place, Record(Coordinates(topic, 0, number), -1, None, value), None
 
 
 def _text_of(file: Path) -> str:

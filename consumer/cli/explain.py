@@ -12,9 +12,10 @@ from consumer.cli.common import (
     SourceOption,
     Telling,
     TellingOption,
-    content_of,
+    events_of,
     headers_given,
     keep_logs_quiet,
+    place_text,
     quiet_settings,
     source_named,
     source_of,
@@ -39,7 +40,8 @@ def explain(
     *,
     rules: Annotated[Path, typer.Argument(help="Rules file, or a folder of such files.")],
     event: Annotated[
-        Path | None, typer.Argument(help="File with the event as it is; - is standard input.")
+        Path | None,
+        typer.Argument(help="File with the event as it is, or with one a line; - is standard input."),
     ] = None,
     settings: SettingsFile = None,
     topic: Annotated[
@@ -70,7 +72,7 @@ def explain(
     """Tells step by step how an event is read, which rule decides and why, and what would be sent.
 
     Nothing is sent, and nothing changed in Kafka. With --settings the signature is the real one;
-    the secret is never shown.
+    the secret is never shown. JSON of a file with one event a line is a line for each.
     """
     from consumer import rulebook
     from consumer.rulebook import telling
@@ -79,7 +81,7 @@ def explain(
     of_kafka = offset is not None
     if [event is not None, test is not None, of_kafka].count(True) != 1:
         remedy = "name a file, or - for standard input, or --test, or --topic with --partition and --offset"
-        raise wrong("EVENT", "it is one event that is explained", remedy)
+        raise wrong("EVENT", "the events are named in exactly one way", remedy)
     if (
         event is not None
         and event.suffix in _OF_RULES
@@ -94,20 +96,31 @@ def explain(
     reader = source_named(book, source) if source is not None else None
     if chosen is not None and of_kafka:
         record = _polled(chosen, topic, partition, offset or 0)
+        records = [(place_text(record.coordinates), record)]
         moment = moment or datetime.now(UTC)
     elif event is not None:
         reader = reader or source_of(book, topic)
-        record = _given(rules, event, topic or next(iter(reader.topics), "events"), key, header or [])
+        records = _given(event, topic or next(iter(reader.topics), "events"), key, header or [])
     else:
         record, by, at = _tested(compilation, book, test or "")
+        records = [(f"of the test `{test}`", record)]
         reader, moment = reader or by, moment or at
     # Of a test nobody expects that it is of today.
     asked_at = datetime.now(UTC) if test is None else None
-    explanation = explained(book, record, moment, reader, asked_at)
     secrets = {name: account.secret for name, account in book.accounts.items()}
-    told = telling.in_json if format is Telling.JSON else telling.in_text
-    lines = told(explanation, secrets, _sender(chosen), telling.mask_of(explanation, reveal=reveal))
-    print(lines if isinstance(lines, str) else "\n".join(lines))
+    sender = _sender(chosen)
+    for number, (place, record) in enumerate(records):
+        explanation = explained(book, record, moment, reader, asked_at)
+        mask = telling.mask_of(explanation, reveal=reveal)
+        if format is Telling.JSON:
+            print(
+                telling.in_json(explanation, place, secrets, sender, mask, indent=None if records[1:] else 2)
+            )
+            continue
+        if number:
+            print()
+        for line in telling.in_text(explanation, place, secrets, sender, mask):
+            print(line)
 
 
 def _settings(file: Path | None, *, of_kafka: bool) -> "Settings | None":
@@ -122,23 +135,15 @@ def _settings(file: Path | None, *, of_kafka: bool) -> "Settings | None":
     return load_settings(file, needed=SENDER_DEPENDS_ON)
 
 
-def _given(rules: Path, event: Path, topic: str, key: str | None, headers: list[str]) -> "Record":
+def _given(event: Path, topic: str, key: str | None, headers: list[str]) -> "list[tuple[str, Record]]":
+    """Each with its place."""
     from consumer.core.events import Coordinates, Record
 
-    value = content_of(event, "name a file with one event")
-    lines = [line for line in value.splitlines() if line.strip()]
-    if len(lines) > 1 and all(
-        line.lstrip().startswith(b"{") and line.rstrip().endswith(b"}") for line in lines
-    ):
-        remedy = f"give it one: sed -n 1p {event} | charging-coupon explain {rules} -"
-        raise wrong(str(event), f"holds {len(lines)} events, a line each", remedy)
-    return Record(
-        Coordinates(topic, 0, 0),
-        -1,
-        None if key is None else key.encode(),
-        value.removesuffix(b"\n"),
-        headers_given(headers),
-    )
+    key_bytes = None if key is None else key.encode()
+    return [
+        (place, Record(Coordinates(topic, 0, number), -1, key_bytes, value, headers_given(headers)))
+        for number, (place, value) in enumerate(events_of(event, "name a file with events"))
+    ]
 
 
 def _tested(

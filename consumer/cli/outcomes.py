@@ -23,7 +23,6 @@ from consumer.cli.common import (
     codes_that_are_none,
     known_names,
     print_table,
-    printable,
     quiet_settings,
     time_or_problem,
     told,
@@ -405,9 +404,10 @@ def _short(path: Path) -> str:
 def _clean(plate: object, *, reveal: bool) -> Callable[[str], str]:
     """What prints a line: no secret, no plate but where it is to be shown, nothing that a terminal obeys."""
     from consumer.core.inquiry import masked
+    from consumer.core.outcomes import inert
 
     def clean(line: str) -> str:
-        return printable(line) if reveal else told(str(masked(line, plate)))
+        return inert(line) if reveal else told(str(masked(line, plate)))
 
     return clean
 

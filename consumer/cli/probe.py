@@ -12,7 +12,7 @@ from consumer.cli.common import (
     SettingsFile,
     SourceOption,
     confirmed,
-    content_of,
+    events_of,
     keep_logs_quiet,
     source_named,
     source_of,
@@ -131,7 +131,10 @@ def _of_event(book: "RuleBook", file: Path, source: str | None) -> "tuple[Coupon
     from consumer.rulebook.comparison import planned
 
     reader = source_named(book, source) if source is not None else source_of(book, None)
-    content = content_of(file, "name a file with one event").removesuffix(b"\n")
+    (_, content), *others = events_of(file, "name a file with one event")
+    if others:
+        remedy = f"give it one: sed -n 1p {file} | charging-coupon probe -"
+        raise wrong(str(file), f"holds {len(others) + 1} events, a line each", remedy)
     record = Record(Coordinates(next(iter(reader.topics), "events"), 0, 0), -1, None, content)
     plans = [plan for _, plan in planned(book, record, None, reader)]
     request = next((plan for plan in plans if isinstance(plan, CouponRequest)), None)

@@ -21,7 +21,6 @@ from consumer.cli.common import (
     known_names,
     place_text,
     print_table,
-    printable,
     quiet_settings,
     time_or_problem,
     told,
@@ -288,8 +287,10 @@ async def _send(
 
 
 def _print_result(result: _Result, format: Format, *, reveal: bool) -> None:  # noqa: A002  # as the option is called
+    from consumer.core.outcomes import inert
+
     assert result.selection is not None
-    text = told if not reveal else printable
+    text = told if not reveal else inert
     if format is Format.JSON:
         print(
             json.dumps(_as_json(result, result.selection, text, reveal=reveal), ensure_ascii=False, indent=2)
@@ -426,9 +427,10 @@ def _as_json(
 
 
 def _plates(plates: Iterable[str], *, reveal: bool) -> str:
+    from consumer.core.outcomes import inert
     from consumer.core.plates import mask
 
-    return printable(", ".join(plate if reveal else mask(plate) for plate in plates)) or "-"
+    return inert(", ".join(plate if reveal else mask(plate) for plate in plates)) or "-"
 
 
 def _age(age: timedelta) -> str:

@@ -11,6 +11,7 @@ from datetime import UTC, date, datetime
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any
+from unicodedata import category
 from urllib.parse import quote
 
 import msgspec
@@ -699,6 +700,22 @@ def with_plates_masked(text: str, known: Iterable[str] = ()) -> str:
     for plate in known:
         text = text.replace(plate, mask(plate)) if plate else text
     return LIKE_A_PLATE.sub(lambda match: mask(match[0]), text)
+
+
+def inert(text: str, keep: str = "") -> str:
+    """What others wrote, to be shown: what a terminal would obey and what nobody sees is written as an escape.
+
+    So it neither colours a terminal nor moves its cursor, nor turns what is read around. `keep` are such characters
+    that stay.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        character
+        if character.isprintable() or character in keep or category(character) == "Zs"
+        else ascii(character)[1:-1]
+        for character in text
+    )
 
 
 def _without_plate(words: GatewayWords, plate: str | None) -> GatewayWords:

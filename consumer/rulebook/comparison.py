@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from consumer.core.coupons import CouponRequest, is_metadata
 from consumer.core.events import Order, Record
-from consumer.core.outcomes import Finding, Reason, with_plates_masked
+from consumer.core.outcomes import Finding, Reason, inert, with_plates_masked
 from consumer.core.rules import RuleBook
 from consumer.core.sources import Source
 from consumer.core.templates import text_of
@@ -310,8 +310,7 @@ def masker(plate: str, *, reveal: bool) -> Callable[[str], str]:
     """Takes an order's plate out of a text, and what a terminal would obey."""
 
     def mask(text: str) -> str:
-        text = "".join(character if character.isprintable() else "?" for character in text)
-        return text if reveal else with_plates_masked(text, [plate])
+        return inert(text if reveal else with_plates_masked(text, [plate]))
 
     return mask
 

@@ -8,6 +8,7 @@ from xml.etree import ElementTree as ET
 
 from consumer import rulebook
 from consumer.core.expressions import space_of
+from consumer.core.outcomes import inert
 from consumer.rulebook.cases import Difference, differences_of
 
 
@@ -77,7 +78,7 @@ def in_junit(runs: Sequence[Run], name: str) -> bytes:
     """As CI servers read it."""
     suite = ET.Element(
         "testsuite",
-        name=_printable(name),
+        name=_written(name),
         tests=str(len(runs)),
         failures=str(sum(bool(each.differences) for each in runs)),
         errors="0",
@@ -88,14 +89,14 @@ def in_junit(runs: Sequence[Run], name: str) -> bytes:
         case = ET.SubElement(
             suite,
             "testcase",
-            classname=_printable(name),
-            name=_printable(each.name),
-            file=_printable(file),
+            classname=_written(name),
+            name=_written(each.name),
+            file=_written(file),
             line=line,
             time=f"{each.seconds:.3f}",
         )
         if each.differences:
-            texts = [_printable(difference.text) for difference in each.differences]
+            texts = [_written(difference.text) for difference in each.differences]
             failure = ET.SubElement(case, "failure", message=texts[0], type="difference")
             failure.text = "\n".join(texts)
     ET.indent(suite)
@@ -103,6 +104,6 @@ def in_junit(runs: Sequence[Run], name: str) -> bytes:
     return content + b"\n"
 
 
-def _printable(text: str) -> str:
-    """XML has no way to write the others."""
-    return "".join(character if character.isprintable() or character in "\n\t" else "�" for character in text)
+def _written(text: str) -> str:
+    """As XML can have it."""
+    return inert(text, keep="\t\n")

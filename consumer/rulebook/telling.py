@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from consumer.core.coupons import CouponRequest
 from consumer.core.events import Value
-from consumer.core.outcomes import Finding, Reason, with_plates_masked
+from consumer.core.outcomes import Finding, Reason, inert, with_plates_masked
 from consumer.core.signing import sign, signature_base
 from consumer.rulebook.cases import event_bytes
 from consumer.rulebook.explanation import Explanation, FieldReading, OrderReading, RuleReading
@@ -56,25 +56,25 @@ def mask_of(explanation: Explanation, *, reveal: bool) -> Mask:
 
 
 def in_text(
-    explanation: Explanation, accounts: Mapping[str, str], sender: Sender, mask: Mask
+    explanation: Explanation, place: str, accounts: Mapping[str, str], sender: Sender, mask: Mask
 ) -> Iterator[str]:
-    """`accounts` tells the name of each account's secret."""
+    """`place` is where the event was found, `accounts` tells the name of each account's secret."""
     source = explanation.source
-    yield f"Event     {mask(_event(explanation))}"
+    yield f"Event     {inert(mask(_event(explanation, place)))}"
     yield f"Source    {source.name if source else 'none reads this topic'}"
     for number, step in enumerate(explanation.envelope):
-        yield f"{'Envelope' if number == 0 else '':<8}  {mask(step)}"
+        yield f"{'Envelope' if number == 0 else '':<8}  {inert(mask(step))}"
     for order in explanation.orders:
         yield ""
         yield f"Order {order.index}"
         for line in _order(order, accounts, sender, mask):
-            yield mask(line).rstrip()
+            yield inert(mask(line)).rstrip()
 
 
-def _event(explanation: Explanation) -> str:
+def _event(explanation: Explanation, place: str) -> str:
     record = explanation.record
     size = "no value" if record.value is None else f"{len(record.value)} bytes"
-    text = f"{record.coordinates.topic}-{record.coordinates.partition}@{record.coordinates.offset}, {size}"
+    text = f"{place}, {size}"
     if record.origin != record.coordinates:
         text += f", of {record.origin.topic}-{record.origin.partition}@{record.origin.offset}"
     if record.key:
@@ -220,10 +220,19 @@ def sending_of(plan: CouponRequest, accounts: Mapping[str, str], sender: Sender,
 # -- For machines -------------------------------------------------------------------------------------
 
 
-def in_json(explanation: Explanation, accounts: Mapping[str, str], sender: Sender, mask: Mask) -> str:
-    """All of it; numbers as numbers, times with their offset."""
+def in_json(
+    explanation: Explanation,
+    place: str,
+    accounts: Mapping[str, str],
+    sender: Sender,
+    mask: Mask,
+    *,
+    indent: int | None = 2,
+) -> str:
+    """All of it; numbers as numbers, times with their offset. Without `indent` on one line."""
     record = explanation.record
     found = {
+        "event": place,
         "topic": record.coordinates.topic,
         "partition": record.coordinates.partition,
         "offset": record.coordinates.offset,
@@ -231,7 +240,7 @@ def in_json(explanation: Explanation, accounts: Mapping[str, str], sender: Sende
         "envelope": list(explanation.envelope),
         "orders": [_order_json(order, accounts, sender, mask) for order in explanation.orders],
     }
-    return json.dumps(_masked(found, mask), ensure_ascii=False, indent=2)
+    return json.dumps(_masked(found, mask), ensure_ascii=False, indent=indent)
 
 
 def _order_json(

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import re
+import unicodedata
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from math import inf, nan
@@ -39,6 +40,7 @@ from consumer.core.outcomes import (
     encode_outcome,
     encode_retry,
     hide_plate,
+    inert,
     outcome_id,
     plate_hash,
     reduced,
@@ -626,3 +628,27 @@ def test_seconds_are_rounded_as_python_rounds_them(seconds: float) -> None:
     rounded = outcomes._to_microseconds(seconds)
 
     assert rounded == round(seconds, 6) or seconds != seconds  # noqa: PLR0124  # NaN equals nothing, itself included
+
+
+# -- What is shown ------------------------------------------------------------------------------------
+
+
+@given(st.text())
+def test_what_others_wrote_is_shown_so_that_it_can_be_read(text: str) -> None:
+    shown = inert(text)
+
+    assert all(sign.isprintable() or unicodedata.category(sign) == "Zs" for sign in shown)
+    assert inert(shown) == shown
+    assert inert(text, keep="\t\n").replace("\t", "\\t").replace("\n", "\\n") == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("粤BD12345 充电\u3000时长", "粤BD12345 充电\u3000时长"),
+        ("a\x1b[2Jb\rc\nd", "a\\x1b[2Jb\\rc\\nd"),
+        ("SZ\u200b-\u202e17\ufeff", "SZ\\u200b-\\u202e17\\ufeff"),
+    ],
+)
+def test_each_sign_that_nobody_sees_is_told_by_its_number(text: str, shown: str) -> None:
+    assert inert(text) == shown

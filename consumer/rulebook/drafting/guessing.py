@@ -30,7 +30,7 @@ from consumer.core.fields import (
     is_placeholder,
 )
 from consumer.core.formats import Path, opened, scalar_text
-from consumer.core.outcomes import without_plates
+from consumer.core.outcomes import inert, without_plates
 from consumer.core.sources import MAX_ID, NO_PLATE
 from consumer.rulebook.drafting.naming import concepts_of, words_of
 
@@ -107,8 +107,7 @@ _FEES = frozenset({"fee", "fees", "cost", "costs", "price", "money", "feiyong", 
 
 def shown(value: object) -> str:
     """A value on one line; a plate masked."""
-    text = without_plates(str(scalar_text(value) if scalar_text(value) is not None else value))
-    text = "".join(character if character.isprintable() else "?" for character in text)
+    text = inert(without_plates(str(scalar_text(value) if scalar_text(value) is not None else value)))
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
