@@ -12,7 +12,7 @@ The path of one record::
    at a time, as long as there are not enough orders that wait for leave to call, or ended records that
    wait for their transaction. It pauses partitions instead of falling behind or out of the group, and
    lives through rebalances: fence, then read, then seek.
-2. `delivery` begins: it reads the record's bytes into orders (`core.envelopes`, `core.formats`,
+2. `delivery` begins: it reads the record's bytes into orders (`core.envelopes`, `core.formats`, `core.likenesses`,
    `core.sources`, `core.fields`, `core.plates`), finds each order's rule and builds its request (`core.rules`,
    `core.planning`, `core.expressions`, `core.templates`, `core.coupons`). Orders with the same plate or event_id then
    wait for each other. No order has a task while it waits or calls: all that can go on does so together, in a turn of the loop.

@@ -771,7 +771,8 @@ def test_several_files_are_one_platforms(tmp_path: Path, capsys: pytest.CaptureF
     ("content", "said"),
     [
         (b'{"a": 1}\n{"a": }\n{"a": 2}\n[', ["{}:2:7: not JSON: Expecting value", "{}:4:2: not JSON: Expecting value"]),
-        (b"order;plate\n1;2", ["{}:1:1: not JSON: Expecting value", "{}:2:2: "]),
+        (b"order;plate\n1;2", ["{}:1:1: not JSON: Expecting value (perhaps separated values, such as CSV;", "{}:2:2: "]),
+        (b"order=A1&plate=B12345", ["{}:1:1: not JSON: Expecting value (a form; see `form: $` of `envelope`)"]),
         (b"", ["{}: there is no message in it"]),
         (b'{"a": NaN}', ["{}:1: NaN is not a number of JSON"]),
         (b"7", ["{}:1: a number where an object is expected"]),
@@ -780,7 +781,7 @@ def test_several_files_are_one_platforms(tmp_path: Path, capsys: pytest.CaptureF
         (bytes_of(PAYLOADS["PAY-057"]), ["{}: neither JSON nor text (an LZ4 frame"]),
         ((PAYLOADS["PAY-007"]["payload"]).encode(), ["{}:1: an encrypted envelope, not an order; decrypt it upstream"]),
     ],
-    ids=["broken lines", "CSV", "empty", "NaN", "a number", "null", "deep", "LZ4", "encrypted"],
+    ids=["broken lines", "CSV", "a form", "empty", "NaN", "a number", "null", "deep", "LZ4", "encrypted"],
 )  # fmt: skip  # a case is a line
 def test_what_is_no_message_is_told_with_its_place(
     content: bytes, said: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]

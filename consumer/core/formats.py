@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import msgspec
 
+from consumer.core import likenesses
 from consumer.core.events import Headers
 from consumer.core.outcomes import Reason
 from consumer.core.templates import Template
@@ -71,9 +72,11 @@ def _explain_or_mend(value: bytes, complaint: str) -> object | Refusal:
     try:
         text = value.decode()
     except UnicodeDecodeError as error:
+        like = likenesses.of_bytes(value)
         if value.lstrip()[:1] in (b"{", b"[", b'"'):
-            return Refusal(Reason.NOT_TEXT, f"not UTF-8 at byte {error.start}")
-        return Refusal(Reason.NOT_JSON, f"neither JSON nor text{_looks_like(value)}")
+            like = like or "if it is of another charset, such as GBK, see `charset` of `envelope`"
+            return Refusal(Reason.NOT_TEXT, f"not UTF-8 at byte {error.start} ({like})")
+        return Refusal(Reason.NOT_JSON, f"neither JSON nor text ({like or likenesses.BINARY})")
     try:
         json.loads(text, parse_constant=_refuse_constant)
         # What is left are halves of surrogate pairs, from names that were cut: they cannot be encoded again.
@@ -82,52 +85,12 @@ def _explain_or_mend(value: bytes, complaint: str) -> object | Refusal:
         return Refusal(Reason.NOT_FINITE, f"{error} is not a number of JSON")
     except RecursionError:
         return Refusal(Reason.TOO_DEEP, "objects or lists are nested too deeply")
-    except (ValueError, InvalidOperation):
-        like = _looks_like(value) or _resembles(text.strip())
-        detail = f"not JSON: {complaint}{like}" if text.strip() else "empty"
+    except (ValueError, InvalidOperation) as error:
+        place = error.pos if isinstance(error, json.JSONDecodeError) else len(text)
+        like = likenesses.of_bytes(value) or likenesses.of_text(text, place)
+        detail = f"not JSON: {complaint}{f' ({like})' if like else ''}" if text.strip() else "empty"
         return Refusal(Reason.NOT_JSON, detail)
     return event
-
-
-_MAGIC = {
-    b"\x00\x00\x00": "it begins like a schema registry's frame: see `schema_registry` of `envelope`",
-    b"\x1f\x8b": "gzip; see `gzip` of `envelope`, or let the producer use Kafka's own compression",
-    b"\x04\x22\x4d\x18": "an LZ4 frame; let the producer use Kafka's own compression",
-    b"\x28\xb5\x2f\xfd": "zstd; let the producer use Kafka's own compression",
-    b"\xff\x06\x00\x00sNaPpY": "snappy; let the producer use Kafka's own compression",
-    b"\x82SNAPPY\x00": "snappy; let the producer use Kafka's own compression",
-    b"Obj\x01": "an Avro file; only JSON is read",
-    b"\xff\xfe": "UTF-16; see `charset` of `envelope`",
-    b"\xfe\xff": "UTF-16; see `charset` of `envelope`",
-    b"<": "XML; only JSON is read",
-}
-
-
-def _looks_like(value: bytes) -> str:
-    known = (words for magic, words in _MAGIC.items() if value.startswith(magic))
-    words = next(known, "a frame or Avro or Protobuf; only JSON is read" if value[:1] == b"\0" else None)
-    return f" ({words})" if words else ""
-
-
-def _resembles(text: str) -> str:
-    """What text is that JSON's readers refuse, if it is something that producers are known to write."""
-    words = next((words for pattern, words in _LIKENESSES if pattern.match(text)), "")
-    return f" ({words})" if words else ""
-
-
-_LIKENESSES = (
-    (re.compile(r"[\w+/\s-]{16,}={0,2}$", re.ASCII), "perhaps base64; see `base64: $` of `envelope`"),
-    (re.compile(r"[{\[]\s*'"), "single quotes, as Python shows objects; only JSON is read"),
-    (re.compile(r"[\w.%-]+=[^&]*(?:&[\w.%-]+=[^&]*)*$"), "a form; see `form: $` of `envelope`"),
-    (
-        re.compile(r"[{\[]\s*(?:[A-Za-z_]\w*\s*:|//|/\*)|//|/\*"),
-        "comments or names without quotes; only JSON is read",
-    ),
-    (
-        re.compile(r"\{[^\n]*\}\s*\{"),
-        "several JSON texts; where each is a line, see `lines` of `envelope`; else let the producer send one in each record, or a list",
-    ),
-)
 
 
 class _NotFiniteError(ValueError):

@@ -1,5 +1,6 @@
 """Bytes -> an event, and where in it a value stands."""
 
+import zlib
 from decimal import Decimal
 
 import pytest
@@ -60,6 +61,44 @@ def test_of_repeated_keys_the_last_wins() -> None:
 )
 def test_bytes_that_are_no_event_say_why(value: bytes, reason: Reason) -> None:
     assert refused(value) is reason
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ('{"plate": "粤BD12345"}'.encode("gbk"), "if it is of another charset, such as GBK, see `charset`"),
+        ('{"plate": "粤BD12345"}'.encode("utf-16-le"), "UTF-16; see `charset`"),
+        (b'{"id": 1}'.decode().encode("utf-16-be"), "UTF-16; see `charset`"),
+        (zlib.compress(b'{"id": 1}'), "zlib; see `gzip`"),
+        (b"PK\x03\x04....", "a packed file"),
+        (b"\xac\xed\x00\x05sr\x00", "Java serialises"),
+        (b"\x80\x04\x95.", "Python's pickle"),
+        (b"\x82\xa8order_no\xa2A1\xa3kwh\x12", "perhaps MessagePack"),
+        (b"\xa2horder_nobA1ckwh\x12", "perhaps CBOR"),
+        (b"\x0a\x02A1\x12\x0a\xe7\xb2\xa4BD12345\x18\xc0\x3e\x21........\x2d....", "perhaps Protobuf"),
+        (b"\x0a\x02A1\x18\xc0\x3e", "perhaps Protobuf"),
+        (b"\x0a\x02A1\x12\x0b\xe7\xb2\xa4BD12345", "a binary form; only JSON is read"),
+        (b"\x0a\x02A1\x07", "a binary form"),
+        (b"\x0a\x02A1\x18\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "a binary form"),
+        (b"no,plate,kwh\nA1,B12345,18.6", "perhaps separated values"),
+        (b"A1\tB12345\t18.6", "perhaps separated values"),
+        (b"no: A1\nplate: B12345", "perhaps YAML"),
+        (b'09:00:00 INFO pushed {"id": "A1"}', "JSON behind other text"),
+        (b'callback({"id": "A1"})', "JSON behind other text"),
+        (b'{\\"id\\": \\"A1\\"}', "has lost the quotes around it"),
+        ("{“id”: “A1”}".encode(), "not those of JSON"),
+        (b"%7B%22id%22%3A%22A1%22%7D", "percent-encoded"),
+        (b'b\'{"id": "A1"}\'', "bytes as Python shows them"),
+        (b'{"id": "A1", "credit": True}', "a word that JSON does not know"),
+        (b'{"id": "A1", "plate": undefined}', "a word that JSON does not know"),
+        (b'{"id": "A1", "note": "two\nlines"}', "which the producer has to escape"),
+    ],
+)
+def test_what_is_no_json_is_told_what_it_rather_is(value: bytes, words: str) -> None:
+    found = decode(value)
+
+    assert isinstance(found, Refusal)
+    assert words in found.detail
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from consumer.core.errors import ConfigurationError, Problem
 from consumer.core.formats import Refusal, decode
+from consumer.core.likenesses import of_text
 from consumer.rulebook.cases import event_bytes
 
 MOST_SAMPLES = 500
@@ -122,7 +123,8 @@ def _parts(text: str, place: str, problems: list[Problem]) -> Iterator[tuple[int
             at = min(error.pos, len(text)) if isinstance(error, json.JSONDecodeError) else start
             failed = line + text.count("\n", start, at)
             place_of = f"{place}:{failed}:{at - text.rfind(_LINE_END, 0, at)}"
-            problems.append(Problem(place_of, f"not JSON: {what}", _REMEDY))
+            like = of_text(text[start:], at - start)
+            problems.append(Problem(place_of, f"not JSON: {what}{f' ({like})' if like else ''}", _REMEDY))
             position = text.find("\n", start)
             if failed > line or position < 0:  # what follows is rather a part of what is broken
                 return
