@@ -222,7 +222,7 @@ class Replayer:
             if why := missing.get(kafka.topics.dead_letters):
                 raise RefusedError(
                     f"topic {kafka.topics.dead_letters}: {why}; correct kafka.topics.dead_letters, "
-                    "or grant what `charging-coupon topics --acls --replay` lists"
+                    "or grant what `charging-coupon topics --acls --for replay` lists"
                 )
             topics = {name: missing.get(name, "") for name in kafka.topics.events}
             await link.follow((kafka.topics.dead_letters, *(name for name, why in topics.items() if not why)))
@@ -381,7 +381,7 @@ class Replayer:
                 case Retriable(code=code) if code in NOT_ALLOWED:
                     raise RefusedError(
                         f"Kafka does not allow {result.stage} ({NOT_ALLOWED[code]}); "
-                        "grant what `charging-coupon topics --acls --replay` lists"
+                        "grant what `charging-coupon topics --acls --for replay` lists"
                     )
                 case Retriable(code=code, culprits=culprits) if code in TOO_LARGE:
                     for each in {
@@ -502,7 +502,7 @@ def _in_our_words() -> Iterator[None]:
         yield
     except TopicAuthorizationFailedError as error:
         raise RefusedError(
-            f"Kafka does not allow us to read {error.args[0]}; grant what `charging-coupon topics --acls --replay` lists"
+            f"Kafka does not allow us to read {error.args[0]}; grant what `charging-coupon topics --acls --for replay` lists"
         ) from error
     except (KafkaError, OSError) as error:
         raise BrokerUnavailableError(f"no answer from Kafka: {words(error)}") from error

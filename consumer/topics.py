@@ -1,14 +1,14 @@
 """What the service's topics and rights must be, why, and what they are; creates missing topics. Talks to Kafka.
 
-A topic that is there is never changed, and an events topic is never created: both belong to
-whoever runs the cluster, who is told what differs, why it matters and how to mend it.
+A topic that is there is never changed, and an events topic is created only where that is asked for: both belong
+to others, who are told what differs, why it matters and how to mend it.
 """
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from shlex import quote
-from typing import Any, Literal, NamedTuple, Protocol, cast
+from typing import Any, Literal, NamedTuple, Protocol, cast, get_args
 
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
@@ -54,8 +54,8 @@ class TopicPlan:
     Attributes:
         setting: that names it.
         why: it is needed.
-        ours: whether `create` may make it.
-        wants: its properties, each with its reason.
+        ours: what it is like is for us to say; an events topic is whose charges they are.
+        wants: its properties, each with its reason; of an events topic what one that is made for a trial begins with.
 
     """
 
@@ -77,8 +77,10 @@ class TopicPlan:
             want._replace(value=max(int(want.value), KAFKAS_MESSAGE_BYTES))
             if want.name == "max.message.bytes"
             else want
-            for want in self.wants_among(brokers)
+            for want in (*self.wants, *_copies(brokers))
         ]
+        if not self.ours:
+            return wants
         why = "retention counts from a segment's last record: no plate stays a day longer"
         return [*wants, Want("segment.ms", DAY_MS, why)]
 
@@ -93,24 +95,23 @@ class TopicPlan:
 
     def wants_among(self, brokers: int) -> Iterator[Want]:
         """What it should be like in a cluster of that many brokers."""
-        yield from self.wants
         if self.ours:
-            copies = min(3, brokers)
-            yield Want("replication", copies, "the loss of a broker loses nothing", at_least=True)
-            if copies == 3:
-                yield Want("min.insync.replicas", 2, "what is committed stands on two brokers", at_least=True)
+            yield from self.wants
+            yield from _copies(brokers)
+
+
+def _copies(brokers: int) -> Iterator[Want]:
+    copies = min(3, brokers)
+    yield Want("replication", copies, "the loss of a broker loses nothing", at_least=True)
+    if copies == 3:
+        yield Want("min.insync.replicas", 2, "what is committed stands on two brokers", at_least=True)
 
 
 def plan(settings: Settings) -> list[TopicPlan]:
     """All topics that the service needs."""
     topics = settings.kafka.topics
     size = settings.kafka.max_message_size
-    events = [
-        TopicPlan(
-            name, "kafka.topics.events", "charges are read from it; it is never created or changed here"
-        )
-        for name in topics.events
-    ]
+    shared = Want("partitions", topics.partitions, "members can share the work", at_least=True)
     outcomes = (
         Want("partitions", topics.partitions, "its readers can share the work", at_least=True),
         Want("cleanup.policy", "delete", "compaction would remove an order's earlier outcomes"),
@@ -128,7 +129,7 @@ def plan(settings: Settings) -> list[TopicPlan]:
         Want("max.message.bytes", size, "an original is up to kafka.max_message_size long", at_least=True),
     )
     waiting = (
-        Want("partitions", topics.partitions, "members can share the work", at_least=True),
+        shared,
         Want("cleanup.policy", "delete", "compaction would remove orders that wait"),
         Want(
             "retention.ms",
@@ -139,7 +140,10 @@ def plan(settings: Settings) -> list[TopicPlan]:
         Want("max.message.bytes", size, "an original is up to kafka.max_message_size long", at_least=True),
     )
     return [
-        *events,
+        *(
+            TopicPlan(name, "kafka.topics.events", "charges are read from it; it is never changed here", wants=(shared,))
+            for name in topics.events
+        ),
         TopicPlan(topics.outcomes, "kafka.topics.outcomes", "every order's outcome goes there", True, outcomes),
         TopicPlan(
             topics.dead_letters, "kafka.topics.dead_letters", "what a person must see goes there", True, letters
@@ -203,7 +207,11 @@ def tool_options(settings: Settings) -> str:
 
 def _findings(topic: TopicPlan, cluster: Cluster, options: str) -> Iterator[Finding]:
     state = cluster.topics.get(topic.name)
-    remedy = "`charging-coupon topics --create` creates it" if topic.ours else "have it created"
+    remedy = (
+        "`charging-coupon topics --create` creates it"
+        if topic.ours
+        else "have it created, for a trial by `charging-coupon topics --create --events`"
+    )
     yield Finding(
         topic.name,
         "exists",
@@ -464,26 +472,51 @@ class Right(NamedTuple):
         )
 
 
-def replay_rights(settings: Settings) -> list[Right]:
-    """Exactly what `charging-coupon replay` needs, which may well be somebody else than the service."""
-    kafka = settings.kafka
-    found = [
-        Right("topic", kafka.topics.dead_letters, ("Read", "Write", "Describe"), "dead letters are read, receipts written"),
-        *(Right("topic", name, ("Write", "Describe"), "events go back to it") for name in kafka.topics.events),
-    ]  # fmt: skip  # a row a right
-    if settings.guarantee == "exactly_once":
-        why = "an event and its receipt are one transaction"
-        found.append(Right("transactional-id", f"{kafka.group_id}/replay", ("Write", "Describe"), why))
+Command = Literal["run", "topics", "replay", "outcomes", "explain", "diff", "send"]
+COMMANDS: tuple[Command, ...] = get_args(Command)
+"""Who needs rights at Kafka. Each may well be run as somebody else than the service."""
+
+
+def rights(
+    settings: Settings, command: Command = "run", *, create: bool = False, events: bool = False
+) -> list[Right]:
+    """Exactly what a command needs; `topics` with `create` also to create our topics, and with `events` those, too."""
+    topics = settings.kafka.topics
+    waiting = settings.retry_topics
+    found: list[Right] = []
+    match command:
+        case "run":
+            found = _of_run(settings)
+        case "topics":
+            found = _of_topics(settings, create=create, events=events)
+        case "replay":
+            found = _of_replay(settings)
+        case "outcomes":
+            found = [_reading(topics.outcomes, "outcomes are read")]
+            found += [_reading(name, "who waits is read") for name in waiting]
+        case "explain":
+            places = (*topics.events, *waiting, topics.dead_letters)
+            found = [_reading(name, "a record of it is read") for name in places]
+        case "diff":
+            found = [_reading(name, "events are read") for name in topics.events]
+            found += [_reading(topics.outcomes, "with --against outcomes are read")]
+        case "send":
+            found = [
+                Right("topic", name, ("Write", "Describe"), "events are written") for name in topics.events
+            ]
     return found
 
 
-def rights(settings: Settings) -> list[Right]:
-    """Exactly what the service needs."""
+def _reading(topic: str, why: str) -> Right:
+    return Right("topic", topic, ("Read", "Describe"), why)
+
+
+def _of_run(settings: Settings) -> list[Right]:
     kafka = settings.kafka
     written = (kafka.topics.outcomes, kafka.topics.dead_letters)
     waiting = settings.retry_topics
     found = [
-        *(Right("topic", name, ("Read", "Describe"), "events are read") for name in kafka.topics.events),
+        *(_reading(name, "events are read") for name in kafka.topics.events),
         *(Right("topic", name, ("Write", "Describe"), "outcomes and dead letters are written") for name in written),
         *(Right("topic", name, ("Read", "Write", "Describe"), "orders wait there") for name in waiting),
         Right("group", kafka.group_id, ("Read", "Describe"), "members join, and commit offsets"),
@@ -496,13 +529,32 @@ def rights(settings: Settings) -> list[Right]:
     return found
 
 
-def command_rights(settings: Settings, *, create: bool) -> list[Right]:
-    """Exactly what `topics` needs, or `topics --create`: whoever runs it may well be somebody else than the service."""
+def _of_topics(settings: Settings, *, create: bool, events: bool) -> list[Right]:
     topics = settings.kafka.topics
     ours = (topics.outcomes, topics.dead_letters, *settings.retry_topics)
     look, make = ("Describe", "DescribeConfigs"), ("Create",) if create else ()
     why = "it is created, and its configuration compared" if create else "its configuration is compared"
     return [
-        *(Right("topic", name, look, "it is looked for") for name in topics.events),
+        *(
+            Right(
+                "topic",
+                name,
+                (*make, *look) if events else look,
+                "it is created" if events else "it is looked for",
+            )
+            for name in topics.events
+        ),
         *(Right("topic", name, (*make, *look), why) for name in ours),
     ]
+
+
+def _of_replay(settings: Settings) -> list[Right]:
+    kafka = settings.kafka
+    found = [
+        Right("topic", kafka.topics.dead_letters, ("Read", "Write", "Describe"), "dead letters are read, receipts written"),
+        *(Right("topic", name, ("Write", "Describe"), "events go back to it") for name in kafka.topics.events),
+    ]  # fmt: skip  # a row a right
+    if settings.guarantee == "exactly_once":
+        why = "an event and its receipt are one transaction"
+        found.append(Right("transactional-id", f"{kafka.group_id}/replay", ("Write", "Describe"), why))
+    return found

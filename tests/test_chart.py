@@ -19,7 +19,7 @@ import yaml
 from consumer import rulebook
 from consumer.settings import Settings, load_settings
 from consumer.settings import schema_text as settings_schema_text
-from consumer.topics import Right, command_rights, plan, replay_rights, rights
+from consumer.topics import Command, Right, plan, rights
 
 ROOT = Path(__file__).parents[1]
 CHART = ROOT / "helm/charging-coupon-consumer"
@@ -315,10 +315,9 @@ def test_strimzis_user_can_be_given_the_rights_of_the_runbooks_commands(tmp_path
     operator = "topics.strimzi.user.operator=true"
     documents = rendered(CHART / "ci/strimzi-values.yaml", "--set", operator)
     settings = settings_of(documents, tmp_path)
-    of_commands = [*replay_rights(settings), *command_rights(settings, create=False)]
-    looked_up = Right("topic", settings.kafka.topics.outcomes, ("Read", "Describe"), "outcomes are read")
+    commands: tuple[Command, ...] = ("run", "replay", "topics", "outcomes")
 
-    wanted = as_strimzi_writes([*rights(settings), *of_commands, looked_up])
+    wanted = as_strimzi_writes([right for each in commands for right in rights(settings, each)])
     by_the_services_prefix = {each for each in wanted if each[1].endswith("/replay")}
     assert strimzis_rights(documents) == wanted - by_the_services_prefix
 

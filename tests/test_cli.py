@@ -16,6 +16,7 @@ import pytest
 from consumer import __version__, cli, logs
 from consumer.cli.run import serve
 from consumer.core.errors import BrokerUnavailableError, ConfigurationError, Problem, RefusedError
+from consumer.topics import COMMANDS as WITH_RIGHTS
 
 COMMANDS = [
     "run",
@@ -439,17 +440,35 @@ def test_to_list_the_rights_no_rules_secrets_or_certificates_are_needed(
 def test_the_rights_of_all_commands_are_listed_together(
     settings_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ("--acls", "--create", "--replay", "--principal", "Group:us")
+    commands = [word for each in WITH_RIGHTS for word in ("--for", each)]
+    options = ("--acls", "--create", *commands, "--principal", "Group:us")
     assert exit_code("topics", "-s", str(settings_file), *options) == 0
 
     printed = capsys.readouterr()
     table, *sections = printed.out.split("\n\n")
-    assert {row.split()[0] for row in table.splitlines()[1:]} == {"run", "topics", "replay"}
+    assert {row.split()[0] for row in table.splitlines()[1:]} == set(WITH_RIGHTS)
     assert "Create" in table
     assert [section.splitlines()[0] for section in sections] == [
-        "# for charging-coupon run", "# for charging-coupon topics", "# for charging-coupon replay",
-    ]  # fmt: skip  # a line is enough
+        f"# for charging-coupon {each}" for each in WITH_RIGHTS
+    ]
     assert printed.err == "warning: Kafka's own authoriser knows only User, not Group: another one has to\n"
+
+
+def test_the_rights_of_one_command_are_listed_alone(
+    settings_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listed = ("topics", "-s", str(settings_file), "--acls", "--format", "json", "--for")
+    assert exit_code(*listed, "outcomes") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert exit_code(*listed, "outcome") == 2
+
+    names = ["coupon-outcomes", *(f"coupon-retries.{delay}" for delay in ("1m", "5m", "30m"))]
+    assert [(each["for"], each["name"], each["operations"]) for each in found] == [
+        ("outcomes", name, ["Read", "Describe"]) for name in names
+    ]
+    assert capsys.readouterr().err == (
+        "error: --for: 'outcome' is none; it is one of run, topics, replay, outcomes, explain, diff, send\n"
+    )
 
 
 def test_a_plan_says_how_each_topic_is_to_be_made_without_asking_kafka(
@@ -478,6 +497,27 @@ def test_a_plan_says_how_each_topic_is_to_be_made_without_asking_kafka(
     assert len(lines.splitlines()) == 2 + 2 + 3
 
 
+def test_with_events_a_plan_has_the_events_topics_too(
+    settings_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code("topics", "-s", str(settings_file), "--plan", "--events") == 0
+    lines = capsys.readouterr().out.split("\n\n")[1].splitlines()
+    assert exit_code("topics", "-s", str(settings_file), "--plan", "--events", "--format", "json") == 0
+    events, *_ = json.loads(capsys.readouterr().out)
+
+    assert lines[1] == (
+        "kafka-topics.sh --bootstrap-server kafka-1:9092,kafka-2:9092 --create --if-not-exists "
+        "--topic charging-completed --partitions 3 --replication-factor 3 "
+        "--config cleanup.policy=delete --config min.insync.replicas=2"
+    )
+    assert events["created_by"] == "topics --create --events"
+    assert [each["name"] for each in events["properties"]] == [
+        "partitions",
+        "replication",
+        "min.insync.replicas",
+    ]
+
+
 def test_a_plan_is_printed_for_machines(settings_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code("topics", "-s", str(settings_file), "--plan", "--format", "json") == 0
 
@@ -494,7 +534,8 @@ def test_a_plan_is_printed_for_machines(settings_file: Path, capsys: pytest.Capt
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--replay",), "--replay: it goes with --acls"),
+        (("--for", "replay"), "--for: it goes with --acls"),
+        (("--events",), "--events: it goes with --create or --plan"),
         (("--principal", "User:us"), "--principal: it goes with --acls"),
         (("--missing-only", "--acls"), "--missing-only: it goes with a look at Kafka"),
         (("--missing-only", "--plan"), "--missing-only: it goes with a look at Kafka"),

@@ -170,7 +170,7 @@ def test_the_rights_that_it_needs_are_listed(tmp_path: Path, capsys: pytest.Capt
     )
 
     with pytest.raises(SystemExit) as ended:
-        cli.main(["topics", "-s", str(file), "--acls", "--replay"])
+        cli.main(["topics", "-s", str(file), "--acls", "--for", "replay"])
 
     rows = capsys.readouterr().out.split("\n\n")[0].splitlines()[1:]
     assert ended.value.code == 0

@@ -127,10 +127,11 @@ def test_what_is_missing_is_created_as_recommended_but_no_events_topic(
 
     before, after = capsys.readouterr().out.split("\n{", 1)
     told = json.loads("{" + after)
+    theirs = "have it created, for a trial by `charging-coupon topics --create --events`"
     ours = "`charging-coupon topics --create` creates it"
     retries = [f"{topic_prefix}-retries.{delay}" for delay in ("1m", "5m", "30m")]
     assert before.splitlines()[-6:] == [
-        f"{topic_prefix}-events: there is no such topic; have it created, or correct kafka.topics.events",
+        f"{topic_prefix}-events: there is no such topic; {theirs}, or correct kafka.topics.events",
         f"{topic_prefix}-outcomes: there is no such topic; {ours}, or correct kafka.topics.outcomes",
         f"{topic_prefix}-dead: there is no such topic; {ours}, or correct kafka.topics.dead_letters",
         *(f"{name}: there is no such topic; {ours}, or correct kafka.topics.retries" for name in retries),
@@ -174,6 +175,27 @@ def test_all_as_recommended_ends_with_0(
     assert exit_code("topics", "-s", str(settings_file)) == 0
 
     assert "!!" not in capsys.readouterr().out
+
+
+@pytest.mark.broker
+def test_for_a_trial_the_events_topics_are_created_too_and_one_that_is_there_may_be_as_it_is(
+    settings_file: Path,
+    broker: str,
+    topic_prefix: str,
+    create_topics: CreateTopics,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    missing, there = f"{topic_prefix}-events", f"{topic_prefix}-others"
+    asyncio.run(create_topics(broker, {there: 1}))
+    settings = json.loads(settings_file.read_text("utf-8"))
+    settings["kafka"]["topics"]["events"].append(there)
+    settings_file.write_text(json.dumps(settings), "utf-8")
+
+    assert exit_code("topics", "-s", str(settings_file), "--create", "--events", "--format", "json") == 0
+
+    assert json.loads(capsys.readouterr().out)["created"][0] == missing
+    cluster = asyncio.run(look(broker, [missing, there]))
+    assert [cluster.topics[name].properties["partitions"] for name in (missing, there)] == ["3", "1"]
 
 
 @pytest.mark.broker

@@ -171,7 +171,7 @@ async def _partitions(settings: "Settings", topic: str) -> int:
     await reach(options)
     count = await partitions_of(options, topic)
     if not count:
-        remedy = "`charging-coupon topics --plan` tells how an events topic is made"
+        remedy = "`charging-coupon topics --create --events` creates those of kafka.topics.events"
         raise wrong("--topic", f"there is no topic {topic}", remedy)
     return count
 

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from consumer.cli.common import Format, FormatOption, SettingsFile, keep_logs_quiet, print_table
+from consumer.cli.common import Format, FormatOption, SettingsFile, keep_logs_quiet, known_names, print_table
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from consumer.settings import Settings
-    from consumer.topics import Finding, Right, TopicPlan
+    from consumer.topics import Command, Finding, Right, TopicPlan
 
 
 RIGHTS_DEPEND_ON = ("kafka.bootstrap_servers", "kafka.topics", "kafka.group_id", "retries.delays")
@@ -37,6 +39,13 @@ def topics(
             help="Create what is missing; what is there is never changed. With --acls: add the rights to do so.",
         ),
     ] = False,
+    events: Annotated[
+        bool,
+        typer.Option(
+            "--events",
+            help="With --create and --plan: the events topics, too, for a trial; else these are left to whose charges they are.",
+        ),
+    ] = False,
     plan: Annotated[
         bool,
         typer.Option(
@@ -48,13 +57,18 @@ def topics(
         bool,
         typer.Option(
             "--acls",
-            help="List the rights (ACLs) that `run` and `topics` need, with kafka-acls.sh lines; asks no Kafka.",
+            help="List the rights (ACLs) that commands need, with kafka-acls.sh lines; asks no Kafka.",
         ),
     ] = False,
-    replay: Annotated[
-        bool,
-        typer.Option("--replay", help="With --acls: add the rights that `charging-coupon replay` needs."),
-    ] = False,
+    commands: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--for",
+            help="With --acls: whose rights: run, topics, replay, outcomes, explain, diff or send. Repeatable.",
+            metavar="COMMAND",
+            show_default="run and topics",
+        ),
+    ] = None,
     principal: Annotated[
         str | None,
         typer.Option(
@@ -75,17 +89,24 @@ def topics(
 ) -> None:
     """Checks the topics that the service needs, and creates those of its own that are missing.
 
-    Events topics are only looked for. Exits 0 when all is as recommended, 1 when something is
+    Events topics are only looked for, unless --events says otherwise. Exits 0 when all is as recommended, 1 when something is
     missing or differs; with --missing-only a difference is no reason. It needs the rights Describe and DescribeConfigs on all of them, and with
     --create also Create. Of the settings it reads kafka, retries and guarantee; for --plan and
     --acls no secret or certificate has to be there.
     """
     from consumer import topics as wanted
+    from consumer.core.errors import ConfigurationError, Problem
     from consumer.settings import load_settings
 
-    for option, given in (("--replay", replay), ("--principal", principal is not None)):
+    for option, given in (("--for", bool(commands)), ("--principal", principal is not None)):
         if given and not acls:
             raise typer.BadParameter("it goes with --acls", param_hint=option)
+    if events and not (create or plan):
+        raise typer.BadParameter("it goes with --create or --plan", param_hint="--events")
+    problems: list[Problem] = []
+    asked = known_names(problems, "--for", commands or ("run", "topics"), wanted.COMMANDS)
+    if problems:
+        raise ConfigurationError(problems)
     if plan and (acls or create):
         other = "--acls" if acls else "--create"
         raise typer.BadParameter(
@@ -95,25 +116,28 @@ def topics(
         raise typer.BadParameter("it goes with a look at Kafka", param_hint="--missing-only")
     chosen = load_settings(settings, needed=RIGHTS_DEPEND_ON if acls or plan else TOPICS_DEPEND_ON)
     if plan:
-        _print_plan(wanted.plan(chosen), wanted.tool_options(chosen), format)
+        plans = [(topic, topic.ours or events) for topic in wanted.plan(chosen)]
+        _print_plan(plans, wanted.tool_options(chosen), format)
         return
     if acls:
-        needed = {"run": wanted.rights(chosen), "topics": wanted.command_rights(chosen, create=create)}
-        if replay:
-            needed["replay"] = wanted.replay_rights(chosen)
+        needed = {
+            each: wanted.rights(chosen, each, create=create, events=events)
+            for each in wanted.COMMANDS
+            if each in asked
+        }
         username = chosen.kafka.security.username
         ours = PRINCIPAL if username is None else f"User:{username}"
         _print_rights(needed, wanted.tool_options(chosen), principal or ours, format)
         return
     keep_logs_quiet()
-    created, findings = _look(chosen, create=create)
+    created, findings = _look(chosen, create=create, events=events)
     _print_findings(created, findings, format)
     if any(finding.missing if missing_only else not finding.fine for finding in findings):
         raise typer.Exit(1)
 
 
-def _print_plan(plans: "list[TopicPlan]", options: str, format: Format) -> None:  # noqa: A002  # as the option is called
-    """Topics of others without properties: they are theirs to choose."""
+def _print_plan(plans: "list[tuple[TopicPlan, bool]]", options: str, format: Format) -> None:  # noqa: A002  # as the option is called
+    """Each with whether it is ours to make: topics of others without properties, which are theirs to choose."""
     from consumer.topics import readable
 
     if format is Format.JSON:
@@ -121,18 +145,18 @@ def _print_plan(plans: "list[TopicPlan]", options: str, format: Format) -> None:
             {
                 "topic": topic.name,
                 "why": topic.why,
-                "created_by": "topics --create" if topic.ours else None,
+                "created_by": f"topics --create{' --events' * (not topic.ours)}" if made else None,
                 "properties": [
                     {"name": want.name, "value": want.value, "at_least": want.at_least, "why": want.why}
-                    for want in (topic.creation(PLANNED_BROKERS) if topic.ours else ())
+                    for want in (topic.creation(PLANNED_BROKERS) if made else ())
                 ],
             }
-            for topic in plans
+            for topic, made in plans
         ]
         print(json.dumps(found, ensure_ascii=False, indent=2))
         return
     rows = [("TOPIC", "PROPERTY", "VALUE", "WHY")]
-    for topic in plans:
+    for topic, made in plans:
         rows.append((topic.name, "", "", topic.why))
         rows += [
             (
@@ -141,22 +165,22 @@ def _print_plan(plans: "list[TopicPlan]", options: str, format: Format) -> None:
                 readable(want.name, str(want.value)) + " or more" * want.at_least,
                 want.why,
             )
-            for want in (topic.creation(PLANNED_BROKERS) if topic.ours else ())
+            for want in (topic.creation(PLANNED_BROKERS) if made else ())
         ]
     print_table(rows[0], rows[1:])
     print(
         f"\n# for {PLANNED_BROKERS} brokers or more; `charging-coupon topics --create` does the same, for as many as there are"
     )
-    for topic in plans:
+    for topic, made in plans:
         print(
             topic.command(options, PLANNED_BROKERS)
-            if topic.ours
+            if made
             else f"# {topic.name} is whose charges they are: have it created"
         )
 
 
 def _print_rights(
-    needed: "dict[str, list[Right]]",
+    needed: "Mapping[Command, list[Right]]",
     options: str,
     principal: str,
     format: Format,  # noqa: A002  # as the option is called
@@ -204,7 +228,7 @@ def _print_rights(
             print(right.command(options, principal))
 
 
-def _look(settings: "Settings", *, create: bool) -> "tuple[tuple[str, ...], list[Finding]]":
+def _look(settings: "Settings", *, create: bool, events: bool) -> "tuple[tuple[str, ...], list[Finding]]":
     """What was created, and what is so now."""
     import asyncio
 
@@ -222,7 +246,7 @@ def _look(settings: "Settings", *, create: bool) -> "tuple[tuple[str, ...], list
         created: tuple[str, ...] = ()
         await reach(options)
         cluster = await look(options, [topic.name for topic in plans])
-        missing = [topic for topic in plans if topic.ours and topic.name not in cluster.topics]
+        missing = [topic for topic in plans if (topic.ours or events) and topic.name not in cluster.topics]
         if create and missing:
             report = await ensure_topics(
                 options, {topic.name: topic.spec(cluster.brokers) for topic in missing}

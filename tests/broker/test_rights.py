@@ -21,7 +21,7 @@ from consumer.connection import arguments
 from consumer.sandbox.broker import EmbeddedBroker
 from consumer.sandbox.gateway import SandboxGateway
 from consumer.settings import load_settings
-from consumer.topics import Right, command_rights, replay_rights, rights
+from consumer.topics import Right, rights
 from tests.broker.kafka import Topics, committed_offsets, kafka_link, produce, read_all
 from tests.broker.letters import dead_letter, write
 from tests.broker.proxy import Older
@@ -144,7 +144,7 @@ async def test_the_command_itself_needs_the_rights_that_it_lists_with_create(
 ) -> None:
     place = Place(strict, topic_prefix, tmp_path / "place", "http://127.0.0.1:1/")
     await create_topics(strict.plain, {place.topics.events: 1})
-    needed = command_rights(load_settings(place.settings, place.environ), create=True)
+    needed = rights(load_settings(place.settings, place.environ), "topics", create=True)
     await strict.grant(needed if create else [right for right in needed if place.topics.events == right.name])
     command = [sys.executable, "-m", "consumer", "topics", "--create", "-s", str(place.settings)]
 
@@ -292,7 +292,7 @@ async def test_a_replay_needs_exactly_the_rights_that_are_listed_for_it(
         place.environ["CHARGING_COUPON__GUARANTEE"] = guarantee
         names = place.topics
         await create_topics(strict.plain, {names.events: 1, names.dead_letters: 1})
-        granted = replay_rights(load_settings(place.settings, place.environ))
+        granted = rights(load_settings(place.settings, place.environ), "replay")
         if number < len(granted):
             granted[number] = granted[number]._replace(operations=("Describe",))
         await strict.grant(granted)
@@ -314,19 +314,18 @@ async def test_a_replay_needs_exactly_the_rights_that_are_listed_for_it(
 
 
 @pytest.mark.parametrize(
-    ("command", "operation", "refusal"),
+    ("command", "refusal"),
     [
-        ("outcomes", "Read", "error: Kafka does not allow us to read {topic}; grant Read and Describe on it"),
-        ("send - --yes --topic {topic}", "Write", "error: Kafka does not allow us to write to {topic}; grant Write and Describe on it"),
+        ("outcomes", "error: Kafka does not allow us to read {topic}; grant Read and Describe on it"),
+        ("send - --yes --topic {topic}", "error: Kafka does not allow us to write to {topic}; grant Write and Describe on it"),
     ],
 )  # fmt: skip  # a row a command
-async def test_looking_up_outcomes_and_sending_events_need_one_right_beside_describe(
+async def test_looking_up_outcomes_and_sending_events_need_the_rights_that_are_listed_for_them(
     strict: StrictBroker,
     topic_prefix: str,
     tmp_path: Path,
     create_topics: CreateTopics,
     command: str,
-    operation: str,
     refusal: str,
 ) -> None:
     place = Place(strict, topic_prefix, tmp_path / "place", "http://127.0.0.1:1/")
@@ -357,8 +356,11 @@ async def test_looking_up_outcomes_and_sending_events_need_one_right_beside_desc
         return done.returncode, done.stderr
 
     said = []
-    for operations in (("Describe",), (operation,)):
-        await strict.grant([Right("topic", topic, operations, "")])
+    needed = rights(
+        load_settings(place.settings, place.environ), "send" if command.startswith("send") else "outcomes"
+    )
+    for granted in ([Right("topic", topic, ("Describe",), "")], needed):
+        await strict.grant(granted)
         said.append(await run())
 
     code, complaint = said[0]

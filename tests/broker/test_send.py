@@ -127,7 +127,7 @@ async def test_nobody_can_be_asked_without_a_terminal(
 async def test_a_topic_that_is_not_there_is_not_made(world: World, send: Send) -> None:
     said = [await send(LONG, "--topic", "nowhere", "--yes") for _ in range(2)]
 
-    remedy = "`charging-coupon topics --plan` tells how an events topic is made"
+    remedy = "`charging-coupon topics --create --events` creates those of kafka.topics.events"
     assert said == [(2, "", f"error: --topic: there is no topic nowhere; {remedy}\n")] * 2
 
 
