@@ -145,7 +145,7 @@ _SPELLINGS = {
     **dict.fromkeys(("kj", "千焦"), "kJ"),
     **dict.fromkeys(("焦", "焦耳"), "J"),
     "兆焦": "MJ",
-    **dict.fromkeys(("yuan", "元", "圆", "元整", "元正", "cny", "rmb"), "yuan"),
+    **dict.fromkeys(("yuan", "元", "圆", "元整", "元正", "块", "cny", "rmb", "¥"), "yuan"),
     **dict.fromkeys(("jiao", "角"), "0.1yuan"),
     **dict.fromkeys(("fen", "分"), "fen"),
     **dict.fromkeys(("s", "sec", "second", "seconds", "秒", "秒钟"), "s"),
@@ -891,6 +891,9 @@ def is_placeholder(identity: str) -> bool:
 
 def _text(raw: object) -> str:
     text = scalar_text(raw)
+    if text is None and isinstance(raw, Decimal):
+        detail = "a number that was rounded, of which others come to the same; let it be sent as text"
+        raise UnreadableError(Reason.SCHEMA, detail)
     if text is None:
         raise UnreadableError(Reason.SCHEMA, f"{kind_of(raw)} where text is expected{_hint(raw)}")
     if len(text) > MAX_TEXT:
@@ -924,12 +927,15 @@ def _decoded(text: str, encoding: str, charset: str) -> str:
 
 
 def _bool(raw: object) -> bool:
-    match (scalar_text(raw) or "").lower():
-        case "true" | "1":
-            return True
-        case "false" | "0":
-            return False
-    raise UnreadableError(Reason.SCHEMA, f"{kind_of(raw)} that is neither true nor false")
+    text = unicodedata.normalize("NFKC", scalar_text(raw) or "").lower()
+    if text in _YES or text in _NO:
+        return text in _YES
+    what = f"{kind_of(raw)} that is neither true nor false"
+    raise UnreadableError(Reason.SCHEMA, f"{what}; if it has words of its own for these, read it as a string")
+
+
+_YES = frozenset({"true", "1", "yes", "y", "t", "on", "是"})
+_NO = frozenset({"false", "0", "no", "n", "f", "off", "否"})
 
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?", re.ASCII)
@@ -1034,8 +1040,16 @@ def _numbers_and_units(raw: object) -> list[tuple[str, str]]:
 
 
 def _with_plain_signs(text: str) -> str:
-    """Digits, points and signs as arithmetic knows them, in whatever width they came."""
+    """Digits, points and signs as arithmetic knows them, in whatever width they came; those in circles and raised ones are none."""
+    if not text.isascii() and _ORNATE.search(text) is not None:
+        return text.strip()
     return unicodedata.normalize("NFKC", text).replace("\u2212", "-").replace("\u2019", "'").strip()
+
+
+_ORNATE = re.compile(
+    "[\u00b2\u00b3\u00b9\u00bc-\u00be\u2070-\u2089\u2150-\u2189\u2460-\u249b\u24ea-\u24ff\u2776-\u2793]"
+)
+"""NFKC would make 102 of 10² and 1 of ①."""
 
 
 def _part(text: str, separator: str, number: int) -> str | None:
@@ -1061,7 +1075,7 @@ def _whole(amount: Decimal, rounding: str) -> int:
 
 _DURATIONS = {
     CLOCK: re.compile(
-        r"(?:(?P<d>[0-9]{1,4})(?:[. ]| days?,? ))?(?P<h>[0-9]{1,4}):(?P<min>[0-5][0-9]):(?P<s>[0-5][0-9](?:\.[0-9]{1,9})?)",
+        r"(?:(?P<d>[0-9]{1,4})(?:[. ]| days?,? | ?[天日] ?))?(?P<h>[0-9]{1,4}):(?P<min>[0-5][0-9]):(?P<s>[0-5][0-9](?:\.[0-9]{1,9})?)",
         re.ASCII,
     ),
     SHORTEST_CLOCK: re.compile(r"(?P<min>[0-9]{1,5}):(?P<s>[0-5][0-9](?:\.[0-9]{1,9})?)", re.ASCII),
@@ -1085,7 +1099,8 @@ def _written_duration(raw: object, written: str) -> Decimal:
     match = _DURATIONS[written].fullmatch(text)
     if match is None:
         shown = "ISO 8601 duration, such as PT1H30M" if written == ISO_DURATION else written
-        raise UnreadableError(Reason.SCHEMA, f"{kind_of(raw)} that is no {shown}")
+        detail = f"{kind_of(raw)} that is no {shown}; `unit` can say how else it is written"
+        raise UnreadableError(Reason.SCHEMA, detail)
     parts = [
         Decimal(digits.replace(",", ".")) * _PARTS[unit]
         for unit, digits in match.groupdict().items()
@@ -1154,6 +1169,7 @@ _ISO = re.compile(
 )
 # What means "no time" in Go, .NET and MySQL, and an end that is still open.
 _NO_TIME = re.compile(r"(?:0{4}\D?00\D?00|0001\D?01\D?01|9999\D?12\D?31).*", re.ASCII | re.DOTALL)
+_CHINESE_MONTHS = tuple(f"{number}月" for number in (*"一二三四五六七八九十", "十一", "十二"))
 _MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _FROM_MIDNIGHT = {12: 0, **{hour: hour for hour in range(1, 12)}}
 _FROM_NOON = {12: 12, **{hour: hour + 12 for hour in range(1, 12)}}
@@ -1171,7 +1187,7 @@ _PARTS_OF_THE_DAY: Mapping[str, Mapping[int, int]] = {
 _PIECES = {
     "yyyy": r"(?P<year>\d{4})",
     "yy": r"(?P<short_year>\d\d)",
-    "MMM": r"(?P<month_name>jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)",
+    "MMM": r"(?P<month_name>jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?|[一二三四五六七八九十]月|十[一二]月)",
     "MM": r"(?P<month>\d{1,2})",
     "dd": r"(?P<day>\d{1,2})",
     "HH": r"(?P<hour>\d{1,2})",
@@ -1182,7 +1198,7 @@ _PIECES = {
     "s": r"(?P<second>\d{1,2})",
     "EEE": r"(?P<weekday>(?:mon|tues?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?|(?:周|星期|礼拜)[一二三四五六日天])",
     "a": rf"(?P<half>{'|'.join(map(re.escape, _PARTS_OF_THE_DAY))})",
-    "Z": r"(?P<offset>z|[+-]\d\d:?(?:\d\d)?)",
+    "Z": r"(?P<offset>z|[+-]\d{1,2}(?::?\d\d)?)",
     "z": r"(?P<utc>z|(?:utc|gmt)(?:[+-]\d{1,2}(?::?\d\d)?)?)",
     "VV": r"(?P<region>[a-z]+(?:/[a-z0-9_+-]+)+|utc)",
     **{"S" * digits: rf"(?P<fraction>\d{{{digits}}})" for digits in range(1, 10)},
@@ -1348,11 +1364,13 @@ def _iso(match: re.Match[str]) -> datetime:
         if (second or ":00") != ":00" or (fraction or "").strip("0"):
             raise ValueError("after midnight")
         time = "00:00"
+    leap = second == ":60"
     micro = f".{fraction[:6]:0<6}" if fraction else ""
-    found = datetime.fromisoformat(f"{date}T{time}{second or ':00'}{micro}{(offset or '').upper()}")
+    shown = ":59" if leap else second or ":00"
+    found = datetime.fromisoformat(f"{date}T{time}{shown}{micro}{(offset or '').upper()}")
     if region is not None and found.tzinfo is None:
         found = found.replace(tzinfo=_region(region))
-    return found + timedelta(days=1) if next_day else found
+    return found + timedelta(days=next_day, seconds=leap)
 
 
 def _region(name: str) -> tzinfo:
@@ -1367,36 +1385,38 @@ def _region(name: str) -> tzinfo:
         raise ValueError(f"`{name}` is no zone") from error
 
 
-_SHIFTED = re.compile(r"(?:z|utc|gmt)?(?:([+-])([0-9]{1,2})(?::?([0-9]{2}))?)?", re.ASCII | re.IGNORECASE)
+_SHIFTED = re.compile(r"(?:z|utc|gmt)?(?:([+-])([0-9]{1,2})(?::?([0-5][0-9]))?)?", re.ASCII | re.IGNORECASE)
 
 
 def _composed(parts: Mapping[str, str | None]) -> datetime:
     """A wall clock, or an instant where the pattern has an offset."""
     number = {name: int(digits) for name, digits in parts.items() if digits and digits.isdigit()}
-    month_name, half, offset = parts.get("month_name"), parts.get("half"), parts.get("offset")
+    month_name, half = parts.get("month_name"), parts.get("half")
     hour = number.get("hour", 0)
     if half is not None:
         known = _PARTS_OF_THE_DAY[half.lower()]
         if number["half_hour"] not in known:
             raise ValueError("no hour of this part of the day")
         hour = known[number["half_hour"]]
-    region = parts.get("utc") or parts.get("region")
+    region = parts.get("offset") or parts.get("utc") or parts.get("region")
+    leap = number.get("second") == 60  # to all other clocks, the first of the next minute
     next_day = hour == 24 and not number.get("minute") and not number.get("second")
     found = datetime(
         number["year"] if "year" in number else 2000 + number["short_year"],
-        _MONTHS.index(month_name[:3].lower()) + 1 if month_name else number["month"],
+        _month(month_name) if month_name else number["month"],
         number["day"],
         0 if next_day else hour,
         number.get("minute", 0),
-        number.get("second", 0),
+        number.get("second", 0) - leap,
         int(f"{(parts.get('fraction') or '0')[:6]:0<6}"),
-        tzinfo=datetime.fromisoformat(f"2000-01-01T00:00:00{offset.upper()}").tzinfo
-        if offset
-        else _region(region)
-        if region
-        else None,
+        tzinfo=_region(region) if region else None,
     )
-    return found + timedelta(days=1) if next_day else found
+    return found + timedelta(days=next_day, seconds=leap)
+
+
+def _month(name: str) -> int:
+    known, written = (_MONTHS, name[:3].lower()) if name.isascii() else (_CHINESE_MONTHS, name)
+    return known.index(written) + 1
 
 
 def _timestamp(raw: object, formats: tuple[TimeFormat, ...], zone: Zone | None) -> datetime:
@@ -1421,8 +1441,21 @@ def _timestamp(raw: object, formats: tuple[TimeFormat, ...], zone: Zone | None) 
         return found
     if _is_zero(raw) or (isinstance(raw, str) and _NO_TIME.fullmatch(raw.strip()[:40])):
         raise UnreadableError(Reason.NOT_FINISHED, "a time that means none")
-    names = " or ".join(written.text for written in formats)
-    raise UnreadableError(Reason.SCHEMA, f"{kind_of(raw)} that is no time written as {names}")
+    names = [written.text for written in formats]
+    detail = f"{kind_of(raw)} that is no time written as {' or '.join(names)}{_how_else(raw, names)}"
+    raise UnreadableError(Reason.SCHEMA, detail)
+
+
+def _how_else(raw: object, names: Sequence[str]) -> str:
+    """In which format it may be written: of numbers, that is told by how large they are."""
+    digits = len((scalar_text(raw) or "").partition(".")[0])
+    meant = _BY_DIGITS.get(digits, "") if _is_number(scalar_text(raw) or "") else ""
+    if meant and meant not in names:
+        return f"; `format: {meant}` would read it, if it counts from 1970"
+    return _hint(raw) if isinstance(raw, dict) else "; `format` says how else it may be written"
+
+
+_BY_DIGITS = {10: "epoch_s", 13: "epoch_ms", 16: "epoch_us", 19: "epoch_ns"}
 
 
 _NO_ZONE = (

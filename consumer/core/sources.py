@@ -224,8 +224,21 @@ class Plausibility:
 
 NO_PLATE = frozenset(
     {
-        *("无", "无牌", "无牌车", "无牌照", "无车牌", "无车牌号", "_无_", "空", "暂无", "没有"),
-        *("未知", "未识别", "未录入", "未绑定", "no plate", "noplate", "no_plate"),
+        *("无", "无牌", "无牌车", "无牌照", "无车牌", "无车牌号", "_无_", "空", "暂无", "没有", "默认"),
+        *(
+            "未知",
+            "未知车牌",
+            "未识别",
+            "未录入",
+            "未绑定",
+            "未上牌",
+            "未挂牌",
+            "新车",
+            "no plate",
+            "noplate",
+            "no_plate",
+        ),
+        *("临牌", "临时牌", "临时车", "临时车牌"),
     }
 )
 """Texts that systems write where they have no plate, beside placeholders."""
@@ -714,7 +727,10 @@ def _roll(place: Field, values: dict[str, Value]) -> None:
 _DAY, _NOTHING = timedelta(days=1), timedelta(0)
 
 
-_ODD = re.compile("[\0\ufffd+]")
+_UNSEEN = "\0\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
+"""From a buffer of fixed length, from a page, from the beginning of a file."""
+
+_ODD = re.compile(f"[{_UNSEEN}\ufffd+]")
 _ROUNDED = re.compile(r"[0-9](?:\.[0-9]+)?[eE]\+[0-9]{1,3}", re.ASCII)
 
 
@@ -723,8 +739,9 @@ def _tidy_order_id(values: dict[str, Value], problems: dict[str, UnreadableError
     order_id = values.get("order_id")
     if not isinstance(order_id, str):
         return None
-    if "\0" in order_id:  # from a buffer of fixed length
-        order_id = values["order_id"] = order_id.strip("\0 ")
+    seen = order_id.strip(f"{_UNSEEN} ")
+    if seen != order_id:
+        order_id = values["order_id"] = seen
     if is_placeholder(order_id) or not order_id:
         del values["order_id"]
         return None
@@ -743,7 +760,8 @@ def _tidy_plate(values: dict[str, Value], problems: dict[str, UnreadableError]) 
         return None
     written = written[: 4 * MAX_PLATE]
     plate = plates.normalise(written)
-    if not plate or is_placeholder(written) or is_placeholder(plate) or written.lower() in NO_PLATE:
+    means_none = is_placeholder(written) or is_placeholder(plate)
+    if not plate or means_none or written.lower() in NO_PLATE or plate.lower() in NO_PLATE:
         del values["plate"]
         return None
     values["plate"] = plate

@@ -168,7 +168,7 @@ class FieldModel(Model):
     ) = None
     """With `minus`: the reading at which the meter begins at 0 again, in `unit`. A reading that is less than the one at the start has passed it once."""
     type: Annotated[FieldType, Field(strict=False)] | None = None
-    """How it is read; fixed for the fields that we know, else `string`."""
+    """How it is read; fixed for the fields that we know, else `string`. A `bool` is `true` or 1, also as text, yes, y, t, on or 是, or the opposite of one of these."""
     unit: Text | None = None
     """What the source counts in; energies become Wh, money fen, durations seconds. Needed for these. `in_text` where the unit stands behind each number, as in `18.6 kWh`, `￥4.20`, `1小时30分`; `HH:MM:SS`, `HH:MM`, `MM:SS` and `iso` (`PT1H30M`) for durations that are written so."""
     multiplier: (
@@ -194,7 +194,7 @@ class FieldModel(Model):
     connect_scale: Annotated[int, Field(ge=0, le=40)] | None = None
     """The value is a Kafka Connect decimal without its schema: base64 of bytes with so many decimal places."""
     format: Texts | None = None
-    """A timestamp's: iso (default; also `20260301T113000Z` and `2026-W09-7T11:30`), epoch_s (also `{seconds: ..., nanos: ...}`), epoch_ms, epoch_us, epoch_ns, epoch_min, epoch_d (days), ticks (.NET's, since the year 1) and filetime (Windows', since 1601), the same with `_local` for clocks that took local time for UTC, excel (days by the clock, as spreadsheets count them), array (`[2026, 6, 3, 9, 0]`), dotnet (`/Date(1772335800000)/`), or patterns like `yyyy-MM-dd HH:mm:ss`, in which `a` is am, pm, 上午, 下午, 晚上 ..., `MMM` a month's English name, `EEE` a weekday, `Z` an offset, `z` UTC or GMT+8, `VV` a zone's name, and text stands in quotes: `EEE MMM dd HH:mm:ss 'CST' yyyy`."""
+    """A timestamp's: iso (default; also `20260301T113000Z` and `2026-W09-7T11:30`), epoch_s (also `{seconds: ..., nanos: ...}`), epoch_ms, epoch_us, epoch_ns, epoch_min, epoch_d (days), ticks (.NET's, since the year 1) and filetime (Windows', since 1601), the same with `_local` for clocks that took local time for UTC, excel (days by the clock, as spreadsheets count them), array (`[2026, 6, 3, 9, 0]`), dotnet (`/Date(1772335800000)/`), or patterns like `yyyy-MM-dd HH:mm:ss`, in which `a` is am, pm, 上午, 下午, 晚上 ..., `MMM` a month's English name, or 三月, `EEE` a weekday, `Z` an offset, `z` UTC or GMT+8, `VV` a zone's name, and text stands in quotes: `EEE MMM dd HH:mm:ss 'CST' yyyy`."""
     zone: Text | None = None
     """Of timestamps without an offset: `Asia/Shanghai`, `+08:00`, or `station` for the station's own."""
     precision: Literal["s", "min"] | None = None
