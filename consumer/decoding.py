@@ -3,16 +3,23 @@
 Kafka's protocol wants a header's key to be UTF-8, and no broker looks. aiokafka raises where it is
 not, out of every poll, for ever: one such record would hold its partition up until it is deleted.
 So it does where a batch is not what its checksum says, or cannot be unpacked; and what it has read
-for the same poll of other partitions is gone then, though it goes on behind it.
+for the same poll of other partitions is gone then, though it goes on behind it. A batch that ends before
+its head says so it passes over, and one that unpacks to gigabytes it unpacks.
 """
 
 import struct
+import sys
 import time
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, NamedTuple
 
+import aiokafka.record.default_records
+import cramjam
+from aiokafka.codec import _detect_xerial_stream, gzip_decode, lz4_decode, snappy_decode
 from aiokafka.consumer.fetcher import PartitionRecords
-from aiokafka.record.default_records import _DefaultRecordBatchPy
+from aiokafka.errors import CorruptRecordException
+from aiokafka.record.default_records import DefaultRecordBatch, _DefaultRecordBatchPy
 from aiokafka.record.memory_records import _MemoryRecordsPy
 
 
@@ -27,14 +34,22 @@ class Records(_MemoryRecordsPy):  # type: ignore[misc]  # aiokafka has no types
         super().__init__(data)
 
     def has_next(self) -> bool:
-        """As long as a batch is there."""
-        return self._next_slice is not None or self._again is not None
+        """As long as a batch is there: also a first one that is not whole, which the next fetch would not make so."""
+        return self._next_slice is not None or self._again is not None or self._cut_off
+
+    @property
+    def _cut_off(self) -> bool:
+        return self._given is None and self._remaining_bytes > 0
 
     def next_batch(self) -> Any:
-        """The next one, or the last one again."""
+        """The next one, or the last one again. Raises CorruptRecordException where it is not whole."""
         if self._again is not None:
             batch, self._again = _PatientBatch(self._again), None
             return batch
+        if self._next_slice is None:
+            raise CorruptRecordException(
+                f"its head tells of more than the {self._remaining_bytes} bytes that came"
+            )
         self._given = self._next_slice
         return super().next_batch()
 
@@ -52,6 +67,95 @@ class Records(_MemoryRecordsPy):  # type: ignore[misc]  # aiokafka has no types
 
 _HEAD, _MAGIC_AT, _MAGIC = 61, 16, 2
 """Bytes of a batch's head, where its format's version stands in it, and the version that says where a batch ends."""
+
+
+class Unpacked:
+    """What batches may unpack to: a megabyte of compressed zeros is gigabytes of them.
+
+    Attributes:
+        most: bytes of one batch. It is the same for the whole process, as aiokafka's decoders are.
+    """
+
+    least: ClassVar[int] = 64 << 20
+    most: ClassVar[int] = least
+
+    @classmethod
+    def allow(cls, size: int) -> None:
+        """Batches of this size, though never less than what those of ordinary events take."""
+        cls.most = max(cls.least, size)
+
+
+class TooLargeError(ValueError):
+    """A batch unpacks to more than it may."""
+
+    def __init__(self) -> None:
+        super().__init__(f"it unpacks to more than {Unpacked.most >> 20} MiB (intake.max_bytes)")
+
+
+def _bounded(
+    decode: Callable[[Any], bytes], ratio: int, else_: Callable[[Any], bytes]
+) -> Callable[[Any], bytes]:
+    """`decode` for what cannot become too large, at no more than so many bytes for each."""
+    return lambda data: decode(data) if len(data) * ratio <= Unpacked.most else else_(data)
+
+
+def _gunzip(data: Any) -> bytes:
+    parts, room, rest = [], Unpacked.most, bytes(data)
+    while rest:
+        inflater = zlib.decompressobj(wbits=31)
+        parts.append(inflater.decompress(rest, room + 1))
+        room -= len(parts[-1])
+        if room < 0:
+            raise TooLargeError
+        if not inflater.eof:
+            raise EOFError("the compressed data ends before its end")
+        rest = inflater.unused_data
+    return b"".join(parts)
+
+
+def _unsnap(data: Any) -> bytes:
+    """Each of its blocks begins with its size."""
+    size, at = 0, 16
+    if _detect_xerial_stream(data):
+        while at + 4 <= len(data):
+            length = max(0, struct.unpack_from("!i", data, at)[0])
+            size += cramjam.snappy.decompress_raw_len(data[at + 4 : at + 4 + length])
+            at += 4 + length
+    else:
+        size = cramjam.snappy.decompress_raw_len(data)
+    if size > Unpacked.most:
+        raise TooLargeError
+    unpacked: bytes = snappy_decode(data)
+    return unpacked
+
+
+def _into(decompress_into: Callable[[Any, bytearray], int]) -> Callable[[Any], bytes]:
+    """Tries with more and more room."""
+
+    def decode(data: Any) -> bytes:
+        room = 16 * len(data) + (16 << 10)
+        while True:
+            out = bytearray(min(room, Unpacked.most))
+            try:
+                return bytes(memoryview(out)[: decompress_into(data, out)])
+            except cramjam.DecompressionError as error:
+                if "whole buffer" not in str(error):
+                    raise
+                if room >= Unpacked.most:
+                    raise TooLargeError from error
+                room *= 16
+
+    return decode
+
+
+_BOUNDED = {
+    "gzip_decode": _bounded(gzip_decode, 1100, _gunzip),
+    "lz4_decode": _bounded(lz4_decode, 256, _into(cramjam.lz4.decompress_into)),
+    "snappy_decode": _bounded(snappy_decode, 64, _unsnap),
+    "zstd_decode": _into(cramjam.zstd.decompress_into),
+}
+for _decoders in (aiokafka.record.default_records, sys.modules[DefaultRecordBatch.__module__]):
+    vars(_decoders).update(_BOUNDED)
 
 
 class _PatientBatch(_DefaultRecordBatchPy):  # type: ignore[misc]  # aiokafka has no types

@@ -14,6 +14,7 @@ from aiokafka.errors import KafkaError
 
 from consumer.connection import METADATA_SECONDS, Access, member_arguments, reach
 from consumer.core.errors import BrokerUnavailableError, CouponConsumerError, GuaranteeError, RefusedError
+from consumer.decoding import Unpacked
 from consumer.ledger import Writer
 from consumer.link import GroupConsumer, KafkaLink, Membership, words
 from consumer.logs import Intervals
@@ -116,6 +117,7 @@ class Kafka:
         """One try; leaves nothing open where it fails."""
         kafka = settings.kafka
         options = access.arguments()
+        Unpacked.allow(settings.intake.max_bytes)
         await reach(options)
         async with AsyncExitStack() as stack:
             client = AIOKafkaClient(**options)

@@ -293,7 +293,8 @@ class Intake(Group):
     """Records held at once; beyond it partitions are paused. Default 2000."""
 
     max_bytes: Size = 64 << 20
-    """Their bytes. Default 64MiB; at least `kafka.max_message_size`."""
+    """Their bytes. Default 64MiB; at least `kafka.max_message_size`. A batch that unpacks to more, and to more than 64MiB,
+    counts as damaged."""
 
     max_unreadable: Annotated[int, Field(ge=0, le=1_000_000)] = 100
     """Records of a topic in a row that cannot be read, after which the topic is paused with an alarm instead of going
