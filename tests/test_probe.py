@@ -94,6 +94,16 @@ def forms_of(journal: Journal) -> list[str]:
     ]
 
 
+def test_of_a_file_of_events_one_has_to_be_named(folder: Path, told: Told) -> None:
+    line = json.dumps(EVENT)
+    (folder / "events.jsonl").write_text(f"{line}\n{line}\n", "utf-8")
+
+    assert told(NOWHERE, "events.jsonl", "--yes") == (
+        "error: events.jsonl: holds 2 events, a line each; "
+        "give it one: sed -n 1p events.jsonl | charging-coupon probe -\nexit 2\n"
+    )
+
+
 @pytest.mark.parametrize("form", MetadataFormat)
 def test_the_one_form_that_a_platform_accepts_is_named_with_the_line_to_write(
     form: MetadataFormat, told: Told
@@ -207,7 +217,7 @@ def test_only_a_typed_yes_sends(typed: str, calls: int, told: Told, monkeypatch:
     assert gateway.journal.calls == calls
     assert ("Nothing was sent.\nexit 0\n" in text) == (calls == 0)
     assert text.index(
-        "Up to 3 requests are sent, of one event_id: one coupon at most is granted. It would be a real one.\n"
+        "Up to 3 requests are sent, of one event_id: one coupon at most is granted, a real one unless this is a sandbox.\n"
     ) < text.index("Type yes to send: ")
 
 

@@ -4,7 +4,7 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -267,6 +267,30 @@ def this_command() -> str:
     """As it was called: what a person can type again where it is on no path."""
     called = sys.argv[0]
     return called if Path(called).stem == "charging-coupon" else f"{sys.executable} -m consumer"
+
+
+def once_told_to_stop(act: Callable[[], object]) -> Callable[[], None]:
+    """SIGTERM or SIGINT have the running loop do this; a second one ends the process at once. To call what is returned takes it back.
+
+    Also where whoever started us ignores SIGINT, as shells do in the background.
+    """
+    import asyncio
+    import signal
+
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+
+    def take_back() -> None:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+    def stop() -> None:
+        take_back()
+        act()
+
+    for number in numbers:
+        loop.add_signal_handler(number, stop)
+    return take_back
 
 
 def told(text: str) -> str:

@@ -1,4 +1,4 @@
-"""`charging-coupon probe`: one real request to the platform, shown first, sent after a yes. Reads files, calls the platform."""
+"""`charging-coupon probe`: a request to the platform as the service would send it, shown first, sent after a yes. Reads files, calls the platform."""
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -73,8 +73,9 @@ def probe(
 
     The platform's document leaves open in which form `metadata` travels. One form after the other is
     tried, until a reply tells which one it accepts; that one is named with the line for the rules. All
-    requests have one event_id, so that one coupon at most is granted: a real one. Exits 0 when the
-    form is found, 1 when it is not, 4 when the platform refuses the account.
+    requests have one event_id, so that one coupon at most is granted: a real one, unless gateway.url
+    is a sandbox's. Exits 0 when the form is found, 1 when it is not, 4 when the platform refuses the
+    account.
     """
     from consumer import rulebook
     from consumer.core import probing
@@ -286,7 +287,7 @@ def _shown(
     if not reveal:
         yield "Plates are masked here, not in what is sent; --reveal shows them."
     many = f"Up to {len(forms)} requests are" if len(forms) > 1 else "One request is"
-    yield f"{many} sent, of one event_id: one coupon at most is granted. It would be a real one."
+    yield f"{many} sent, of one event_id: one coupon at most is granted, a real one unless this is a sandbox."
 
 
 # -- Sending and telling ------------------------------------------------------------------------------

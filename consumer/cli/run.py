@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from consumer.cli.common import Format, FormatOption, SettingsFile, print_table
+from consumer.cli.common import Format, FormatOption, SettingsFile, once_told_to_stop, print_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -167,13 +167,6 @@ async def _until_told_to_stop(service: "Service") -> None:
     import asyncio
     import signal
 
-    loop = asyncio.get_running_loop()
-
-    def stop(number: int) -> None:
-        loop.remove_signal_handler(number)  # a second one ends the process at once
-        service.stop()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop, number)
-    loop.add_signal_handler(signal.SIGHUP, service.reload)
+    once_told_to_stop(service.stop)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, service.reload)
     await service.run()

@@ -1,16 +1,13 @@
 """`charging-coupon sandbox`: a gateway to try requests on, until Ctrl-C. Serves HTTP."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from consumer.cli.common import scenario_option
+from consumer.cli.common import once_told_to_stop, scenario_option
 from consumer.core.coupons import MetadataFormat
 from consumer.sandbox.scenarios import SCENARIOS
-
-if TYPE_CHECKING:
-    import asyncio
 
 
 def sandbox(
@@ -66,7 +63,8 @@ def sandbox(
     from consumer.sandbox.gateway import DEMO_APPS, SandboxGateway
 
     async def serve() -> None:
-        stop = _told_to_stop()
+        stop = asyncio.Event()
+        once_told_to_stop(stop.set)
         gateway = SandboxGateway(
             apps=_apps(app) if app else DEMO_APPS,
             script=load_script(script) if script is not None else None,
@@ -95,17 +93,6 @@ def sandbox(
 
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve())
-
-
-def _told_to_stop() -> "asyncio.Event":
-    """Set by SIGTERM or SIGINT from now on: also where whoever started us ignores the latter, as shells do in the background."""
-    import asyncio
-    import signal
-
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    return stop
 
 
 def _apps(texts: list[str]) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """`charging-coupon send`: a file's events into a topic, as the charging platform would, after a yes. Talks to Kafka."""
 
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -73,7 +74,8 @@ def send(
         return
     places = asyncio.run(_send(chosen, topic, events, headers, rate))
     print(told(f"{_counted(len(places))} sent: {_places(places)}"))
-    print(f"What becomes of {'it' if len(places) == 1 else 'them'}: charging-coupon outcomes --since 10m")
+    look = ["charging-coupon", "outcomes", *([] if settings is None else ["--settings", str(settings)])]
+    print(f"What becomes of {'it' if len(places) == 1 else 'them'}: {shlex.join(look)} --since 10m")
 
 
 # -- What is sent -----------------------------------------------------------------------------------

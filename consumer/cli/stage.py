@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ from statistics import fmean
 from types import TracebackType
 from typing import Any, Self
 
-from consumer.cli.common import this_command
+from consumer.cli.common import once_told_to_stop, this_command
 from consumer.cli.served import Look, Served
 from consumer.sandbox.figures import Pace, Window, quantile
 from consumer.sandbox.gateway import DEMO_APP_SECRET
@@ -275,9 +274,7 @@ class Play:
     ) -> None:
         """Shows what comes, until Ctrl-C or SIGTERM, which here is no failure."""
         interrupted = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, interrupted.set)
+        take_back = once_told_to_stop(interrupted.set)
         screen.lines(*self._ways_in(servers, platform, (await service.look()).port))
         tasks = [
             asyncio.create_task(each)
@@ -289,8 +286,7 @@ class Play:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
-            for number in (signal.SIGINT, signal.SIGTERM):  # from here on they end it at once
-                loop.remove_signal_handler(number)
+            take_back()  # from here on they end it at once
 
     def _ways_in(self, servers: str, platform: Platform, port: int | None) -> list[str]:
         names = self._names

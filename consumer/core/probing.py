@@ -72,7 +72,7 @@ _ANOTHER_PLATE = "try the plate of a car that is in the lot"
 _MEANINGS = {
     "1001": Meaning(
         Says.ACCEPTED,
-        "A coupon was granted, a real one.",
+        "A coupon was granted, a real one unless this is a sandbox.",
         "see in the lot's system that it is worth what `metadata` says: where all coupons are alike, nobody may look at it",
     ),
     "1002": Meaning(

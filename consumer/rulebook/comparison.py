@@ -103,7 +103,7 @@ class Comparison:
 
     Attributes:
         events: that were read; None where what is compared are no events.
-        alike: how many, by what becomes of them.
+        alike: how many, by what becomes of them on both sides.
         groups: by what becomes of them on both sides and the names of what changes.
         rules: that decided on anything, on each side.
         asked: requests of both sides.
@@ -113,7 +113,7 @@ class Comparison:
     """
 
     events: int | None = None
-    alike: Counter[str] = field(default_factory=Counter)
+    alike: Counter[tuple[str, str]] = field(default_factory=Counter)
     groups: dict[Kind, list[Difference]] = field(default_factory=dict)
     rules: tuple[set[str | None], set[str | None]] = field(default_factory=lambda: (set(), set()))
     asked: list[int] = field(default_factory=lambda: [0, 0])
@@ -131,7 +131,7 @@ class Comparison:
                 self.totals.setdefault(key, [0, 0])[side] += value
         changes = tuple(_changes(pair.old, pair.new))
         if pair.alike or not (changes or _differ(pair.old, pair.new)):
-            self.alike[str(pair.new)] += 1
+            self.alike[str(pair.old), str(pair.new)] += 1
             return
         kind = (str(pair.old), str(pair.new), tuple(change.name for change in changes))
         self.groups.setdefault(kind, []).append(Difference(pair, changes))
@@ -254,7 +254,7 @@ def in_text(compared: Comparison, *, rows: int | None, reveal: bool) -> Iterator
         for (old, new, names), members in compared.largest_first()
     ]
     alike = [(str(count), old, new, "renamed") for (old, new), count in renamed.items()]
-    alike += [(str(count), "", verdict, "alike") for verdict, count in compared.alike.most_common()]
+    alike += [(str(count), old, new, "alike") for (old, new), count in compared.alike.most_common()]
     yield from _columns(heads + groups + alike, right=(0,))
     for (old, new, _), members in compared.largest_first():
         yield ""
@@ -337,6 +337,9 @@ def in_json(compared: Comparison, *, reveal: bool) -> str:
     """All of it, each order that is treated differently too."""
     old, new = compared.asked
     renamed = compared.renamed()
+    by_verdict: Counter[str] = Counter()
+    for (_, verdict), count in compared.alike.items():
+        by_verdict[verdict] += count
     found = {
         "events": compared.events,
         "orders": compared.alike.total() + sum(renamed.values()) + compared.different,
@@ -348,7 +351,7 @@ def in_json(compared: Comparison, *, reveal: bool) -> str:
             key: dict(zip(("old", "new"), both, strict=True)) for key, both in compared.totals.items()
         },
         "notes": compared.notes,
-        "alike_by_verdict": dict(compared.alike.most_common()),
+        "alike_by_verdict": dict(by_verdict.most_common()),
         "renamed_rules": [{"old": old, "new": new, "orders": count} for (old, new), count in renamed.items()],
         "groups": [
             {

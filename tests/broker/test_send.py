@@ -106,7 +106,7 @@ async def test_it_shows_where_to_and_how_many_and_sends_after_a_yes(
     place = f"{events}-{record.partition}@0"
     assert said[2][1].splitlines()[-2:] == [
         f"Type yes to send: 1 event was sent: {place}",
-        "What becomes of it: charging-coupon outcomes --since 10m",
+        "What becomes of it: charging-coupon outcomes --settings settings.yaml --since 10m",
     ]
 
 
