@@ -509,3 +509,15 @@ def test_what_a_terminal_would_obey_is_not_printed(folder: Path, capsys: pytest.
     assert "order_no" in text
     assert not set(text) & set("\x1b\x9b\u202e\u200b")
     assert "A\\x1b[2J" in text
+
+
+def test_the_zone_that_an_order_says_itself_is_shown() -> None:
+    book = rulebook.parse(
+        "version: 1\nsources: {one: {extends: flat, zone: Asia/Shanghai, fields: {ended_at: {zone_from: tz}}}}\n"
+        "stations: {S1: {}}\n"
+    )
+    event = {"order_no": "A1", "plate": PLATE, "end_time": "2026-03-01 12:30:00", "tz": 540}
+    told_ = explain(book, Record(Coordinates("t", 0, 0), -1, None, json.dumps(event).encode()), None)
+    text = "\n".join(in_text(told_, "x", {}, Sender(), mask_of(told_, reveal=False)))
+
+    assert '2026-03-01 11:30:00+08:00  end_time: "2026-03-01 12:30:00", iso, in UTC+09:00 =' in text

@@ -272,6 +272,7 @@ class Field:
         formats: of a timestamp, tried in order.
         zone: of a timestamp that has none.
         station_zone: the station's zone is that of a timestamp that has none.
+        zone_from: where in the row that zone stands, or an offset; where nothing does, the two above count.
         to_minutes: a timestamp's seconds are noise.
         computed: what it is where the event has none.
         not_before, not_after: a field; a time on its wrong side is one of the next, the previous day.
@@ -309,6 +310,7 @@ class Field:
     formats: tuple["TimeFormat", ...] = ()
     zone: Zone | None = None
     station_zone: bool = False
+    zone_from: tuple[Path, ...] = ()
     to_minutes: bool = False
     computed: Computed | None = None
     not_before: str | None = None
@@ -388,6 +390,8 @@ class Field:
         raw = self.find(row, event)
         if raw is None:
             return None
+        if self.zone_from:
+            return self.moment(raw, self.zone_at(row, event, station_zone))
         if not self.minus:
             return self._rounded(self._amount(raw, row)) if self.is_beside else self.read(raw, station_zone)
         subtrahend = self.first(self.minus, row, event)
@@ -416,12 +420,23 @@ class Field:
             case FieldType.STRING:
                 return _decoded(_text(raw), self.encoding, self.charset) if self.encoding else _text(raw)
             case FieldType.TIMESTAMP:
-                found = _timestamp(raw, self.formats, station_zone if self.station_zone else self.zone)
-                return found.replace(second=0, microsecond=0) if self.to_minutes else found
+                return self.moment(raw, station_zone if self.station_zone else self.zone)
             case FieldType.BOOL:
                 return _bool(raw)
             case _:
                 return self._rounded(self._amount(raw))
+
+    def moment(self, raw: object, zone: Zone | None) -> datetime:
+        """A time, in this zone where it does not say its own. Raises UnreadableError."""
+        found = _timestamp(raw, self.formats, zone)
+        return found.replace(second=0, microsecond=0) if self.to_minutes else found
+
+    def zone_at(self, row: object, event: Event, station_zone: Zone | None) -> Zone | None:
+        """The zone of those of its times in this row that do not say their own. Raises UnreadableError."""
+        told = first_at(self.zone_from, row, event)
+        if told is None or (isinstance(told, str) and told.strip().lower() in NOTHING):
+            return station_zone if self.station_zone else self.zone
+        return _zone_told(scalar_text(told) or "", is_text=isinstance(told, str))
 
     def _amount(self, raw: object, row: object = None) -> Decimal:
         """In base units, exactly."""
@@ -557,7 +572,7 @@ def readers_of(
 def _reader_of(field: Field, station_zone: Zone | None, shown: tzinfo | None, *, moments: bool) -> Reader:
     name, texts = field.name, field.type is FieldType.STRING and not field.encoding
     recall, number = None, None
-    if field.minus or field.total or field.is_beside:
+    if field.minus or field.total or field.is_beside or field.zone_from:
 
         def get(row: dict[str, object], event: Event) -> Value | None:
             return field.get(row, event, station_zone)
@@ -1383,6 +1398,39 @@ def _region(name: str) -> tzinfo:
         return ZoneInfo(name)
     except (KeyError, OSError) as error:
         raise ValueError(f"`{name}` is no zone") from error
+
+
+_HOURS_AND_MINUTES = re.compile(r"[+-][0-9]{4}", re.ASCII)
+_MOST_HOURS = 14
+_OFFSETS = (
+    (timedelta(hours=1), Decimal("0.25")),
+    (timedelta(minutes=1), Decimal(15)),
+    (timedelta(seconds=1), Decimal(900)),
+    (timedelta(milliseconds=1), Decimal(900_000)),
+)
+"""What an offset may be counted in, and in how many of these a quarter of an hour is: none is more than 14 hours."""
+
+
+@lru_cache(maxsize=256)
+def _zone_told(text: str, *, is_text: bool) -> Zone:
+    """Of a zone's name, `GMT+8`, `+0800`; or of a number, which can be an offset in one unit only. Raises UnreadableError."""
+    try:
+        if _is_number(text) is None or (is_text and _HOURS_AND_MINUTES.fullmatch(text)):
+            return Zone(text, _region(text))
+        number = _number(text)
+        for unit, quarter in _OFFSETS:
+            most = quarter * 4 * _MOST_HOURS
+            if abs(number) <= most:
+                if number % quarter:
+                    break
+                offset = timezone(unit * float(number))
+                return Zone(str(offset), offset)
+    except ValueError:
+        pass
+    detail = (
+        f"`{text[:20]}` is no zone, nor an offset from UTC; if it always means the same, say `zone` instead"
+    )
+    raise UnreadableError(Reason.SCHEMA, detail)
 
 
 _SHIFTED = re.compile(r"(?:z|utc|gmt)?(?:([+-])([0-9]{1,2})(?::?([0-5][0-9]))?)?", re.ASCII | re.IGNORECASE)

@@ -699,9 +699,9 @@ YEAR_2000_MS = 946_684_800_000
 
 
 def _make(fields: tuple[Field, ...], values: dict[str, Value], problems: dict[str, UnreadableError]) -> None:
-    """What depends on other fields."""
-    for place in fields:
-        _roll(place, values)
+    """What depends on other fields; a time of day has to wait for the time that it is not before."""
+    timely = [place for place in fields if place.not_before or place.not_after]
+    timely = [place for place in timely if not _rolled(place, values)]
     for place in fields:
         if place.computed is None or place.name in values or place.name in problems:
             continue
@@ -712,16 +712,20 @@ def _make(fields: tuple[Field, ...], values: dict[str, Value], problems: dict[st
             continue
         if value is not None:
             values[place.name] = value
+            timely = [each for each in timely if not _rolled(each, values)]
 
 
-def _roll(place: Field, values: dict[str, Value]) -> None:
-    """A time of day after midnight belongs to the next day, one before it to the day before."""
+def _rolled(place: Field, values: dict[str, Value]) -> bool:
+    """A time of day after midnight belongs to the next day, one before it to the day before; False where it cannot be told yet."""
+    told = False
     for other, step in ((place.not_before, 1), (place.not_after, -1)):
         moment, bound = values.get(place.name), values.get(other or "")
         if not isinstance(moment, datetime) or not isinstance(bound, datetime):
             continue
+        told = True
         if (bound.astimezone(UTC) - moment.astimezone(UTC)) * step > _NOTHING:
             values[place.name] = moment + step * _DAY  # by the wall clock
+    return told
 
 
 _DAY, _NOTHING = timedelta(days=1), timedelta(0)

@@ -547,6 +547,7 @@ class Compilation:
             formats=tuple(self._formats((*location, "format"), model.format or ["iso"])),
             zone=zone,
             station_zone=wanted == _STATION,
+            zone_from=tuple(self._paths((*location, "zone_from"), model.zone_from)),
             to_minutes=model.precision == "min",
             computed=self._computed((*location, "computed"), model.computed),
             not_before=model.not_before,
@@ -588,7 +589,7 @@ class Compilation:
 
     def _check_keys(self, location: Location, name: str, type_: FieldType, model: FieldModel) -> None:
         """Keys that mean nothing for a field of this type."""
-        for key in ("format", "zone", "precision", "not_before", "not_after"):
+        for key in ("format", "zone", "zone_from", "precision", "not_before", "not_after"):
             if getattr(model, key) is not None and type_ is not FieldType.TIMESTAMP:
                 self._problem((*location, key), f"{name} is no timestamp", "leave this out", key=True)
         if model.multiplier is not None and type_ not in UNITS:

@@ -339,7 +339,7 @@ class _Row:
                 field.read(raw, zone)
                 return "normalised" if value is not None and scalar_text(raw) != scalar_text(value) else ""
             case FieldType.TIMESTAMP:
-                return _time(field, raw, value, zone)
+                return _time(field, raw, value, field.zone_at(self.row, self.event, zone))
             case _:
                 return self._arithmetic(field, raw, value)
 
@@ -453,7 +453,7 @@ def _derived(name: str, values: Mapping[str, Value]) -> str:
 
 
 def _time(field: Field, raw: object, value: Value | None, zone: Zone | None) -> str:
-    field.read(raw, zone)  # raises what is wrong with it
+    read = field.moment(raw, zone)  # raises what is wrong with it
     for written in field.formats:
         try:
             found = written.read(raw)
@@ -461,11 +461,9 @@ def _time(field: Field, raw: object, value: Value | None, zone: Zone | None) -> 
             continue
         if found is None:
             continue
-        own = zone if field.station_zone else field.zone
-        place = "its own offset" if found.tzinfo is not None else f"in {own.name}" if own else ""
+        place = "its own offset" if found.tzinfo is not None else f"in {zone.name}" if zone else ""
         text = f"{written.text}, {place}"
-        read = field.read(raw, zone)
-        if isinstance(read, datetime) and isinstance(value, datetime):
+        if isinstance(value, datetime):
             text += f" = {value.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
             days = (value.astimezone(UTC) - read.astimezone(UTC)) // timedelta(hours=20)
             text += {1: ", of the next day", -1: ", of the day before"}.get(days, "")

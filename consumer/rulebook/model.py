@@ -197,6 +197,8 @@ class FieldModel(Model):
     """A timestamp's: iso (default; also `20260301T113000Z` and `2026-W09-7T11:30`), epoch_s (also `{seconds: ..., nanos: ...}`), epoch_ms, epoch_us, epoch_ns, epoch_min, epoch_d (days), ticks (.NET's, since the year 1) and filetime (Windows', since 1601), the same with `_local` for clocks that took local time for UTC, excel (days by the clock, as spreadsheets count them), array (`[2026, 6, 3, 9, 0]`), dotnet (`/Date(1772335800000)/`), or patterns like `yyyy-MM-dd HH:mm:ss`, in which `a` is am, pm, 上午, 下午, 晚上 ..., `MMM` a month's English name, or 三月, `EEE` a weekday, `Z` an offset, `z` UTC or GMT+8, `VV` a zone's name, and text stands in quotes: `EEE MMM dd HH:mm:ss 'CST' yyyy`."""
     zone: Text | None = None
     """Of timestamps without an offset: `Asia/Shanghai`, `+08:00`, or `station` for the station's own."""
+    zone_from: Texts | None = None
+    """Where in the order the zone of timestamps without an offset stands: `Asia/Shanghai`, `GMT+8`, `+08:00`, or a number of hours, minutes, seconds or milliseconds east of UTC: which of them, its size tells. Where nothing stands there, `zone` counts."""
     precision: Literal["s", "min"] | None = None
     """A timestamp's: with `min` its seconds are noise and cut off."""
     not_before: FieldName | None = None

@@ -293,7 +293,8 @@ class _Review:
             for place in (
                 place for fields in (source.fields, *source.overrides.values()) for place in fields
             ):
-                if place.type is not FieldType.TIMESTAMP or place.zone is not None or place.station_zone:
+                zoned = place.zone is not None or place.station_zone or place.zone_from
+                if place.type is not FieldType.TIMESTAMP or zoned:
                     continue
                 if place.formats and all(written.is_local for written in place.formats):
                     message = f"source `{source.name}` has no zone, and `{place.name}` never says its own: it cannot be read"
