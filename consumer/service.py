@@ -51,6 +51,7 @@ from consumer.rulebook import Files
 from consumer.rulebook.watching import Watcher
 from consumer.selfcheck import Clock
 from consumer.settings import Settings
+from consumer.settings.values import headers_of
 from consumer.waiting import Kafka, Waiting
 from consumer.web import WebServer
 
@@ -106,6 +107,7 @@ class Service:
         self._committed_at: datetime | None = None
         way = settings.gateway
         ways_secrets = [name for name in (way.key_password, way.proxy_credentials) if name]
+        others_secrets = [*ways_secrets, *filter(None, [settings.tracing.headers])]
         certificates = [file for file in (way.ca_file, way.certificate_file, way.key_file) if file]
         self._way = {*ways_secrets, *map(str, certificates)}
         security = settings.kafka.security
@@ -113,11 +115,11 @@ class Service:
         self._credentials = Credentials(
             settings.secret,
             self.metrics,
-            needed=lambda: {*ways_secrets, *secrets_named(security), *_signing(self.rules)},
+            needed=lambda: {*others_secrets, *secrets_named(security), *_signing(self.rules)},
             certificates=[*certificates, *files_named(security)],
             on_change=self._heed,
         )
-        self._credentials.use(self._fitting(rules) | {name: settings.secret(name) for name in ways_secrets})
+        self._credentials.use(self._fitting(rules) | {name: settings.secret(name) for name in others_secrets})
         self._gateway: GatewayClient | None = None
         self._rotation: Rotation | None = None
         self._privacy = settings.plate_privacy()
@@ -130,7 +132,7 @@ class Service:
             adaptive=settings.gateway.adaptive_limit,
             fleet=FleetBounds(settings.gateway.fleet_rate, settings.gateway.fleet_max_in_flight),
         )
-        self._tracing = _tracing(settings, self.metrics)
+        self._tracing = _tracing(settings, self.metrics, self._credentials.secrets)
         self._stopping = asyncio.Event()
         self._waiting = Waiting()
         self._watcher = (
@@ -138,6 +140,11 @@ class Service:
         )
         self.metrics.build.labels(__version__, platform.python_version()).set(1)
         self._tell_rules(rules)
+
+    @property
+    def secrets(self) -> Collection[str]:
+        """The texts of those in use, which no line is to hold."""
+        return self._credentials.secrets.values()
 
     def stop(self) -> None:
         """Stop admitting; `run` drains within the bound, flushes, leaves the group and returns."""
@@ -490,8 +497,8 @@ class Service:
         )
 
 
-def _tracing(settings: Settings, metrics: Metrics) -> "Tracing | None":
-    """Where traces go; None where nobody asked for any."""
+def _tracing(settings: Settings, metrics: Metrics, secrets: Mapping[str, str]) -> "Tracing | None":
+    """Where traces go; None where nobody asked for any. `secrets` has them as they are now."""
     if settings.tracing.endpoint is None:
         return None
     try:
@@ -508,6 +515,8 @@ def _tracing(settings: Settings, metrics: Metrics) -> "Tracing | None":
         sample=settings.tracing.sample,
         group=settings.kafka.group_id,
         metrics=metrics,
+        ca_file=settings.tracing.ca_file,
+        headers=lambda: headers_of(secrets[name]) if (name := settings.tracing.headers) is not None else {},
     )
 
 

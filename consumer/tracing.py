@@ -11,8 +11,9 @@ own exporter is a thread that tries again for as long as a minute, also when the
 import asyncio
 import platform
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -27,7 +28,7 @@ from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from consumer import __version__
+from consumer import __version__, certificates
 from consumer.core.events import Record
 from consumer.core.outcomes import Resolution
 from consumer.core.traces import TracedCall, error_of, error_of_call, of_call, of_order, parent_of
@@ -60,10 +61,22 @@ _ERROR = Status(StatusCode.ERROR)
 class Tracing:
     """Makes the spans, and sends them within its `async with` block."""
 
-    def __init__(self, *, endpoint: str, sample: float, group: str, metrics: Metrics) -> None:
-        """`endpoint` is the collector's base address; `sample` the share of orders without a parent that are traced."""
+    def __init__(
+        self,
+        *,
+        endpoint: str,
+        sample: float,
+        group: str,
+        metrics: Metrics,
+        ca_file: Path | None = None,
+        headers: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
+        """`endpoint` is the collector's base address; `sample` the share of orders without a parent that are traced.
+
+        `headers` gives those that the collector wants, as they are now; it raises ValueError where they are of no use.
+        """
         self._group = group
-        self._sender = _Sender(f"{endpoint.rstrip('/')}/v1/traces", metrics)
+        self._sender = _Sender(f"{endpoint.rstrip('/')}/v1/traces", metrics, ca_file, headers)
         provider = TracerProvider(
             sampler=ParentBased(TraceIdRatioBased(sample)),
             resource=Resource.create(
@@ -148,8 +161,16 @@ class Tracing:
 class _Sender(SpanProcessor):
     """Keeps ended spans, and posts them."""
 
-    def __init__(self, url: str, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        url: str,
+        metrics: Metrics,
+        ca_file: Path | None,
+        headers: Callable[[], Mapping[str, str]],
+    ) -> None:
         self._url = url
+        self._ca_file = ca_file
+        self._headers = headers
         self._waiting: deque[ReadableSpan] = deque()
         self._sent, self._dropped = metrics.spans.labels("sent"), metrics.spans.labels("dropped")
         self._http: aiohttp.ClientSession | None = None
@@ -164,7 +185,11 @@ class _Sender(SpanProcessor):
             self._dropped.inc()
 
     async def start(self) -> None:
-        self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS))
+        trusted = True if self._ca_file is None else certificates.context(self._ca_file)
+        self._http = aiohttp.ClientSession(
+            timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),
+            connector=aiohttp.TCPConnector(ssl=trusted),
+        )
         self._sending = asyncio.create_task(self._send_on())
 
     async def stop(self) -> None:
@@ -213,12 +238,12 @@ class _Sender(SpanProcessor):
             async with http.post(
                 self._url,
                 data=body,
-                headers={"Content-Type": "application/x-protobuf"},
+                headers={**self._headers(), "Content-Type": "application/x-protobuf"},
                 allow_redirects=False,
             ) as reply:
                 await reply.read()
                 return "" if reply.status < 300 else f"HTTP status {reply.status}"
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             return f"{type(error).__name__}: {error}".removesuffix(": ")
 
     def _note_problem(self, problem: str) -> None:

@@ -1,5 +1,6 @@
 """A collector that takes OTLP over HTTP, as OpenTelemetry's does, and keeps what it was sent."""
 
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
@@ -33,19 +34,22 @@ class Collector:
     Attributes:
         status: what it answers.
         bodies: of the requests, as they came.
+        headers: of the latest request.
     """
 
-    def __init__(self, status: int = 200) -> None:
+    def __init__(self, status: int = 200, tls: ssl.SSLContext | None = None) -> None:
         self.status = status
         self.spans: list[Sent] = []
         self.resources: list[dict[str, Any]] = []
         self.bodies: list[bytes] = []
+        self.headers: Mapping[str, str] = {}
         app = web.Application()
         app.router.add_post("/v1/traces", self._take)
-        self._server = TestServer(app)
+        self._tls = tls
+        self._server = TestServer(app, scheme="https" if tls else "http")
 
     async def __aenter__(self) -> Self:
-        await self._server.start_server()
+        await self._server.start_server(ssl=self._tls)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -57,6 +61,7 @@ class Collector:
 
     async def _take(self, request: web.Request) -> web.Response:
         assert request.content_type == "application/x-protobuf"
+        self.headers = request.headers
         body = await request.read()
         self.bodies.append(body)
         if self.status == 200:

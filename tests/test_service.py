@@ -216,6 +216,22 @@ def test_traces_without_the_package_for_them_are_a_mistake_in_the_settings(
         Service(traced, rules=service.rules)
 
 
+def test_all_secrets_of_the_ways_out_are_known_so_that_no_line_holds_them(
+    service: Service, tmp_path: Path
+) -> None:
+    variables = {
+        "SECRETS__PROXY": "us:pw",
+        "GATEWAY__PROXY": "http://p:1",
+        "GATEWAY__PROXY_CREDENTIALS": "proxy",
+    }
+    variables |= {"SECRETS__COLLECTOR": "api-key=k", "TRACING__HEADERS": "collector"}
+    chosen = load_settings(
+        tmp_path / "settings.yaml", {f"CHARGING_COUPON__{name}": text for name, text in variables.items()}
+    )
+
+    assert set(Service(chosen, rules=service.rules).secrets) == {"the first secret", "us:pw", "api-key=k"}
+
+
 def test_who_asks_for_no_traces_has_nobody_who_makes_them(service: Service) -> None:
     assert service._tracing is None
 

@@ -10,6 +10,7 @@ import pytest
 from consumer.core.errors import ConfigurationError
 from consumer.core.outcomes import PlateMode
 from consumer.settings import Settings, load_settings, read_settings
+from consumer.settings.values import headers_of
 
 ENOUGH = {
     "CHARGING_COUPON__KAFKA__BOOTSTRAP_SERVERS": "kafka-1:9092, kafka-2:9092",
@@ -619,3 +620,46 @@ def test_the_fleets_bounds_are_off_unless_set() -> None:
 def test_a_rate_is_a_number_above_nothing(text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"gateway\.fleet_rate"):
         settings(GATEWAY__FLEET_RATE=text)
+
+
+@pytest.mark.parametrize(
+    ("text", "headers"),
+    [
+        ("authorization=Bearer%20abc=", {"authorization": "Bearer abc="}),
+        (" api-key = k-1 , x-scope-orgid=parking", {"api-key": "k-1", "x-scope-orgid": "parking"}),
+    ],
+)
+def test_headers_for_a_collector_are_written_as_opentelemetry_writes_them(
+    text: str, headers: dict[str, str]
+) -> None:
+    assert headers_of(text) == headers
+
+
+@pytest.mark.parametrize("text", ["Bearer abc", "=abc", "a b=c", "a=b,", "a=b%0d%0aHost:x", "a=充电"])
+def test_what_are_no_headers_is_refused_and_not_repeated(text: str) -> None:
+    variables = {
+        "CHARGING_COUPON__TRACING__HEADERS": "collector",
+        "CHARGING_COUPON__SECRETS__COLLECTOR": text,
+    }
+
+    assert problems(None, ENOUGH | variables) == [
+        (
+            "CHARGING_COUPON__TRACING__HEADERS: tracing.headers names a secret that "
+            "is not of the form name=value,name=value; correct the secret's text"
+        )
+    ]
+
+
+def test_a_collectors_headers_and_ca_have_to_be_there() -> None:
+    variables = {
+        "CHARGING_COUPON__TRACING__HEADERS": "collector",
+        "CHARGING_COUPON__TRACING__CA_FILE": "none.pem",
+    }
+
+    ca, headers = problems(None, ENOUGH | variables)
+
+    assert headers == (
+        "CHARGING_COUPON__TRACING__HEADERS: tracing.headers names a secret that is neither in secrets nor in secrets_dir; "
+        "write here only its name (such as tracing_headers), and its text there"
+    )
+    assert ca.startswith("CHARGING_COUPON__TRACING__CA_FILE: tracing.ca_file")

@@ -1,6 +1,7 @@
 """Traces: what a collector is told of orders and calls, how they hang together, what a collector that is away costs."""
 
 import asyncio
+import ssl
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -34,6 +35,7 @@ from consumer.metrics import Metrics
 from consumer.tracing import Tracing
 from tests.collector import CLIENT, CONSUMER, Collector, Sent
 from tests.deliveries import deliver
+from tests.pki import Authority
 from tests.test_delivery import FAILED, GRANTED, ScriptedGateway, record, setup
 
 AT = datetime(2026, 3, 1, 12, 0, 0, 123_456, tzinfo=UTC)
@@ -77,9 +79,9 @@ def call(end: AttemptEnd, index: int = 0, begins: float = 0.5) -> TracedCall:
 class World:
     """Traces that go to a collector, with the metrics that count them."""
 
-    def __init__(self, url: str, sample: float = 1.0) -> None:
+    def __init__(self, url: str, sample: float = 1.0, **way: Any) -> None:
         self.metrics = Metrics(CollectorRegistry())
-        self.tracing = Tracing(endpoint=url, sample=sample, group="group", metrics=self.metrics)
+        self.tracing = Tracing(endpoint=url, sample=sample, group="group", metrics=self.metrics, **way)
 
     def tell(self, of: Record, *ends: AttemptEnd, **changes: Any) -> Resolution:
         (told,) = self.tracing.tell(of, AT, [resolution(of, **changes)], [call(end) for end in ends])
@@ -347,6 +349,30 @@ async def test_a_collector_that_refuses_is_told_once_and_costs_its_spans_until_i
     ]
     assert lines[0]["problem"] == "HTTP status 503"
     assert world.counted() == {"sent": 1, "dropped": 3}
+
+
+async def test_a_collector_is_told_the_headers_that_it_wants_as_they_are_now() -> None:
+    headers = {"authorization": "Bearer one"}
+    async with Collector() as collector:
+        world = World(collector.url, headers=lambda: headers)
+        async with world.tracing:
+            for number, token in enumerate(["Bearer one", "Bearer two"], 1):
+                headers["authorization"] = token
+                world.tell(event())
+                await world.until_counted("sent", number)
+                assert collector.headers["Authorization"] == token
+
+
+async def test_a_collector_under_a_ca_of_its_own_is_told_where_that_is_trusted(tmp_path: Path) -> None:
+    authority = Authority(tmp_path, "ca")
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(*authority.issue("collector", "127.0.0.1"))
+    async with Collector(tls=tls) as collector:
+        for ca, counted in ((authority.ca, "sent"), (None, "dropped")):
+            world = World(collector.url, ca_file=ca)
+            async with world.tracing:
+                world.tell(event())
+                await world.until_counted(counted, 1)
 
 
 async def test_nobody_there_is_no_error() -> None:

@@ -34,7 +34,6 @@ from consumer.cli import (
     test,
     topics,
 )
-from consumer.cli.common import told
 from consumer.core.errors import BrokerUnavailableError, ConfigurationError, RefusedError
 
 
@@ -178,8 +177,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _explain(error: Exception, *, debug: bool) -> None:
     """On standard error, through the gate that log lines pass: no secret in use, no whole plate."""
+    from consumer.core.outcomes import inert
+    from consumer.logs import cleaned
+
     for line in _traceback(error) if debug else _lines(error):
-        print(told(line), file=sys.stderr)
+        print(inert(cleaned(line), keep="\t\n"), file=sys.stderr)
 
 
 def _traceback(error: Exception) -> Sequence[str]:

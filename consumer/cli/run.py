@@ -132,7 +132,6 @@ def _checked(file: "Path | None") -> "tuple[Reading, Service]":
     reading = read_settings(file)
     chosen = reading.settings
     problems: list[Problem] = list(reading.problems)
-    secrets: list[str] = []
     service = None
     try:
         if reading.usable("rules"):
@@ -140,15 +139,14 @@ def _checked(file: "Path | None") -> "tuple[Reading, Service]":
             files = rulebook.Files(chosen.rules, remedy)
             rules = rulebook.load_files(files)
             if reading.usable("secrets", "secrets_dir", "kafka.topics"):
-                secrets = [account.secret for account in rules.accounts.values()]
-                problems += chosen.missing_secrets(secrets)
+                problems += chosen.missing_secrets([account.secret for account in rules.accounts.values()])
                 service = Service(chosen, rules=rules, files=files)
     except ConfigurationError as error:
         problems += error.problems
     if problems or service is None:
         raise ConfigurationError(list(dict.fromkeys(problems)))
     hide = [
-        *map(chosen.secret, secrets),
+        *service.secrets,
         *secrets_in_use(chosen.kafka, chosen.secret),
         chosen.plate_privacy().hash_key.decode(),
     ]

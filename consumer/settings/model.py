@@ -28,6 +28,7 @@ from consumer.settings.values import (
     TopicNames,
     Word,
     canonical,
+    headers_of,
     in_largest,
     secret_names,
     unseen_in,
@@ -337,6 +338,13 @@ class Tracing(Group):
     """Address of a collector that takes OTLP over HTTP, `http://collector:4318`; spans are posted to `/v1/traces` there.
     Default none: nothing is traced."""
 
+    ca_file: Path | None = None
+    """PEM file of the CAs that sign the collector's certificate, read at the start. Default the system's."""
+
+    headers: SecretName | None = None
+    """Name of the secret with the headers that the collector wants, as OpenTelemetry writes them:
+    `authorization=Bearer%20...,x-scope-orgid=parking`. Default none."""
+
     sample: Annotated[float, Field(ge=0, le=1)] = 1.0
     """Share of the traces that begin here which are kept; an event with a `traceparent` is traced as that one says.
     Default 1: all."""
@@ -532,6 +540,7 @@ def disagreements(settings: Settings, told: Callable[[Location], str]) -> Iterat
     yield from _topic_findings(settings, told)
     yield from _security_findings(kafka.security, settings)
     yield from _gateway_findings(settings)
+    yield from _tracing_findings(settings)
     yield from _hash_key_findings(settings)
 
 
@@ -645,6 +654,23 @@ def _gateway_findings(settings: Settings) -> Iterator[Finding]:
     ):
         depends = tuple(("gateway", name) for name in _FILES)
         yield Finding(("gateway", trouble.setting), trouble.message, trouble.remedy, depends=depends)
+
+
+def _tracing_findings(settings: Settings) -> Iterator[Finding]:
+    """Files and secrets of the way to the collector."""
+    name = settings.tracing.headers
+    if name is not None:
+        try:
+            headers_of(settings.secret(name))
+        except ConfigurationError:
+            message = "names a secret that is neither in secrets nor in secrets_dir"
+            remedy = "write here only its name (such as tracing_headers), and its text there"
+            needs: tuple[Location, ...] = (("secrets_dir",), ("secrets", canonical(name)))
+            yield Finding(("tracing", "headers"), message, remedy, depends=needs)
+        except ValueError as error:
+            yield Finding(("tracing", "headers"), f"names a secret that {error}", "correct the secret's text")
+    for trouble in certificates.troubles(settings.tracing.ca_file, None, None, None):
+        yield Finding(("tracing", trouble.setting), trouble.message, trouble.remedy)
 
 
 def _token_findings(oauth: OAuth, settings: Settings) -> Iterator[Finding]:

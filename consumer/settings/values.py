@@ -6,7 +6,7 @@ from datetime import datetime
 from ipaddress import IPv6Address
 from itertools import pairwise
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
@@ -146,6 +146,28 @@ def unseen_in(secret: str) -> str | None:
     if not secret.isprintable():
         return "holds a line break, a control character or a blank that nobody sees"
     return "begins or ends with a space" if secret != secret.strip() else None
+
+
+def headers_of(text: str) -> dict[str, str]:
+    """HTTP headers as OpenTelemetry's variables write them: `name=value,name=value`, values percent-encoded or not.
+
+    Raises ValueError, which repeats nothing of them.
+    """
+    found: dict[str, str] = {}
+    for part in text.split(","):
+        name, equals, value = part.strip().partition("=")
+        value = unquote(value.strip())
+        if (
+            not equals
+            or _TOKEN.fullmatch(name.strip()) is None
+            or not (value.isascii() and value.isprintable())
+        ):
+            raise ValueError("is not of the form name=value,name=value")
+        found[name.strip()] = value
+    return found
+
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~\w-]+", re.ASCII)
 
 
 def _start(value: object) -> object:
