@@ -22,12 +22,14 @@ from consumer.core.fields import (
     KNOWN_FIELDS,
     NOTHING,
     TICKS,
+    UNITS,
     Field,
     FieldType,
     NoUnitError,
     TimeFormat,
     UnreadableError,
     is_placeholder,
+    spelled_unit,
 )
 from consumer.core.formats import Path, opened, scalar_text
 from consumer.core.outcomes import inert, without_plates
@@ -129,7 +131,7 @@ def leaves_of(rows: Sequence[object]) -> list[Leaf]:
 
 
 def _walk(value: object, keys: Keys) -> Iterator[tuple[Keys, object]]:
-    if isinstance(value, dict) and len(keys) < _DEEPEST:
+    if isinstance(value, dict) and len(keys) < _DEEPEST and not is_by_number(value):
         for key, inner in value.items():
             yield from _walk(inner, (*keys, str(key)))
     elif isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict) and len(keys) < _DEEPEST:
@@ -139,6 +141,16 @@ def _walk(value: object, keys: Keys) -> Iterator[tuple[Keys, object]]:
     elif keys and not isinstance(value, dict):
         empty = isinstance(value, str) and not value.strip()
         yield keys, None if empty else value
+
+
+_NUMBER = re.compile(r".*\d\d")
+
+
+def is_by_number(value: Mapping[str, object]) -> bool:
+    """Whether its names look like the numbers of orders, and what stands under them is alike: they are no fields then."""
+    rows = [row for row in value.values() if isinstance(row, dict)]
+    alike = frozenset.intersection(*map(frozenset, rows)) if rows else ()
+    return len(rows) == len(value) and len(alike) > 1 and all(_NUMBER.match(str(key)) for key in value)
 
 
 def path_of(keys: Keys) -> str | None:
@@ -396,11 +408,28 @@ class _Guessing:
             spec = {"paths": leaf.path, "unit": IN_TEXT, **signs}
             self._add("energy_wh", spec, _seen(leaf) + written + _or_else(judged), score, leaf)
             return
-        unit, why = _unit_of(leaf, numbers, self.elapsed)
         also = [other for _, other in judged[1:3]]
         signs, written = _written(leaf, FieldType.ENERGY)
+        beside = self._unit_beside(leaf)
+        if beside is not None:
+            spec = {"paths": leaf.path, "unit_from": beside.path, **signs}
+            why = f"{_seen(leaf)}{written}, in what `{beside.path}` says, such as {beside.shown}{_or_else(judged)}"
+            self._add("energy_wh", spec, why, score, leaf, beside, also=also)
+            return
+        unit, why = _unit_of(leaf, numbers, self.elapsed)
         spec = {"paths": leaf.path, "unit": unit, **signs}
         self._add("energy_wh", spec, _seen(leaf) + written + why + _or_else(judged), score, leaf, also=also)
+
+    def _unit_beside(self, leaf: Leaf) -> Leaf | None:
+        """What says the unit of this energy wherever it has a value."""
+        for other in self.leaves:
+            if other is leaf or other.keys[:-1] != leaf.keys[:-1]:
+                continue
+            pairs = zip(leaf.values, other.values, strict=True)
+            units = [_spelled_energy(unit) for number, unit in pairs if number is not None]
+            if units and all(units):
+                return other
+        return None
 
     def _difference(self) -> None:
         """Of a meter's readings at the end and at the start."""
@@ -443,6 +472,10 @@ class _Guessing:
 
 
 _FAR_FROM = 0.45
+
+
+def _spelled_energy(value: object) -> bool:
+    return isinstance(value, str) and spelled_unit(value.strip(), FieldType.ENERGY) in UNITS[FieldType.ENERGY]
 
 
 def _seen(leaf: Leaf) -> str:

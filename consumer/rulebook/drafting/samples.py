@@ -10,6 +10,7 @@ from consumer.core.errors import ConfigurationError, Problem
 from consumer.core.formats import Refusal, decode
 from consumer.core.likenesses import of_text
 from consumer.rulebook.cases import event_bytes
+from consumer.rulebook.drafting.shapes import inside
 
 MOST_SAMPLES = 500
 """Messages that are looked at; more of them tell nothing new."""
@@ -69,6 +70,8 @@ def samples_of(files: Sequence[tuple[str, bytes]]) -> Samples:
         registry, charset = registry or framed, charset or written
         for line, part in _parts(text, place, problems):
             body = decode(part)
+            if isinstance(body, Refusal) and inside(part) is not None:
+                body = part
             if isinstance(body, Refusal):
                 problems.append(Problem(f"{place}:{line}", body.detail, _REMEDY))
                 continue
@@ -119,6 +122,12 @@ def _parts(text: str, place: str, problems: list[Problem]) -> Iterator[tuple[int
         try:
             _, position = _scanner.raw_decode(text, start)
         except (ValueError, RecursionError) as error:
+            end = text.find(_LINE_END, start)
+            whole = text[start : end if end >= 0 else len(text)].strip()
+            if inside(whole) is not None:
+                yield line, whole
+                position = start + len(whole)
+                continue
             what = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
             at = min(error.pos, len(text)) if isinstance(error, json.JSONDecodeError) else start
             failed = line + text.count("\n", start, at)

@@ -6,14 +6,18 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
+from urllib.parse import parse_qsl, urlencode
 
 from consumer.core.fields import KNOWN_FIELDS
 from consumer.core.formats import decode
 from consumer.rulebook.cases import event_bytes
-from consumer.rulebook.drafting.guessing import Guesses, Leaf, guesses_of, path_of
+from consumer.rulebook.drafting.guessing import Guess, Guesses, Leaf, guesses_of, is_by_number, path_of
 
-JSON, BASE64, EACH = "\0json", "\0base64", "\0each"
-"""Steps into a text that holds JSON, and into each item of a list; no key of a message is that."""
+JSON, BASE64, FORM, EACH = "\0json", "\0base64", "\0form", "\0each"
+"""Steps into a text that holds JSON or a form, and into each item of a list; no key of a message is that."""
+
+EVERY = "*"
+"""A step to what stands in an object under the numbers of orders, as paths write it."""
 
 Way = tuple[str, ...]
 """Keys, and steps into texts and lists, that lead to the orders."""
@@ -22,6 +26,10 @@ _DEEPEST = 5
 _MOST_PLACES = 60
 _MOST_TEXTS = 3
 _LONGEST_TEXT = 1_000_000
+_IN_TEXT = {JSON: "unwrap", BASE64: "base64", FORM: "form"}
+"""The steps into texts, as an envelope calls them."""
+
+_FORM = re.compile(r"\w[\w.-]*=[^&\s]*(?:&\w[\w.-]*=[^&\s]*){2,}", re.ASCII)
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{24,}={0,2}")
 
 
@@ -49,7 +57,7 @@ class Shape:
 
 
 def inside(text: str) -> tuple[str, object] | None:
-    """What kind of JSON a text holds, and what; None where it is but text."""
+    """What kind of object or list a text holds, and what; None where it is but text."""
     if len(text) > _LONGEST_TEXT:
         return None
     plain = text.strip().removeprefix("\ufeff")
@@ -63,11 +71,21 @@ def inside(text: str) -> tuple[str, object] | None:
             return None
         found = decode(raw) if raw.lstrip()[:1] in (b"{", b"[") else None
         return (BASE64, found) if isinstance(found, dict | list) else None
-    return None
+    fields = _fields_of(plain) if _FORM.fullmatch(plain) else None
+    return None if fields is None else (FORM, fields)
+
+
+def _fields_of(form: str) -> dict[str, str] | None:
+    try:
+        return dict(parse_qsl(form, keep_blank_values=True, errors="strict"))
+    except ValueError:
+        return None
 
 
 def around(kind: str, body: object) -> str:
     """The text that holds this: what `inside` took it from."""
+    if kind == FORM and isinstance(body, dict):
+        return urlencode(body, safe="/: ")
     written = event_bytes(body)
     return b64encode(written).decode() if kind == BASE64 else written.decode()
 
@@ -186,7 +204,7 @@ def _look(here: _Row, way: Way, places: dict[Way, list[_Row]]) -> None:
     value = here.row
     if isinstance(value, str):
         found = inside(value)
-        if found is not None and way.count(JSON) + way.count(BASE64) < _MOST_TEXTS:
+        if found is not None and sum(step in _IN_TEXT for step in way) < _MOST_TEXTS:
             kind, inner = found
             _look(here._replace(row=inner, event=inner), (*way, kind), places)
         return
@@ -194,6 +212,10 @@ def _look(here: _Row, way: Way, places: dict[Way, list[_Row]]) -> None:
         return
     if isinstance(value, dict):
         places.setdefault(way, []).append(here)
+        if EACH not in way and is_by_number(value):
+            rows = [here._replace(row=row, above={"key": key}) for key, row in value.items()]
+            places.setdefault((*way, EVERY), []).extend(rows)
+            return
         for key, inner in value.items() if len(way) < _DEEPEST else ():
             if path_of((str(key),)) is not None:
                 _look(here._replace(row=inner), (*way, str(key)), places)
@@ -223,8 +245,8 @@ def _shape(way: Way, rows: Sequence[_Row], envelope: tuple[object, ...], preset:
     steps = list(envelope)
     keys: list[str] = []
     for step in way:
-        if step in (JSON, BASE64):
-            steps.append({"unwrap" if step == JSON else "base64": path_of(tuple(keys)) or "$"})
+        if step in _IN_TEXT:
+            steps.append({_IN_TEXT[step]: path_of(tuple(keys)) or "$"})
             keys = []
         else:
             keys.append(step)
@@ -233,6 +255,9 @@ def _shape(way: Way, rows: Sequence[_Row], envelope: tuple[object, ...], preset:
     if preset is not None:
         orders = None if orders in _PRESETS[preset][1] else orders
     guesses = guesses_of([each.row for each in rows])
+    if EVERY in keys and "order_id" not in guesses.by_name:
+        number = Guess({"paths": "$above.key"}, "the names under which they stand", _AS_NAMED)
+        guesses = replace(guesses, by_name={"order_id": number, **guesses.by_name})
     gates, left = list(guesses.gates), list(guesses.left)
     for prefix, outer in (
         ("$above", [each.above if EACH in keys else each.row for each in rows]),
@@ -247,6 +272,7 @@ def _shape(way: Way, rows: Sequence[_Row], envelope: tuple[object, ...], preset:
             inner: Way | None = _CLOUD_DATA if "cloudevents" in envelope else None
             if prefix != "$message":
                 inner = tuple(_split(keys)[-1 if prefix == "$above" else 0])
+                inner = inner[: inner.index(EVERY)] if EVERY in inner else inner
             for found, more in ((gates, around.gates), (left, around.left)):
                 found += [
                     _moved(leaf, prefix) for leaf in more if inner is None or leaf.keys[: len(inner)] != inner
@@ -268,6 +294,7 @@ def _is_alone(rows: Sequence[_Row], outer: Sequence[object]) -> bool:
     return len({(each.number, id(around)) for each, around in zip(rows, outer, strict=True)}) == len(rows)
 
 
+_AS_NAMED = 0.6
 _OF_SEVERAL = ("station_id", "connector_id")
 
 
