@@ -1174,6 +1174,9 @@ DOTNET = "dotnet"
 
 _DOTNET = re.compile(r"/Date\((-?[0-9]{1,16})(?:[+-][0-9]{4})?\)/", re.ASCII)
 
+CP56 = "cp56time2a"
+"""A time format: seven bytes in hexadecimal, as IEC 60870-5 has them and charging piles send them."""
+
 ARRAY = "array"
 """A time format: `[2026, 6, 3, 9, 0, 0]`, and nanoseconds, as Java writes local times."""
 
@@ -1256,7 +1259,7 @@ class TimeFormat:
     @classmethod
     def parse(cls, text: str) -> "TimeFormat":
         """Raises ValueError."""
-        if text in ("iso", ARRAY, DOTNET) or text in EPOCHS:
+        if text in ("iso", ARRAY, CP56, DOTNET) or text in EPOCHS:
             return cls(text)
         known: list[str] = []
         body: list[str] = []
@@ -1295,7 +1298,7 @@ class TimeFormat:
         """Nothing that is written so says its offset or its zone."""
         if self._pattern is not None:
             return self._pattern.groupindex.keys().isdisjoint(("offset", "utc", "region"))
-        return self.text == ARRAY or self.text.endswith((_LOCAL, EXCEL))
+        return self.text in (ARRAY, CP56) or self.text.endswith((_LOCAL, EXCEL))
 
     def read(self, raw: object) -> datetime | None:
         """Aware where the value says its offset; None if it is not written so. May raise ValueError, OverflowError."""
@@ -1315,9 +1318,8 @@ class TimeFormat:
             return None
         text = str(raw)[:100]
         text = (text if text.isascii() else unicodedata.normalize("NFKC", text)).strip()
-        if self.text == DOTNET:
-            shown = _DOTNET.fullmatch(text)
-            return None if shown is None else _EPOCH + timedelta(milliseconds=int(shown[1]))
+        if self.text in (CP56, DOTNET):
+            return _of_cp56(text) if self.text == CP56 else _of_dotnet(text)
         if self._pattern is None:
             match = _ISO.fullmatch(text) or _ISO.fullmatch(_extended(text))
             return None if match is None else _iso(match)
@@ -1348,6 +1350,26 @@ def _of_array(raw: object) -> datetime | None:
         return None
     year, month, day, hour, minute, second, nanos = [*raw, 0, 0][:7]
     return datetime(year, month, day, hour, minute, second, nanos // 1000)  # noqa: DTZ001  # a wall clock, its zone comes later
+
+
+def _of_dotnet(text: str) -> datetime | None:
+    shown = _DOTNET.fullmatch(text)
+    return None if shown is None else _EPOCH + timedelta(milliseconds=int(shown[1]))
+
+
+def _of_cp56(text: str) -> datetime | None:
+    """Milliseconds of the minute, minute, hour, day, month, year, the low bits of each: flags and the weekday are above them."""
+    try:
+        content = bytes.fromhex(text.removeprefix("0x"))
+    except ValueError:
+        return None
+    if len(content) != 7:
+        return None
+    if not any(content):
+        raise UnreadableError(Reason.NOT_FINISHED, "a time that means none")
+    millis, minute, hour = int.from_bytes(content[:2], "little"), content[2] & 63, content[3] & 31
+    day, month, year = content[4] & 31, content[5] & 15, 2000 + (content[6] & 127)
+    return datetime(year, month, day, hour, minute, millis // 1000, millis % 1000 * 1000)  # noqa: DTZ001  # a wall clock, its zone comes later
 
 
 _ISO_OTHERWISE = re.compile(

@@ -413,7 +413,7 @@ class Source:
                 return []
             scalar = found[0][0] if found else scalar
         if self.orders:
-            return [({} if scalar is None else scalar, event)]  # no order, but the gates may know why
+            return [(_NO_ROW if scalar is None else scalar, event)]  # no order, but the gates may know why
         return self._rows_in(event.body, event)
 
     def _rows_in(self, value: object, event: Event) -> list[tuple[object, Event]]:
@@ -434,7 +434,11 @@ class Source:
             return self._invalid(index, Reason.SCHEMA, f"{kind_of(row)} where an order is expected")
         if row is not event.body and is_encrypted(row) and self._finds_nothing(row):
             return self._invalid(index, ENCRYPTED.reason, ENCRYPTED.detail)
-        return self.read_order(index, row, event, directory, window)
+        found = self.read_order(index, row, event, directory, window)
+        if row is _NO_ROW and isinstance(found, Finding) and found.outcome is Outcome.INVALID:
+            remedy = "if such a message tells of no charge, a gate can skip it"
+            return replace(found, detail=f"no orders at {_several(self.orders)}; {remedy}")
+        return found
 
     def read_order(  # noqa: C901, PLR0912, PLR0915  # one straight line, since each call would cost as much as what is done in it
         self, index: int, row: dict[str, object], event: Event, directory: Directory, window: "Window"
@@ -655,6 +659,9 @@ def _several(paths: Sequence[Path]) -> str:
 
 
 _MOST_PATHS = 6
+
+_NO_ROW: dict[str, object] = {}
+"""Where no orders stand: what the gates look at, and nobody writes to."""
 
 
 def _by_place(row: Sequence[object]) -> dict[str, object]:
