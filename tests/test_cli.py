@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -656,3 +657,19 @@ def test_what_a_locale_has_no_letters_for_is_printed_as_an_escape() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, env=environ)
 
     assert done.stdout == b'{"plate":"\\u7ca4B"}\n'
+
+
+def test_where_a_sandbox_cannot_be_it_says_what_to_change(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert exit_code("sandbox", "--port", str(port)) == 2
+    assert exit_code("sandbox", "--port", "0", "--journal", str(tmp_path / "none" / "journal")) == 2
+
+    of_port, of_journal = capsys.readouterr().err.splitlines()
+    assert of_port.startswith(f"error: --port: cannot listen on 127.0.0.1, port {port}: ")
+    assert of_port.endswith("; free it, or name another --port or --host")
+    assert of_journal == (
+        f"error: --journal: {tmp_path}/none/journal cannot be used: No such file or directory; name another file"
+    )

@@ -471,12 +471,16 @@ def _as_json(findings: "Findings", waiting: "list[WaitingOrder]", *, reveal: boo
 
 def _nothing(search: _Search, retries: list[str]) -> Iterator[str]:
     """Where else to look."""
+    from consumer.core.inquiry import WAITING
     from consumer.settings.loading import STAND_INS
 
     inquiry, settings = search.inquiry, search.settings
     yield ""
     yield "Nothing was found. What it can be:"
-    yield "  - It was decided earlier: --since 7d looks further back, as far as the outcome topic is kept."
+    if inquiry.outcomes == {WAITING}:
+        yield "  - It has its outcome by now: ask without --outcome waiting."
+    else:
+        yield "  - It was decided earlier: --since 7d looks further back, as far as the outcome topic is kept."
     if inquiry.of_waiting and not search.of_waiting:
         yield "  - It waits for another attempt: for a plate or a lot that is known only with `rules` in the settings."
     if not retries and search.of_waiting and settings.retry_topics:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from consumer.cli.common import once_told_to_stop, scenario_option
+from consumer.cli.common import once_told_to_stop, scenario_option, wrong
 from consumer.core.coupons import MetadataFormat
 from consumer.sandbox.scenarios import SCENARIOS
 
@@ -76,7 +76,14 @@ def sandbox(
             journal_file=journal,
             metadata_form=metadata_form,
         )
-        await gateway.start(host, port)
+        try:
+            await gateway.start(host, port)
+        except OSError as error:
+            if error.filename is not None:
+                message = f"{journal} cannot be used: {error.strerror}"
+                raise wrong("--journal", message, "name another file") from error
+            message = f"cannot listen on {host}, port {port}: {error.strerror}"
+            raise wrong("--port", message, "free it, or name another --port or --host") from error
         print(f"Endpoint  {gateway.url}")
         print(f"Journal   {gateway.base_url}/  (JSON: {gateway.base_url}/journal)")
         if not app:

@@ -304,6 +304,8 @@ async def test_where_nothing_is_found_it_says_where_else_to_look(world: World, a
         f"  - It never came: look for it in {world.topics.events}.",
         "  - Its number could not be read from the event: --outcome invalid --since 1d lists such events.",
     ]
+    _, of_waiting, _ = await ask("--order", "ORDER00000001", "--outcome", "waiting")
+    assert of_waiting.splitlines()[3] == "  - It has its outcome by now: ask without --outcome waiting."
 
 
 async def test_of_the_settings_it_needs_no_more_than_where_kafka_is(world: World, ask: Ask) -> None:
