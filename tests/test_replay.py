@@ -100,14 +100,14 @@ def test_of_those_that_do_not_go_some_are_named() -> None:
             ["--offset: each partition has such an offset; give its --partition, and its --topic"],
         ),
         (
-            ["--offset", "17-", "--offset", "x", "--since", "soon", "--until", "2026-03-01T00:00:00"],
+            ["--offset", "17-", "--offset", "x", "--since", "soon", "--until", "2026-04-05"],
             [
                 "--offset: '17-' is no offset; write 17, or 17-40",
                 "--offset: 'x' is no offset; write 17, or 17-40",
                 "--since: 'soon' is no time; write 2026-03-01T00:00:00+08:00, or 30m, 2h, 7d for so long ago",
                 (
-                    "--until: '2026-03-01T00:00:00' is a time without a zone; "
-                    "write 2026-03-01T00:00:00+08:00, or 30m, 2h, 7d for so long ago"
+                    "--until: '2026-04-05' is a time without a zone; "
+                    "write 2026-04-05T00:00:00+08:00, or 30m, 2h, 7d for so long ago"
                 ),
             ],
         ),

@@ -157,15 +157,16 @@ def time_given(option: str, text: str, now: datetime) -> datetime:
         return now - timedelta(seconds=float(str(duration_seconds(text))))
     except (ValueError, OverflowError):
         pass
+    what, example = "is no time", "2026-03-01T00:00:00+08:00"
     try:
         time = datetime.fromisoformat(text)
     except ValueError:
-        what = "is no time"
+        pass
     else:
         if time.tzinfo is not None:
             return time
-        what = "is a time without a zone"
-    raise wrong(option, f"{text!r} {what}", "write 2026-03-01T00:00:00+08:00, or 30m, 2h, 7d for so long ago")
+        what, example = "is a time without a zone", f"{time.isoformat()}+08:00"
+    raise wrong(option, f"{text!r} {what}", f"write {example}, or 30m, 2h, 7d for so long ago")
 
 
 def time_or_problem(
