@@ -608,9 +608,14 @@ def _connector_score(leaf: Leaf) -> float:
 _APART = frozenset({"time", "money", "energy", "status", "kind", "label", "duration", "partial"})
 
 
+_AMOUNT = re.compile(r"-?[0-9]{1,6}\.[0-9]{1,3}", re.ASCII)
+
+
 def _order_id_score(leaf: Leaf) -> float:
     about, texts = leaf.concepts, leaf.texts
     if not _is_id(leaf) or about & _APART or not about & {"order", "id"}:
+        return 0
+    if texts and all(map(_AMOUNT.fullmatch, texts)):
         return 0
     score = 0.5 * ("order" in about) + 0.4 * ("id" in about) + 0.05 * ("charging" in about)
     if "order" not in about:
@@ -825,8 +830,9 @@ def _likely(unit: str, numbers: Sequence[float | None], elapsed: Sequence[float 
     """How likely these are energies of charges in this unit, as a logarithm."""
     size, often = _ENERGY_UNITS[unit]
     found = [math.log(often)]
+    ended = any(number and seconds for number, seconds in zip(numbers, elapsed, strict=True))
     for number, seconds in zip(numbers, elapsed, strict=True):
-        if number:
+        if number and (seconds or not ended):  # what has no end yet has not its energy either
             kwh = abs(number) * size
             far = math.log(kwh / _USUAL_KWH) ** 2 / 2.5
             if seconds:
