@@ -289,13 +289,9 @@ class Connection(asyncio.Protocol):
 
     def _answer(self, end: AttemptEnd | None, *, keeps: bool) -> None:
         call = self._call
-        if (
-            keeps
-            and end is not None
-            and call is not None
-            # A reply that came before the whole request was out leaves the rest of it in the way.
-            and not self._transport.get_write_buffer_size()
-        ):  # whether it has become too old is looked at by whoever wants it next, and every so often
+        # Whether it has become too old is looked at by whoever wants it next, and every so often. A reply that came
+        # before the whole request was out leaves the rest of it in the way.
+        if keeps and end is not None and call is not None and not self._transport.get_write_buffer_size():
             self._call = None
             self._site.idle.append(self)
             call.end(end)
