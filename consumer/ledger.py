@@ -23,7 +23,6 @@ from consumer.core.errors import BrokerUnavailableError, RefusedError
 from consumer.core.events import Record, Wait
 from consumer.core.offsets import FULL_MAP_BYTES, MAX_MAP_BYTES, OffsetMap, Tracker, decode_map, encode_map
 from consumer.core.outcomes import (
-    REPEATED,
     Later,
     Message,
     OutcomeContext,
@@ -169,9 +168,6 @@ def _entry(topic: str, message: Message, resolution: Resolution, *, tells: bool 
 _MILLISECONDS = Memo[datetime, int](lambda at: int(at.timestamp() * 1000), 256)
 """Since the epoch. Orders that go on in one turn of the event loop are decided at one moment."""
 
-_ENDED = Memo[datetime, float](datetime.timestamp, REPEATED)
-"""Seconds since the epoch, of ends of charges in UTC."""
-
 
 class EndedRecord(Struct):
     """A record that ended, with all that is written for it."""
@@ -224,7 +220,7 @@ class _Tally:
             )
             if span is not None:
                 if span[1] is not None:
-                    self.ends.append(_ENDED[span[1]])
+                    self.ends.append(span[1] / 1e6)
             elif values is not None and isinstance(at := values.get("ended_at"), datetime):
                 self.ends.append(at.timestamp())
 

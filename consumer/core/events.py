@@ -15,7 +15,7 @@ Value = str | int | bool | Decimal | datetime
 """What a field of an order can hold. Datetimes are aware; energies, times and money are integers in base units."""
 
 
-Span = tuple[datetime | None, datetime | None]
+Span = tuple[int | None, int | None]
 """Start and end of a charge, as far as they are known."""
 
 
@@ -201,8 +201,8 @@ class Order(Frozen):
         values: every field that has a value, by field name, `order_id`, `event_id`
             and `plate` among them; an absent field is not in it.
         suspicions: reasons (`consumer.core.outcomes.Reason`) for doubt that did not set it aside.
-        span: the values' start and end in UTC, as reading has found them: to count from them, or to write them down,
-            takes a third of the time that it takes in a zone. None where they were not kept.
+        span: the values' start and end in microseconds since 1970, as reading has found them: to compare them, or to
+            write them down, takes a third of the time that it takes in a zone. None where they were not kept.
 
     """
 

@@ -531,12 +531,13 @@ Read = Callable[[object], Value]
 Get = Callable[[dict[str, object], Event], Value | None]
 """A row, its event -> the value in our terms, or None. Raises UnreadableError."""
 
-Moment = tuple[datetime, datetime, datetime, int]
-"""A time of whole seconds: in UTC, to be compared with others; by the clocks of the zone that it is shown in; as it was
-written; in seconds since 1970."""
+Moment = tuple[int, datetime, datetime | None]
+"""A time: in microseconds since 1970, to be compared with others; by the clocks of the zone that it is shown in; as it was
+written by the clocks of a zone, None of one with its offset."""
 
-Recall = Memo[str, Moment | None]
-"""A text that may be a time of whole seconds -> the time; None where it has to be looked at."""
+Minutes = Memo[str, Moment | None]
+"""A text that may be a time of whole seconds, but for its seconds -> when the minute begins; None where it has to be
+looked at. Charges of a day begin and end in a few hundred of them, in ever other seconds."""
 
 ToWhole = Callable[[Decimal], int]
 
@@ -547,7 +548,7 @@ are rounded, and whether text of plain digits is a number."""
 Look = Callable[[object, dict[str, object], Event], Value | UnreadableError | None]
 """What stands under a field's key, its row and event -> the value in our terms, wherever it stands."""
 
-Reader = tuple[str, str, bool, Recall | None, Number | None, bool, Look]
+Reader = tuple[str, str, bool, Minutes | None, Number | None, bool, Look]
 """A field, with all made ready that no row changes.
 
 The key under which it is looked for first; its name; whether text is what it is, and even `null` a value; what knows its
@@ -571,7 +572,7 @@ def readers_of(
 
 def _reader_of(field: Field, station_zone: Zone | None, shown: tzinfo | None, *, moments: bool) -> Reader:
     name, texts = field.name, field.type is FieldType.STRING and not field.encoding
-    recall, number = None, None
+    minutes, number = None, None
     if field.minus or field.total or field.is_beside or field.zone_from:
 
         def get(row: dict[str, object], event: Event) -> Value | None:
@@ -581,8 +582,8 @@ def _reader_of(field: Field, station_zone: Zone | None, shown: tzinfo | None, *,
     read = _text if texts else _plainly(field, station_zone)
     if field.type is FieldType.TIMESTAMP and field.formats and not field.to_minutes:
         zone = station_zone if field.station_zone else field.zone
-        recall, read = _time_readers_of(field, None if zone is None else zone.rules, shown, read)
-        recall = recall if moments else None
+        minutes, read = _time_readers_of(field, None if zone is None else zone.rules, shown, read)
+        minutes = minutes if moments else None
     elif field.type in _NUMBERS and not field.written:
         number = _number_of(field)
         read = _number_reader_of(field, number)
@@ -592,7 +593,7 @@ def _reader_of(field: Field, station_zone: Zone | None, shown: tzinfo | None, *,
     if field.default is not None:
         rest = _or_default(rest, field.default)
     look, elsewhere = _look_of(name, read, rest, texts=texts), rest is not _get_nothing
-    return NOWHERE if key is None else key, name, texts, recall, number, elsewhere, look
+    return NOWHERE if key is None else key, name, texts, minutes, number, elsewhere, look
 
 
 def take(  # noqa: C901, PLR0912  # one straight line: a call for each value would cost more than what is done with it
@@ -609,7 +610,7 @@ def take(  # noqa: C901, PLR0912  # one straight line: a call for each value wou
     """
     moments: dict[str, Moment] = {}
     get = row.get
-    for key, name, texts, recall, number, elsewhere, look in readers:
+    for key, name, texts, minutes, number, elsewhere, look in readers:
         raw = get(key)
         if texts:
             if type(raw) is str:
@@ -617,12 +618,15 @@ def take(  # noqa: C901, PLR0912  # one straight line: a call for each value wou
                 if text and len(text) <= MAX_TEXT:
                     values[name] = text
                     continue
-        elif recall is not None:
-            if type(raw) is str and len(raw) in _WHOLE_SECONDS:
-                found = recall[raw]
-                if found is not None:
-                    values[name] = found[1]
-                    moments[name] = found
+        elif minutes is not None:
+            if type(raw) is str and len(raw) in _WHOLE_SECONDS and (second := _PASSED.get(raw[17:19])):
+                minute = minutes[raw[:17] + raw[19:]]
+                if minute is not None:
+                    since, local, written = minute
+                    now = values[name] = local + second[1]
+                    if written is not None:
+                        written = now if written is local else written + second[1]
+                    moments[name] = since + second[0], now, written
                     continue
         elif number is not None:
             units, scale, rounded, _ = number
@@ -773,12 +777,12 @@ _multiply = _SHORT.multiply
 
 def _time_readers_of(
     field: Field, rules: tzinfo | None, shown: tzinfo | None, plainly: Read
-) -> tuple[Recall | None, Read]:
+) -> tuple[Minutes | None, Read]:
     """Without a pattern's match where a time is written as nearly all are."""
     # To an epoch's format such text is no number, and the next one's turn comes.
     written = next((each.text for each in field.formats if each.text not in EPOCHS), "")
     plain = _PLAIN_TIMES.get(written)
-    recall = None if plain is None else _recall_in(written, rules, shown)
+    minutes = None if plain is None else _minutes_in(written, rules, shown)
     size = EPOCHS.get(field.formats[0].text, _ZERO)
     first = field.formats[0].text
     micros = (
@@ -789,20 +793,14 @@ def _time_readers_of(
     def read(raw: object) -> Value:
         found = None
         if type(raw) is str:
-            if plain is None or recall is None:
-                pass
-            elif len(raw) in _WHOLE_SECONDS:
-                moment = recall[raw]
-                found = None if moment is None else moment[2]
-            else:
-                found = plain(raw, rules)
+            found = None if plain is None else plain(raw, rules)
         elif type(raw) is int and micros and 0 < raw < _IN_2286 // micros:
             found = _EPOCH + timedelta(0, 0, raw * micros)
             if is_local:
                 found = None if rules is None else datetime.combine(found, found.time(), rules)
         return plainly(raw) if found is None else found
 
-    return recall, read
+    return minutes, read
 
 
 _PlainTime = Callable[[str, tzinfo | None], datetime | None]
@@ -844,8 +842,11 @@ _TAIL = re.compile(r"(?:\.[0-9]{1,6})?(?:Z|[+-][0-9]{2}:[0-9]{2})?", re.ASCII)
 _IN_2286 = 10**16
 """Microseconds since 1970."""
 
-REPEATED = 4096
-"""Whole seconds that are kept, since other charges began and ended in the same ones."""
+_MINUTES_KEPT = 4096
+"""Minutes that are kept: a backlog's of some days."""
+
+_PASSED = {f"{second:02}": (second * 1_000_000, timedelta(seconds=second)) for second in range(60)}
+"""What a minute's second adds to the time when it begins; no minute of Unix has a 61st."""
 
 _WHOLE_SECONDS = frozenset(
     map(len, ("2026-06-03T09:00:00", "2026-06-03T09:00:00Z", "2026-06-03T09:00:00+08:00"))
@@ -859,35 +860,34 @@ _PLAIN_TIMES: Mapping[str, _PlainTime] = {
 
 
 @lru_cache(maxsize=32)
-def _recall_in(written: str, rules: tzinfo | None, shown: tzinfo | None) -> Recall:
-    """A memory of times that are written so, read in one zone and shown in another."""
+def _minutes_in(written: str, rules: tzinfo | None, shown: tzinfo | None) -> Minutes:
+    """A memory of minutes that are written so, read in one zone and shown in another."""
     plain = _PLAIN_TIMES[written]
 
-    def moment_of(text: str) -> Moment | None:
-        found = plain(text, rules)
-        if found is None:
+    def minute_of(text: str) -> Moment | None:
+        begins, ends = (plain(f"{text[:17]}{second}{text[17:]}", rules) for second in ("00", "59"))
+        if begins is None or ends is None:
             return None
-        instant, local = placed(found, shown)
-        return instant, local, found, (instant - _EPOCH) // _SECOND
+        since, local = placed(begins, shown)
+        last, at_last = placed(ends, shown)
+        # Of a clock that is set within it each second has to be looked at, and of an hour that comes twice: a sum forgets
+        # which of them it is in.
+        is_even = last - since == 59_000_000 and at_last - local == timedelta(seconds=59)
+        written = None if isinstance(begins.tzinfo, timezone) else begins
+        return (since, local, written) if is_even and not local.fold else None
 
-    return Memo(moment_of, REPEATED)
-
-
-def placed(moment: datetime, rules: tzinfo | None) -> tuple[datetime, datetime]:
-    """The same instant twice: in UTC, to be compared with others; by the clocks of a zone, or as it is without one."""
-    if rules is None:
-        return placed(moment, UTC)[0], moment
-    # The second of two equal hours is equal to the first, to the memory.
-    if moment.microsecond or moment.fold:
-        return _placed(moment, rules)
-    return _placed_before(moment, rules)
+    return Memo(minute_of, _MINUTES_KEPT)
 
 
-def _placed(moment: datetime, rules: tzinfo) -> tuple[datetime, datetime]:
-    return moment.astimezone(UTC), moment if moment.tzinfo is rules else moment.astimezone(rules)
+def placed(moment: datetime, rules: tzinfo | None) -> tuple[int, datetime]:
+    """The same instant twice: in microseconds since 1970; by the clocks of a zone, or as it is without one."""
+    return since_1970(moment), moment if rules is None or moment.tzinfo is rules else moment.astimezone(rules)
 
 
-_placed_before = lru_cache(maxsize=REPEATED)(_placed)
+def since_1970(moment: datetime) -> int:
+    """In microseconds."""
+    since = moment - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 PLACEHOLDERS = frozenset(

@@ -310,7 +310,7 @@ def encode_outcome(  # noqa: C901, PLR0912, PLR0915  # each order comes through 
     started_at, ended_at = (
         (_instant(values.get("started_at")), _instant(values.get("ended_at")))
         if span is None
-        else (_CHARGED[span[0]], _CHARGED[span[1]])
+        else (_instant_at(span[0]), _instant_at(span[1]))
     )
     if type(order_id) is not str:
         order_id = _text(order_id)
@@ -387,7 +387,7 @@ def encode_outcome(  # noqa: C901, PLR0912, PLR0915  # each order comes through 
         resolution.suspicions,
         resolution.reverses,
         None if payload is None else payload_hash(payload) if index == 0 else _payload_hash_again(payload),
-        _Place(topic, partition, offset, _instant_of_ms(timestamp_ms)),
+        _Place(topic, partition, offset, _recorded_at(timestamp_ms)),
         decided_at,
     )
     try:
@@ -539,7 +539,7 @@ def _place(record: Record) -> dict[str, Any]:
         "topic": topic,
         "partition": partition,
         "offset": offset,
-        "timestamp": _instant_of_ms(record.event_timestamp_ms),
+        "timestamp": _recorded_at(record.event_timestamp_ms),
     }
 
 
@@ -784,21 +784,22 @@ _MOMENTS = Memo[datetime | None, str | None](_instant, 256)
 is set back, two moments can be equal.
 """
 
-REPEATED = 4096
-"""Ends of charges that are kept, or starts: by the thousand a second, others began and ended in the same seconds."""
 
-_CHARGED = Memo[datetime | None, str | None](_instant, REPEATED)
-"""Those of spans, which are in UTC as well."""
-
-
-def _instant_of_ms(milliseconds: int) -> str | None:
-    """Kafka writes -1 where a record has no timestamp."""
-    if milliseconds < 0:
+def _instant_at(microseconds: int | None) -> str | None:
+    """The same of a time since 1970."""
+    if microseconds is None:
         return None
+    minutes = microseconds // 60_000_000
+    rest = microseconds - minutes * 60_000_000  # a small number: those are divided in no time
     try:
-        return f"{_LOGGED[milliseconds // 60_000]}{_SECONDS[milliseconds // 1000 % 60]}{_FRACTIONS[milliseconds % 1000]}"
+        return f"{_LOGGED[minutes]}{_SECONDS[rest // 1_000_000]}{_FRACTIONS[rest // 1000 % 1000]}"
     except (ValueError, OverflowError):
         return None
+
+
+def _recorded_at(milliseconds: int) -> str | None:
+    """Kafka writes -1 where a record has no timestamp."""
+    return None if milliseconds < 0 else _instant_at(milliseconds * 1000)
 
 
 _MINUTES = tuple(f"{minutes // 60:02}:{minutes % 60:02}" for minutes in range(24 * 60))
@@ -809,8 +810,8 @@ _FIRST_DAY = _EPOCH.toordinal()
 _DAYS = Memo[int, str](lambda days: f"{date.fromordinal(_FIRST_DAY + days).isoformat()}T", 256)
 """Since 1970. Raises ValueError, OverflowError beyond the calendar's ends."""
 
-_LOGGED = Memo[int, str](lambda minutes: f"{_DAYS[minutes // 1440]}{_MINUTES[minutes % 1440]}", 256)
-"""Minutes since 1970, likewise: of a log, the records of a flush stand in few of them."""
+_LOGGED = Memo[int, str](lambda minutes: f"{_DAYS[minutes // 1440]}{_MINUTES[minutes % 1440]}", 4096)
+"""Minutes since 1970, likewise: a log's records, and the charges that they tell of, are within hours of each other."""
 
 
 def _json(body: object) -> bytes:

@@ -28,6 +28,7 @@ from consumer.core.fields import (
     kind_of,
     placed,
     readers_of,
+    since_1970,
     take,
 )
 from consumer.core.formats import Event, Path, Refusal, fill_paths, first_at, opened, scalar_text
@@ -139,7 +140,7 @@ def _glance_of(gate: Gate) -> _Glance:
 
 # -- Plausibility -----------------------------------------------------------------------------------
 
-_IN_2000 = datetime(2000, 1, 2, tzinfo=UTC)
+_IN_2000 = since_1970(datetime(2000, 1, 2, tzinfo=UTC))
 """In every zone."""
 
 
@@ -165,15 +166,16 @@ class Plausibility:
     def is_fine(
         self,
         values: Mapping[str, Value],
-        began: datetime | None,
-        over: datetime | None,
-        latest: datetime | None,
+        began: int | None,
+        over: int | None,
+        latest: int | None,
     ) -> bool:
         """True where nothing could be doubted but the plate, told without a word; False where `doubts` has to look.
 
-        `began` and `over` are the values' start and end, in UTC: instants that can be compared as they are, in no time.
+        `began` and `over` are the values' start and end; like `latest`, when an end can be at the latest, in microseconds
+        since 1970.
         """
-        if over is None or latest is None or over > latest or (began or over) < _IN_2000:
+        if over is None or latest is None or over > latest or (over if began is None else began) < _IN_2000:
             return False
         if began is not None and began > over:
             return False
@@ -187,15 +189,15 @@ class Plausibility:
             and (not isinstance(charged, int) or charged <= seconds + self.seconds)
         )
 
-    def doubts(self, values: Mapping[str, Value], latest: datetime | None) -> Sequence[tuple[Reason, str]]:
-        """Reason and detail of each, the weightiest first."""
+    def doubts(self, values: Mapping[str, Value], latest: int | None) -> Sequence[tuple[Reason, str]]:
+        """Reason and detail of each, the weightiest first; `latest` as for `is_fine`."""
         found: list[tuple[Reason, str]] = []
         started, ended = values.get("started_at"), values.get("ended_at")
         for time in (started, ended):
             if isinstance(time, datetime):
                 if time.year < 2000:
                     found.append((Reason.BEFORE_2000, "a time before the year 2000; is its `format` right?"))
-                elif latest is not None and time > latest:
+                elif latest is not None and since_1970(time) > latest:
                     found.append((Reason.IN_FUTURE, "it ends in the future; is the zone right?"))
         seconds = values.get("seconds")
         if isinstance(started, datetime) and isinstance(ended, datetime) and is_before(ended, started):
@@ -485,12 +487,12 @@ class Source:
                 values["api_store_code"] = station.api_store_code
 
         start, end = moments.get("started_at"), moments.get("ended_at")
-        if start is None or end is None or start[3] > end[3] or self._tells_seconds:
+        if start is None or end is None or start[0] > end[0] or self._tells_seconds:
             began, over = _measure(values, moments, problems, rules)
             seconds = values.get("seconds")
         else:
             began, over = start[0], end[0]
-            values["seconds"] = seconds = end[3] - start[3]
+            values["seconds"] = seconds = (over - began) // 1_000_000
         if type(seconds) is int:
             values["minutes"] = seconds // 60
         if zone_name is not None:
@@ -607,7 +609,7 @@ class Source:
         fields = self.overrides.get(str(values.get("station_id")), self.fields)
         return next((looked_at(place) for place in fields if place.name == name), "")
 
-    def _judged(self, order: Order, latest: datetime | None, *, late: bool, release: bool) -> Order | Finding:
+    def _judged(self, order: Order, latest: int | None, *, late: bool, release: bool) -> Order | Finding:
         """The order, or why it gets no coupon though it can be read."""
         doubts = self.plausibility.doubts(order.values, latest)
         aside = None
@@ -673,8 +675,8 @@ def _reversed(gate: Gate, row: object, event: Event) -> str | None:
     return fill_paths(gate.reverses, row, event) if gate.reverses else None
 
 
-Window = tuple[datetime | None, datetime | None, bool, bool]
-"""When a charge must have ended to get a coupon.
+Window = tuple[int | None, int | None, bool, bool]
+"""When a charge must have ended to get a coupon, in microseconds since 1970.
 
 Earlier is too late by now (None: never too late); later cannot be (None: nobody knows what time it is); the record
 was written too long ago, whatever stands in it; somebody has looked at the doubts, and wants the coupon granted.
@@ -684,22 +686,21 @@ _Ready = tuple[tuple[Reader, ...], tuple[Reader, ...], str | None, tzinfo | None
 """What reads all fields of a row, and what those that name no station; the zone in which its times are shown."""
 
 
-_Bounds = tuple[datetime, datetime | None, int]
+_Bounds = tuple[int, int | None, int]
 
 
 def _bounds_of(future: timedelta, lasts: timedelta | None) -> Memo[datetime, _Bounds]:
     """The same for all that is read at once: what an end may be, latest and, where it can be too late, oldest; this in milliseconds too."""
 
     def bounds(now: datetime) -> _Bounds:
+        latest = since_1970(now + future)
         if lasts is None:
-            return now + future, None, 0
-        oldest = now - lasts
-        return now + future, oldest, -((_EPOCH - oldest) // _MILLISECOND)
+            return latest, None, 0
+        oldest = since_1970(now - lasts)
+        return latest, oldest, -(-oldest // 1000)
 
     return Memo(bounds, 16)
 
-
-_EPOCH, _MILLISECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
 
 YEAR_2000_MS = 946_684_800_000
 """Records that seem to be older are of producers that write no time, or seconds for milliseconds."""
@@ -809,8 +810,8 @@ def _measure(
     moments: Mapping[str, Moment],
     problems: Mapping[str, UnreadableError],
     rules: tzinfo | None,
-) -> tuple[datetime | None, datetime | None]:
-    """Start and end, in UTC, which the values show in this zone; and how long it took, if the source does not say so."""
+) -> Span:
+    """Start and end, which the values show in this zone; and how long it took, if the source does not say so."""
     measured = "seconds" in values or "seconds" in problems
     began, _ = _placed("started_at", values, moments, rules)
     over, ended = _placed("ended_at", values, moments, rules)
@@ -821,8 +822,7 @@ def _measure(
             over, values["ended_at"] = second
     if not measured:
         if began is not None and over is not None:
-            lasted = over - began
-            values["seconds"] = lasted.days * 86400 + lasted.seconds
+            values["seconds"] = (over - began) // 1_000_000
         elif "charging_seconds" in values:
             values["seconds"] = values["charging_seconds"]
     return began, over
@@ -830,13 +830,13 @@ def _measure(
 
 def _placed(
     name: str, values: dict[str, Value], moments: Mapping[str, Moment], rules: tzinfo | None
-) -> tuple[datetime | None, datetime | None]:
-    """A time in UTC, and as it was written; from here on the values show it in this zone."""
+) -> tuple[int | None, datetime | None]:
+    """A time in microseconds since 1970, and as it was written; from here on the values show it in this zone."""
     moment = moments.get(name)
     if moment is not None:
         return moment[0], moment[2]
     written = values.get(name)
     if not isinstance(written, datetime):
         return None, None
-    instant, values[name] = placed(written, rules)
-    return instant, written
+    since, values[name] = placed(written, rules)
+    return since, written

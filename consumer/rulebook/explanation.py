@@ -13,7 +13,7 @@ from consumer.core.coupons import CouponRequest
 from consumer.core.envelopes import Envelope
 from consumer.core.events import Order, Record, Value
 from consumer.core.expressions import Expression, ExpressionError, Failure
-from consumer.core.fields import Field, FieldType, Quantity, UnreadableError, Zone
+from consumer.core.fields import Field, FieldType, Quantity, UnreadableError, Zone, since_1970
 from consumer.core.formats import Event, Refusal, opened, scalar_text
 from consumer.core.outcomes import Finding, Outcome
 from consumer.core.rules import RuleBook
@@ -286,7 +286,7 @@ class _Row:
         if "plate" not in values:
             return
         plausibility = self.source.plausibility
-        latest = None if self.now is None else self.now + plausibility.future
+        latest = None if self.now is None else since_1970(self.now + plausibility.future)
         for reason, detail in plausibility.doubts(values, latest):
             yield Doubt(reason, detail, reason in plausibility.set_aside)
 
