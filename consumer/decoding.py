@@ -60,6 +60,14 @@ class Records(_MemoryRecordsPy):  # type: ignore[misc]  # aiokafka has no types
         first, last = struct.unpack_from(">q", self._given)[0], struct.unpack_from(">i", self._given, 23)[0]
         return int(first + last + 1) if last >= 0 else None
 
+    @property
+    def epoch(self) -> int:
+        """The leader that wrote the last batch, or else the first one; -1 where that is not told."""
+        batch = self._next_slice if self._given is None else self._given
+        if batch is None or len(batch) < _HEAD or batch[_MAGIC_AT] < _MAGIC:
+            return NO_EPOCH
+        return int(struct.unpack_from(">i", batch, 12)[0])
+
     def give_again(self) -> None:
         """The last batch, decoded by aiokafka's slow decoder: its fast one reads no further."""
         self._again = self._given
@@ -192,15 +200,63 @@ class Damage(NamedTuple):
     found_at: float
 
 
+NO_EPOCH = -1
+"""Kafka's own, for what it does not tell."""
+
+
+class Doubt(NamedTuple):
+    """Whether the log is still the one that was read up to a place (KIP-320).
+
+    It is not where a replica leads by now that had not all of it: what stands there is other than what was read.
+
+    Attributes:
+        offset: the place.
+        epoch: the leader that wrote the last record before it, as far as that is known.
+        next_epoch: who wrote what follows; None where nothing does, since the place lies outside of the log.
+    """
+
+    offset: int
+    epoch: int
+    next_epoch: int | None
+
+
 class AsDecoded:
     """A `key_deserializer` that asks for records as they are decoded: with no topic, and no partition.
 
     Attributes:
         damaged: partitions that cannot be read on, where one was met last. Nothing is raised for it.
+        doubtful: those that are not read on until it is known whether they have the log that was read.
     """
 
     def __init__(self) -> None:
         self.damaged: dict[Any, Damage] = {}
+        self.doubtful: dict[Any, Doubt] = {}
+        self._epochs: dict[Any, int] = {}
+        self._reading: dict[Any, Records] = {}
+
+    def epoch(self, partition: Any) -> int:
+        """The leader that wrote what was read last."""
+        reading = self._reading.get(partition)
+        return self._epochs.get(partition, NO_EPOCH) if reading is None else reading.epoch
+
+    def begin(self, partition: Any, records: Records, offset: int) -> bool:
+        """Whether this fetch goes on where the last one ended. Within one, a leader's log is the one that it is."""
+        known, found = self.epoch(partition), records.epoch
+        if NO_EPOCH not in (known, found) and known != found:
+            self.doubtful[partition] = Doubt(offset, known, found)
+            return False
+        self._reading[partition] = records
+        return True
+
+    def end(self, partition: Any) -> None:
+        """Nothing of the last fetch is left."""
+        self.heed(partition, self.epoch(partition))
+
+    def heed(self, partition: Any, epoch: int) -> None:
+        """It goes on from what this leader wrote."""
+        self._reading.pop(partition, None)
+        self.doubtful.pop(partition, None)
+        self._epochs[partition] = epoch
 
     def __call__(self, data: bytes) -> bytes:
         """As aiokafka takes a deserializer; for what is given as it is decoded it is not called."""
@@ -246,6 +302,11 @@ class _AsDecoded(_Complete):
     _key_deserializer: AsDecoded
     _tp: Any
     next_fetch_offset: int
+
+    def _unpack_records(self) -> Iterator[Any]:
+        if self._key_deserializer.begin(self._tp, self._records, self.next_fetch_offset):
+            yield from super()._unpack_records()
+            self._key_deserializer.end(self._tp)
 
     def _goes_on(self, damage: Exception | None) -> bool:
         damaged = self._key_deserializer.damaged

@@ -29,7 +29,7 @@ from consumer.core.headers import read_replay, read_retry
 from consumer.core.offsets import Tracker
 from consumer.core.outcomes import Outcome, Resolution
 from consumer.core.status import LedgerStatus, Memory, PartitionStatus
-from consumer.decoding import Damage
+from consumer.decoding import NO_EPOCH, Damage, Doubt
 from consumer.delivery import UnderWay
 from consumer.ledger import EndedRecord, Ledger
 from consumer.link import Membership, TopicPartition, cancel_until_ended, words
@@ -84,8 +84,11 @@ OPEN_SECONDS = 30.0
 DAMAGE_SECONDS = 30.0
 """After which a batch that cannot be decoded is fetched again: another replica may lead by then, with a good copy."""
 
+DOUBT_SECONDS = 10.0
+"""Longest wait for the brokers to tell whether a log is the one that was read."""
+
 FULL, LEDGER, OFFSET_MAP, NOT_DUE, UNREADABLE = "full", "ledger", "offset_map", "not_due", "unreadable"
-DAMAGED = "damaged"
+DAMAGED, LOG_CHECK = "damaged", "log_check"
 """Reasons of ours to pause; the flow has its own. `not_due` is a retry topic's, and no trouble."""
 
 
@@ -104,8 +107,8 @@ class Consumer(Logs, Protocol):
     def resume(self, *partitions: TopicPartition) -> None:
         """Fetch again."""
 
-    def seek(self, partition: TopicPartition, offset: int) -> None:
-        """Go on at `offset`."""
+    def seek(self, partition: TopicPartition, offset: int, epoch: int | None = None) -> None:
+        """Go on at `offset`, behind what the leader `epoch` wrote; None: within what was read."""
 
     def assignment(self) -> Iterable[TopicPartition]:
         """Partitions assigned now."""
@@ -119,6 +122,13 @@ class Consumer(Logs, Protocol):
     @property
     def damaged(self) -> Mapping[TopicPartition, Damage]:
         """Partitions of which nothing comes, since a batch cannot be decoded."""
+
+    @property
+    def doubtful(self) -> Mapping[TopicPartition, Doubt]:
+        """Partitions that should not be read on until it is known whether they have the log that was read."""
+
+    def trust(self, partition: TopicPartition) -> None:
+        """It has."""
 
     async def getmany(
         self, *partitions: TopicPartition, timeout_ms: int, max_records: int
@@ -299,9 +309,10 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._damage_told = Intervals(first=60.0, longest=600.0)
         self._problems_told = Intervals(first=5.0, longest=600.0)
         self._bugs_told = Intervals(first=60.0, longest=3600.0)
+        self._doubted = asyncio.Event()
         self._room = asyncio.Event()
         self._stopping = asyncio.Event()
-        self._made_anew: set[TopicPartition] = set()
+        self._astray: dict[TopicPartition, int] = {}
         self._cannot_poll: str | None = None
         self._cannot_open: str | None = None
         self._problems = 0
@@ -309,7 +320,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._polled_at = monotonic()
         self._held_up_by: str | None = None
         self._steer_at = self._account_at = monotonic()
-        self._seen_reasons = {FULL, LEDGER, OFFSET_MAP, NOT_DUE, UNREADABLE, DAMAGED}
+        self._seen_reasons = {FULL, LEDGER, OFFSET_MAP, NOT_DUE, UNREADABLE, DAMAGED, LOG_CHECK}
         delivery.after_turns(self._begin_more)
 
     # -- The poll loop --------------------------------------------------------------------------------
@@ -320,7 +331,13 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         Raises BrokerUnavailableError where the consumer is of no more use.
         """
         stopping: asyncio.Task[Any] = asyncio.ensure_future(self._stopping.wait())
-        rounds = (self._poll_on(), self._look_for_silence(), self._measure_paused(), self._watch())
+        rounds = (
+            self._poll_on(),
+            self._settle_doubts(),
+            self._look_for_silence(),
+            self._measure_paused(),
+            self._watch(),
+        )
         working = [asyncio.ensure_future(each) for each in rounds]
         try:
             await asyncio.wait([stopping, *working], return_when=asyncio.FIRST_COMPLETED)
@@ -480,6 +497,8 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
                 wanted[partition] = UNREADABLE
             elif self._is_damaged(partition):
                 wanted[partition] = DAMAGED
+            elif partition in self._consumer.doubtful:
+                wanted[partition] = LOG_CHECK
             elif place.not_due is not None:
                 wanted[partition] = NOT_DUE
         return wanted
@@ -509,6 +528,9 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         self._problems, self._polled_at, self._cannot_poll = 0, self._monotonic(), None
         if self._consumer.damaged:
             self._note_damage()
+        if self._consumer.doubtful:
+            self._steer_at = self._monotonic()
+            self._doubted.set()
         return batches
 
     def _note_damage(self) -> None:
@@ -534,6 +556,41 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
     def _is_damaged(self, partition: TopicPartition) -> bool:
         damage = self._consumer.damaged.get(partition)
         return damage is not None and self._monotonic() < damage.found_at + DAMAGE_SECONDS
+
+    async def _settle_doubts(self) -> None:
+        """Before a partition is read on behind another leader, or at a place outside of the log that it was fetched from."""
+        while True:
+            await self._doubted.wait()
+            assignment = self._assignment
+            doubts = {} if assignment is None else dict(self._consumer.doubtful)
+            doubts = {tp: doubt for tp, doubt in doubts.items() if assignment and tp in assignment.places}
+            try:
+                async with asyncio.timeout(DOUBT_SECONDS):
+                    astray = await self._takeover.astray(doubts) if doubts else []
+            except (KafkaError, TimeoutError) as error:
+                log.info("intake.log_not_checked", problem=words(error))
+                await asyncio.sleep(POLL_SECONDS)
+                continue
+            self._doubted.clear()
+            if assignment is None or assignment is not self._assignment or not assignment.admitting:
+                continue
+            for tp in doubts:
+                if tp not in astray:
+                    self._consumer.trust(tp)
+            self._steer_at = self._monotonic()
+            if astray:
+                self._leave_astray(assignment, {tp: doubts[tp] for tp in astray})
+
+    def _leave_astray(self, assignment: Assignment, doubts: Mapping[TopicPartition, Doubt]) -> None:
+        """The takeover that follows finds where each goes on."""
+        for tp, doubt in doubts.items():
+            log.warning("intake.log_is_another", topic=tp.topic, partition=tp.partition, offset=doubt.offset)
+            ended = doubt.next_epoch is None and (end := self._end(tp)) is not None and end >= doubt.offset
+            if not ended:
+                known = assignment.places[tp].tracker.topic_id is not None
+                self._astray[tp] = doubt.epoch if known else NO_EPOCH
+        assignment.admitting = False
+        self._consumer.rejoin()
 
     def _uncrowded(self, assignment: Assignment) -> Iterable[TopicPartition]:
         """No partition gets more than half of what may be held while others could: its deep backlog keeps nobody waiting."""
@@ -649,9 +706,6 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         ):
             return
         place = assignment.places[partition]
-        if polled[0].offset < place.position:
-            self._begin_anew(assignment, partition, polled[0].offset)
-            return
         topic, number = partition
         waits, stays = topic in self._retry_topics, self._is_unreadable(topic)
         tracker, retry, refused = place.tracker, None, ""
@@ -735,19 +789,6 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             log.warning("intake.topic_made_anew", topics=made_anew)
             assignment.admitting = False
             self._consumer.rejoin()
-
-    def _begin_anew(self, assignment: Assignment, partition: TopicPartition, offset: int) -> None:
-        """The log ends before our place: it was cut or made anew, and what we hold of it says nothing any more."""
-        log.warning(
-            "intake.log_made_anew",
-            topic=partition.topic,
-            partition=partition.partition,
-            found=offset,
-            expected=assignment.places[partition].position,
-        )
-        self._made_anew.add(partition)
-        assignment.admitting = False
-        self._consumer.rejoin()
 
     def _ended(self, assignment: Assignment, wholes: Sequence[UnderWay]) -> None:
         """Written; or, with a problem, begun again and again. Of what ends after its assignment nothing is: the next owner does it."""
@@ -841,7 +882,8 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         """Called by the group's coordinator: opens the assignment outside of the callback."""
         partitions = sorted(assigned)
         self.joined, self.rebalancing = True, False
-        self._made_anew.intersection_update(partitions)  # of others, their owners find it out
+        for tp in self._astray.keys() - partitions:  # of others, their owners find it out
+            del self._astray[tp]
         self._metrics.assignments.inc()
         self._metrics.assigned.set(len(partitions))
         self._on_assigned(partitions)
@@ -876,7 +918,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
                 return  # `_ledger_ended` joins again
             self._cannot_open = None
             self._assignment = assignment
-            self._made_anew.difference_update(partitions)
+            self._astray.clear()
             self._paused, self._steer_at = {}, self._monotonic()
             self._delivery.resume()
             self._consumer.resume(*partitions)
@@ -886,10 +928,10 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
     async def _open_once(self, member: Membership, partitions: list[TopicPartition]) -> Assignment | None:
         """Fence, read, seek, commit. None if the membership is over already."""
         deadline = asyncio.get_running_loop().time() + OPEN_SECONDS
-        taken = await self._takeover.take(partitions, self._made_anew, deadline)
+        taken = await self._takeover.take(partitions, self._astray, deadline)
         places = {tp: Place(tracker, tracker.frontier) for tp, tracker in taken.trackers.items()}
         for tp, place in places.items():
-            self._consumer.seek(tp, place.position)
+            self._consumer.seek(tp, place.position, taken.epochs[tp])
         ledger = self._make_ledger(
             member,
             taken.producers,

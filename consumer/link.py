@@ -21,7 +21,15 @@ from aiokafka import TopicPartition as TopicPartition  # noqa: PLC0414  # the ro
 from aiokafka.client import AIOKafkaClient, ConnectionGroup, CoordinationType
 from aiokafka.coordinator.assignors.roundrobin import RoundRobinPartitionAssignor
 from aiokafka.coordinator.protocol import ConsumerProtocolMemberMetadata
-from aiokafka.errors import KafkaError, NodeNotReadyError, for_code
+from aiokafka.errors import (
+    IncompatibleBrokerVersion,
+    KafkaError,
+    LeaderNotAvailableError,
+    NodeNotReadyError,
+    NoOffsetForPartitionError,
+    OffsetOutOfRangeError,
+    for_code,
+)
 from aiokafka.protocol.abstract import AbstractType
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.commit import OffsetFetchRequest
@@ -34,6 +42,7 @@ from aiokafka.protocol.types import (
     CompactString,
     Int16,
     Int32,
+    Int64,
     Schema,
     String,
     TaggedFields,
@@ -41,7 +50,7 @@ from aiokafka.protocol.types import (
 
 from consumer.core.errors import BrokerUnavailableError, RefusedError
 from consumer.core.values import Frozen
-from consumer.decoding import AsDecoded, Damage, Records, partition_records
+from consumer.decoding import NO_EPOCH, AsDecoded, Damage, Doubt, Records, partition_records
 
 T = TypeVar("T")
 
@@ -191,10 +200,15 @@ class Outgoing(Frozen):
 
 
 class CommittedOffset(Frozen):
-    """What the group has committed for a partition; offset -1 means nothing."""
+    """What the group has committed for a partition; offset -1 means nothing.
+
+    Attributes:
+        epoch: the leader that wrote what was read last before it was committed, as far as that is known.
+    """
 
     offset: int
     metadata: str
+    epoch: int = NO_EPOCH
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +273,9 @@ class _Assignor(RoundRobinPartitionAssignor):
         return ConsumerProtocolMemberMetadata(self.version, list(topics), b"%d" % self.wishes)
 
 
+_UNSOUGHT_SECONDS = 0.1
+
+
 class GroupConsumer(AIOKafkaConsumer):
     """aiokafka's consumer, which also tells its membership. Its records name no topic and no partition.
 
@@ -281,6 +298,54 @@ class GroupConsumer(AIOKafkaConsumer):
         """Partitions of which nothing comes, since a batch cannot be decoded; where each stood when it was fetched last."""
         return self._decoded.damaged
 
+    @property
+    def doubtful(self) -> Mapping[TopicPartition, Doubt]:
+        """Partitions that should not be read on until it is known whether they have the log that was read; see `epoch_ends`."""
+        return self._decoded.doubtful
+
+    def trust(self, partition: TopicPartition) -> None:
+        """It has: what follows belongs to it."""
+        doubt = self._decoded.doubtful[partition]
+        self._decoded.heed(partition, doubt.epoch if doubt.next_epoch is None else doubt.next_epoch)
+
+    def epoch(self, partition: TopicPartition) -> int:
+        """The leader that wrote what was read last."""
+        return self._decoded.epoch(partition)
+
+    def seek(self, partition: TopicPartition, offset: int, epoch: int | None = None) -> None:
+        """Go on at `offset`, behind what the leader `epoch` wrote; None: within what was read."""
+        super().seek(partition, offset)
+        self._decoded.heed(partition, self._decoded.epoch(partition) if epoch is None else epoch)
+
+    async def epoch_ends(
+        self, epochs: Mapping[TopicPartition, int]
+    ) -> Mapping[TopicPartition, tuple[int, int]]:
+        """Of each the last leader up to that one, in the log as it is now, and where what it wrote ends there.
+
+        Those are left out of which that is not told: a Kafka before 2.3 does not. Raises KafkaError.
+        """
+        asked: dict[int, dict[str, list[tuple[int, int, int]]]] = defaultdict(lambda: defaultdict(list))
+        for (topic, partition), epoch in epochs.items():
+            node = self._client.cluster.leader_for_partition(TopicPartition(topic, partition))
+            if node in {None, -1}:
+                await self.look_again()
+                raise LeaderNotAvailableError(f"{topic}-{partition}")
+            asked[node][topic].append((partition, NO_EPOCH, epoch))
+        found: dict[TopicPartition, tuple[int, int]] = {}
+        for node, topics in asked.items():
+            try:
+                response = await self._client.send(node, _EpochEndsRequest(list(topics.items())))
+            except IncompatibleBrokerVersion:
+                continue
+            for topic, rows in response.topics:
+                for code, partition, epoch, end in rows:
+                    if code in LEADER_MOVED:
+                        await self.look_again()
+                        raise for_code(code)(f"{topic}-{partition}")
+                    if not code and end >= 0:
+                        found[TopicPartition(topic, partition)] = (epoch, end)
+        return found
+
     async def getmany(
         self, *partitions: TopicPartition, **options: Any
     ) -> Mapping[TopicPartition, Sequence[Any]]:
@@ -290,7 +355,15 @@ class GroupConsumer(AIOKafkaConsumer):
         """
         if self._fetcher._fetch_task.done():  # noqa: SLF001  # aiokafka offers no accessor
             raise BrokerUnavailableError("the consumer's fetcher has ended: a new consumer is needed")
-        found: Mapping[TopicPartition, Sequence[Any]] = await super().getmany(*partitions, **options)
+        found: Mapping[TopicPartition, Sequence[Any]] = {}
+        try:
+            found = await super().getmany(*partitions, **options)
+        except OffsetOutOfRangeError as error:
+            for partition, offset in error.args[0].items():
+                if self.next_offset(partition) == offset:  # not sought since
+                    self._decoded.doubtful[partition] = Doubt(offset, self._decoded.epoch(partition), None)
+        except NoOffsetForPartitionError:  # as long as nobody has sought it
+            await asyncio.sleep(_UNSOUGHT_SECONDS)
         fetched = self._fetcher._records  # noqa: SLF001  # likewise
         for partition in found:
             if partition in fetched:
@@ -347,6 +420,7 @@ class KafkaLink:
     """
 
     _FETCHED = slice(2, 4)  # metadata and error code in a row of the OffsetFetch that `_offset_fetch` makes
+    _TELLS_EPOCH = False  # before them
 
     def __init__(self, client: AIOKafkaClient, group: str, *, transaction_timeout: float) -> None:
         """`transaction_timeout`: seconds for one flush; after it a broker aborts an open transaction itself."""
@@ -438,7 +512,9 @@ class KafkaLink:
             if code:
                 raise Ended(judge("read", code))
         return {
-            TopicPartition(topic, row[0]): CommittedOffset(row[1], row[self._FETCHED][0] or "")
+            TopicPartition(topic, row[0]): CommittedOffset(
+                row[1], row[self._FETCHED][0] or "", row[2] if self._TELLS_EPOCH else NO_EPOCH
+            )
             for topic, rows, *_ in response.topics
             for row in rows
         }
@@ -610,6 +686,62 @@ async def all_of(awaitables: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     finally:
         for task in tasks:
             task.cancel()
+
+
+# KIP-320: where a leader's part of a log ends. aiokafka does not ask.
+
+
+class _EpochEndsResponse(Response):
+    API_KEY = 23
+    API_VERSION = 3
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "topics",
+            Array(
+                ("topic", String("utf-8")),
+                (
+                    "partitions",
+                    Array(
+                        ("error_code", Int16),
+                        ("partition", Int32),
+                        ("leader_epoch", Int32),
+                        ("end_offset", Int64),
+                    ),
+                ),
+            ),
+        ),
+    )
+
+
+class _EpochEndsRequestV3(RequestStruct):
+    API_KEY = 23
+    API_VERSION = 3
+    RESPONSE_TYPE = _EpochEndsResponse
+    SCHEMA = Schema(
+        ("replica_id", Int32),
+        (
+            "topics",
+            Array(
+                ("topic", String("utf-8")),
+                (
+                    "partitions",
+                    Array(("partition", Int32), ("current_leader_epoch", Int32), ("leader_epoch", Int32)),
+                ),
+            ),
+        ),
+    )
+
+
+class _EpochEndsRequest(Request[_EpochEndsRequestV3]):
+    API_KEY = 23
+
+    def __init__(self, topics: list[tuple[str, list[tuple[int, int, int]]]]) -> None:
+        self._topics = topics
+
+    def build(self, request_struct_class: type[_EpochEndsRequestV3]) -> _EpochEndsRequestV3:
+        of_no_replica = -1
+        return request_struct_class(of_no_replica, self._topics)
 
 
 # Metadata in the versions that tell our rights, and topics' ids. aiokafka has older ones.

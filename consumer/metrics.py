@@ -282,6 +282,12 @@ class Metrics:
             "Partitions taken over without an offset though a member was there before: deleted, or expired.",
             registry=registry,
         )
+        self.log_losses = Counter(
+            "coupon_log_losses",
+            "Times that a partition's log had lost what was or was to be read: its end was cut off, or records deleted before they were read.",
+            ["why"],
+            registry=registry,
+        )
         self.late_completions = Counter(
             "coupon_late_completions",
             "Records that ended after their assignment had, and were dropped; their next owner does them.",

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import structlog
 
 from consumer.core.offsets import UNUSABLE, Tracker, UnusableMap, decode_map
+from consumer.decoding import NO_EPOCH, Doubt
 from consumer.link import CommittedOffset, TopicPartition
 from consumer.metrics import Metrics
 from consumer.transactions import transactional_ids
@@ -23,6 +24,9 @@ log = structlog.get_logger(__name__)
 OUT_OF_RANGE = "out_of_range"
 """Why an offset is not used, its map included: it lies outside of the log."""
 
+CUT, DELETED = "cut", "deleted"
+"""What a log has lost: its end, which was read; or what was not read yet."""
+
 
 class Logs(Protocol):
     """What is asked about the partitions' logs; `link.GroupConsumer` answers."""
@@ -32,6 +36,11 @@ class Logs(Protocol):
 
     async def end_offsets(self, partitions: list[TopicPartition]) -> Mapping[TopicPartition, int]:
         """The logs' ends: last stable offsets."""
+
+    async def epoch_ends(
+        self, epochs: Mapping[TopicPartition, int]
+    ) -> Mapping[TopicPartition, tuple[int, int]]:
+        """Of each the last leader up to that one, and where what it wrote ends in the log as it is now, as far as that is told."""
 
     async def offsets_for_times(
         self, timestamps: Mapping[TopicPartition, int]
@@ -62,11 +71,13 @@ class Taken:
         own_ids: the member's two transactional ids, those of its lowest partition.
         producers: of these two, (producer id, epoch).
         trackers: where each partition goes on.
+        epochs: behind what leader's records that is, as far as it is known.
     """
 
     own_ids: tuple[str, str]
     producers: Mapping[str, tuple[int, int]]
     trackers: Mapping[TopicPartition, Tracker]
+    epochs: Mapping[TopicPartition, int]
 
 
 class Takeover:
@@ -97,11 +108,16 @@ class Takeover:
         self._began_at = began_at
         for why in (*UNUSABLE, OUT_OF_RANGE):
             metrics.maps_ignored.labels(why)
+        for why in (CUT, DELETED):
+            metrics.log_losses.labels(why)
 
     async def take(
-        self, partitions: list[TopicPartition], made_anew: Collection[TopicPartition], deadline: float
+        self, partitions: list[TopicPartition], astray: Mapping[TopicPartition, int], deadline: float
     ) -> Taken:
-        """Fence, then read. `made_anew`: what was committed of these partitions says nothing of the log that is there now.
+        """Fence, then read.
+
+        `astray`: partitions that turned out to have another log than was read, and what leader's records were read
+        last; where that is not known, what was committed says nothing of the log that is there now.
 
         Raises BrokerUnavailableError, RefusedError and KafkaError; then it can be tried again.
         """
@@ -113,22 +129,44 @@ class Takeover:
         beginnings = await self._logs.beginning_offsets(partitions)
         ends = await self._logs.end_offsets(partitions)
         firsts = await self._firsts([tp for tp in partitions if committed[tp].offset < 0], beginnings, ends)
+        epochs = {tp: astray.get(tp, committed[tp].epoch) for tp in partitions}
+        parts = await self._logs.epoch_ends({tp: epoch for tp, epoch in epochs.items() if epoch > NO_EPOCH})
         trackers = {}
         for tp, pair in zip(partitions, ids, strict=True):
-            topic_id = topic_ids.get(tp.topic)
+            topic_id, log_ = topic_ids.get(tp.topic), range(beginnings[tp], ends[tp])
+            # Kafka tells where what was read ends now, if that is this log's, of which only the topic's id is a proof.
+            part = parts.get(tp) if topic_id is not None else None
             if committed[tp].offset >= 0:
-                log_holds = tp not in made_anew and beginnings[tp] <= committed[tp].offset <= ends[tp]
-                trackers[tp] = (
-                    self._go_on(tp, committed[tp], topic_id, range(beginnings[tp], ends[tp]))
-                    if log_holds
-                    else self._begin_anew(tp, committed[tp].offset, beginnings[tp])
-                )
+                last = max(log_.stop, part[1]) if part is not None else log_.stop
+                if astray.get(tp) == NO_EPOCH or (part is None and committed[tp].offset > last):
+                    trackers[tp] = self._begin_anew(tp, committed[tp].offset, log_.start)
+                else:
+                    tracker = self._go_on(tp, committed[tp], topic_id, log_)
+                    trackers[tp] = self._within(tp, tracker, log_.start, part)
             elif any(producers[one][1] > 0 for one in pair):
                 trackers[tp] = self._offset_gone(tp, firsts[tp], ends[tp])
             else:
                 trackers[tp] = self._begin(tp, firsts[tp])
             trackers[tp].topic_id = topic_id
-        return Taken(ids[0], {one: producers[one] for one in ids[0]}, trackers)
+            epochs[tp] = part[0] if part is not None else NO_EPOCH
+        return Taken(ids[0], {one: producers[one] for one in ids[0]}, trackers, epochs)
+
+    async def astray(self, doubts: Mapping[TopicPartition, Doubt]) -> list[TopicPartition]:
+        """Those that have not the log that was read: it ends before the place now, or begins after it, or was cut before it.
+
+        Raises KafkaError.
+        """
+        partitions = list(doubts)
+        beginnings = await self._logs.beginning_offsets(partitions)
+        ends = await self._logs.end_offsets(partitions)
+        parts = await self._logs.epoch_ends(
+            {tp: doubt.epoch for tp, doubt in doubts.items() if doubt.epoch > NO_EPOCH}
+        )
+        return [
+            tp
+            for tp, doubt in doubts.items()
+            if not beginnings[tp] <= doubt.offset <= (parts[tp][1] if tp in parts else ends[tp])
+        ]
 
     async def _firsts(
         self,
@@ -184,6 +222,38 @@ class Takeover:
         )
         self._metrics.maps_ignored.labels(OUT_OF_RANGE).inc()
         return Tracker(beginning)
+
+    def _within(
+        self, tp: TopicPartition, tracker: Tracker, beginning: int, part: tuple[int, int] | None
+    ) -> Tracker:
+        """What was done of a log that has lost its end, or its beginning, since."""
+        end = tracker.reach if part is None else min(tracker.reach, part[1])
+        if end < tracker.reach:
+            log.error(
+                "takeover.log_cut",
+                topic=tp.topic,
+                partition=tp.partition,
+                read_up_to=tracker.reach,
+                offset=end,
+                remedy="an unclean leader election lost what stood there: what was written since is read; what nobody "
+                "had read is lost, so have the charges of that time pushed again",
+            )
+            self._metrics.log_losses.labels(CUT).inc()
+        unread = tracker.undone(beginning)
+        if unread:
+            log.error(
+                "takeover.records_gone",
+                topic=tp.topic,
+                partition=tp.partition,
+                offset=beginning,
+                records=unread,
+                remedy="they were deleted before they were read: have the topic's retention.ms raised, and the charges "
+                "of that time pushed again",
+            )
+            self._metrics.log_losses.labels(DELETED).inc()
+        if end < tracker.reach or tracker.frontier < beginning:
+            return tracker.between(beginning, max(end, beginning))
+        return tracker
 
     def _go_on(
         self, tp: TopicPartition, committed: CommittedOffset, topic_id: str | None, log_: range

@@ -43,6 +43,7 @@ from aiokafka.protocol.types import (
 )
 
 from consumer.core.errors import BrokerUnavailableError, GuaranteeError
+from consumer.decoding import NO_EPOCH
 from consumer.link import (
     EPOCH_FENCED,
     LEADER_MOVED,
@@ -84,6 +85,7 @@ class TransactionalLink(KafkaLink):
     """A link that can end other members' transactions, and reads offsets once no transaction on them is pending."""
 
     _FETCHED = slice(3, 5)
+    _TELLS_EPOCH = True
 
     async def require(self, deadline: float) -> None:
         """Raises GuaranteeError where the broker or its ACLs do not allow transactions; BrokerUnavailableError."""
@@ -185,15 +187,18 @@ class TransactionWriter:
         member: Membership | None,
         producers: Mapping[str, tuple[int, int]],
         publisher: Publisher,
+        epoch: Callable[[TopicPartition], int] = lambda _partition: NO_EPOCH,
     ) -> None:
         """Begin under the first of `producers`, as `TransactionalLink.fence` initialised them.
 
-        They are the two ids in turn; one is enough where no offsets go along.
+        They are the two ids in turn; one is enough where no offsets go along. `epoch` tells of a partition the
+        leader that wrote what was read last.
         """
         self.member = member
         self.live = True
         self._link = link
         self._publisher = publisher
+        self._epoch = epoch
         first, *others = producers
         self._other_id = next(iter(others), first)
         self._identity = publisher.identity = Identity(first, *producers[first])
@@ -274,7 +279,8 @@ class TransactionWriter:
         assert self.member is not None
         by_topic: dict[str, list[tuple[Any, ...]]] = defaultdict(list)
         for tp, committed in offsets.items():
-            by_topic[tp.topic].append((tp.partition, committed.offset, -1, committed.metadata, {}))
+            epoch, no_tags = self._epoch(tp), dict[int, bytes]()
+            by_topic[tp.topic].append((tp.partition, committed.offset, epoch, committed.metadata, no_tags))
         request = _TxnOffsetCommitRequest(
             self._identity.transactional_id,
             self._link.group,

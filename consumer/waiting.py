@@ -131,8 +131,7 @@ class Kafka:
                 group_id=kafka.group_id,
                 enable_auto_commit=False,
                 isolation_level="read_committed",
-                # Only for a place that lies behind the log's end: where each partition begins, we seek ourselves.
-                auto_offset_reset="earliest",
+                auto_offset_reset="none",  # we seek ourselves, and look what has become of a place outside of the log
                 session_timeout_ms=_ms(kafka.session_timeout),
                 rebalance_timeout_ms=_ms(kafka.rebalance_timeout),
                 heartbeat_interval_ms=_ms(kafka.heartbeat_interval),
@@ -151,7 +150,7 @@ class Kafka:
         kafka = self._settings.kafka
         publisher = Publisher(self.link, compression=kafka.compression, batch_bytes=kafka.max_message_size)
         if isinstance(self.link, TransactionalLink):
-            return TransactionWriter(self.link, member, producers, publisher)
+            return TransactionWriter(self.link, member, producers, publisher, self.consumer.epoch)
         return PlainWriter(self.link, member, publisher)
 
     async def watch(self, waiting: Waiting, heed: Callable[[Mapping[str, str]], None]) -> None:

@@ -503,6 +503,7 @@ def kafka_and_flow() -> dashboard.Dashboard:
                     "map ignored: {{why}}",
                 ),
                 (f"sum(increase(coupon_offsets_gone_total{{{JOB}}}[1h]))", "offsets gone"),
+                (f"sum by (why) (increase(coupon_log_losses_total{{{JOB}}}[1h]))", "log lost: {{why}}"),
             )
         )
         .with_panel(

@@ -20,7 +20,7 @@ from consumer.core.headers import own_headers, retry_headers
 from consumer.core.offsets import Tracker
 from consumer.core.outcomes import Outcome, OutcomeContext, Reason, Resolution
 from consumer.core.status import LedgerStatus
-from consumer.decoding import Damage
+from consumer.decoding import NO_EPOCH, Damage, Doubt
 from consumer.delivery import Delivery, UnderWay
 from consumer.intake import Intake
 from consumer.ledger import Encoder, EndedRecord, FlushBounds, Ledger
@@ -64,6 +64,12 @@ class FakeConsumer:
         self.younger_from: int | None = None
         """Where the first record stands that is younger than the member."""
         self.damaged: dict[TopicPartition, Damage] = {}
+        self.doubtful: dict[TopicPartition, Doubt] = {}
+        self.epochs: list[int | None] = []
+        """What was sought was behind these leaders' records."""
+        self.parts: dict[int, tuple[int, int]] = {}
+        """By leader: the last one up to it, and where what that one wrote ends."""
+        self.begins = 0
         self.asked: tuple[TopicPartition, ...] | None = None
         """The partitions that the poll under way named; none is all."""
 
@@ -79,8 +85,18 @@ class FakeConsumer:
     def resume(self, *partitions: TopicPartition) -> None:
         self.paused.difference_update(partitions)
 
-    def seek(self, partition: TopicPartition, offset: int) -> None:
+    def seek(self, partition: TopicPartition, offset: int, epoch: int | None = None) -> None:
         self.sought.append(offset)
+        self.doubtful.pop(partition, None)
+        self.epochs.append(epoch)
+
+    def trust(self, partition: TopicPartition) -> None:
+        del self.doubtful[partition]
+
+    async def epoch_ends(
+        self, epochs: Mapping[TopicPartition, int]
+    ) -> Mapping[TopicPartition, tuple[int, int]]:
+        return {tp: self.parts[epoch] for tp, epoch in epochs.items() if epoch in self.parts}
 
     def assignment(self) -> Iterable[TopicPartition]:
         return [PARTITION]
@@ -107,7 +123,7 @@ class FakeConsumer:
         return {PARTITION: [each for each in records if PARTITION not in self.paused]}
 
     async def beginning_offsets(self, partitions: list[TopicPartition]) -> Mapping[TopicPartition, int]:
-        return dict.fromkeys(partitions, 0)
+        return dict.fromkeys(partitions, self.begins)
 
     async def end_offsets(self, partitions: list[TopicPartition]) -> Mapping[TopicPartition, int]:
         return dict.fromkeys(partitions, self.end)
@@ -287,14 +303,85 @@ async def test_a_log_that_was_made_anew_behind_our_back_is_read_from_its_beginni
     await room.assigned()
     room.consumer.polls.put_nowait([50, 51])
     await room.delivers([50, 51])
-    room.consumer.polls.put_nowait([0, 1])  # the place was out of its range, and aiokafka went to its start
+    room.consumer.end, room.consumer.doubtful[PARTITION] = 2, Doubt(52, NO_EPOCH, None)
     async with asyncio.timeout(5):
         await room.consumer.rejoined.wait()
     await room.intake.on_partitions_revoked([PARTITION])
+    room.consumer.end = 100
     await room.assigned()
     assert room.consumer.sought == [50, 0]  # although 52 is committed, and lies within the new log
     room.consumer.polls.put_nowait([0, 1])
     await room.delivers([50, 51, 0, 1])
+
+
+@pytest.mark.parametrize("knows_epoch", [False, True], ids=["as committed", "as read"])
+async def test_where_an_unclean_election_lost_what_was_read_only_what_stands_there_now_is_read(
+    room: Room, *, knows_epoch: bool
+) -> None:
+    """The log is longer by then than our place, and of what it holds before that, all would be passed over (KIP-320)."""
+    room.delivery.failing = {53}
+    await room.assigned()
+    room.consumer.polls.put_nowait([50, 51, 52, 53, 54, 55])
+    await until(lambda: len(room.delivery.delivered) >= 6)
+    await until(lambda: room.intake.memory().records == 1)  # and 53 is committed, with a map of the other two
+    room.delivery.failing = set()
+    room.link.committed[PARTITION] = structs.replace(
+        room.link.committed[PARTITION], epoch=7 if not knows_epoch else NO_EPOCH
+    )
+    room.consumer.parts[7] = (5, 51)
+    room.consumer.doubtful[PARTITION] = Doubt(56, 7, 9)
+    async with asyncio.timeout(5):
+        await room.consumer.rejoined.wait()
+    await room.intake.on_partitions_revoked([PARTITION])
+    room.delivery.delivered.clear()
+    await room.assigned()
+    assert (room.consumer.sought[-1], room.consumer.epochs[-1]) == (51, 5)
+    room.consumer.polls.put_nowait([51, 52, 53, 54, 55, 56])
+    await room.delivers([51, 52, 53, 54, 55, 56])
+    assert room.metrics.registry.get_sample_value("coupon_log_losses_total", {"why": "cut"}) == 1
+
+
+@pytest.mark.parametrize(
+    "doubt", [Doubt(52, 7, 9), Doubt(52, NO_EPOCH, None), Doubt(52, 7, None)], ids=["leader", "range", "both"]
+)
+async def test_a_log_that_holds_all_that_was_read_is_read_on(room: Room, doubt: Doubt) -> None:
+    """Another leader; or a follower that is behind, and for which our place is out of range (KIP-392)."""
+    room.consumer.parts[7] = (7, 52)
+    await room.assigned()
+    room.consumer.polls.put_nowait([50, 51])
+    await room.delivers([50, 51])
+    room.consumer.doubtful[PARTITION] = doubt
+    await until(lambda: room.intake.paused == {"log_check": 1})
+    await until(lambda: not room.consumer.paused)
+    assert not room.consumer.doubtful
+    room.consumer.polls.put_nowait([52])
+    await room.delivers([50, 51, 52])
+    assert not room.consumer.rejoined.is_set()
+
+
+@pytest.mark.parametrize("runs", [False, True])
+async def test_what_kafka_deleted_before_it_was_read_is_an_alarm_and_what_is_done_behind_it_stays_done(
+    *, runs: bool
+) -> None:
+    room = Room()
+    async with running(room):
+        room.delivery.failing = {53}
+        room.consumer.polls.put_nowait([50, 51, 52, 53, 54, 55])
+        await until(lambda: room.intake.memory().records == 1 and room.link.committed[PARTITION].offset == 53)
+        if runs:
+            room.consumer.begins = 54
+            room.consumer.doubtful[PARTITION] = Doubt(53, NO_EPOCH, None)
+            async with asyncio.timeout(5):
+                await room.consumer.rejoined.wait()
+        await room.intake.on_partitions_revoked([PARTITION])
+        room.consumer.begins = 54
+        room.delivery.delivered.clear()
+        room.delivery.failing = set()
+        await room.assigned()
+        assert room.consumer.sought[-1] == 56
+        room.consumer.polls.put_nowait([56])
+        await room.delivers([56])
+    assert room.metrics.registry.get_sample_value("coupon_log_losses_total", {"why": "deleted"}) == 1
 
 
 async def test_a_topic_that_has_another_id_now_is_read_from_its_beginning_whatever_is_committed(
@@ -323,9 +410,10 @@ async def test_what_another_member_went_on_with_is_not_begun_anew_later(room: Ro
     await room.assigned()
     room.consumer.polls.put_nowait([50])
     await room.delivers([50])
-    room.consumer.polls.put_nowait([0])
+    room.consumer.end, room.consumer.doubtful[PARTITION] = 2, Doubt(51, NO_EPOCH, None)
     async with asyncio.timeout(5):
         await room.consumer.rejoined.wait()
+    room.consumer.end = 100
     await room.intake.on_partitions_revoked([PARTITION])
     # The partition is another one's, who finds it out by himself.
     await room.intake.on_partitions_assigned([])

@@ -57,10 +57,26 @@ class Tracker:
             self._add(start, end)
         self._absorb()
 
+    def between(self, start: int, end: int) -> "Tracker":
+        """The same for a log that is no longer what it was before `start`, nor from `end` on."""
+        done = [(max(first, start), min(last, end)) for first, last in self.done()]
+        within = Tracker(
+            min(max(self._frontier, start), end),
+            [(first, last) for first, last in done if first < last],
+            maybe_sent_below=min(self.maybe_sent_below, end),
+        )
+        within.topic_id = self.topic_id
+        return within
+
     @property
     def frontier(self) -> int:
         """The lowest offset not done: the one to commit."""
         return self._frontier
+
+    @property
+    def reach(self) -> int:
+        """One beyond the last offset that was taken, or is done."""
+        return max(self.position, self._ends[-1]) if self._ends else self.position
 
     @property
     def outstanding(self) -> bool:
@@ -115,6 +131,11 @@ class Tracker:
     def done(self) -> list[tuple[int, int]]:
         """Ranges [start, end) of what is done beyond the frontier, ascending."""
         return list(zip(self._starts, self._ends, strict=True))
+
+    def undone(self, end: int) -> int:
+        """How many offsets before `end` are not done."""
+        done = sum(min(last, end) - first for first, last in self.done() if first < end)
+        return max(0, end - self._frontier - done)
 
     def is_done(self, offset: int) -> bool:
         """True if the record at `offset` is done."""

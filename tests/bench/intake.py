@@ -124,6 +124,11 @@ class Consumer(GroupConsumer):
     async def end_offsets(self, partitions: Iterable[TopicPartition]) -> Mapping[TopicPartition, int]:
         return dict.fromkeys(partitions, self._end)
 
+    async def epoch_ends(
+        self, epochs: Mapping[TopicPartition, int]
+    ) -> Mapping[TopicPartition, tuple[int, int]]:
+        return {}
+
     async def ended(self) -> None:
         await self._fetcher.close()
         self._closed = True

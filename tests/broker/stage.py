@@ -230,7 +230,7 @@ class _Real:
             group_id=group,
             group_instance_id=instance_id,
             enable_auto_commit=False,
-            auto_offset_reset="earliest",
+            auto_offset_reset="none",
             isolation_level=isolation,
             session_timeout_ms=int(SESSION * 1000),
             heartbeat_interval_ms=int(HEARTBEAT * 1000),

@@ -425,8 +425,7 @@ async def test_a_restarted_static_member_takes_its_predecessors_place_in_the_sam
 @behaviour
 async def test_a_member_reads_on_past_what_is_aborted_and_past_markers(kafka: Kafka) -> None:
     stage = await Stage(kafka).set()
-    reader = await kafka.join(kafka.name("readers"), stage.target.topic)
-    await reader.assignment(1)
+    reader, _ = await _begin(kafka, stage.target)
     await stage.open(1, (b"1",))
     assert await stage.producer.end(commit=False) == NONE
     await stage.open(1, (b"2",), sequence=1)
@@ -443,8 +442,7 @@ async def test_the_end_of_a_log_is_the_first_open_transaction(kafka: Kafka) -> N
     stage = await Stage(kafka).set()
     await kafka.append(stage.target.topic, [b"0"])
     await stage.open(1, (b"1",))
-    reader = await kafka.join(kafka.name("readers"), stage.target.topic)
-    await reader.assignment(1)
+    reader, _ = await _begin(kafka, stage.target)
     assert await _poll(reader, 1) == [(0, b"0")]
     assert not await reader.consumer.getmany(timeout_ms=300)
     assert (await reader.consumer.end_offsets([stage.target]))[stage.target] == 1
@@ -473,9 +471,15 @@ async def test_what_was_fetched_before_a_seek_is_not_brought(kafka: Kafka) -> No
 
 
 @behaviour
-async def test_beyond_the_end_of_the_log_reading_begins_at_its_start(kafka: Kafka) -> None:
+async def test_beyond_the_end_of_the_log_nothing_is_read_and_that_is_told(kafka: Kafka) -> None:
     reader, tp = await _reader(kafka, [b"0", b"1"])
     reader.consumer.seek(tp, 100)
+    async with asyncio.timeout(10):
+        while not reader.consumer.doubtful:
+            assert not await reader.consumer.getmany(timeout_ms=50)
+    (doubt,) = reader.consumer.doubtful.values()
+    assert (doubt.offset, doubt.next_epoch) == (100, None)
+    reader.consumer.seek(tp, 0)
     assert await _poll(reader, 2) == [(0, b"0"), (1, b"1")]
 
 
@@ -511,9 +515,15 @@ async def test_a_member_that_sought_nothing_begins_at_what_is_committed(kafka: K
 async def _reader(kafka: Kafka, values: list[bytes]) -> tuple[Member, TopicPartition]:
     topic = await kafka.topic()
     await kafka.append(topic, values)
-    reader = await kafka.join(kafka.name("readers"), topic)
+    return await _begin(kafka, TopicPartition(topic, 0))
+
+
+async def _begin(kafka: Kafka, tp: TopicPartition) -> tuple[Member, TopicPartition]:
+    """Where the log does: nobody has committed anything."""
+    reader = await kafka.join(kafka.name("readers"), tp.topic)
     await reader.assignment(1)
-    return reader, TopicPartition(topic, 0)
+    reader.consumer.seek(tp, 0)
+    return reader, tp
 
 
 async def _poll(member: Member, count: int, most: int = 100) -> list[tuple[int, bytes]]:

@@ -14,7 +14,7 @@ from aiokafka.errors import ConsumerStoppedError, IllegalStateError, KafkaError,
 from aiokafka.protocol.group import HeartbeatRequest
 from aiokafka.structs import OffsetAndTimestamp
 
-from consumer.decoding import Damage
+from consumer.decoding import NO_EPOCH, Damage, Doubt
 from consumer.link import LOST, Code, Membership, TopicPartition
 from tests.simulation.group import (
     MEMBER_ID_REQUIRED,
@@ -160,6 +160,7 @@ class FakeConsumer:
         self._fetched: dict[TopicPartition, Fetch] = {}
         self._ends: dict[TopicPartition, int] = {}
         self._waiters: list[asyncio.Future[None]] = []
+        self.doubtful: dict[TopicPartition, Doubt] = {}
         self._polled_at = self._loop.time()
         self._polling = 0
         self._closed = False
@@ -484,7 +485,13 @@ class FakeConsumer:
         if held is None or self._closed:
             return
         for tp, place in held.places.items():
-            if place.position is None or place.paused or tp in self._fetched or tp in self._fetches:
+            if (
+                place.position is None
+                or place.paused
+                or tp in self.doubtful
+                or tp in self._fetched
+                or tp in self._fetches
+            ):
                 continue
             self._fetches[tp] = Fetch(self._process, self, held, tp, place.position, self._committed_only)
             self._network.fetch(self._fetches[tp])
@@ -495,8 +502,8 @@ class FakeConsumer:
             return  # sought or assigned anew meanwhile
         del self._fetches[fetch.tp]
         if fetch.out_of_range:
-            fetch.assignment.places[fetch.tp].position = 0
-            self._fetch_on()
+            self.doubtful[fetch.tp] = Doubt(fetch.position, NO_EPOCH, None)
+            self._wake()
             return
         self._fetched[fetch.tp] = fetch
         self._ends[fetch.tp] = fetch.end
@@ -508,14 +515,14 @@ class FakeConsumer:
             _set(waiter)
 
     async def _find_positions(self, held: _Assignment) -> None:
-        """Where nobody sought: what is committed, stable or not, or the log's start."""
+        """Where nobody sought: what is committed, stable or not; nowhere where nothing is."""
         try:
             found = await self._network.committed(self._group, list(held.places))
         except LOST:
             return
         for tp, place in held.places.items():
-            if place.position is None:
-                place.position = max(found[tp], 0)
+            if place.position is None and found[tp] >= 0:
+                place.position = found[tp]
         if held is self._assignment:
             self._fetch_on()
 
@@ -531,11 +538,27 @@ class FakeConsumer:
             self._place(tp).paused = False
         self._fetch_on()
 
-    def seek(self, partition: TopicPartition, offset: int) -> None:
+    def seek(
+        self, partition: TopicPartition, offset: int, epoch: int | None = None
+    ) -> None:  # one leader for ever
         self._place(partition).position = offset
+        self.doubtful.pop(partition, None)
         self._fetches.pop(partition, None)
         self._fetched.pop(partition, None)
         self._fetch_on()
+
+    def trust(self, partition: TopicPartition) -> None:
+        self.doubtful.pop(partition, None)
+        self._fetch_on()
+
+    def epoch(self, partition: TopicPartition) -> int:  # likewise
+        return NO_EPOCH
+
+    async def epoch_ends(
+        self,
+        epochs: Mapping[TopicPartition, int],  # likewise
+    ) -> Mapping[TopicPartition, tuple[int, int]]:
+        return {}
 
     @property
     def damaged(self) -> Mapping[TopicPartition, Damage]:

@@ -221,6 +221,7 @@ async def test_what_is_compacted_away_is_a_gap(kafka: FakeKafka) -> None:
         kafka.append(SOURCE.topic, 0, None, b"%d" % number)
     kafka.compact(SOURCE, 1)
     member = await _join(kafka)
+    member.consumer.seek(SOURCE, 0)
     found: list[int] = []
     while len(found) < 2:
         batches = await member.consumer.getmany(timeout_ms=100)
