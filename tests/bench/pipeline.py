@@ -29,6 +29,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, fields, replace
+from datetime import datetime, timedelta, timezone
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -44,6 +45,7 @@ from tests.broker.kafka import committed_offsets, read_all
 from tests.conftest import _create_topics
 
 STATIONS = 10_000
+HOUR_AGO = datetime.now(timezone(timedelta(hours=8))).replace(microsecond=0) - timedelta(hours=1)
 WARM = 0.25
 """Share of the events that is not measured: connections open, code gets warm."""
 
@@ -98,16 +100,19 @@ class Load:
         """Its partition, key and value."""
         # Those that are held have plates of their own: they hold nobody else up.
         plate = number % self.plates if number >= self.held else self.plates + number
+        # As charges are: they end one after the other, each has taken its time, and no two cost the same.
+        seconds = 900 + number * 7919 % 7200
+        ended_at = HOUR_AGO + timedelta(seconds=3600 * number // self.events)
         value = {
             "order_id": f"BENCH{number}P{plate}",
             "plate": f"粤B{plate:05}",
             "station_id": f"SZ-{number * 7919 % STATIONS:06}",
             "connector_id": "3",
-            "started_at": "2026-11-25T17:10:00+08:00",
-            "ended_at": "2026-11-25T18:40:00+08:00",
-            "energy_kwh": 31.25,
-            "charging_seconds": 5400,
-            "total_fee_yuan": 38.75,
+            "started_at": (ended_at - timedelta(seconds=seconds)).isoformat(),
+            "ended_at": ended_at.isoformat(),
+            "energy_kwh": round(seconds * 0.00583, 2),
+            "charging_seconds": seconds,
+            "total_fee_yuan": round(seconds * 0.00723, 2),
             "stop_reason": "user",
         }
         short = self.payload - len(orjson.dumps(value)) - len(',"remark":""')
@@ -159,6 +164,7 @@ class Bench:
         self.runs += 1
         group = f"bench-{self.runs}"
         topics = {f"{group}-outcomes": 3, f"{group}-letters": 1}
+        topics |= {f"{group}-retries.{delay}": 3 for delay in ("1m", "5m", "30m")}
         if load.topic not in self._topics:
             topics[load.topic] = load.partitions
         await _create_topics(self.servers, topics)
@@ -188,10 +194,9 @@ class Bench:
 kafka:
   bootstrap_servers: ["{self.servers}"]
   group_id: {group}
-  topics: {{events: [{events}], outcomes: {group}-outcomes, dead_letters: {group}-letters}}
+  topics: {{events: [{events}], outcomes: {group}-outcomes, dead_letters: {group}-letters, retries: {group}-retries}}
 gateway: {{url: "{url}", max_in_flight: {load.in_flight}, adaptive_limit: {str(bool(load.adaptive)).lower()}{", total_timeout: 10m, read_timeout: 10m" * bool(load.held)}}}
 intake: {{max_records: {load.records}}}
-retries: {{delays: []}}
 rules: {rules.name}
 secrets: {{main: {SECRET}, plate_hash: a key for the hashes of plates}}
 web: {{host: 127.0.0.1, port: 0}}
@@ -233,7 +238,6 @@ def write_rules(folder: Path, count: int) -> Path:
 def _rules(count: int) -> Iterable[str]:
     """Each for its share of the stations, with three expressions."""
     yield "version: 1"
-    yield "deadline: off"
     yield 'accounts: {main: {app_id: app-1, secret: main, api_type: "5"}}'
     yield "sources: {charges: {extends: canonical, zone: station}}"
     yield "stations: {file: stations.csv}"
