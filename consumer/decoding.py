@@ -11,7 +11,7 @@ import struct
 import sys
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, ClassVar, NamedTuple
 
 import aiokafka.record.default_records
@@ -248,9 +248,11 @@ class AsDecoded:
         self._reading[partition] = records
         return True
 
-    def end(self, partition: Any) -> None:
-        """Nothing of the last fetch is left."""
-        self.heed(partition, self.epoch(partition))
+    def end(self, partition: Any, records: Records) -> None:
+        """Nothing more of this fetch is read: all was, or the rest is thrown away."""
+        if self._reading.get(partition) is records:
+            del self._reading[partition]
+            self._epochs[partition] = records.epoch
 
     def heed(self, partition: Any, epoch: int) -> None:
         """It goes on from what this leader wrote."""
@@ -263,19 +265,51 @@ class AsDecoded:
         return data
 
 
-def partition_records(*parts: Any) -> PartitionRecords:
+def partition_records(*parts: Any) -> "_Fetched":
     """What a fetch brought of a partition, record by record. Takes the place of aiokafka's `PartitionRecords` (in `link`)."""
-    return (_AsDecoded if any(isinstance(part, AsDecoded) for part in parts) else _Complete)(*parts)
+    return _Fetched((_AsDecoded if any(isinstance(part, AsDecoded) for part in parts) else _Complete)(*parts))
+
+
+class _Fetched:
+    """It as aiokafka holds it. Thrown away half read, as when a partition is paused, its megabyte is free at once.
+
+    It and the generator that reads it hold each other: left to Python's search for such circles, hundreds of them lie about.
+    """
+
+    __slots__ = ("_records",)
+
+    def __init__(self, records: "_Complete") -> None:
+        self._records = records
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._records)
+
+    def __next__(self) -> Any:
+        return next(self._records)
+
+    @property
+    def next_fetch_offset(self) -> int:
+        """After what was read."""
+        return self._records.next_fetch_offset
+
+    def __del__(self) -> None:
+        self._records.close()
 
 
 class _Complete(PartitionRecords):  # type: ignore[misc]  # aiokafka has no types
     """All of them."""
 
+    next_fetch_offset: int
     _records: Records
-    _records_iterator: Iterator[Any]
+    _records_iterator: Generator[Any] | None
 
     def __iter__(self) -> Iterator[Any]:
-        return self._records_iterator
+        return iter(self._records_iterator or ())
+
+    def close(self) -> None:
+        """No more of it is read."""
+        if self._records_iterator is not None:
+            self._records_iterator.close()
 
     def _unpack_records(self) -> Iterator[Any]:
         while True:
@@ -301,12 +335,13 @@ class _AsDecoded(_Complete):
 
     _key_deserializer: AsDecoded
     _tp: Any
-    next_fetch_offset: int
 
     def _unpack_records(self) -> Iterator[Any]:
         if self._key_deserializer.begin(self._tp, self._records, self.next_fetch_offset):
-            yield from super()._unpack_records()
-            self._key_deserializer.end(self._tp)
+            try:
+                yield from super()._unpack_records()
+            finally:
+                self._key_deserializer.end(self._tp, self._records)
 
     def _goes_on(self, damage: Exception | None) -> bool:
         damaged = self._key_deserializer.damaged

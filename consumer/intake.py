@@ -442,13 +442,18 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
 
     async def _wait_for_room(self) -> None:
         """A short fullness is waited for: pausing would throw away what was fetched ahead."""
-        if self._full() or not self._wants_more(self._assignment):
-            self._room.clear()
-            try:
-                async with asyncio.timeout(1.0):
+        if self._has_room():
+            return
+        try:
+            async with asyncio.timeout(1.0):
+                while not self._has_room():
+                    self._room.clear()
                     await self._room.wait()
-            except TimeoutError:
-                pass
+        except TimeoutError:
+            pass
+
+    def _has_room(self) -> bool:
+        return not self._full() and self._wants_more(self._assignment)
 
     def _wants_more(self, assignment: Assignment | None) -> bool:
         return assignment is None or len(assignment.backlog) < BACKLOG_RECORDS

@@ -1,5 +1,7 @@
 """Whatever is in a fetch's answer, all its records come, in their order."""
 
+import gc
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -61,3 +63,42 @@ def test_records_as_decoded_tell_all_but_their_topic_and_partition() -> None:
     for name in ("offset", "timestamp", "key", "value"):
         assert getattr(bare, name) == getattr(plain, name)
     assert tuple(bare.headers) == plain.headers
+
+
+@pytest.mark.parametrize("deserializer", [None, AsDecoded()])
+def test_a_fetch_that_is_thrown_away_half_read_is_free_without_a_search(deserializer: Any) -> None:
+    data = Records(batch(10, ["fine", "fine"]) + batch(12, ["fine"]))
+    freed = weakref.ref(data)
+    fetched = partition_records(PARTITION, data, [], 10, deserializer, None, True, READ_COMMITTED)
+    del data
+    gc.disable()
+    try:
+        assert [record.offset for record, _ in zip(fetched, range(2), strict=False)] == [10, 11]
+        assert fetched.next_fetch_offset >= 12
+        del fetched
+
+        assert freed() is None
+    finally:
+        gc.enable()
+
+
+def test_the_leader_that_wrote_what_was_read_is_known_though_the_rest_was_thrown_away() -> None:
+    decoded = AsDecoded()
+    fetched = partition_records(
+        PARTITION,
+        Records(of_leader(5, batch(10, ["fine", "fine"]))),
+        [],
+        10,
+        decoded,
+        None,
+        False,
+        READ_COMMITTED,
+    )
+    assert next(iter(fetched)).offset == 10
+    del fetched
+
+    assert decoded.epoch(PARTITION) == 5
+
+
+def of_leader(epoch: int, data: bytes) -> bytes:
+    return data[:12] + epoch.to_bytes(4, "big") + data[16:]

@@ -950,6 +950,25 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0.01)
 
 
+async def test_a_short_fullness_pauses_nothing_though_more_of_what_is_held_is_begun_meanwhile() -> None:
+    """A pause throws away what was fetched ahead: with little room, it would be fetched twenty times."""
+    room = Room(records=3)
+    room.delivery.gate, room.supplied = asyncio.Event(), True
+    async with running(room):
+        room.consumer.polls.put_nowait([50, 51, 52])
+        await until(lambda: room.intake.memory().records == 3)
+        await asyncio.sleep(0.05)  # until it waits for room
+        room.supplied = False
+        room.delivery.after_turn()
+        await room.delivers([50, 51, 52])
+        await asyncio.sleep(0.1)
+        assert not room.consumer.paused
+
+        room.delivery.gate.set()
+        room.consumer.polls.put_nowait([53])
+        await room.delivers([50, 51, 52, 53])
+
+
 async def test_each_rebalance_is_told_and_only_when_all_has_been_drained(room: Room) -> None:
     room.delivery.gate = asyncio.Event()
     await room.assigned()
