@@ -192,7 +192,7 @@ MakeLedger = Callable[
 
 
 @dataclass(eq=False, slots=True)
-class Place:
+class HeldPartition:
     """What an assignment holds of one partition.
 
     Attributes:
@@ -223,7 +223,7 @@ class Assignment:
     """
 
     member: Membership
-    places: Mapping[TopicPartition, Place]
+    places: Mapping[TopicPartition, HeldPartition]
     ledger: Ledger
     own_ids: tuple[str, str]
     ended: Callable[[Sequence[UnderWay]], None] = field(init=False)
@@ -674,7 +674,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
             for partition, place in assignment.places.items():
                 self._account_for(partition, place, all_held_up=all_held_up)
 
-    def _account_for(self, partition: TopicPartition, place: Place, *, all_held_up: bool) -> None:
+    def _account_for(self, partition: TopicPartition, place: HeldPartition, *, all_held_up: bool) -> None:
         labels = (partition.topic, str(partition.partition))
         tracker = place.tracker
         self._metrics.commit_gap.labels(*labels).set(tracker.position - tracker.frontier)
@@ -748,7 +748,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         if taken:
             self._keep(assignment, partition, place, taken)
 
-    def _waits(self, place: Place, offset: int, retry: RetryContext) -> bool:
+    def _waits(self, place: HeldPartition, offset: int, retry: RetryContext) -> bool:
         """Whether the order at `offset` is not due yet."""
         place.dues[offset] = retry.due_at
         if retry.due_at <= self._clock():
@@ -757,7 +757,11 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         return True
 
     def _keep(
-        self, assignment: Assignment, partition: TopicPartition, place: Place, records: Sequence[Record]
+        self,
+        assignment: Assignment,
+        partition: TopicPartition,
+        place: HeldPartition,
+        records: Sequence[Record],
     ) -> None:
         self._records_of(partition.topic).inc(len(records))
         assignment.records += len(records)
@@ -934,7 +938,7 @@ class Intake(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka has n
         """Fence, read, seek, commit. None if the membership is over already."""
         deadline = asyncio.get_running_loop().time() + OPEN_SECONDS
         taken = await self._takeover.take(partitions, self._astray, deadline)
-        places = {tp: Place(tracker, tracker.frontier) for tp, tracker in taken.trackers.items()}
+        places = {tp: HeldPartition(tracker, tracker.frontier) for tp, tracker in taken.trackers.items()}
         for tp, place in places.items():
             self._consumer.seek(tp, place.position, taken.epochs[tp])
         ledger = self._make_ledger(
