@@ -624,7 +624,7 @@ async def test_the_command_shows_what_would_go_and_hides_plates(
     assert masked[1].splitlines()[10].split()[:4] == [
         f"{topics.events}-0@4",
         "of",
-        "***?[2J",
+        r"***\x1b[2J",
         "platform_failed",
     ]
     assert "0004Z" not in masked[1]
