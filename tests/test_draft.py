@@ -596,7 +596,20 @@ def test_connectors_of_which_there_is_but_one_are_a_stations_that_check_names(tm
     assert yaml.safe_load(file.read_text("utf-8"))["stations"]["FILL-IN-STATION-1"]["connectors"] == [
         "440300-17"
     ]
-    assert "for whatever station a charge was at" in comment_of(file.read_text("utf-8"), "FILL-IN-STATION-1")
+    told = comment_of(file.read_text("utf-8"), "FILL-IN-STATION-1")
+    assert "those at any other end as `invalid`" in told
+    assert ended_at("440300-17", file) is None
+    assert ended_at("440300-18", file) == "invalid"
+
+
+def ended_at(gun: str, file: Path) -> str | None:
+    """How a charge at this connector ends by the drafted rules; None: with a request."""
+    book = rulebook.load(file)
+    value = json.dumps({**CHARGE, "gun": gun}).encode()
+    (order,) = book.read_as(book.sources[0], Record(Coordinates("t", 0, 0), -1, None, value, ()), None)
+    assert isinstance(order, Order)
+    plan = book.plan(order)
+    return plan.outcome.value if isinstance(plan, Finding) else None
 
 
 # -- Whatever the JSON ------------------------------------------------------------------------------------

@@ -23,9 +23,11 @@ RAW = "correct it, or send it as it is with --raw"
         (b"x\n" * 7, [], [*["{what}"] * 5, "events.jsonl: 2 more events cannot be sent; see those above"]),
         (b"\n \n", [], ["events.jsonl: there is no event in it; name a file with one event, or one a line"]),
         (
-            b'{"plate": "A"}\n{"plate": null}\n',
+            b'{"plate": "A"}\n{"plate": ""}\n',
             ["--key", "plate"],
-            ["events.jsonl:2: there is no text or number at `plate`; name another --key"],
+            [
+                "events.jsonl:2: no text with anything in it stands at `plate`, and no number; name another --key"
+            ],
         ),
         (
             b"{}",

@@ -269,7 +269,7 @@ def _print_found(
     for outcome in shown:
         print()
         text = _clean(outcome.get("plate"), reveal=reveal)
-        for line in _block(search, outcome, sentences, reveal=reveal):
+        for line in _block(search, outcome, sentences):
             print(text(line))
     limit = ROWS if findings.rows is None else findings.rows
     for each in waiting[:limit]:
@@ -288,12 +288,8 @@ def _searched(search: _Search, retries: list[str], read: int) -> str:
     return words + (f", and who waits in {', '.join(retries)}" if retries else "")
 
 
-def _block(
-    search: _Search, outcome: "OutcomeFields", sentences: dict[str, str], *, reveal: bool
-) -> Iterator[str]:
-    """One order's outcome, for people."""
-    from consumer.core.plates import mask
-
+def _block(search: _Search, outcome: "OutcomeFields", sentences: dict[str, str]) -> Iterator[str]:
+    """One order's outcome, for people, with its plate."""
     attempts = outcome.get("attempts")
     attempts = attempts if isinstance(attempts, dict) else {}
     what = outcome["outcome"]
@@ -301,7 +297,7 @@ def _block(
     plate, hashed = outcome.get("plate"), outcome.get("plate_hash")
     shown = "-"
     if isinstance(plate, str):
-        shown = plate if reveal else mask(plate)
+        shown = plate
     elif isinstance(hashed, str):
         shown = f"plate #{hashed[:12]}"
     yield "  ".join(
@@ -338,12 +334,9 @@ def _block(
 
 
 def _waiting_block(search: _Search, waiting: "WaitingOrder") -> Iterator[str]:
-    """One order that waits, for people."""
-    from consumer.core.plates import mask
-
+    """One order that waits, for people, with its plate."""
     context = waiting.context
-    plate = "-" if waiting.plate is None else mask(waiting.plate)
-    yield f"{_time(context.written_at)}  order {context.order_id or '-'}  {plate}  waiting"
+    yield f"{_time(context.written_at)}  order {context.order_id or '-'}  {waiting.plate or '-'}  waiting"
     due = "at" if context.due_at > search.now else "which was due at"
     last = _said(context.words.code or context.label, context.words.message)
     answer = f"; last answer {last}" if last else ""

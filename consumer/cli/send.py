@@ -103,7 +103,13 @@ def _events(file: Path, key: str | None, *, raw: bool) -> Iterator[_Sendable]:
             continue
         text = None if path is None else _key_of(body, path)
         if path is not None and text is None:
-            problems.append(Problem(place, f"there is no text or number at `{key}`", "name another --key"))
+            problems.append(
+                Problem(
+                    place,
+                    f"no text with anything in it stands at `{key}`, and no number",
+                    "name another --key",
+                )
+            )
         found.append(_Sendable(None if text is None else text.encode("utf-8", "replace"), value))
     if len(problems) > FEW:
         more = f"{len(problems) - FEW} more events cannot be sent"

@@ -309,7 +309,7 @@ class Play:
             f"  service's page      http://127.0.0.1:{port}/ and its /metrics",
             "",
             "Send a charge of your own, and see its outcome below (a plate that ends in 1002 has not entered):",
-            f"  export CHARGING_COUPON__KAFKA__BOOTSTRAP_SERVERS={servers}",
+            f"  export CHARGING_COUPON__KAFKA__BOOTSTRAP_SERVERS={servers} CHARGING_COUPON__KAFKA__TOPICS__EVENTS={names.events}",
             f"  echo '{json.dumps(charge, ensure_ascii=False)}' | {command} send - --topic {names.events} --yes",
             "",
             "Tell what became of it; without --order, of all:",

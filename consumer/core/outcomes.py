@@ -696,10 +696,16 @@ def without_plates(text: str) -> str:
 
 
 def with_plates_masked(text: str, known: Iterable[str] = ()) -> str:
-    """For who may know a plate's ends: these ones, and whatever looks like one. A plate comes before what it holds."""
-    for plate in known:
-        text = text.replace(plate, mask(plate)) if plate else text
-    return LIKE_A_PLATE.sub(lambda match: mask(match[0]), text)
+    """For who may know a plate's ends: these ones, and whatever looks like one. A plate comes before what it holds.
+
+    What stands beside one of these is no part of it, though it ends in a letter that begins others: `粤ZF023港 granted`.
+    """
+    plates = "|".join(re.escape(plate) for plate in known if plate)
+    parts = re.split(f"({plates})", text) if plates else [text]
+    return "".join(
+        mask(part) if number % 2 else LIKE_A_PLATE.sub(lambda match: mask(match[0]), part)
+        for number, part in enumerate(parts)
+    )
 
 
 def inert(text: str, keep: str = "") -> str:

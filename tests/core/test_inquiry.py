@@ -58,6 +58,13 @@ def test_a_field_of_another_type_than_ours_is_not_what_was_asked_for(value: obje
     assert not Inquiry(since=AT).fits(outcome(1, decided_at="2026-11-25T12:00:00"))
 
 
+@pytest.mark.parametrize("end", "挂学警港澳")
+def test_what_stands_beside_a_plate_is_not_taken_for_a_part_of_it(end: str) -> None:
+    plate = f"粤ZF02{end}"
+
+    assert masked(f"order 7  {plate}  granted", plate) == f"order 7  粤Z***{end}  granted"
+
+
 def test_plates_are_masked_wherever_they_stand() -> None:
     found = {"plate": "ABC-1234", "texts": ["of ABC-1234", {"hint": "plate=粤BD12345"}], "count": 3}
 

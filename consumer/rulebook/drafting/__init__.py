@@ -513,7 +513,7 @@ class _File:
             yield "left over in the samples, if it is one of these:"
             yield from (self._masked(f"  {told}") for told in left)
         if not self._ids("station_id"):
-            yield _ANY_STATION
+            yield _ANY_STATION if not self._own_connectors() else _BY_CONNECTOR
         if not self.source.is_sure_of_its_end:
             yield f"{_SHADOW}: the rule is on `state: shadow` till then"
 
@@ -581,7 +581,7 @@ class _File:
                 yield f"  # and {len(stations) - _MOST_STATIONS} more in the samples: see `stations: {{file: stations.csv}}`"
         elif connectors:
             yield "stations:"
-            yield from _confirm(f"{_ANY_STATION}, or tell which of these connectors are whose", 2)
+            yield from _confirm(f"{_BY_CONNECTOR}, or tell which of these connectors are whose", 2)
             known = {"api_store_code": f"{_STORE}1", "connectors": connectors[:_MOST_STATIONS]}
             yield from lines_of(f"{TO_FILL_IN}STATION-1", known, 2)
 
@@ -680,6 +680,7 @@ _TOLD = ("order_id", "started_at", "ended_at", "energy_wh", "minutes")
 _SHADOW = "nothing in the samples surely tells that a charge has ended: say where its end stands, or what a finished one has"
 _STORE = f"{TO_FILL_IN}STORE-"
 _ANY_STATION = "no field is known to be the station: as it is, a coupon is granted for whatever station a charge was at, all with one lot's code; name the field as `station_id` in the source"
+_BY_CONNECTOR = "no field is known to be the station: as it is, charges at the connectors of the samples get a coupon with one lot's code, and those at any other end as `invalid`; name the field as `station_id` in the source"
 _LONGEST_OF_A_STATION = 3
 
 _ACCOUNTS = (
