@@ -312,22 +312,34 @@ class _Complete(PartitionRecords):  # type: ignore[misc]  # aiokafka has no type
             self._records_iterator.close()
 
     def _unpack_records(self) -> Iterator[Any]:
-        while True:
-            try:
-                yield from super()._unpack_records()
-            except UnicodeDecodeError:
-                self._records.give_again()  # aiokafka passes over what it has given out
-            except Exception as damage:  # whatever bytes that are none of a batch's make a decoder raise
-                if not self._goes_on(damage):
-                    raise
-                return
-            else:
-                self._goes_on(None)
-                return
+        if not self._begins():
+            return
+        try:
+            while True:
+                try:
+                    yield from super()._unpack_records()
+                except UnicodeDecodeError:
+                    self._records.give_again()  # aiokafka passes over what it has given out
+                except Exception as damage:  # whatever bytes that are none of a batch's make a decoder raise
+                    if not self._goes_on(damage):
+                        raise
+                    return
+                else:
+                    self._goes_on(None)
+                    return
+        finally:
+            self._ends()
+
+    def _begins(self) -> bool:
+        """Whether it is to be read."""
+        return True
 
     def _goes_on(self, damage: Exception | None) -> bool:
         """Whether the end, at damage or not, is no reason to raise."""
         return damage is None
+
+    def _ends(self) -> None:
+        """Nothing more of it is read."""
 
 
 class _AsDecoded(_Complete):
@@ -336,12 +348,11 @@ class _AsDecoded(_Complete):
     _key_deserializer: AsDecoded
     _tp: Any
 
-    def _unpack_records(self) -> Iterator[Any]:
-        if self._key_deserializer.begin(self._tp, self._records, self.next_fetch_offset):
-            try:
-                yield from super()._unpack_records()
-            finally:
-                self._key_deserializer.end(self._tp, self._records)
+    def _begins(self) -> bool:
+        return self._key_deserializer.begin(self._tp, self._records, self.next_fetch_offset)
+
+    def _ends(self) -> None:
+        self._key_deserializer.end(self._tp, self._records)
 
     def _goes_on(self, damage: Exception | None) -> bool:
         damaged = self._key_deserializer.damaged
