@@ -11,7 +11,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import cast
 
@@ -34,11 +34,11 @@ from consumer.ledger import Encoder, FlushBounds, Ledger
 from consumer.link import Committed, CommittedOffset, KafkaLink, Outgoing, TopicPartition
 from consumer.metrics import Metrics
 from consumer.publishing import Identity, Publisher
-from tests.bench.pipeline import Load, write_rules
+from tests.bench.pipeline import HOUR_AGO, Load, write_rules
 from tests.bench.platform import GRANT
 
-NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
-TIMESTAMP_MS = 1_795_608_000_000
+NOW = HOUR_AGO + timedelta(hours=1)  # when the last of the charges has ended
+TIMESTAMP_MS = int(NOW.timestamp() * 1000)
 RECORDS = 250
 """Of a transaction."""
 
@@ -129,6 +129,7 @@ def stages(  # noqa: C901  # a list of loops
     async def read() -> None:
         read = book.read_all(events, NOW)
         orders[:] = [item for items in read for item in items if isinstance(item, Order)]
+        assert len(orders) == len(events), "else the stages that follow have nothing to do"
 
     async def plan() -> None:
         requests[:] = [found for order in orders if isinstance(found := book.plan(order), CouponRequest)]
