@@ -28,6 +28,10 @@ pytestmark = pytest.mark.usefixtures("logging_as_before")
             ],
         ),
         (
+            ["--format", "csv"],
+            ["--format: csv is one row for each charge; add --by-charge, or take json"],
+        ),
+        (
             ["--outcome", "lost"],
             [
                 (

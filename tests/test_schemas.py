@@ -18,8 +18,9 @@ from msgspec.structs import replace
 
 from consumer import cli, rulebook, schemas, settings
 from consumer.core.coupons import CouponRequest
-from consumer.core.events import Attempts, Coordinates, GatewayWords, Record, Replay, Wait
+from consumer.core.events import NO_ATTEMPTS, Attempts, Coordinates, GatewayWords, Record, Replay, Wait
 from consumer.core.headers import replay_headers
+from consumer.core.inquiry import Charge, Charges, Inquiry
 from consumer.core.letters import Receipt, receipt_headers
 from consumer.core.outcomes import (
     Later,
@@ -322,33 +323,31 @@ def test_the_receipts_headers_are_all_headers_described() -> None:
 # -- The folding rule of schemas/README.md ----------------------------------------------------------
 
 
-def fold(outcomes: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Outcomes as they were read -> one line for each order."""
-    lines: dict[str, dict[str, Any]] = {}
-    for outcome in {outcome["outcome_id"]: outcome for outcome in outcomes}.values():
-        order = outcome["reverses"] or outcome["order_id"]
-        if order is None:
-            continue
-        line = lines.setdefault(order, {"outcome": None, "reversed_by": []})
-        if outcome["reverses"] is not None:
-            line["reversed_by"].append(outcome["outcome_id"])
-        elif line["outcome"] is None or weight(line["outcome"]) <= weight(outcome):
-            line["outcome"] = outcome
-    return lines
-
-
-def weight(outcome: dict[str, Any]) -> int:
-    return {"granted": 2, "already_granted": 1}.get(outcome["outcome"], 0)
+def fold(outcomes: Iterable[dict[str, Any]]) -> dict[str | None, Charge]:
+    """Outcomes as they were read -> one charge for each order."""
+    charges = Charges(Inquiry())
+    for outcome in outcomes:
+        charges.add(outcome)
+    return {charge.order_id: charge for charge in charges.meant()}
 
 
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 CONTEXT = OutcomeContext("MkU3OEVBNTcwNTJENDM2Qk", Privacy(PlateMode.BOTH, b"an example's key"))
 
 
-def written(outcome: Outcome, offset: int, order: str | None, reverses: str | None = None) -> dict[str, Any]:
+def written(
+    outcome: Outcome,
+    offset: int,
+    order: str | None,
+    reverses: str | None = None,
+    *,
+    event_id: str | None = None,
+    at: datetime | None = None,
+    attempts: Attempts = NO_ATTEMPTS,
+) -> dict[str, Any]:
     record = Record(Coordinates("charging-completed", 0, offset), 0, None, b"{}")
-    values = None if order is None else {"order_id": order}
-    resolution = Resolution(record, 0, outcome, AT, values=values, reverses=reverses)
+    values = None if order is None else {"order_id": order, "event_id": event_id or order}
+    resolution = Resolution(record, 0, outcome, at or AT, values=values, reverses=reverses, attempts=attempts)
     body: dict[str, Any] = orjson.loads(encode_outcome(resolution, CONTEXT).value or b"")
     return body
 
@@ -356,31 +355,94 @@ def written(outcome: Outcome, offset: int, order: str | None, reverses: str | No
 def test_a_grant_beats_a_later_already_granted_whatever_is_repeated() -> None:
     granted, again = written(Outcome.GRANTED, 1, "A"), written(Outcome.ALREADY_GRANTED, 2, "A")
 
-    lines = fold([granted, again, copy.deepcopy(granted), again])
+    charge = fold([granted, again, copy.deepcopy(granted), again])["A"]
 
-    assert {order: line["outcome"]["outcome"] for order, line in lines.items()} == {"A": "granted"}
+    assert (charge.outcome, charge.coupons, charge.pushes) == ("granted", 1, 2)
 
 
 def test_the_last_word_counts_where_nothing_was_granted() -> None:
-    lines = fold([written(Outcome.NOT_ENTERED, 1, "A"), written(Outcome.GRANTED, 2, "A")])
+    before = written(Outcome.NOT_ENTERED, 1, "A")
+    later = written(Outcome.EXPIRED, 0, "A", at=AT + timedelta(minutes=1))
 
-    assert lines["A"]["outcome"]["outcome"] == "granted"
+    charge = fold([later, before])["A"]
+
+    assert (charge.outcome, charge.coupons) == ("expired", 0)
 
 
 def test_a_coupon_stays_one_whatever_a_later_push_ends_as() -> None:
     before, late = written(Outcome.ALREADY_GRANTED, 1, "A"), written(Outcome.EXPIRED, 2, "A")
 
-    assert fold([before, late])["A"]["outcome"]["outcome"] == "already_granted"
+    assert fold([before, late])["A"].outcome == "already_granted"
 
 
 def test_a_reversal_is_listed_beside_its_order() -> None:
     reversal = written(Outcome.SKIPPED, 2, "A-credit", reverses="A")
 
-    lines = fold([written(Outcome.GRANTED, 1, "A"), reversal])
+    charges = fold([reversal, written(Outcome.GRANTED, 1, "A")])
 
-    assert list(lines) == ["A"]
-    assert lines["A"]["outcome"]["outcome"] == "granted"
-    assert lines["A"]["reversed_by"] == [reversal["outcome_id"]]
+    assert list(charges) == ["A"]
+    assert charges["A"].outcome == "granted"
+    assert charges["A"].reversed_by == {reversal["outcome_id"]}
+
+
+def test_a_reversal_alone_is_all_that_is_known_of_its_order() -> None:
+    charge = fold([written(Outcome.SKIPPED, 2, "A-credit", reverses="A")])["A"]
+
+    assert (charge.outcome, charge.coupons, len(charge.reversed_by)) == ("skipped", 0, 1)
+
+
+def test_what_could_not_be_read_stands_alone() -> None:
+    charges = Charges(Inquiry())
+    for offset in (1, 2):
+        charges.add(written(Outcome.INVALID, offset, None))
+
+    assert [(charge.order_id, charge.outcome) for charge in charges.meant()] == [(None, "invalid")] * 2
+
+
+def test_a_call_without_an_answer_leaves_a_charge_in_doubt_until_its_event_id_is_granted() -> None:
+    lost = written(Outcome.PLATFORM_FAILED, 1, "A", attempts=Attempts(1, AT, AT, 0.1, ambiguous=True))
+    other = written(Outcome.GRANTED, 2, "A", event_id="A-2")
+    found = written(Outcome.ALREADY_GRANTED, 3, "A")
+
+    assert [fold(read)["A"].ambiguous for read in ([lost], [lost, other], [lost, found])] == [
+        True,
+        True,
+        False,
+    ]
+    assert fold([lost, other, found])["A"].coupons == 2  # the platform grants one for each event_id
+
+
+def test_a_charge_is_asked_for_by_what_counts_of_it() -> None:
+    asked = Charges(Inquiry(outcomes={"expired"}))
+    for outcome in (
+        written(Outcome.EXPIRED, 2, "A"),
+        written(Outcome.GRANTED, 1, "A"),
+        written(Outcome.EXPIRED, 3, "B"),
+    ):
+        asked.add(outcome)
+
+    assert [charge.order_id for charge in asked.meant()] == ["B"]
+
+
+@given(st.data())
+def test_charges_are_the_same_in_whatever_order_their_outcomes_are_read(data: st.DataObject) -> None:
+    kinds = (Outcome.GRANTED, Outcome.ALREADY_GRANTED, Outcome.EXPIRED, Outcome.INVALID)
+    some = st.tuples(
+        st.sampled_from(kinds), st.sampled_from(["A", "B", None]), st.sampled_from([None, "A"]), st.booleans()
+    )
+    outcomes = [
+        written(outcome, offset, order, reverses, attempts=Attempts(1, AT, AT, 0.1, ambiguous=lost))
+        for offset, (outcome, order, reverses, lost) in enumerate(data.draw(st.lists(some, max_size=8)))
+    ]
+    shuffled = data.draw(st.permutations(outcomes + outcomes[:3]))
+
+    def charges(read: Iterable[dict[str, Any]]) -> list[Charge]:
+        found = Charges(Inquiry())
+        for outcome in read:
+            found.add(outcome)
+        return found.meant()
+
+    assert charges(shuffled) == charges(outcomes)
 
 
 # -- The examples, as the code writes them ----------------------------------------------------------

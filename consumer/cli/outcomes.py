@@ -2,9 +2,10 @@
 
 import json
 import shlex
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -17,8 +18,6 @@ from consumer.cli.common import (
     RevealOption,
     RuleFilter,
     SettingsFile,
-    Telling,
-    TellingOption,
     UntilOption,
     codes_that_are_none,
     known_names,
@@ -32,7 +31,7 @@ from consumer.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from consumer.core.inquiry import Findings, Inquiry, OutcomeFields, WaitingOrder
+    from consumer.core.inquiry import Charge, Charges, Findings, Inquiry, OutcomeFields, WaitingOrder
     from consumer.core.rules import RuleBook
     from consumer.settings import Settings
 
@@ -45,6 +44,14 @@ MARGIN = timedelta(hours=1)
 
 ROWS = 20
 NOTHING_EXIT = 1
+
+
+class Listing(StrEnum):
+    """How they are told."""
+
+    TEXT = "text"
+    JSON = "json"
+    CSV = "csv"
 
 
 def outcomes(
@@ -85,22 +92,35 @@ def outcomes(
     until: UntilOption = None,
     rows: Annotated[
         int | None,
-        typer.Option(min=0, help="Show the latest so many.", show_default=f"{ROWS}; all as JSON"),
+        typer.Option(min=0, help="Show the latest so many.", show_default=f"{ROWS}; all as JSON and CSV"),
     ] = None,
+    by_charge: Annotated[
+        bool,
+        typer.Option(
+            "--by-charge", help="One line for each charge, however often it was pushed, with its coupons."
+        ),
+    ] = False,
     reveal: RevealOption = False,
-    format: TellingOption = Telling.TEXT,  # noqa: A002  # as the option is called
+    format: Annotated[  # noqa: A002  # as the option is called
+        Listing,
+        typer.Option("--format", help="For people, for machines, or for spreadsheets (with --by-charge)."),
+    ] = Listing.TEXT,
 ) -> None:
     """Tells what became of orders, and why: "why did this one get no coupon?"
 
     Filters of different kinds must all hold. It reads the outcome topic, and the retry topics for
     orders that wait for another attempt; nothing is changed in Kafka, and no group is joined. Of
-    repetitions of one outcome the last one counts. JSON is a line for each order. Of the settings
+    repetitions of one outcome the last one counts. JSON is a line for each order. With --by-charge all
+    outcomes of the time are folded first, and filters ask what counts of a charge. Of the settings
     it reads kafka, for a plate also its hash's key and, like for a lot, the rules. Exits 1 when nothing is found.
     """
     import asyncio
     from dataclasses import replace
 
-    from consumer.core.inquiry import WAITING, Findings
+    from consumer.core.inquiry import WAITING, Charges, Findings
+
+    if format is Listing.CSV and not by_charge:
+        raise wrong("--format", "csv is one row for each charge", "add --by-charge, or take json")
 
     inquiry = _inquiry(
         outcomes=outcome, reasons=reason, codes=code, rules=rule, accounts=account, lots=lot, orders=order,
@@ -108,21 +128,27 @@ def outcomes(
     )  # fmt: skip  # option by option
     chosen = quiet_settings(settings, DEPENDS_ON)
     inquiry = replace(inquiry, plate_hashes=_hashes(chosen, inquiry.plates))
-    limit = ROWS if rows is None and format is Telling.TEXT else rows
+    limit = ROWS if rows is None and format is Listing.TEXT else rows
+    search = _Search(chosen, settings, inquiry, datetime.now(UTC), by_charge)
+    if by_charge:
+        charges = Charges(inquiry)
+        retries = asyncio.run(_read(search, charges))
+        meant = charges.meant()
+        _tell_charges(search, retries, charges.read, meant, limit=limit, listing=format, reveal=reveal)
+        if not meant:
+            _end_without(search, retries, format)
+        return
     findings = Findings(inquiry, limit)
-    search = _Search(chosen, settings, inquiry, datetime.now(UTC))
     retries = asyncio.run(_read(search, findings))
     waiting = findings.waiting
-    if format is Telling.JSON:
+    if format is Listing.JSON:
         for line in _as_json(findings, waiting, reveal=reveal):
             print(line)
     else:
         _print_found(search, retries, findings, waiting, reveal=reveal)
     if not findings.counts and not waiting:
-        for line in _nothing(search, retries):
-            typer.echo(line, err=format is Telling.JSON)
-        raise typer.Exit(NOTHING_EXIT)
-    if format is Telling.TEXT:
+        _end_without(search, retries, format)
+    if format is Listing.TEXT:
         print()
         counts = [*findings.counts.most_common(), *([(WAITING, len(waiting))] if waiting else [])]
         print_table(("ORDERS", "OUTCOME"), [(str(count), told(name)) for name, count in counts])
@@ -133,6 +159,7 @@ class _Search(NamedTuple):
     file: Path | None
     inquiry: "Inquiry"
     now: datetime
+    by_charge: bool = False
 
     @property
     def rules(self) -> Path | None:
@@ -144,8 +171,9 @@ class _Search(NamedTuple):
 
     @property
     def of_waiting(self) -> bool:
-        """Who waits is looked for, and can be known."""
-        return self.inquiry.of_waiting and not (self.inquiry.needs_rules and self.rules is None)
+        """Who waits is looked for, and can be known. What counts of a charge may be a push that waits, whatever is asked."""
+        asked = self.inquiry.of_any() if self.by_charge else self.inquiry
+        return asked.of_waiting and not (self.inquiry.needs_rules and self.rules is None)
 
     @property
     def start(self) -> datetime:
@@ -203,7 +231,7 @@ def _hashes(settings: "Settings", plates: Iterable[str]) -> frozenset[str]:
 # -- Reading it -------------------------------------------------------------------------------------
 
 
-async def _read(search: _Search, findings: "Findings") -> list[str]:
+async def _read(search: _Search, findings: "Findings | Charges") -> list[str]:
     """Reads the retry topics first: an order that gets its outcome meanwhile is found with it. Returns the topics that there were."""
     import asyncio
 
@@ -430,36 +458,164 @@ def _sentences() -> dict[str, str]:
 
 
 def _as_json(findings: "Findings", waiting: "list[WaitingOrder]", *, reveal: bool) -> Iterator[str]:
-    from consumer.core.inquiry import WAITING, masked
+    for body in (*findings.outcomes, *map(_waiting_body, waiting)):
+        yield _json_line(body, reveal=reveal)
 
-    def line(body: Any, plate: object) -> str:
-        return json.dumps(body if reveal else masked(body, plate), ensure_ascii=False)
 
-    for outcome in findings.outcomes:
-        yield line(outcome, outcome.get("plate"))
-    for each in waiting:
-        context = each.context
-        body = {
-            "outcome_id": each.outcome_id,
-            "outcome": WAITING,
-            "order_id": context.order_id,
-            "event_id": context.event_id,
-            "order_index": context.index,
-            "plate": each.plate,
-            "api_store_code": each.lot,
-            "account": each.account,
-            "rule": each.rule,
-            "code": context.words.code,
-            "http_status": context.words.http_status,
-            "message": context.words.message,
-            "attempts": {"count": context.attempts.count, "ambiguous": context.attempts.ambiguous},
-            "waits_for": context.wait,
-            "written_at": context.written_at.isoformat(),
-            "due_at": context.due_at.isoformat(),
-            "retry_topic": each.topic,
-            "record": context.origin._asdict(),
-        }
-        yield line(body, each.plate)
+def _json_line(body: "OutcomeFields", *, reveal: bool) -> str:
+    from consumer.core.inquiry import masked
+
+    return json.dumps(body if reveal else masked(body, body.get("plate")), ensure_ascii=False)
+
+
+def _waiting_body(waiting: "WaitingOrder") -> dict[str, Any]:
+    """Like an outcome, as far as there is one."""
+    from consumer.core.inquiry import WAITING
+
+    context = waiting.context
+    return {
+        "outcome_id": waiting.outcome_id,
+        "outcome": WAITING,
+        "order_id": context.order_id,
+        "event_id": context.event_id,
+        "order_index": context.index,
+        "plate": waiting.plate,
+        "api_store_code": waiting.lot,
+        "account": waiting.account,
+        "rule": waiting.rule,
+        "code": context.words.code,
+        "http_status": context.words.http_status,
+        "message": context.words.message,
+        "attempts": {"count": context.attempts.count, "ambiguous": context.attempts.ambiguous},
+        "waits_for": context.wait,
+        "written_at": context.written_at.isoformat(),
+        "due_at": context.due_at.isoformat(),
+        "retry_topic": waiting.topic,
+        "record": context.origin._asdict(),
+    }
+
+
+# -- Charges ----------------------------------------------------------------------------------------
+
+_COLUMNS = (
+    "order_id", "event_id", "outcome", "reason", "coupons", "ambiguous", "pushes", "reversals", "grant_serial", "code",
+    "message", "decided_at", "due_at", "api_store_code", "account", "rule", "plate", "plate_hash", "station_id",
+    "started_at", "ended_at", "energy_wh", "fee_fen",
+)  # fmt: skip
+
+
+def _tell_charges(
+    search: _Search,
+    retries: list[str],
+    read: int,
+    charges: "Sequence[Charge]",
+    *,
+    limit: int | None,
+    listing: Listing,
+    reveal: bool,
+) -> None:
+    shown = charges if limit is None else charges[len(charges) - min(limit, len(charges)) :]
+    bodies = map(_charge_body, shown)
+    if listing is Listing.JSON:
+        for body in bodies:
+            print(_json_line(body, reveal=reveal))
+    elif listing is Listing.CSV:
+        _print_csv(bodies, reveal=reveal)
+    else:
+        print(_searched(search, retries, read))
+        if len(shown) < len(charges):
+            print(
+                f"The latest {len(shown)} of {len(charges)} charges; --rows shows more of them, filters fewer"
+            )
+        if charges:
+            print()
+            _print_charges(list(bodies), reveal=reveal)
+            print()
+            _print_sums(charges)
+
+
+def _charge_body(charge: "Charge") -> dict[str, Any]:
+    """What counts of it, and what its pushes came to."""
+    from consumer.core.inquiry import WaitingOrder
+
+    last = charge.last
+    return {
+        **(_waiting_body(last) if isinstance(last, WaitingOrder) else last),
+        "order_id": charge.order_id,
+        "coupons": charge.coupons,
+        "ambiguous": charge.ambiguous,
+        "pushes": charge.pushes,
+        "reversals": len(charge.reversed_by),
+        "reversed_by": sorted(charge.reversed_by),
+    }
+
+
+def _print_csv(bodies: "Iterable[OutcomeFields]", *, reveal: bool) -> None:
+    """With a mark by which spreadsheets see that it is UTF-8, and no cell that they would take for a formula."""
+    import csv
+    import sys
+
+    from consumer.core.inquiry import masked
+    from consumer.core.outcomes import inert
+
+    def cell(found: object) -> str:
+        if isinstance(found, str):
+            return inert(f"'{found}" if found.startswith(("=", "+", "-", "@")) else found)
+        return "" if found is None else json.dumps(found)
+
+    sys.stdout.write("\ufeff")
+    rows = csv.writer(sys.stdout, lineterminator="\n")
+    rows.writerow(_COLUMNS)
+    for body in bodies:
+        shown = body if reveal else masked(dict(body), body.get("plate"))
+        rows.writerow([cell(shown.get(name)) for name in _COLUMNS])
+
+
+def _print_charges(bodies: "Sequence[OutcomeFields]", *, reveal: bool) -> None:
+    rows = []
+    for body in bodies:
+        text = _clean(body.get("plate"), reveal=reveal)
+        reason, reversals = body.get("reason"), body["reversals"]
+        notes = [
+            str(body.get("grant_serial") or ""),
+            "may have a coupon: ask the platform by event_id" if body["ambiguous"] else "",
+            f"reversed {reversals} time{'s' * (reversals != 1)}" if reversals else "",
+        ]
+        cells = (
+            _time(body.get("decided_at") or body.get("written_at")),
+            body["order_id"] or "-",
+            f"{body['outcome']}{f' ({reason})' if reason else ''}",
+            str(body["coupons"]),
+            str(body["pushes"]),
+            "; ".join(filter(None, notes)),
+        )
+        rows.append([text(str(cell)) for cell in cells])
+    print_table(("DECIDED", "ORDER", "OUTCOME", "COUPONS", "PUSHES", ""), rows)
+
+
+def _print_sums(charges: "Sequence[Charge]") -> None:
+    from collections import Counter
+
+    counts = Counter(charge.outcome for charge in charges)
+    coupons, doubtful = Counter[str](), Counter[str]()
+    for charge in charges:
+        coupons[charge.outcome] += charge.coupons
+        doubtful[charge.outcome] += charge.ambiguous
+    rows = [
+        (str(count), told(name), str(coupons[name]), str(doubtful[name]))
+        for name, count in counts.most_common()
+    ]
+    rows.append((str(len(charges)), "in all", str(coupons.total()), str(doubtful.total())))
+    print_table(("CHARGES", "OUTCOME", "COUPONS", "MAY HAVE ONE"), rows)
+
+
+# -- Where nothing is found -------------------------------------------------------------------------
+
+
+def _end_without(search: _Search, retries: list[str], listing: Listing) -> None:
+    for line in _nothing(search, retries):
+        typer.echo(line, err=listing is not Listing.TEXT)
+    raise typer.Exit(NOTHING_EXIT)
 
 
 def _nothing(search: _Search, retries: list[str]) -> Iterator[str]:

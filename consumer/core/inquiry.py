@@ -4,12 +4,14 @@ from collections import Counter
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
+
+import msgspec
 
 from consumer.core.events import Order, Record, RetryContext
 from consumer.core.headers import own_texts
-from consumer.core.outcomes import with_plates_masked
+from consumer.core.outcomes import Outcome, with_plates_masked
 from consumer.core.rules import RuleBook
 from consumer.core.templates import text_of
 
@@ -109,6 +111,10 @@ class Inquiry:
         )
         return self.of_waiting and all(not wanted or value in wanted for wanted, value in kinds)
 
+    def of_any(self) -> "Inquiry":
+        """The same times, and whoever it is."""
+        return Inquiry(since=self.since, until=self.until)
+
     def _in_time(self, decided_at: object) -> bool:
         if self.since is None and self.until is None:
             return True
@@ -206,6 +212,144 @@ class Findings:
     def counts(self) -> Counter[str]:
         """Orders by outcome; those that wait are not among them."""
         return Counter(self._outcomes.values())
+
+
+@dataclass(slots=True)
+class Charge:
+    """All pushes of one charge, folded as `schemas/README.md` says.
+
+    Attributes:
+        order_id: None for what could not be read, which stands alone.
+        said: what counts of it, an outcome or an order that waits; an outcome as JSON, in a third of the memory.
+        weight: by which it counts.
+        pushes: outcomes, and orders that wait.
+        granted: event_ids for which the platform has a coupon.
+        doubtful: event_ids of which a call ended without an answer, and may have granted one.
+        reversed_by: outcome_ids of what takes the charge back.
+
+    """
+
+    order_id: str | None
+    said: bytes | WaitingOrder
+    weight: tuple[int, datetime, str]
+    pushes: int = 0
+    granted: frozenset[str | None] = frozenset()
+    doubtful: frozenset[str | None] = frozenset()
+    reversed_by: frozenset[str] = frozenset()
+
+    @property
+    def last(self) -> OutcomeFields | WaitingOrder:
+        """What counts of it."""
+        if isinstance(self.said, WaitingOrder):
+            return self.said
+        outcome: OutcomeFields = msgspec.json.decode(self.said)
+        return outcome
+
+    @property
+    def outcome(self) -> str:
+        """In a word."""
+        last = self.last
+        return WAITING if isinstance(last, WaitingOrder) else str(last["outcome"])
+
+    @property
+    def coupons(self) -> int:
+        """The platform grants one for each event_id."""
+        return len(self.granted)
+
+    @property
+    def ambiguous(self) -> bool:
+        """There may be a coupon that no outcome tells of: the platform knows, by event_id."""
+        return not self.doubtful <= self.granted
+
+
+class Charges:
+    """The charges that an inquiry means, among what is read in any order: to be given as `Findings` is.
+
+    All outcomes of the inquiry's time are folded, and then it is asked which charges are meant: one that was granted is
+    not found as expired because a later push of it was. Of each charge only what counts is kept.
+
+    Attributes:
+        read: outcomes that were looked at.
+
+    """
+
+    def __init__(self, inquiry: Inquiry) -> None:
+        self.read = 0
+        self._inquiry = inquiry
+        self._any = inquiry.of_any()
+        self._charges: dict[tuple[str, str], Charge] = {}
+        self._waiting: dict[str, WaitingOrder] = {}
+        self._over: set[str] = set()
+
+    def add_waiting(self, waiting: WaitingOrder) -> None:
+        """The last wait of an order counts, and none once it has its outcome."""
+        before = self._waiting.get(waiting.outcome_id)
+        if before is None or before.context.written_at <= waiting.context.written_at:
+            self._waiting[waiting.outcome_id] = waiting
+
+    def add(self, outcome: OutcomeFields) -> None:
+        """One push's."""
+        self.read += 1
+        identity, reverses = str(outcome["outcome_id"]), _text(outcome.get("reverses"))
+        is_repeated = identity in self._over
+        self._over.add(identity)
+        if not self._any.fits(outcome):
+            return
+        # What takes an order back is the charge's word only where nothing else was read of it.
+        weight = -1 if reverses is not None else _WEIGHTS.get(outcome["outcome"], 0)
+        at = _moment(outcome["decided_at"])
+        order_id = reverses or _text(outcome.get("order_id"))
+        charge = self._heed(order_id, msgspec.json.encode(outcome), (weight, at, identity))
+        charge.pushes += not is_repeated
+        event_id, attempts = _text(outcome.get("event_id")), outcome.get("attempts")
+        if reverses is not None:
+            charge.reversed_by |= {identity}
+        if weight > 0:
+            charge.granted |= {event_id}
+        elif isinstance(attempts, dict) and attempts.get("ambiguous") is True:
+            charge.doubtful |= {event_id}
+
+    def _heed(
+        self, order_id: str | None, said: bytes | WaitingOrder, weight: tuple[int, datetime, str]
+    ) -> Charge:
+        key = ("order", order_id) if order_id is not None else ("outcome", weight[2])
+        charge = self._charges.get(key)
+        if charge is None:
+            charge = self._charges[key] = Charge(order_id, said, weight)
+        elif charge.weight < weight:
+            charge.said, charge.weight = said, weight
+        return charge
+
+    def meant(self) -> list[Charge]:
+        """In the order in which what counts of them was decided. To be asked once, when all is read."""
+        for identity, waiting in self._waiting.items():
+            if identity not in self._over and self._any.fits_waiting(waiting):
+                context = waiting.context
+                charge = self._heed(context.order_id, waiting, (0, context.written_at, identity))
+                charge.pushes += 1
+                if context.attempts.ambiguous:
+                    charge.doubtful |= {context.event_id}
+        return sorted(
+            (each for each in self._charges.values() if self._fits(each)), key=lambda each: each.weight[1:]
+        )
+
+    def _fits(self, charge: Charge) -> bool:
+        last = charge.last
+        return (
+            self._inquiry.fits_waiting(last) if isinstance(last, WaitingOrder) else self._inquiry.fits(last)
+        )
+
+
+_WEIGHTS = {Outcome.GRANTED: 2, Outcome.ALREADY_GRANTED: 1}
+"""A grant wins even over the platform's later answer to a repeated push, and either over whatever else a push ended as."""
+
+
+def _moment(found: object) -> datetime:
+    try:
+        at = datetime.fromisoformat(str(found))
+    except ValueError:  # not written by this service
+        return datetime.min.replace(tzinfo=UTC)
+    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
 
 
 def _text(found: object) -> str | None:

@@ -1,6 +1,7 @@
 """`charging-coupon outcomes` on a real Kafka: it finds an order's outcome, or where it waits, and shows no plate."""
 
 import asyncio
+import csv
 import json
 import shlex
 import subprocess
@@ -366,6 +367,61 @@ async def test_it_shows_the_latest_and_counts_all(world: World, ask: Ask) -> Non
         "ORDER00000029",
     ]
     assert out.endswith("ORDERS  OUTCOME\n30      not_entered\n")
+
+
+async def test_charges_are_folded_with_their_coupons_and_what_may_be_one(world: World, ask: Ask) -> None:
+    topics = world.topics
+    same = {"order_id": "=A1", "event_id": "A1", "plate": "粤B0001Z"}
+    lost: dict[str, Any] = {
+        "attempts": Attempts(3, NOW, NOW, 0.2, ambiguous=True),
+        "outcome": Outcome.PLATFORM_FAILED,
+    }
+    serial = GatewayWords("100", 200, "ok", grant_serial="G-77")
+    await write(
+        world.broker,
+        topics.outcomes,
+        [
+            outcome(topics, 1, values=same, outcome=Outcome.GRANTED, words=serial, ago=timedelta(minutes=9)),
+            outcome(topics, 2, values=same, outcome=Outcome.EXPIRED, ago=timedelta(minutes=8)),
+            outcome(topics, 3, values={"order_id": "A1-credit"}, outcome=Outcome.SKIPPED, reverses="=A1"),
+            outcome(topics, 4, **lost, ago=timedelta(minutes=7)),
+        ],
+    )
+    waiting = f"{topics.retries}.1m"
+    await write(world.broker, waiting, [retry(topics, 5, due=timedelta(minutes=1))])
+
+    _, text, _ = await ask("--by-charge")
+    _, lines, _ = await ask("--by-charge", "--format", "json")
+    _, table, _ = await ask("--by-charge", "--format", "csv", "--reveal")
+    code, _, beside = await ask("--by-charge", "--format", "csv", "--outcome", "expired")
+
+    assert [line.split() for line in text.splitlines()[-5:]] == [
+        ["CHARGES", "OUTCOME", "COUPONS", "MAY", "HAVE", "ONE"],
+        ["1", "granted", "1", "0"],
+        ["1", "platform_failed", "0", "1"],
+        ["1", "waiting", "0", "0"],
+        ["3", "in", "all", "1", "1"],
+    ]
+    assert "G-77; reversed 1 time\n" in text
+    assert "may have a coupon: ask the platform by event_id" in text
+    found = [json.loads(line) for line in lines.splitlines()]
+    assert [(each["order_id"], each["outcome"], each["coupons"], each["pushes"]) for each in found] == [
+        ("=A1", "granted", 1, 3),
+        ("ORDER00000004", "platform_failed", 0, 1),
+        ("ORDER00000005", "waiting", 0, 1),
+    ]
+    assert table.startswith(
+        "\ufefforder_id,event_id,outcome,reason,coupons,ambiguous,pushes,reversals,grant_serial,"
+    )
+    rows = list(csv.DictReader(table.removeprefix("\ufeff").splitlines()))
+    assert [(row["order_id"], row["coupons"], row["ambiguous"], row["grant_serial"]) for row in rows] == [
+        ("'=A1", "1", "false", "G-77"),  # no spreadsheet's formula
+        ("ORDER00000004", "0", "true", ""),
+        ("ORDER00000005", "0", "false", ""),
+    ]
+    assert rows[0]["plate"] == "粤B0001Z"
+    assert code == 1  # a push of A1 expired, and yet A1 was granted
+    assert "Nothing was found" in beside
 
 
 async def test_it_joins_no_group(world: World, ask: Ask) -> None:
