@@ -52,6 +52,26 @@ Keys = tuple[str | int, ...]
 
 # -- Leaves -----------------------------------------------------------------------------------------
 
+_ENCODINGS = frozenset(
+    {
+        *("string", "text", "long", "int", "double", "float", "bytes", "boolean"),  # Avro's unions
+        *(
+            "#text",
+            "_text",
+            "$text",
+            "$t",
+            "$",
+            "_",
+            "#cdata-section",
+            "__cdata",
+        ),  # XML's text beside attributes
+        *("S", "N", "B", "BOOL"),  # DynamoDB
+        *("stringValue", "integerValue", "doubleValue", "booleanValue", "timestampValue"),  # Firestore
+        *("$numberDecimal", "$numberDouble", "$numberInt", "$numberLong", "$date", "$oid"),  # MongoDB
+    }
+)
+"""Keys that say how a value is encoded, and nothing of what it is."""
+
 
 @dataclass(frozen=True)
 class Leaf:
@@ -67,16 +87,21 @@ class Leaf:
     path: str
     values: tuple[object, ...]
 
+    @cached_property
+    def names(self) -> Sequence[str]:
+        """Those of its keys that say what it is."""
+        keys = [key for key in self.keys if isinstance(key, str)]
+        return [key for key in keys if key not in _ENCODINGS] or keys
+
     @property
     def name(self) -> str:
-        """The last of its keys that is a name."""
-        return next((str(key) for key in reversed(self.keys) if isinstance(key, str)), "")
+        """The last of them."""
+        return next(reversed(self.names), "")
 
     @cached_property
     def concepts(self) -> frozenset[str]:
         """What its name is about; that of what it stands in helps a name that says little."""
-        own = concepts_of(self.name)
-        names = [str(key) for key in self.keys if isinstance(key, str)]
+        own, names = concepts_of(self.name), self.names
         if len(names) > 1 and not own - {"id", "time", "label", "status", "kind", "total", "charging"}:
             return own | (concepts_of(names[-2]) - {"order"} if own else concepts_of(names[-2]))
         return own
