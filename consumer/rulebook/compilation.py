@@ -341,6 +341,11 @@ class Compilation:
             remedy = "name a field in it, like {order_id}"
             self._problem((*location, "event_id"), "an event id that is the same for all orders", remedy)
         gates = model.skip or []
+        written = {
+            id(gate): ("sources", source, "skip", number)
+            for source, its in self.model.sources.items()
+            for number, gate in enumerate(its.skip or ())
+        }
         orders = tuple(self._paths((*location, "orders"), model.orders))
         if not any(path.many for path in orders):
             self._check_above(location, fields, gates)
@@ -350,11 +355,8 @@ class Compilation:
             topics=tuple(model.topics or ()),
             envelope=self._envelope((*location, "envelope"), model.envelope or ()),
             orders=orders,
-            gates=tuple(
-                # Its own gates stand last, and only they can have mistakes.
-                self._gate((*location, "skip", number), gate)
-                for number, gate in enumerate(gates, len(self.model.sources[name].skip or ()) - len(gates))
-            ),
+            # Those of a preset have no mistakes.
+            gates=tuple(self._gate(written.get(id(gate), location), gate) for gate in gates),
             fields=_naming_first(fields),
             event_id=template,
             zone=zone,
