@@ -50,8 +50,9 @@ async def test_over_real_sockets_too() -> None:
     began = asyncio.get_running_loop().time()
     calls = await over_sockets(12, 45.0, max_in_flight=1000, room=200)
 
-    assert calls.used(began + 18, began + 45) >= 0.9
-    assert calls.p99(began + 18, began + 45) <= 2.0
+    # Coarse, since who else is on the machine counts here: Vegas uses 0.43, AIMD comes to 14.6 (`bench.capacity`).
+    assert calls.used(began + 18, began + 45) >= 0.7
+    assert calls.p99(began + 18, began + 45) <= 4.0
     assert calls.failed(began, began + 45) < 0.01
 
 
