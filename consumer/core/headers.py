@@ -155,7 +155,8 @@ LEAST_TIMESTAMP = -(2**63)
 """Kafka takes whatever a producer writes, before 1970 too."""
 
 _LARGEST = 2**63 - 1
-_LONGEST_SECONDS = 10 * 365 * 86400.0
+LONGEST_SECONDS = 10 * 365 * 86400.0
+"""A span that a header tells, at most."""
 
 
 def whole(text: str, least: int = 0) -> int:
@@ -169,7 +170,7 @@ def whole(text: str, least: int = 0) -> int:
 def _seconds(text: str) -> float:
     """A span of time. Raises ValueError."""
     value = float(text)
-    if not 0 <= value <= _LONGEST_SECONDS:  # not a number is neither
+    if not 0 <= value <= LONGEST_SECONDS:  # not a number is neither
         raise ValueError(f"{text[:40]!r} is no span of seconds")
     return value
 

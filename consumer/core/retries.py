@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from consumer.core.events import RetryContext, Wait
+from consumer.core.headers import LONGEST_SECONDS
 from consumer.core.outcomes import Later
 from consumer.core.replies import Reply, Then
 from consumer.core.values import Frozen
@@ -126,7 +127,9 @@ def excused_seconds(context: RetryContext | None, now: datetime) -> float:
         return 0.0
     if context.wait in (Wait.REPLY, Wait.BREAKER):
         return context.excused_seconds
-    return context.excused_seconds + max(0.0, (now - context.written_at).total_seconds())
+    waited = max(0.0, (now - context.written_at).total_seconds())
+    # However old a foreign header makes the wait: what is written next can be read again.
+    return min(context.excused_seconds + waited, LONGEST_SECONDS)
 
 
 class Again(Frozen):

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from consumer.core.events import Coordinates, GatewayWords, RetryContext, Wait
+from consumer.core.headers import own_headers, read_retry, retry_headers
 from consumer.core.outcomes import Later, Outcome
 from consumer.core.replies import Reply, Then
 from consumer.core.retries import (
@@ -163,6 +165,14 @@ def test_only_waits_that_are_not_the_orders_fault_excuse_it(wait: Wait, seconds:
 def test_a_clock_that_went_back_excuses_nothing() -> None:
     assert excused_seconds(after(None, -60, wait=Wait.STOP), NOW) == 0.0
     assert excused_seconds(None, NOW) == 0.0
+
+
+def test_a_wait_that_a_header_dates_to_a_thousand_years_ago_excuses_what_can_be_read_again() -> None:
+    long_ago = after(None, 1000 * 365 * 86400.0, wait=Wait.STOP, excused_seconds=3.5)
+
+    headers = retry_headers(replace(long_ago, excused_seconds=excused_seconds(long_ago, NOW)))
+
+    assert isinstance(read_retry(tuple(own_headers(headers))), RetryContext)
 
 
 # -- The budget of retries within seconds -----------------------------------------------------------

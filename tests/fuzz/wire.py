@@ -57,7 +57,9 @@ def check(data: bytes) -> None:
         assert not 100 <= whole.status < 200
         assert whole.status <= 999
         assert len(whole.body) <= MOST
-        assert whole.retry_after is None or whole.retry_after == whole.retry_after.strip()
+        assert whole.retry_after is None or whole.retry_after == whole.retry_after.strip(
+            " \t"
+        )  # RFC 9110, 5.6.3
 
 
 class Caller:
