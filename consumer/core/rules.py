@@ -135,12 +135,7 @@ class RuleBook:
         source = self.source_for(topic)
         if source is None:
             return (_invalid(Reason.SCHEMA, f"no source reads the topic {topic}", index=record.only or 0),)
-        excused = excused_seconds(record.retry, now)
-        try:
-            then = now - timedelta(seconds=excused)
-        except OverflowError:
-            detail = "its headers tell of a wait that is longer than the calendar"
-            return (_invalid(Reason.SCHEMA, detail, source=source.name, index=record.only or 0),)
+        then = now - timedelta(seconds=excused_seconds(record.retry, now))
         items = self.read_as(source, record, then)
         if record.only is None:
             return items
